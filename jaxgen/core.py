@@ -1,0 +1,251 @@
+"""The train state, the model protocol and the compiled entry points.
+
+A model is a frozen dataclass whose fields are its configuration, so it is hashable and can be a *static* argument:
+equal models share one executable. Everything that changes lives in a `TrainState`; no key does, since the key of
+step t is `fold_in(run_key, t)`, which makes a resumed run draw what the straight one would have drawn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxgen.errors import UserError
+from jaxgen.optim import Adam, Optimizer
+
+PyTree = Any
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run changes, and nothing else.
+
+    step: i32[], optimizer steps taken. params, opt_state: one entry per network. ema: the averaged copy of params,
+    or None when the model keeps none. extra: state that no gradient moves (batch statistics, codebooks, buffers).
+    """
+
+    step: jax.Array
+    params: dict[str, PyTree]
+    opt_state: dict[str, PyTree]
+    ema: dict[str, PyTree] | None = None
+    extra: dict[str, PyTree] = struct.field(default_factory=dict)
+
+    @property
+    def sampling_params(self) -> dict[str, PyTree]:
+        """The averaged parameters where the model keeps them, else the trained ones."""
+        return self.params if self.ema is None else self.ema
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeModel:
+    """What a model answers. A batch is a dict with `x` in model space and, where the data has it, `cond`."""
+
+    def check(self, batch: Batch) -> None:
+        """Raises UserError when data of these shapes cannot be modelled; `batch` may be ShapeDtypeStructs."""
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """The state at step 0. `batch` is real data: some models start from its statistics."""
+        raise NotImplementedError
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step of training and its metrics, each f32[]."""
+        raise NotImplementedError
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> PyTree:
+        """One sample for each of `keys`, leading axis len(keys); sample i depends on keys[i] and cond[i] alone."""
+        raise NotImplementedError
+
+    def evaluate(self, state: TrainState, key: jax.Array, batch: Batch) -> Metrics:
+        """Numbers of held-out data, each f32[B]. Empty where the family has no number per example."""
+        return {}
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        """Conditions for `num` samples to look at, leading axis `num`; None for an unconditional model."""
+        return None
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """What the family shows beside samples, by file name, still in model space.
+
+        `name.png`: [rows, cols, *x]; `name.gif`: [frames, n, *x]. `batch` is held-out data, at least len(keys) of it.
+        """
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossModel(GenerativeModel):
+    """`init` and `train_step` for a family with one loss: it writes `init_params`, `loss` and `sample`."""
+
+    optimizer: Optimizer = Adam()
+    ema_decay: float = 0.0
+    """Decay of the averaged parameters; 0 keeps none."""
+
+    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        raise NotImplementedError
+
+    def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        return {}
+
+    def loss(
+        self, params: dict[str, PyTree], state: TrainState, key: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Metrics]:
+        """The scalar to minimise and what else to log. Differentiate `params`; `state` gives step and extra."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        key_params, key_extra = jax.random.split(key)
+        params = self.init_params(key_params, batch)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={"all": self.optimizer.tx.init(params)},
+            # A copy: donating one buffer under two names is an error.
+            ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
+            extra=self.init_extra(key_extra, batch),
+        )
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        (loss, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, state, key, batch)
+        updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["all"], state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state={"all": opt_state},
+            ema=update_ema(state.ema, params, self.ema_decay, state.step) if self.ema_decay else None,
+        )
+        return state, {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
+
+
+def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> PyTree:
+    """decay_t * ema + (1 - decay_t) * params, in f32, decay_t = min(decay, (1 + t) / (10 + t)).
+
+    The ramp keeps a short run's average from being its random initialisation.
+    """
+    step = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+
+
+def with_dtype(module: PyTree, dtype: Any) -> PyTree:
+    """The same model or network with `dtype` as compute type of every Linen module in it that has the field."""
+    from dataclasses import fields, is_dataclass, replace
+
+    if not is_dataclass(module) or isinstance(module, type):
+        return module
+    own = {f.name: getattr(module, f.name) for f in fields(module) if f.init and f.name not in ("parent", "name")}
+    changed = {name: with_dtype(value, dtype) for name, value in own.items() if is_dataclass(value)}
+    if "dtype" in own:
+        changed["dtype"] = dtype
+    return replace(module, **changed) if changed else module
+
+
+# --- keys -----------------------------------------------------------------------------------------------------
+
+INIT, TRAIN, SAMPLE, EVAL = range(4)
+
+
+def run_key(seed: int, use: int) -> jax.Array:
+    """The key of a run for one use: INIT, TRAIN, SAMPLE or EVAL, so that no two uses share randomness."""
+    return jax.random.fold_in(jax.random.key(seed), use)
+
+
+def sample_keys(seed: int, num: int, start: int = 0) -> jax.Array:
+    """Keys [num] of samples start, start + 1, ... of a seed: key i does not depend on how many are asked for."""
+    return fold_each(run_key(seed, SAMPLE), jnp.arange(start, start + num))
+
+
+def fold_each(keys: jax.Array, data: jax.Array | int) -> jax.Array:
+    """`fold_in` over per-sample keys [B], or over one key and data [B]: keys [B]."""
+    if keys.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(keys, data)
+    return jax.vmap(jax.random.fold_in, (0, None if jnp.ndim(data) == 0 else 0))(keys, data)
+
+
+def normal_each(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal f32[B, *shape], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+# --- the compiled functions -----------------------------------------------------------------------------------
+
+
+def count_params(params: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+# O0: each parameter shape compiles random-number code of its own, which optimising makes 8 times slower to build
+# and no faster to run once.
+@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> TrainState:
+    key_codec, key_model = jax.random.split(key)
+    return model.init(key_model, batch if codec is None else codec.encode(batch, key_codec))
+
+
+def init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any = None) -> TrainState:
+    """The state of `model` at step 0 from a batch of real data (raw where a codec is given)."""
+    model.check(jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch))
+    return _init(model, key, batch, codec)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_steps(
+    model: GenerativeModel, state: TrainState, key: jax.Array, batches: PyTree, codec: Any = None, data: PyTree = None
+) -> tuple[TrainState, Metrics]:
+    """K steps in one `lax.scan`; `state` is donated.
+
+    batches: a batch per step, leading axis K; with `data` (examples already on the device), indices i32[K, B] into
+    it. codec: encodes each raw batch inside the scan. Returns the state and every metric as f32[K].
+    """
+
+    def body(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        key_codec, key_model = jax.random.split(jax.random.fold_in(key, state.step))
+        if data is not None:
+            batch = jax.tree.map(lambda a: a[batch], data)
+        if codec is not None:
+            batch = codec.encode(batch, key_codec)
+        return model.train_step(state, key_model, batch)
+
+    return jax.lax.scan(body, state, batches)
+
+
+@partial(jax.jit, static_argnums=0)
+def sample(model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree = None, codec: Any = None):
+    """One sample per key, decoded to raw data where a codec is given."""
+    x = model.sample(state, keys, cond)
+    return x if codec is None else codec.decode(x)
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(model: GenerativeModel, state: TrainState, key: jax.Array, batch: Batch, codec: Any = None) -> Metrics:
+    """The model's numbers for a batch of held-out data, each f32[B]."""
+    key_codec, key_model = jax.random.split(key)
+    return model.evaluate(state, key_model, batch if codec is None else codec.encode(batch, key_codec))
+
+
+@partial(jax.jit, static_argnums=0)
+def pictures(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: Batch, codec: Any = None) -> PyTree:
+    """The model's pictures by file name, decoded to raw data where a codec is given."""
+    if codec is None:
+        return model.pictures(state, keys, batch)
+    shown = model.pictures(state, keys, codec.encode(batch, run_key(0, EVAL)))
+    # A codec decodes [N, ...]; pictures carry one axis more.
+    return {
+        name: jax.tree.map(lambda a: a.reshape(p.shape[:2] + a.shape[1:]), codec.decode(p.reshape((-1,) + p.shape[2:])))
+        for name, p in shown.items()
+    }
+
+
+def check_keys(keys: jax.Array) -> None:
+    """Raises UserError unless `keys` is a 1-D array of typed keys."""
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+        raise UserError(
+            f"keys are {keys.dtype}{list(keys.shape)}, one typed key per sample is expected: "
+            "use jaxgen.core.sample_keys(seed, num)"
+        )

@@ -1,0 +1,47 @@
+"""Checks of shapes and classes that most image models make."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core import Batch
+from jaxgen.errors import UserError
+
+
+def check_shape(shape: tuple[int, ...], batch: Batch) -> None:
+    """Raises UserError unless examples have `shape`, the model's field."""
+    given = tuple(batch["x"].shape[1:])
+    if given != tuple(shape):
+        flag = " ".join(map(str, given))
+        raise UserError(f"the data has examples of shape {given}, model.shape is {tuple(shape)}: pass --model.shape {flag}")
+
+
+def check_classes(num_classes: int, batch: Batch) -> None:
+    """Raises UserError when a conditional model gets data without labels, or (concrete) labels out of range."""
+    if not num_classes:
+        return
+    if "cond" not in batch:
+        raise UserError(
+            f"model.num_classes is {num_classes} but the data has no labels: choose a label (--data.label ...) "
+            "or pass --model.num-classes 0"
+        )
+    check_labels(num_classes, batch["cond"])
+
+
+def check_labels(num_classes: int, cond) -> None:
+    """Raises UserError for concrete labels outside [0, num_classes); traced ones pass."""
+    if isinstance(cond, (jax.core.Tracer, jax.ShapeDtypeStruct)):
+        return
+    low, high = int(jnp.min(cond)), int(jnp.max(cond))
+    if low < 0 or high >= num_classes:
+        bad = low if low < 0 else high
+        raise UserError(f"label {bad} is out of range, expected 0 to {num_classes - 1} (model.num_classes is {num_classes})")
+
+
+def one_hot(cond: jax.Array, num_classes: int) -> jax.Array:
+    """f32[B, num_classes]."""
+    return jax.nn.one_hot(cond, num_classes)
+
+
+def class_grid(num: int, num_classes: int) -> jax.Array:
+    """Labels i32[num] in runs, so that a grid with a row for each class shows a class in each row."""
+    return jnp.arange(num, dtype=jnp.int32) * num_classes // num

@@ -1,0 +1,156 @@
+"""Variational autoencoder, arXiv:1312.6114: plain, beta-VAE, conditional, with an importance-weighted bound.
+
+x data, z latent, q(z|x) = N(mu, exp(logvar)), prior p(z) = N(0, 1), p(x|z) a `Likelihood`, y class.
+ELBO(x) = E_q log p(x|z) - KL(q(z|x) || p(z)) <= log p(x); the loss is -E_q log p(x|z) + beta KL.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, normal_each
+from jaxgen.models.shared import class_grid, check_classes, check_shape, one_hot
+from jaxgen.nets.mlp import MLP
+from jaxgen.ops.gaussian import kl_standard_normal, log_normal
+from jaxgen.ops.likelihood import Bernoulli, Likelihood, soft_bound
+
+LOGVAR_BOUND = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAE(LossModel):
+    """x: f32[B, *shape] in the range of `likelihood`; cond: i32[B] in [0, num_classes) when num_classes > 0."""
+
+    encoder: nn.Module = field(default_factory=MLP)
+    """(x, (2 * latent,), y) -> mu and log variance."""
+    decoder: nn.Module = field(default_factory=MLP)
+    """(z, shape, y) -> parameters of `likelihood`."""
+    likelihood: Likelihood = Bernoulli()
+    shape: tuple[int, ...] = (28, 28, 1)
+    latent: int = 20
+    num_classes: int = 0
+    """Classes of the conditional VAE, p(x | z, y); 0 for none."""
+    beta: float = 1.0
+    """Weight of the KL term, eq. 4 of the beta-VAE paper (Higgins et al., ICLR 2017)."""
+    kl_warmup: int = 0
+    """Steps over which beta grows linearly from 0, arXiv:1602.02282."""
+    free_bits: float = 0.0
+    """Nats of each latent dimension's batch-mean KL that cost nothing, eq. 15 of arXiv:1606.04934."""
+    importance_samples: int = 500
+    """k of the bound that `evaluate` gives, eq. 8 of arXiv:1509.00519."""
+
+    def check(self, batch: Batch) -> None:
+        check_shape(self.shape, batch)
+        check_classes(self.num_classes, batch)
+
+    # --- the two networks ---
+
+    def _out_shape(self) -> tuple[int, ...]:
+        return (*self.shape[:-1], self.shape[-1] * self.likelihood.num_params)
+
+    def encode(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """mu and logvar of q(z | x), each f32[B, latent]; logvar smoothly within +-10."""
+        h = self.encoder.apply({"params": params["encoder"]}, x, (2 * self.latent,), y)
+        mu, logvar = jnp.split(h, 2, axis=-1)
+        return mu, soft_bound(logvar, LOGVAR_BOUND)
+
+    def decode(self, params: PyTree, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """Likelihood parameters for z: f32[B, latent]."""
+        return self.decoder.apply({"params": params["decoder"]}, z, self._out_shape(), y)
+
+    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        key_encoder, key_decoder = jax.random.split(key)
+        y, z = self._condition(batch), jnp.zeros((len(batch["x"]), self.latent))
+        return {
+            "encoder": self.encoder.init(key_encoder, batch["x"], (2 * self.latent,), y)["params"],
+            "decoder": self.decoder.init(key_decoder, z, self._out_shape(), y)["params"],
+        }
+
+    def _condition(self, batch: Batch) -> jax.Array | None:
+        return one_hot(batch["cond"], self.num_classes) if self.num_classes else None
+
+    def _log_likelihood(self, params: PyTree, x: jax.Array, z: jax.Array, y: jax.Array | None) -> jax.Array:
+        """log p(x | z), f32[B]."""
+        log_prob = self.likelihood.log_prob(self.decode(params, z, y), x)
+        return jnp.sum(log_prob, axis=tuple(range(1, log_prob.ndim)))
+
+    # --- training ---
+
+    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        y = self._condition(batch)
+        mu, logvar = self.encode(params, batch["x"], y)
+        z = mu + jnp.exp(0.5 * logvar) * jax.random.normal(key, mu.shape)
+        reconstruction = -jnp.mean(self._log_likelihood(params, batch["x"], z, y))
+        kl_each = jnp.mean(kl_standard_normal(mu, logvar), axis=0)
+        kl = jnp.sum(kl_each)
+        beta = self.beta * jnp.minimum(1.0, (state.step + 1) / max(1, self.kl_warmup))
+        penalty = jnp.sum(jnp.maximum(kl_each, self.free_bits)) if self.free_bits else kl
+        loss = reconstruction + beta * penalty
+        return loss, {"nelbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+
+    # --- use ---
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """Mean of p(x | z), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional VAE."""
+        check_keys(keys)
+        y = one_hot(cond, self.num_classes) if self.num_classes else None
+        return self._mean(state, normal_each(keys, (self.latent,)), y)
+
+    def _mean(self, state: TrainState, z: jax.Array, y: jax.Array | None) -> jax.Array:
+        return self.likelihood.mean(self.decode(state.sampling_params, z, y))
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        return class_grid(num, self.num_classes) if self.num_classes else None
+
+    def evaluate(self, state: TrainState, key: jax.Array, batch: Batch) -> Metrics:
+        """In nats, f32[B]: `nelbo` (KL in closed form) and `iwae`, minus the k-sample bound of log p(x)."""
+        params, x, y = state.sampling_params, batch["x"], self._condition(batch)
+        mu, logvar = self.encode(params, x, y)
+
+        def draw(carry: tuple[jax.Array, jax.Array], i: jax.Array):
+            """Running log-sum of the weights p(x, z) / q(z | x), and of log p(x | z), one z for each x."""
+            total, reconstruction = carry
+            eps = jax.random.normal(jax.random.fold_in(key, i), mu.shape)
+            z = mu + jnp.exp(0.5 * logvar) * eps
+            log_px = self._log_likelihood(params, x, z, y)
+            log_weight = log_px + log_normal(z) - log_normal(z, mu, logvar)
+            return (jnp.logaddexp(total, log_weight), reconstruction + log_px), None
+
+        start = (jnp.full(len(x), -jnp.inf), jnp.zeros(len(x)))
+        (total, reconstruction), _ = jax.lax.scan(draw, start, jnp.arange(self.importance_samples))
+        k = self.importance_samples
+        kl = jnp.sum(kl_standard_normal(mu, logvar), axis=-1)
+        metrics = {"nelbo": kl - reconstruction / k, "iwae": jnp.log(k) - total, "kl": kl}
+        if self.likelihood.discrete:
+            metrics["iwae_bits_per_dim"] = metrics["iwae"] / (x[0].size * jnp.log(2))
+        return metrics
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Reconstructions under their originals, traversals of the latents in use, interpolations between pairs."""
+        x, y = batch["x"], self._condition(batch)
+        mu, logvar = self.encode(state.sampling_params, x, y)
+        shown = min(10, len(x))
+        rebuilt = self._mean(state, mu, y)
+
+        # The dimensions that carry most information are the ones worth looking at.
+        used = jnp.argsort(-jnp.mean(kl_standard_normal(mu, logvar), axis=0))[: min(10, self.latent)]
+        values = jnp.linspace(-3, 3, 11)
+        moved = jax.vmap(lambda d: jax.vmap(lambda v: mu[0].at[d].set(v))(values))(used)
+
+        pairs = min(6, len(x) // 2)
+        weight = jnp.linspace(0, 1, 11)[None, :, None]
+        between = (1 - weight) * mu[:pairs, None] + weight * mu[pairs : 2 * pairs, None]
+
+        def show(z: jax.Array, y: jax.Array | None) -> jax.Array:
+            flat = None if y is None else jnp.repeat(y, z.shape[1], axis=0)
+            return self._mean(state, z.reshape(-1, self.latent), flat).reshape(*z.shape[:2], *self.shape)
+
+        first = None if y is None else jnp.repeat(y[:1], len(moved), axis=0)
+        return {
+            "reconstruction.png": jnp.stack([x[:shown], rebuilt[:shown]]),
+            "traversal.png": show(moved, first),
+            "interpolation.png": show(between, None if y is None else y[:pairs]),
+        }

@@ -1,0 +1,92 @@
+"""Diagonal Gaussians, and a Gaussian mixture fitted by expectation maximisation.
+
+mu, logvar: f32[..., d] mean and log variance; z: f32[..., d]. All results in nats.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+def log_normal(z: jax.Array, mu: jax.Array | float = 0.0, logvar: jax.Array | float = 0.0) -> jax.Array:
+    """log N(z; mu, diag exp(logvar)), summed over the last axis: f32[...]."""
+    return -0.5 * jnp.sum(math.log(2 * math.pi) + logvar + (z - mu) ** 2 * jnp.exp(-logvar), axis=-1)
+
+
+def kl_standard_normal(mu: jax.Array, logvar: jax.Array) -> jax.Array:
+    """KL(N(mu, exp(logvar)) || N(0, 1)) of each dimension, f32[..., d]. Appendix B of arXiv:1312.6114."""
+    return 0.5 * (mu**2 + jnp.exp(logvar) - 1 - logvar)
+
+
+@struct.dataclass
+class Mixture:
+    """sum_k w_k N(mean_k, chol_k chol_k'). log_weight: f32[K], mean: f32[K, d], chol: f32[K, d, d] lower."""
+
+    log_weight: jax.Array
+    mean: jax.Array
+    chol: jax.Array
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """Density in nats of z: f32[N, d], f32[N]."""
+        return jax.nn.logsumexp(_joint(self, z), axis=-1)
+
+    def sample(self, keys: jax.Array) -> jax.Array:
+        """One draw per key, f32[B, d]."""
+
+        def one(key: jax.Array) -> jax.Array:
+            key_k, key_eps = jax.random.split(key)
+            k = jax.random.categorical(key_k, self.log_weight)
+            return self.mean[k] + self.chol[k] @ jax.random.normal(key_eps, self.mean.shape[1:])
+
+        return jax.vmap(one)(keys)
+
+
+def _joint(mixture: Mixture, z: jax.Array) -> jax.Array:
+    """log w_k + log N(z; mean_k, cov_k): f32[N, K]."""
+
+    def component(log_weight: jax.Array, mean: jax.Array, chol: jax.Array) -> jax.Array:
+        white = jax.scipy.linalg.solve_triangular(chol, (z - mean).T, lower=True)
+        log_det = jnp.sum(jnp.log(jnp.diagonal(chol)))
+        return log_weight - 0.5 * jnp.sum(white**2, axis=0) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+    return jax.vmap(component)(mixture.log_weight, mixture.mean, mixture.chol).T
+
+
+def fit_mixture(z: jax.Array, num_components: int, key: jax.Array, steps: int = 50, floor: float = 1e-3) -> Mixture:
+    """Full-covariance mixture of z: f32[N, d] by expectation maximisation from k-means++ seeds.
+
+    floor: share of the data's mean variance added to every covariance, so that no component collapses on a point.
+    """
+    num, dim = z.shape
+    overall = jnp.cov(z.T).reshape(dim, dim)
+    ridge = (floor * jnp.trace(overall) / dim + 1e-8) * jnp.eye(dim)
+
+    def seed(carry, key):
+        """One more seed, drawn in proportion to its squared distance from those before it."""
+        distance, _ = carry
+        chosen = z[jax.random.categorical(key, jnp.log(distance + 1e-12))]
+        return (jnp.minimum(distance, jnp.sum((z - chosen) ** 2, axis=1)), chosen), chosen
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_components))
+    _, mean = jax.lax.scan(seed, (jnp.ones(num), z[0]), keys)
+    start = Mixture(
+        log_weight=jnp.full((num_components,), -math.log(num_components)),
+        mean=mean,
+        chol=jnp.broadcast_to(jnp.linalg.cholesky(overall + ridge), (num_components, dim, dim)),
+    )
+
+    def update(mixture: Mixture, _) -> tuple[Mixture, None]:
+        r = jax.nn.softmax(_joint(mixture, z), axis=-1)
+        count = jnp.sum(r, axis=0) + 1e-6
+        mean = (r.T @ z) / count[:, None]
+
+        def covariance(weight: jax.Array, mean: jax.Array, count: jax.Array) -> jax.Array:
+            centred = z - mean
+            return (centred * weight[:, None]).T @ centred / count + ridge
+
+        cov = jax.vmap(covariance)(r.T, mean, count)
+        return Mixture(jnp.log(count / jnp.sum(count)), mean, jnp.linalg.cholesky(cov)), None
+
+    return jax.lax.scan(update, start, length=steps)[0]

@@ -1,0 +1,116 @@
+"""Decoder distributions p(x | z) over data: each maps a network's output to log-probabilities and to a picture.
+
+`params` is f32[..., H, W, C * num_params] (any shape with a last axis of channels); `x` is f32[..., H, W, C].
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+def soft_bound(x: jax.Array, bound: float) -> jax.Array:
+    """Smoothly in (-bound, bound), the identity near 0. A clip would stop gradients, none would let exp overflow."""
+    return bound * jnp.tanh(x / bound)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """num_params numbers for each channel of x; `log_prob` per element in nats, all constants included."""
+
+    @property
+    def num_params(self) -> int:
+        return 1
+
+    @property
+    def discrete(self) -> bool:
+        """Whether log_prob is of a probability (bits/dim mean something) and not of a density."""
+        return True
+
+    def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def mean(self, params: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """x in {0, 1} (or [0, 1], then minus the cross-entropy), params are logits l.
+
+    log p = x l - softplus(l): on logits, since log(1 - sigmoid(20)) is -inf in f32.
+    """
+
+    def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
+        return x * params - jax.nn.softplus(params)
+
+    def mean(self, params: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(params)
+
+
+@dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """log N(x; mu, sigma^2), constants included.
+
+    learned: sigma is an output of the network for each element, log sigma^2 smoothly within +-bound; otherwise it is
+    the constant `std`. Pixels that never change would drive sigma to 0 and the density to infinity: `bound` stops it.
+    """
+
+    learned: bool = True
+    std: float = 1.0
+    bound: float = 6.0
+
+    @property
+    def num_params(self) -> int:
+        return 2 if self.learned else 1
+
+    @property
+    def discrete(self) -> bool:
+        return False
+
+    def _split(self, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if not self.learned:
+            return params, jnp.full((), 2 * math.log(self.std))
+        mu, raw = jnp.split(params, 2, axis=-1)
+        return mu, soft_bound(raw, self.bound)
+
+    def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
+        mu, logvar = self._split(params)
+        return -0.5 * (math.log(2 * math.pi) + logvar + (x - mu) ** 2 * jnp.exp(-logvar))
+
+    def mean(self, params: jax.Array) -> jax.Array:
+        return self._split(params)[0]
+
+
+@dataclass(frozen=True)
+class DiscretizedLogistic(Likelihood):
+    """P of 8-bit x in [-1, 1]: a logistic's mass between the half-way points to both neighbours, the two end levels
+    taking the tails. Eq. 2 of arXiv:1606.04934 and eq. 2 of arXiv:1701.05517.
+    """
+
+    levels: int = 256
+    bound: float = 7.0
+    """log scale lies smoothly within +-bound of the starting value -2."""
+
+    @property
+    def num_params(self) -> int:
+        return 2
+
+    def _split(self, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mu, raw = jnp.split(params, 2, axis=-1)
+        return mu, soft_bound(raw, self.bound) - 2.0
+
+    def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
+        mu, log_scale = self._split(params)
+        half = 1 / (self.levels - 1)
+        inv = jnp.exp(-log_scale)
+        upper, lower = (x - mu + half) * inv, (x - mu - half) * inv
+        # log(sigmoid(u) - sigmoid(l)) with u - l = d > 0 equals log_sigmoid(u) + log_sigmoid(-l) + log(1 - e^-d):
+        # no difference of near-equal numbers in either tail.
+        inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-2 * half * inv))
+        at_low, at_high = x < -1 + half, x > 1 - half
+        return jnp.where(at_low, jax.nn.log_sigmoid(upper), jnp.where(at_high, jax.nn.log_sigmoid(-lower), inside))
+
+    def mean(self, params: jax.Array) -> jax.Array:
+        return jnp.clip(self._split(params)[0], -1, 1)

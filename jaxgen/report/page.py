@@ -1,0 +1,337 @@
+"""The page of a run: one HTML file that holds everything it shows and loads nothing.
+
+Reads what the loop wrote (experiment.json, environment.json, metrics.jsonl, timing.jsonl, events.jsonl,
+pictures/STEP/NAME, evaluation.json); only the first has to be there.
+"""
+
+import base64
+import json
+import math
+import shlex
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.errors import UserError
+from jaxgen.report.curves import curves, read_metrics, read_records
+from jaxgen.report.render import write_bytes
+from jaxgen.report.style import SCRIPT, STYLE
+
+FIRST = ("samples", "reconstruction", "traversal", "interpolation", "trajectory")  # then by the alphabet
+FILM = 32  # steps shown over training: each is embedded, and a page should stay light
+EVENTS = 200
+
+
+def write_report(run):
+    """Writes RUN/report.html, self-contained; parts whose files are missing are left out.
+
+    Args: run: folder of a run. Returns: the page's path.
+    Raises: UserError if the folder holds no readable experiment.json.
+    """
+    run = Path(run)
+    if not (run / "experiment.json").is_file():
+        what = "holds no experiment.json" if run.is_dir() else "is not a folder"
+        raise UserError(
+            f"{str(run)!r} {what}: give the folder of a run, as an experiment script prints at its start"
+        )
+    notes = []
+    experiment = _read_json(run / "experiment.json", notes)
+    if notes:
+        raise UserError(
+            f"{run.name}/experiment.json is not a JSON object: restore the file, or give another run"
+        )
+    environment = _read_json(run / "environment.json", notes)
+    evaluation = _read_json(run / "evaluation.json", notes)
+    metrics, timing = read_metrics(run / "metrics.jsonl"), read_metrics(run / "timing.jsonl")
+    pictures = _pictures(run / "pictures")
+    name, preset, seed = _identity(experiment, environment)
+    rates = {n: curve for n, curve in timing.items() if n != "time"}
+    parts = [
+        f"<header><h1>{escape(name)} <small>{escape(', '.join(filter(None, (preset, seed))))}</small></h1>",
+        _facts(experiment, environment, metrics, timing) + "</header>",
+        _final(pictures),
+        _film(pictures),
+        _section("Curves", _div("curves", curves({**metrics, **rates}))),
+        _evaluation(evaluation),
+        _events(run / "events.jsonl"),
+        _configuration(experiment, environment),
+        _reproduce(environment),
+        "".join(f'<p class="bad">{escape(note)}</p>' for note in notes),
+    ]
+    title = escape(" ".join(filter(None, (name, preset, seed))))
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n'
+        + "\n".join(filter(None, parts))
+        + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+    write_bytes(run / "report.html", page.encode("utf-8", "backslashreplace"))
+    return run / "report.html"
+
+
+def _read_json(path, notes):
+    """The object in `path`; {} if there is no file, and with a note if there is one that cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} is not a JSON object and was left out.")
+        return {}
+    return value
+
+
+def _section(title, body):
+    return f"<section><h2>{title}</h2>\n{body}\n</section>" if body else ""
+
+
+def _div(kind, body):
+    return f'<div class="{kind}">{body}</div>' if body else ""
+
+
+def _identity(experiment, environment):
+    """('vae', 'emoji8', 'seed 3'), '' for what is not known; the model's class stands in for the script."""
+    script = environment.get("experiment") or environment.get("script") or environment.get("name")
+    model = experiment.get("model")
+    kind = str(model.get("type", "")) if isinstance(model, dict) else ""
+    name = Path(str(script)).stem if script else kind.rpartition(":")[2] or "run"
+    seed = experiment.get("seed", environment.get("seed"))
+    return name, str(environment.get("preset") or ""), "" if seed is None else f"seed {seed}"
+
+
+def _facts(experiment, environment, metrics, timing):
+    """The summary line: steps, parameters, device, time, final loss."""
+    facts = []
+    wanted = experiment.get("steps")
+    if metrics or timing:
+        done = max(int(steps[-1]) for steps, _ in (*metrics.values(), *timing.values()))
+        # Steps are counted from zero or from one: the last of N is N - 1 or N.
+        short = isinstance(wanted, int) and done + 1 < wanted
+        facts.append(("Steps", f"{done:,}", f"of {wanted:,}" if short else ""))
+    params = environment.get("params")
+    if isinstance(params, dict) and params and all(isinstance(n, int) for n in params.values()):
+        each = ", ".join(f"{name} {_count(n)}" for name, n in params.items()) if len(params) > 1 else ""
+        facts.append(("Parameters", _count(sum(params.values())), each))
+    devices = environment.get("devices")
+    if isinstance(devices, list) and devices:
+        kinds = {str(d): devices.count(d) for d in devices}
+        facts.append(("Device", ", ".join(f"{n} \u00d7 {d}" if n > 1 else d for d, n in kinds.items()), ""))
+    if "time" in timing and np.isfinite(timing["time"][1]).all():
+        clock = timing["time"][1]
+        ends = np.append(np.diff(clock) < 0, True)  # a resumed run starts its clock again
+        facts.append(("Time", _duration(float(clock[ends].sum())), ""))
+    if "loss" in metrics:
+        values = metrics["loss"][1]
+        tail = values[-max(1, min(100, len(values) // 100)) :]
+        over = f"mean of the last {len(tail)} steps" if len(tail) > 1 else ""
+        facts.append(("Final loss", f"{tail.mean():.4g}" if np.isfinite(tail).all() else "not finite", over))
+    rows = (
+        f"<div><dt>{k}</dt><dd>{escape(v)}{f' <small>{escape(more)}</small>' if more else ''}</dd></div>"
+        for k, v, more in facts
+    )
+    return f'<dl class="facts">{"".join(rows)}</dl>' if facts else ""
+
+
+def _count(n):
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if n >= size:
+            return f"{n / size:.3g}{unit}"
+    return f"{n:,}"
+
+
+def _duration(seconds):
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _pictures(folder):
+    """{name: {step: (file, width, height)}} of the readable .png and .gif files in folder/STEP."""
+    from PIL import Image
+
+    found = {}
+    for path in sorted(folder.glob("*/*")) if folder.is_dir() else ():
+        if (
+            path.suffix not in (".png", ".gif")
+            or path.name.startswith(".")
+            or not path.parent.name.isdecimal()
+        ):
+            continue
+        try:
+            with Image.open(path) as image:
+                found.setdefault(path.stem, {})[int(path.parent.name)] = (path, *image.size)
+        except OSError:  # cut short by a full disk, say: the others are still worth showing
+            continue
+    rank = {name: i for i, name in enumerate(FIRST)}
+    return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(FIRST)), item[0])))
+
+
+def _img(picture, alt, up_to=0):
+    """An <img> with its data inside, enlarged by a whole factor without smoothing to `up_to` px of width."""
+    path, width, height = picture
+    factor = max(1, up_to // width)
+    data = base64.b64encode(path.read_bytes()).decode()
+    pixels = ' class="pixels"' if width < 640 else ""
+    return (
+        f'<img{pixels} src="data:image/{path.suffix[1:]};base64,{data}" alt="{escape(alt)}" '
+        f'width="{factor * width}" height="{factor * height}">'
+    )
+
+
+def _final(pictures):
+    """The latest picture of each name: samples large, the others beside each other."""
+    figures = []
+    for name, steps in pictures.items():
+        step = max(steps)
+        title = name.replace("_", " ").capitalize()
+        wide = ' class="wide"' if name == "samples" or steps[step][1] > 2 * steps[step][2] else ""
+        figures.append(
+            f"<figure{wide}>{_img(steps[step], f'{title} at step {step:,}', up_to=800)}"
+            f"<figcaption>{escape(title)}, step {step:,}</figcaption></figure>"
+        )
+    return _section("Final pictures", _div("pictures", "\n".join(figures)))
+
+
+def _film(pictures):
+    """The samples of every step that has them, or of 32 of these: a large picture, a slider, a filmstrip."""
+    steps = pictures.get("samples", {})
+    if len(steps) < 2:
+        return ""
+    evenly = np.linspace(0, len(steps) - 1, min(len(steps), FILM)).round().astype(int)
+    chosen = [sorted(steps)[i] for i in evenly]
+    last, end = chosen[-1], len(chosen) - 1
+    buttons = "\n".join(
+        f'<button type="button" aria-current="{str(step == chosen[-1]).lower()}">'
+        f"{_img(steps[step], f'Samples at step {step:,}')}step {step:,}</button>"
+        for step in chosen
+    )
+    cut = (
+        f'<p class="quiet">{len(chosen)} of {len(steps)} steps are shown.</p>' if end + 1 < len(steps) else ""
+    )
+    return _section(
+        "Over training",
+        f'<div class="film"><figure>{_img(steps[last], f"Samples at step {last:,}", up_to=560)}'
+        f"<figcaption>step {last:,}</figcaption></figure>\n"
+        f'<input type="range" min="0" max="{end}" value="{end}" aria-label="Training step" hidden>\n'
+        f'<div class="strip">{buttons}</div>{cut}</div>',
+    )
+
+
+def _evaluation(evaluation):
+    """A table of mean ± standard error, its sample count and where the numbers come from."""
+    metrics = evaluation.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(str(name))}</th><td class="num">{escape(_estimate(value))}</td></tr>'
+        for name, value in metrics.items()
+    )
+    split, num, step = (evaluation.get(k) for k in ("split", "num", "step"))
+    said = [
+        f"{split} split" if split is not None else "",
+        f"{_grouped(num)} samples" if num is not None else "",
+        f"step {_grouped(step)}" if step is not None else "",
+    ]
+    rest = {k: v for k, v in evaluation.items() if k not in ("metrics", "split", "num", "step")}
+    caption = f"<caption>{escape(', '.join(filter(None, said)))}</caption>" if any(said) else ""
+    return _section(
+        "Evaluation",
+        f'<div class="scroll"><table>{caption}<thead><tr><th scope="col">Metric</th>'
+        '<th scope="col" class="num">Mean ± standard error</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>" + _details("Where these numbers come from", rest),
+    )
+
+
+def _grouped(n):
+    return f"{n:,}" if isinstance(n, int) else str(n)
+
+
+def _estimate(value):
+    """{'mean': 3.14159, 'stderr': 0.0213} -> '3.142 ± 0.021': two digits of the error decide."""
+    mean, error = (value.get("mean"), value.get("stderr")) if isinstance(value, dict) else (value, None)
+    if not isinstance(mean, int | float):
+        return "—" if mean is None else str(mean)
+    if not isinstance(error, int | float) or not math.isfinite(mean):
+        return f"{mean:.6g}"
+    if not 0 < error < math.inf:
+        return f"{mean:.6g} ± {error:g}"
+    digits = 1 - math.floor(math.log10(error))
+    if -4 <= digits <= 6:
+        digits = max(0, digits)
+        return f"{mean:.{digits}f} ± {error:.{digits}f}"
+    places = max(0, math.floor(math.log10(abs(mean) or error)) + digits)
+    return f"{mean:.{places}e} ± {error:.1e}"
+
+
+def _events(path):
+    events = [event for records in read_records(path) for event in records]
+    rows = "".join(
+        f'<tr><td class="num">{escape(_grouped(e.get("step", "")))}</td>'
+        f"<td>{escape(str(e.get('event', '')))}</td><td>{escape(str(e.get('detail', '')))}</td></tr>"
+        for e in events[-EVENTS:]
+    )
+    cut = f"<caption>The last {EVENTS} of {len(events):,}</caption>" if len(events) > EVENTS else ""
+    head = '<th scope="col" class="num">Step</th><th scope="col">Event</th><th scope="col">Detail</th>'
+    table = (
+        f'<div class="scroll"><table>{cut}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+    return _section("Events", table if events else "")
+
+
+def _configuration(experiment, environment):
+    shown = {k: v for k, v in environment.items() if k != "command"}
+    return _section("Configuration", _details("Experiment", experiment) + _details("Environment", shown))
+
+
+def flatten(value, name=""):
+    """[(dotted name, text)] of nested JSON: an object's "type" stands at its name, flat lists stay whole."""
+    nested = isinstance(value, dict) and value
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        value, nested = {str(i): v for i, v in enumerate(value)}, True
+    if not nested:
+        return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+    rows = []
+    for key, v in value.items():
+        here = (
+            name if key == "type" and name and isinstance(v, str) else f"{name}.{key}" if name else str(key)
+        )
+        rows += flatten(v, here)
+    # The type of an object comes before its fields, wherever the file has it.
+    return sorted(rows, key=lambda row: row[0] != name)
+
+
+def _details(title, value):
+    """A table of dotted names that opens on a click; '' for nothing to show."""
+    if not value:
+        return ""
+    rows = flatten(value)
+    body = []
+    for name, text in rows:
+        path, _, field = name.rpartition(".")
+        prefix = f"<i>{escape(path)}.</i><wbr>" if path else ""
+        kind = ' class="kind"' if any(other.startswith(f"{name}.") for other, _ in rows) else ""
+        body.append(f'<tr{kind}><th scope="row">{prefix}{escape(field)}</th><td>{escape(text)}</td></tr>')
+    return (
+        f"<details><summary>{title}<small>{len(rows)} values</small></summary>"
+        f'<table class="tree"><tbody>{"".join(body)}</tbody></table></details>'
+    )
+
+
+def _reproduce(environment):
+    command = environment.get("command")
+    if not command:
+        return ""
+    command = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+    git = environment.get("git")
+    git = git if isinstance(git, dict) else {}
+    at = f"At commit <code>{escape(str(git['commit']))}</code>" if git.get("commit") else ""
+    if at and git.get("dirty"):
+        at += ', <span class="bad">with changes that were not committed</span>'
+    return _section(
+        "To reproduce", f"<pre>{escape(command)}</pre>{f'<p class=quiet>{at}.</p>' if at else ''}"
+    )
