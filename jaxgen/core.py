@@ -180,18 +180,25 @@ def count_params(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-# O0: each parameter shape compiles random-number code of its own, which optimising makes 8 times slower to build
-# and no faster to run once.
-@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> TrainState:
     key_codec, key_model = jax.random.split(key)
     return model.init(key_model, batch if codec is None else codec.encode(batch, key_codec))
 
 
+# O0: each parameter shape compiles random-number code of its own, which optimising makes 8 times slower to build
+# and no faster to run once.
+_init_fast = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any = None) -> TrainState:
     """The state of `model` at step 0 from a batch of real data (raw where a codec is given)."""
     model.check(jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch))
-    return _init(model, key, batch, codec)
+    return _init_fast(model, key, batch, codec)
+
+
+def abstract_state(model: GenerativeModel, batch: Batch, codec: Any = None) -> TrainState:
+    """Shapes and dtypes of what `init` returns, without computing it."""
+    return jax.eval_shape(lambda b: _init(model, jax.random.key(0), b, codec), batch)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -235,11 +242,7 @@ def pictures(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: 
     if codec is None:
         return model.pictures(state, keys, batch)
     shown = model.pictures(state, keys, codec.encode(batch, run_key(0, EVAL)))
-    # A codec decodes [N, ...]; pictures carry one axis more.
-    return {
-        name: jax.tree.map(lambda a: a.reshape(p.shape[:2] + a.shape[1:]), codec.decode(p.reshape((-1,) + p.shape[2:])))
-        for name, p in shown.items()
-    }
+    return {name: jax.vmap(codec.decode)(picture) for name, picture in shown.items()}
 
 
 def check_keys(keys: jax.Array) -> None:

@@ -12,7 +12,7 @@ def check_shape(shape: tuple[int, ...], batch: Batch) -> None:
     given = tuple(batch["x"].shape[1:])
     if given != tuple(shape):
         flag = " ".join(map(str, given))
-        raise UserError(f"the data has examples of shape {given}, model.shape is {tuple(shape)}: pass --model.shape {flag}")
+        raise UserError(f"examples have shape {given}, model.shape is {tuple(shape)}: pass --model.shape {flag}")
 
 
 def check_classes(num_classes: int, batch: Batch) -> None:
@@ -34,7 +34,9 @@ def check_labels(num_classes: int, cond) -> None:
     low, high = int(jnp.min(cond)), int(jnp.max(cond))
     if low < 0 or high >= num_classes:
         bad = low if low < 0 else high
-        raise UserError(f"label {bad} is out of range, expected 0 to {num_classes - 1} (model.num_classes is {num_classes})")
+        raise UserError(
+            f"label {bad} is out of range: labels go from 0 to {num_classes - 1}, as model.num_classes is {num_classes}"
+        )
 
 
 def one_hot(cond: jax.Array, num_classes: int) -> jax.Array:

@@ -5,14 +5,13 @@ ELBO(x) = E_q log p(x|z) - KL(q(z|x) || p(z)) <= log p(x); the loss is -E_q log 
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, normal_each
-from jaxgen.models.shared import class_grid, check_classes, check_shape, one_hot
+from jaxgen.models.shared import check_classes, check_shape, class_grid, one_hot
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal
 from jaxgen.ops.likelihood import Bernoulli, Likelihood, soft_bound

@@ -1,4 +1,4 @@
-"""Strided convolutional encoder and its mirror, for images of any size."""
+"""Convolution as a layer, and a strided convolutional encoder with its mirror, for images of any size."""
 
 import math
 from typing import Any
@@ -7,26 +7,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-CONV_DIMS = ("NHWC", "HWIO", "NHWC")
+from jaxgen.ops.conv import conv, upconv
 
 
-def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution, kernel 4, stride 2, padding 1 in PyTorch's sense: f32[B, H, W, I] -> [B, 2H, 2W, O].
+def Conv(features: int, size: int = 3, stride: int = 1, **kwargs: Any) -> nn.Conv:
+    """`nn.Conv` with a square kernel and SAME padding, computed by `ops.conv.conv`."""
+    return nn.Conv(features, (size, size), stride, padding="SAME", conv_general_dilated=_conv, **kwargs)
 
-    kernel: f32[4, 4, I, O]; y[o] = sum_i x[i] kernel[o + 1 - 2i]. An even output row sees taps 3 and 1 of two input
-    rows, an odd one taps 2 and 0, so the result is four 2x2 convolutions interleaved; the direct form's gradient is
-    16 times slower on XLA's CPU.
-    """
-    batch, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    def phase(a: int, b: int) -> jax.Array:
-        taps = kernel[3 - a :: -2, 3 - b :: -2]
-        window = padded[:, a : a + height + 1, b : b + width + 1]
-        return jax.lax.conv_general_dilated(window, taps, (1, 1), "VALID", dimension_numbers=CONV_DIMS)
-
-    rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+def _conv(x, kernel, strides, padding, dimension_numbers, **others):
+    """`ops.conv.conv` under the signature Linen calls."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    return conv(x, kernel, tuple(strides), tuple(pads))
 
 
 class UpConv(nn.Module):
@@ -63,7 +55,7 @@ class ConvEncoder(nn.Module):
             planes = jnp.broadcast_to(cond[:, None, None, :], (*x.shape[:3], cond.shape[-1]))
             x = jnp.concatenate([x, planes.astype(x.dtype)], axis=-1)
         for features in self.channels:
-            x = nn.relu(nn.Conv(features, (4, 4), 2, padding="SAME", dtype=self.dtype)(x))
+            x = nn.relu(Conv(features, 4, 2, dtype=self.dtype)(x))
         h = nn.Dense(math.prod(shape), dtype=self.dtype)(x.reshape(x.shape[0], -1))
         return h.astype(jnp.float32).reshape(-1, *shape)
 

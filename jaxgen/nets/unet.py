@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.conv import Conv
 from jaxgen.nets.norm import GroupNorm
 
 ZERO = nn.initializers.zeros
@@ -30,7 +31,7 @@ def norm(channels: int, dtype: Any, name: str | None = None) -> GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """norm, SiLU, conv, add time, norm, SiLU, dropout, conv from zero; skip by 1x1 conv where the width changes."""
+    """norm, SiLU, conv, add time, norm, SiLU, dropout, conv from zero; skip by a linear map where the width changes."""
 
     features: int
     dropout: float = 0.0
@@ -39,13 +40,13 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         h = nn.silu(norm(x.shape[-1], self.dtype)(x))
-        h = nn.Conv(self.features, (3, 3), dtype=self.dtype)(h)
+        h = Conv(self.features, dtype=self.dtype)(h)
         h += nn.Dense(self.features, dtype=self.dtype)(nn.silu(embedding))[:, None, None, :]
         h = nn.silu(norm(self.features, self.dtype)(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = nn.Conv(self.features, (3, 3), kernel_init=ZERO, dtype=self.dtype)(h)
+        h = Conv(self.features, kernel_init=ZERO, dtype=self.dtype)(h)
         if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), dtype=self.dtype)(x)
+            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
         return x + h
 
 
@@ -105,14 +106,14 @@ class UNet(nn.Module):
             h = ResBlock(features, self.dropout, self.dtype)(h, embedding, train)
             return AttentionBlock(self.head_dim, self.dtype)(h) if h.shape[1] in self.attention else h
 
-        h = nn.Conv(self.width, (3, 3), dtype=self.dtype)(x)
+        h = Conv(self.width, dtype=self.dtype)(x)
         skips = [h]
         for level, mult in enumerate(self.mults):
             for _ in range(self.blocks):
                 h = block(h, self.width * mult)
                 skips.append(h)
             if level < len(self.mults) - 1:
-                h = nn.Conv(h.shape[-1], (3, 3), 2, dtype=self.dtype, name=f"down{level}")(h)
+                h = Conv(h.shape[-1], 3, 2, dtype=self.dtype, name=f"down{level}")(h)
                 skips.append(h)
 
         h = ResBlock(h.shape[-1], self.dropout, self.dtype, name="middle_in")(h, embedding, train)
@@ -124,7 +125,7 @@ class UNet(nn.Module):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.width * mult)
             if level:
                 h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-                h = nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=f"up{level}")(h)
+                h = Conv(h.shape[-1], dtype=self.dtype, name=f"up{level}")(h)
 
         h = nn.silu(norm(h.shape[-1], self.dtype, "out_norm")(h))
-        return nn.Conv(out, (3, 3), kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)
+        return Conv(out, kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)

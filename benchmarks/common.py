@@ -1,0 +1,261 @@
+"""What the benchmarks share: provenance, timing in turns, operations counted in a jaxpr, memory, tables and JSON.
+
+A time is the median of its calls, with quartiles; two things are compared by the ratio of medians taken in turns, as
+a machine's speed drifts more between minutes than between neighbours.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxgen.data import feed
+from jaxgen.errors import UserError, nearest
+from jaxgen.experiment import Experiment, presets, scripts
+
+ROOT = Path(__file__).parents[1]
+
+# --- provenance ---------------------------------------------------------------------------------------------------
+
+
+def provenance() -> dict[str, Any]:
+    """Where and when a number was taken, and with what."""
+    devices = jax.devices()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "torch")},
+        "platform": devices[0].platform,
+        "device": devices[0].device_kind,
+        "device_count": len(devices),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "matmul_flops": measure_matmul_flops(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure_matmul_flops(sizes: tuple[int, ...] = (1024, 2048), calls: int = 3) -> float:
+    """FLOP/s of the best of a few f32 squares: what this machine can do, to set the rest in proportion to."""
+    best = 0.0
+    multiply = jax.jit(jnp.matmul)
+    for size in sizes:
+        a = jax.random.normal(jax.random.key(size), (size, size))
+        jax.block_until_ready(multiply(a, a))
+        for _ in range(calls):
+            start = time.perf_counter()
+            jax.block_until_ready(multiply(a, a))
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def timed(fn: Callable[[], Any]) -> tuple[Any, float]:
+    """fn() and the seconds until its arrays are there."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(fn())
+    return result, time.perf_counter() - start
+
+
+def in_turns(
+    sides: dict[str, Callable[[], Any]], rounds: int, seconds: float = 0.3, warm: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each call, by name, the sides taking turns: A B A B.
+
+    One untimed call begins each turn, as the other side's threads may still be spinning; then calls until `seconds`
+    have passed, one at least.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, fn in sides.items():
+            if warm:
+                timed(fn)
+            stop = time.perf_counter() + seconds
+            while True:
+                times[name].append(timed(fn)[1])
+                if time.perf_counter() > stop:
+                    break
+    return times
+
+
+def summary(times: list[float], per: int = 1) -> dict[str, float]:
+    """Median and quartiles in ms of one of `per` equal parts of a call."""
+    ms = [1000 * t / per for t in times]
+    low, _, high = statistics.quantiles(ms, n=4, method="inclusive") if len(ms) > 1 else ms * 3
+    return {"median": statistics.median(ms), "low": low, "high": high, "calls": len(ms)}
+
+
+def compiled(function, *args) -> tuple[Any, float]:
+    """The executable of a jitted function for these arguments, and the seconds it took to build."""
+    start = time.perf_counter()
+    executable = function.lower(*args).compile()
+    return executable, time.perf_counter() - start
+
+
+# --- work and memory ----------------------------------------------------------------------------------------------
+
+
+def flops(fn: Callable, *args) -> float:
+    """Multiplications and additions of all matrix products and convolutions in fn(*args), a loop's body once a turn.
+
+    Counted in the jaxpr, as XLA's own analysis counts the body of a loop once. A `while` without a known number of
+    turns counts once, and of a `cond` the larger branch.
+    """
+    return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _flops(jaxpr) -> float:
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        name, params = eqn.primitive.name, eqn.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            total += 2 * eqn.outvars[0].aval.size * np.prod([shape[i] for i in contracted], dtype=float)
+        elif name == "conv_general_dilated":
+            total += _conv_flops(eqn)
+        elif name == "cond":
+            total += max(_flops(branch.jaxpr) for branch in params["branches"])
+        else:
+            inner = sum(_flops(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(params))
+            total += inner * (params["length"] if name == "scan" else 1)
+    return total
+
+
+def _subjaxprs(params: dict[str, Any]) -> list[Any]:
+    values = [v for value in params.values() for v in (value if isinstance(value, tuple | list) else (value,))]
+    return [v for v in values if hasattr(getattr(v, "jaxpr", v), "eqns")]
+
+
+def _conv_flops(eqn) -> float:
+    """2 per pair of a kernel tap and an input element it meets: neither padding nor the holes of dilation count."""
+    params = eqn.params
+    dims = params["dimension_numbers"]
+    lhs, rhs = (v.aval.shape for v in eqn.invars[:2])
+    out = eqn.outvars[0].aval.shape
+    total = 2.0 * out[dims.out_spec[0]] * out[dims.out_spec[1]] * rhs[dims.rhs_spec[1]]
+    for i, (low, _) in enumerate(params["padding"]):
+        n, taps, places = lhs[dims.lhs_spec[2 + i]], rhs[dims.rhs_spec[2 + i]], out[dims.out_spec[2 + i]]
+        dilation = params["lhs_dilation"][i]
+        at = np.arange(places)[:, None] * params["window_strides"][i] - low
+        at = at + np.arange(taps)[None] * params["rhs_dilation"][i]
+        total *= np.sum((at >= 0) & (at <= (n - 1) * dilation) & (at % dilation == 0))
+    return total / params["batch_group_count"]
+
+
+def peak_bytes(executable) -> int:
+    """Bytes of the arguments, results and temporaries that an executable holds at once, donated ones counted once."""
+    memory = executable.memory_analysis()
+    return int(
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def process_peak_bytes() -> int:
+    """Most memory this process ever held: the device's own count where it keeps one, else resident memory."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+
+
+# --- experiments --------------------------------------------------------------------------------------------------
+
+
+def chosen(folder: Path, names: tuple[str, ...], preset: str) -> dict[str, Experiment]:
+    """The preset of each named script of a folder, of all that have it when none is named."""
+    found = scripts(folder)
+    for name in names:
+        if name not in found:
+            raise UserError(f"{folder} has no script {name!r}{nearest(name, found)}: it has {', '.join(found)}")
+    experiments = {}
+    for name in names or found:
+        known = presets(found[name])
+        if preset in known:
+            experiments[name] = known[preset]
+        elif names:
+            raise UserError(f"{name} has no preset {preset!r}{nearest(preset, known)}: it has {', '.join(known)}")
+    if not experiments:
+        raise UserError(f"no script in {folder} has a preset {preset!r}: choose another")
+    return experiments
+
+
+def fed(experiment: Experiment, steps: int) -> tuple[Any, Any]:
+    """(data, batches) as `core.train_steps` takes them for the first `steps` steps."""
+    data, batches = feed(experiment.data, experiment.seed, experiment.batch_size, steps, 0, steps, experiment.preload)
+    return data, jax.device_put(next(iter(batches)))
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+
+
+def show(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> None:
+    """A table with one line for each row; a column is its heading and what it says of a row."""
+    table = Table(title=title)
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading == "experiment" else "right")
+    for row in rows:
+        table.add_row(*(value(row) for value in columns.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def write(path: Path, kind: str, rows: list[Row]) -> None:
+    """The rows and their provenance as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"benchmark": kind, "provenance": provenance(), "results": rows}, indent=2) + "\n")
+    Console().print(f"written to {path}")
+
+
+def ms(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def megabytes(value: float) -> str:
+    return f"{value / 2**20:.0f}"

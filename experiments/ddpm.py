@@ -1,0 +1,61 @@
+"""Denoising diffusion (arXiv:2006.11239).
+
+    python experiments/ddpm.py digits      # 8 x 8 digits, minutes on two cores
+"""
+
+from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.experiment import Experiment
+from jaxgen.loop import main
+from jaxgen.models.ddpm import DDPM
+from jaxgen.nets.unet import UNet
+from jaxgen.ops.diffusion import Ancestral, Cosine, Linear
+from jaxgen.optim import Adam
+
+PRESETS = {
+    "smoke": Experiment(
+        model=DDPM(
+            shape=(8, 8, 1), network=UNet(width=8, mults=(1, 2), blocks=1, attention=(4,), head_dim=8),
+            schedule=Cosine(num_steps=20), ema_decay=0.99, evaluate_times=4,
+        ),
+        data=Digits(), batch_size=16, steps=20, steps_per_call=5, log_every=10, save_every=10, sample_every=10,
+        num_samples=16,
+    ),
+    "digits": Experiment(
+        model=DDPM(
+            shape=(8, 8, 1), network=UNet(width=32, mults=(1, 2), blocks=1, attention=(4,), head_dim=32),
+            schedule=Cosine(num_steps=1000), sampler=Ancestral(steps=100), ema_decay=0.999,
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3500, clip=1.0),
+        ),
+        data=Digits(), batch_size=128, steps=3500, log_every=100, sample_every=500, save_every=500,
+    ),
+    "emoji": Experiment(
+        model=DDPM(
+            shape=(32, 32, 3), network=UNet(width=32, mults=(1, 2, 4), blocks=2, attention=(16, 8), head_dim=32),
+            schedule=Cosine(num_steps=1000), sampler=Ancestral(steps=250), ema_decay=0.999,
+            optimizer=Adam(lr=3e-4, warmup=200, clip=1.0),
+        ),
+        data=Emoji(size=32), batch_size=16, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
+        save_every=500,
+    ),
+    "mnist": Experiment(
+        model=DDPM(
+            shape=(28, 28, 1), network=UNet(width=32, mults=(1, 2, 2), blocks=2, attention=(7,), head_dim=32),
+            schedule=Cosine(num_steps=1000), sampler=Ancestral(steps=250), ema_decay=0.999,
+            optimizer=Adam(lr=5e-4, warmup=500, clip=1.0),
+        ),
+        data=TFDS(name="mnist"), batch_size=64, steps=20_000, steps_per_call=20, log_every=100, sample_every=2000,
+        save_every=1000,
+    ),
+    # Appendix B of the paper: 35.7 M parameters, linear schedule, dropout 0.1, 800,000 steps, FID 3.17.
+    "cifar10": Experiment(
+        model=DDPM(
+            shape=(32, 32, 3), network=UNet(width=128, mults=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1),
+            schedule=Linear(num_steps=1000), optimizer=Adam(lr=2e-4, warmup=5000, clip=1.0),
+        ),
+        data=TFDS(name="cifar10"), batch_size=128, steps=800_000, steps_per_call=100, log_every=500,
+        sample_every=10_000, save_every=10_000,
+    ),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main(PRESETS, __doc__)

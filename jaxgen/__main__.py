@@ -1,0 +1,163 @@
+"""`jaxgen sample | evaluate | report RUN`: what can be done with a run folder, and nothing but the folder."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jaxgen import cli
+from jaxgen.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Common:
+    step: int = -1
+    """Checkpoint to use; the newest when negative."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder."""
+
+
+@dataclass(frozen=True)
+class SampleOptions(Common):
+    num: int = 64
+    seed: int = 0
+    """Sample i of a seed is the same picture whatever `num` and `batch` are."""
+    batch: int = 256
+    """Samples computed at once."""
+    cond: tuple[int, ...] = ()
+    """Classes to sample, repeated to `num`; every class in turn when empty."""
+    out: str = ""
+    """Folder for samples.png and samples.safetensors; RUN/samples/SEED when empty."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Common):
+    split: Literal["test", "train", "all"] = "test"
+    limit: int = 0
+    """Only the first so many examples; all when 0."""
+    batch: int = 200
+    seed: int = 0
+
+
+def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, Any]:
+    """RUN and the flags of a command: its own, and any field of the run's experiment."""
+    import tyro
+
+    from jaxgen.experiment import Experiment
+    from jaxgen.runfolder import RunFolder
+
+    if not args or args[0].startswith("-"):
+        print(f"{text}\n\nusage: jaxgen {command} RUN [flags]\nflags: jaxgen {command} RUN --help")
+        if args and args[0] in ("-h", "--help"):
+            sys.exit(0)
+        raise UserError(f"no run folder was named: jaxgen {command} RUN")
+    run = RunFolder(Path(args[0]))
+
+    # Fields the two share (a seed, the device) are the command's; the experiment's own keep theirs.
+    @dataclass(frozen=True)
+    class Args:
+        options: Annotated[kind, tyro.conf.arg(name="")]
+        experiment: Annotated[Experiment, tyro.conf.arg(name="run")]
+
+    given = cli.parse(Args, Args(kind(), run.experiment()), args[1:], f"jaxgen {command}", text)
+    cli.start_jax(given.options.device, given.options.compilation_cache)
+    return run, given
+
+
+def _restore(run: Any, experiment: Any, step: int) -> tuple[Any, Any]:
+    from jaxgen.checkpoint import Checkpoints
+    from jaxgen.loop import saved_state
+
+    codec = experiment.codec.load()
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{run.path} has no checkpoints: train it first")
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return codec, saved_state(experiment, run.examples(), codec, checkpoints, None if step < 0 else step)
+
+
+def sample(args: list[str]) -> None:
+    """Samples from a run: a grid, and the raw arrays. Any field of the experiment is a flag, as
+    `--run.model.sampler.steps 50`."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    run, given = _parse(SampleOptions, args, "sample", sample.__doc__)
+    options, experiment = given.options, given.experiment
+    if options.num < 1 or options.batch < 1 or options.seed < 0:
+        given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
+        raise UserError(f"{given}: num and batch start at 1, seed at 0")
+    from jaxgen.loop import draw
+    from jaxgen.models.shared import check_labels
+    from jaxgen.report import save_picture
+
+    model = experiment.compute_model
+    cond = model.sample_cond(options.num, run.examples())
+    if options.cond:
+        if cond is None:
+            raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
+        cond = np.resize(np.asarray(options.cond, np.int32), options.num)
+        check_labels(model.num_classes, cond)
+    codec, state = _restore(run, experiment, options.step)
+    raw = draw(model, state, options.seed, options.num, cond, codec, options.batch)
+    out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
+    save_picture(out / "samples.png", raw)
+    save_file({"x": raw}, out / "samples.safetensors")
+    print(f"{options.num} samples of step {int(state.step)}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+
+
+def evaluate(args: list[str]) -> None:
+    """The model's numbers on held-out data: mean and standard error, printed and kept in RUN/evaluation.json."""
+    run, given = _parse(EvaluateOptions, args, "evaluate", evaluate.__doc__)
+    options, experiment = given.options, given.experiment
+    if options.limit < 0 or options.batch < 1:
+        raise UserError(f"limit is {options.limit}, batch {options.batch}: limit starts at 0, batch at 1")
+    from jaxgen.loop import held_out_numbers
+    from jaxgen.runfolder import environment
+
+    codec, state = _restore(run, experiment, options.step)
+    numbers, count = held_out_numbers(
+        experiment, state, codec, options.seed, options.split, options.limit or None, options.batch
+    )
+    if not numbers:
+        raise UserError(f"{type(experiment.model).__name__} has no number per example: there is nothing to evaluate")
+    facts = {"split": options.split, "num": count, "seed": options.seed, "step": int(state.step)}
+    facts |= {"parameters": "params" if state.ema is None else "ema"}
+    run.write_json("evaluation.json", {**facts, "metrics": numbers, "environment": environment()})
+    print(f"step {facts['step']}, {count} examples of {options.split}")
+    for name, value in numbers.items():
+        print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
+
+
+def report(args: list[str]) -> None:
+    """Writes RUN/report.html anew from what is in the folder."""
+    from jaxgen.report import write_report
+
+    if len(args) != 1 or args[0].startswith("-"):
+        print(f"{report.__doc__}\n\nusage: jaxgen report RUN")
+        if args in (["-h"], ["--help"]):
+            return
+        raise UserError("exactly one run folder is expected: jaxgen report RUN")
+    print(f"report: {write_report(Path(args[0]))}")
+
+
+COMMANDS = {"sample": sample, "evaluate": evaluate, "report": report}
+
+
+def _main() -> None:
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help"):
+        lines = [f"  {name:10} {' '.join(f.__doc__.split())}" for name, f in COMMANDS.items()]
+        print("\n".join(["usage: jaxgen COMMAND RUN [flags]", "", *lines]))
+        return
+    if args[0] not in COMMANDS:
+        raise UserError(f"command {args[0]!r} is unknown{nearest(args[0], COMMANDS)}: choose {', '.join(COMMANDS)}")
+    COMMANDS[args[0]](args[1:])
+
+
+def main() -> None:
+    cli.run(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Flags to dataclasses by tyro, and one line with exit code 2 for whatever the user got wrong."""
+
+import contextlib
+import io
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxgen.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], default: T | None, args: Sequence[str], prog: str, description: str | None = None) -> T:
+    """Reads flags over a default. Raises UserError in one line, with the nearest flag, instead of tyro's panel."""
+    import tyro
+
+    kwargs: dict[str, Any] = {} if default is None else {"default": default}
+    panel = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(panel):
+            config = (tyro.conf.SuppressFixed,)  # fields no flag can set, such as a network's dtype
+            return tyro.cli(kind, args=list(args), prog=prog, description=description, config=config, **kwargs)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_first_line(panel.getvalue(), prog)) from None
+
+
+def _first_line(panel: str, prog: str) -> str:
+    """What tyro's panel says, as one line."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯─ ") for line in panel.splitlines()]
+    lines = [line for line in lines if line][1:] or ["the flags cannot be read"]
+    hint = ""
+    for i, line in enumerate(lines[:-1]):
+        if line.startswith("Perhaps you meant"):
+            hint = f" (did you mean {lines[i + 1].split()[0]}?)"
+    return f"{lines[0]}{hint}; see {prog} --help"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command: a UserError becomes `error: ...` on one line of stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader (a pager, `head`) went away; point stdout elsewhere so that its flush at exit stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of jaxgen: $JAXGEN_CACHE, or ~/.cache/jaxgen."""
+    return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
+
+
+def start_jax(device: str = "auto", compilation_cache: bool = True) -> None:
+    """Chooses the device and turns the compilation cache on. Raises UserError when the device is absent."""
+    import jax
+
+    if device != "auto":
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        jax.config.update("jax_platforms", "cpu")
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"no {device} device is here ({reason}): use --device cpu") from None
+    if compilation_cache:
+        folder = cache_folder() / "xla"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Executables are code: only a folder nobody else can write to is one to load them from.
+            folder.chmod(stat.S_IRWXU)
+        except OSError:
+            return  # a cache that cannot be written is a slower start, not an error
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,145 @@
+"""An experiment is a value: which model, on which data, for how long. Read from flags, written to JSON and back."""
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.codecs import Codec, Pixels
+from jaxgen.core import GenerativeModel, with_dtype
+from jaxgen.data import Dataset
+from jaxgen.errors import UserError, nearest
+
+EXTENDABLE = ("steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload")
+"""Fields a resumed run may change: none of them touches what a step computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run, fully resolved."""
+
+    model: GenerativeModel
+    data: Dataset
+    codec: Codec = dataclasses.field(default_factory=Pixels)
+    seed: int = 0
+    """Everything random follows from it: parameters, data order, noise, samples."""
+    batch_size: int = 128
+    steps: int = 10_000
+    steps_per_call: int = 50
+    """Steps fused into one compiled call; divides all the intervals below."""
+    log_every: int = 100
+    save_every: int = 1000
+    sample_every: int = 1000
+    num_samples: int = 64
+    """Samples in each grid."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of every network; parameters, losses and statistics stay float32."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    preload: int = 1 << 30
+    """Data of at most this many bytes is put on the device once; larger data streams."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "steps", "steps_per_call", "log_every", "save_every", "sample_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, at least 1 is expected")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}, at least 0 is expected")
+        for name in ("steps", "log_every", "save_every", "sample_every"):
+            if getattr(self, name) % self.steps_per_call:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, a multiple of steps_per_call = {self.steps_per_call} is "
+                    f"expected: a shorter call would compile anew"
+                )
+
+    @property
+    def compute_model(self) -> GenerativeModel:
+        """The model with its networks computing in `precision`."""
+        return self.model if self.precision == "float32" else with_dtype(self.model, jnp.bfloat16)
+
+    def check(self) -> None:
+        """Raises UserError for what would only fail later: data too small, shapes or labels the model cannot take."""
+        split = self.data.arrays("train")
+        self.data.indices_at(self.seed, 0, self.batch_size)
+        raw = self.data.batch_at(self.seed, 0, self.batch_size)
+        shapes = jax.eval_shape(lambda b: self.codec.encode(b, jax.random.key(0)), raw)
+        # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
+        labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
+        self.model.check({**shapes, **labels})
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------
+
+
+def _config_fields(value: Any) -> list[str]:
+    """The fields that configure a dataclass; `parent` and `name` are Linen's own."""
+    return [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent", "name", "weights")]
+
+
+def to_json(value: Any) -> Any:
+    """Nested dataclasses as dicts with a `type`, tuples as lists. Raises TypeError for what is no configuration."""
+    if dataclasses.is_dataclass(value):
+        kind = f"{type(value).__module__}:{type(value).__qualname__}"
+        return {"type": kind, **{name: to_json(getattr(value, name)) for name in _config_fields(value)}}
+    if isinstance(value, tuple):
+        return [to_json(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{value!r} is no configuration: fields hold numbers, strings, tuples and dataclasses")
+
+
+def from_json(value: Any, where: str = "experiment") -> Any:
+    """The inverse of `to_json`. Raises UserError for a type or field that does not exist."""
+    if isinstance(value, list):
+        return tuple(from_json(v, where) for v in value)
+    if not isinstance(value, dict):
+        return value
+    module_name, _, name = str(value.get("type", "")).partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(
+            f"{where} is of type {value.get('type')!r}, which cannot be imported: is its module on PYTHONPATH?"
+        ) from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise UserError(f"{where} is of type {value['type']!r}, which is no dataclass")
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    given = {k: v for k, v in value.items() if k != "type"}
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where} has the field {key!r}, unknown to {name}{nearest(key, known)}")
+    return cls(**{k: from_json(v, f"{where}.{k}") for k, v in given.items()})
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What two JSON values differ in, as 'model.beta: 1.0 there, 4.0 here'."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(dict.fromkeys([*old, *new]))
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where}: {old} there, {new} here"]
+
+
+# --- scripts --------------------------------------------------------------------------------------------------
+
+
+def scripts(folder: Path) -> dict[str, Path]:
+    """The experiment scripts of a folder by name: its .py files that do not start with an underscore."""
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+
+
+def presets(script: Path) -> dict[str, Experiment]:
+    """PRESETS of an experiment script. Raises UserError when it has none."""
+    name = f"jaxgen_experiment_{script.stem}"
+    spec = importlib.util.spec_from_file_location(name, script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses defined in a script look their module up by name
+    spec.loader.exec_module(module)
+    if not isinstance(getattr(module, "PRESETS", None), dict):
+        raise UserError(f"{script} defines no PRESETS: an experiment script is a dict of presets by name")
+    return module.PRESETS

@@ -1,0 +1,191 @@
+"""What a run leaves on disk: its experiment, environment, metrics, pictures and checkpoints, all plain files."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from jaxgen.errors import UserError
+from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, to_json
+
+PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file whole: a reader, or a crash, sees the old text or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+class RunFolder:
+    """The files of one run under `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.events = path / "events.jsonl"
+
+    # --- opening ---
+
+    def create(self, experiment: Experiment) -> None:
+        """Makes the folder, or checks that what is in it is this experiment.
+
+        Raises UserError when it cannot be written, or holds another experiment.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".writable").touch()
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another with --out") from error
+        new = to_json(experiment)
+        file = self.path / "experiment.json"
+        if file.exists():
+            old = self._json("experiment.json")
+            other = [d for d in differences(old, new) if d.split(":")[0] not in EXTENDABLE]
+            if other:
+                shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
+                raise UserError(f"{self.path} holds another experiment ({shown}): choose another folder with --out")
+        elif any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: choose another folder with --out")
+        self.write_json("experiment.json", new)
+
+    def experiment(self) -> Experiment:
+        """The experiment of an existing run. Raises UserError when there is none, or it cannot be understood."""
+        if not (self.path / "experiment.json").exists():
+            raise UserError(f"{self.path} is no run folder: it has no experiment.json; name one that training made")
+        experiment = from_json(self._json("experiment.json"), str(self.path / "experiment.json"))
+        if not isinstance(experiment, Experiment):
+            raise UserError(f"{self.path / 'experiment.json'} holds a {type(experiment).__name__}, no Experiment")
+        return experiment
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / name} cannot be read ({error}): restore it, or train anew") from error
+
+    def examples(self) -> dict[str, np.ndarray]:
+        """The first held-out examples, raw: what pictures are made of, so that they need no data set."""
+        file = self.path / "examples.safetensors"
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file} cannot be read ({error}): training the run again writes it anew") from error
+
+    # --- writing ---
+
+    def keep_examples(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Writes what `examples` reads."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in batch.items()}
+        save_file(arrays, self.path / "examples.safetensors")
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
+
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """environment.json: versions, devices, commit and command of the process that trains."""
+        self.write_json("environment.json", {**environment(), **facts})
+
+    def append(self, file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds lines to one of the .jsonl files."""
+        with file.open("a") as stream:
+            stream.writelines(json.dumps(record) + "\n" for record in records)
+
+    def append_metrics(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """One line for each step; metrics: f32[K] per name, the first of them that of `first_step`."""
+        # Seven digits tell any two f32 apart that a curve could show; a repr would write seventeen.
+        columns = {name: [float(f"{v:.7g}") for v in values] for name, values in metrics.items()}
+        count = len(next(iter(columns.values())))
+        self.append(
+            self.metrics,
+            ({"step": first_step + i, **{name: column[i] for name, column in columns.items()}} for i in range(count)),
+        )
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of steps after `step`: a resumed run writes them again."""
+        for file in (self.metrics, self.timing):
+            if not file.exists():
+                continue
+            lines = file.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            if len(kept) < len(lines):
+                write_text(file, "".join(kept))
+
+    def pictures(self, step: int) -> Path:
+        """The folder of the pictures of one step."""
+        return self.path / "pictures" / f"{step:09d}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, git commit and command line of this process."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "devices": [f"{d.device_kind} {d.id}" for d in jax.devices()],
+        "processor": _processor() if device.platform == "cpu" else device.device_kind,
+        "cores": os.cpu_count(),
+        "git": _git(),
+        "command": " ".join(["python", *sys.argv]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the library's checkout, and whether it was changed; None outside of one."""
+
+    def ask(*args: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", "-C", folder, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Clock:
+    """Seconds and rates since it was made, for the timing log."""
+
+    def __init__(self):
+        self.start = self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.monotonic()
+        self.last, lap = now, now - self.last
+        return lap
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
