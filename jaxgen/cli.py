@@ -7,6 +7,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,12 +35,13 @@ def parse(kind: type[T], default: T | None, args: Sequence[str], prog: str, desc
 def _first_line(panel: str, prog: str) -> str:
     """What tyro's panel says, as one line."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯─ ") for line in panel.splitlines()]
-    lines = [line for line in lines if line][1:] or ["the flags cannot be read"]
+    # Past the title; rules are drawn in dashes where the terminal knows no box characters.
+    words = [line for line in lines if any(c.isalnum() for c in line)][1:] or ["the flags cannot be read"]
     hint = ""
-    for i, line in enumerate(lines[:-1]):
+    for line, following in pairwise(words):
         if line.startswith("Perhaps you meant"):
-            hint = f" (did you mean {lines[i + 1].split()[0]}?)"
-    return f"{lines[0]}{hint}; see {prog} --help"
+            hint = f" (did you mean {following.split()[0]}?)"
+    return f"{words[0]}{hint}; see {prog} --help"
 
 
 def run(main: Callable[[], None]) -> None:
@@ -67,19 +69,27 @@ def start_jax(device: str = "auto", compilation_cache: bool = True) -> None:
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:
-        jax.devices()
-    except RuntimeError as error:
+        found = jax.default_backend()
+    except RuntimeError:
+        found = "none"
+    if device not in ("auto", found):
         jax.config.update("jax_platforms", "cpu")
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"no {device} device is here ({reason}): use --device cpu") from None
+        raise UserError(f"no {device} is here, or jax was installed without support for it: use --device cpu")
     if compilation_cache:
-        folder = cache_folder() / "xla"
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Executables are code: only a folder nobody else can write to is one to load them from.
-            folder.chmod(stat.S_IRWXU)
-        except OSError:
-            return  # a cache that cannot be written is a slower start, not an error
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        use_compilation_cache()
+
+
+def use_compilation_cache(min_seconds: float = 0.3) -> None:
+    """Keeps programs that took at least `min_seconds` to compile in the user's cache folder."""
+    import jax
+
+    folder = cache_folder() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Executables are code: only a folder nobody else can write to is one to load them from.
+        folder.chmod(stat.S_IRWXU)
+    except OSError:
+        return  # a cache that cannot be written is a slower start, not an error
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", min_seconds)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

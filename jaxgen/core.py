@@ -6,7 +6,7 @@ step t is `fold_in(run_key, t)`, which makes a resumed run draw what the straigh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,8 @@ class GenerativeModel:
         """One sample for each of `keys`, leading axis len(keys); sample i depends on keys[i] and cond[i] alone."""
         raise NotImplementedError
 
-    def evaluate(self, state: TrainState, key: jax.Array, batch: Batch) -> Metrics:
-        """Numbers of held-out data, each f32[B]. Empty where the family has no number per example."""
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
+        """Numbers of held-out data, each f32[B], example i by keys[i]. Empty where the family has none."""
         return {}
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
@@ -135,11 +135,7 @@ def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> Py
 
 def with_dtype(module: PyTree, dtype: Any) -> PyTree:
     """The same model or network with `dtype` as compute type of every Linen module in it that has the field."""
-    from dataclasses import fields, is_dataclass, replace
-
-    if not is_dataclass(module) or isinstance(module, type):
-        return module
-    own = {f.name: getattr(module, f.name) for f in fields(module) if f.init and f.name not in ("parent", "name")}
+    own = {f.name: getattr(module, f.name) for f in fields(module) if f.name != "parent"}
     changed = {name: with_dtype(value, dtype) for name, value in own.items() if is_dataclass(value)}
     if "dtype" in own:
         changed["dtype"] = dtype
@@ -156,9 +152,9 @@ def run_key(seed: int, use: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), use)
 
 
-def sample_keys(seed: int, num: int, start: int = 0) -> jax.Array:
+def sample_keys(seed: int, num: int, start: int = 0, use: int = SAMPLE) -> jax.Array:
     """Keys [num] of samples start, start + 1, ... of a seed: key i does not depend on how many are asked for."""
-    return fold_each(run_key(seed, SAMPLE), jnp.arange(start, start + num))
+    return fold_each(run_key(seed, use), jnp.arange(start, start + num))
 
 
 def fold_each(keys: jax.Array, data: jax.Array | int) -> jax.Array:
@@ -230,10 +226,18 @@ def sample(model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyT
 
 
 @partial(jax.jit, static_argnums=0)
-def evaluate(model: GenerativeModel, state: TrainState, key: jax.Array, batch: Batch, codec: Any = None) -> Metrics:
-    """The model's numbers for a batch of held-out data, each f32[B]."""
-    key_codec, key_model = jax.random.split(key)
-    return model.evaluate(state, key_model, batch if codec is None else codec.encode(batch, key_codec))
+def evaluate(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: Batch, codec: Any = None) -> Metrics:
+    """The model's numbers for a batch of held-out data, each f32[B]; one key per example, so that the batch they are
+    computed in does not matter."""
+    if codec is not None:
+        key_codec, keys = fold_each(keys, 0), fold_each(keys, 1)
+
+        def encode(example: Batch, key: jax.Array) -> Batch:
+            alone = jax.tree.map(lambda a: a[None], example)
+            return jax.tree.map(lambda a: a[0], codec.encode(alone, key))
+
+        batch = jax.vmap(encode)(batch, key_codec)
+    return model.evaluate(state, keys, batch)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxgen.codecs import Codec, Pixels
 from jaxgen.core import GenerativeModel, with_dtype
@@ -78,8 +79,9 @@ class Experiment:
 
 
 def _config_fields(value: Any) -> list[str]:
-    """The fields that configure a dataclass; `parent` and `name` are Linen's own."""
-    return [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent", "name", "weights")]
+    """The fields that configure a dataclass; a Linen module's `parent` and `name` are Linen's own."""
+    linen = ("parent", "name") if isinstance(value, nn.Module) else ()
+    return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
 
 
 def to_json(value: Any) -> Any:
@@ -114,7 +116,11 @@ def from_json(value: Any, where: str = "experiment") -> Any:
     for key in given:
         if key not in known:
             raise UserError(f"{where} has the field {key!r}, unknown to {name}{nearest(key, known)}")
-    return cls(**{k: from_json(v, f"{where}.{k}") for k, v in given.items()})
+    values = {k: from_json(v, f"{where}.{k}") for k, v in given.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(f"{where} does not make a {name}: {error}") from error
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

@@ -49,12 +49,13 @@ def held_out_numbers(
     experiment: Experiment, state: TrainState, codec: Any, seed: int, split: str, limit: int | None, batch: int
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Mean and standard error of each number of `evaluate`, and over how many examples."""
-    key = core.run_key(seed, core.EVAL)
     totals: dict[str, list[np.ndarray]] = {}
     count = min(limit or sys.maxsize, experiment.data.count(split))
-    batches = experiment.data.padded_batches(min(batch, count), split, limit)
+    batch = min(batch, count)
+    batches = experiment.data.padded_batches(batch, split, limit)
     for i, (raw, mask) in enumerate(batches):
-        numbers = core.evaluate(experiment.compute_model, state, jax.random.fold_in(key, i), raw, codec)
+        keys = core.sample_keys(seed, batch, i * batch, core.EVAL)
+        numbers = core.evaluate(experiment.compute_model, state, keys, raw, codec)
         for name, values in numbers.items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     joined = {name: np.concatenate(parts) for name, parts in totals.items()}

@@ -84,7 +84,7 @@ class Autoencoder(LossModel):
         check_keys(keys)
         return self.decode(state.sampling_params, self.density(state).sample(keys))
 
-    def evaluate(self, state: TrainState, key: jax.Array, batch: Batch) -> Metrics:
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """`mse`, f32[B], per element in model space."""
         params = state.sampling_params
         rebuilt = self.decode(params, self.encode(params, batch["x"]))

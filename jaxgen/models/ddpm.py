@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, fold_each, normal_each
 from jaxgen.models.shared import check_classes, check_shape, class_grid, one_hot
 from jaxgen.nets.unet import UNet
 from jaxgen.ops.diffusion import Ancestral, Linear, Sampler, Schedule, q_sample
@@ -73,14 +73,14 @@ class DDPM(LossModel):
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         return class_grid(num, self.num_classes) if self.num_classes else None
 
-    def evaluate(self, state: TrainState, key: jax.Array, batch: Batch) -> Metrics:
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """`eps_mse`, f32[B]: the loss, averaged over `evaluate_times` times with one noise each."""
         x0, y = batch["x"], self._condition(batch.get("cond"))
         last = self.schedule.num_steps - 1
 
         def error(total: jax.Array, i: jax.Array):
             t = jnp.full(len(x0), jnp.round(i * last / max(1, self.evaluate_times - 1)).astype(jnp.int32))
-            eps = jax.random.normal(jax.random.fold_in(key, i), x0.shape)
+            eps = normal_each(fold_each(keys, i), self.shape)
             predicted = self.predict(state.sampling_params, q_sample(self.schedule.abar(), x0, t, eps), t, y)
             return total + jnp.mean((eps - predicted) ** 2, axis=tuple(range(1, x0.ndim))), None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, normal_each
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, fold_each, normal_each
 from jaxgen.models.shared import check_classes, check_shape, class_grid, one_hot
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal
@@ -104,7 +104,7 @@ class VAE(LossModel):
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         return class_grid(num, self.num_classes) if self.num_classes else None
 
-    def evaluate(self, state: TrainState, key: jax.Array, batch: Batch) -> Metrics:
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """In nats, f32[B]: `nelbo` (KL in closed form) and `iwae`, minus the k-sample bound of log p(x)."""
         params, x, y = state.sampling_params, batch["x"], self._condition(batch)
         mu, logvar = self.encode(params, x, y)
@@ -112,8 +112,7 @@ class VAE(LossModel):
         def draw(carry: tuple[jax.Array, jax.Array], i: jax.Array):
             """Running log-sum of the weights p(x, z) / q(z | x), and of log p(x | z), one z for each x."""
             total, reconstruction = carry
-            eps = jax.random.normal(jax.random.fold_in(key, i), mu.shape)
-            z = mu + jnp.exp(0.5 * logvar) * eps
+            z = mu + jnp.exp(0.5 * logvar) * normal_each(fold_each(keys, i), (self.latent,))
             log_px = self._log_likelihood(params, x, z, y)
             log_weight = log_px + log_normal(z) - log_normal(z, mu, logvar)
             return (jnp.logaddexp(total, log_weight), reconstruction + log_px), None

@@ -47,7 +47,7 @@ def _joint(mixture: Mixture, z: jax.Array) -> jax.Array:
     """log w_k + log N(z; mean_k, cov_k): f32[N, K]."""
 
     def component(log_weight: jax.Array, mean: jax.Array, chol: jax.Array) -> jax.Array:
-        white = jax.scipy.linalg.solve_triangular(chol, (z - mean).T, lower=True)
+        white = jax.scipy.linalg.solve_triangular(chol, (z - mean[None]).T, lower=True)
         log_det = jnp.sum(jnp.log(jnp.diagonal(chol)))
         return log_weight - 0.5 * jnp.sum(white**2, axis=0) - log_det - 0.5 * z.shape[1] * math.log(2 * math.pi)
 
@@ -67,7 +67,7 @@ def fit_mixture(z: jax.Array, num_components: int, key: jax.Array, steps: int = 
         """One more seed, drawn in proportion to its squared distance from those before it."""
         distance, _ = carry
         chosen = z[jax.random.categorical(key, jnp.log(distance + 1e-12))]
-        return (jnp.minimum(distance, jnp.sum((z - chosen) ** 2, axis=1)), chosen), chosen
+        return (jnp.minimum(distance, jnp.sum((z - chosen[None]) ** 2, axis=1)), chosen), chosen
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_components))
     _, mean = jax.lax.scan(seed, (jnp.ones(num), z[0]), keys)
@@ -83,7 +83,7 @@ def fit_mixture(z: jax.Array, num_components: int, key: jax.Array, steps: int = 
         mean = (r.T @ z) / count[:, None]
 
         def covariance(weight: jax.Array, mean: jax.Array, count: jax.Array) -> jax.Array:
-            centred = z - mean
+            centred = z - mean[None]
             return (centred * weight[:, None]).T @ centred / count + ridge
 
         cov = jax.vmap(covariance)(r.T, mean, count)

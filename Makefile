@@ -1,0 +1,35 @@
+# Two commands do all set-up: `make demo` and `make test`. Both need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/library
+	$(BIN)/python experiments/ddpm.py digits --steps 1500 --out runs/demo
+	@echo "open runs/demo/report.html"
+
+test: .venv/tools
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: .venv/tools
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/tools
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv
+
+# The folder is made anew when what it must hold changes.
+.venv/library: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("jaxgen needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+# The PyTorch peers are tested where they install; elsewhere their tests skip.
+.venv/tools: .venv/library
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[peers]" \
+		|| echo "the extra 'peers' does not install here: parity tests will be skipped"
+	touch $@

@@ -1,0 +1,41 @@
+"""How every test runs: four CPU devices, rank promotion and key reuse as errors, warnings as errors."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before jax starts. Compiling is most of the time a test takes; a test that is about bits or speed asks for the
+# optimised program by itself.
+os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4").strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAXGEN_CACHE", str(Path(tempfile.gettempdir()) / f"jaxgen-test-cache-{os.getuid()}"))
+
+import jax
+import pytest
+
+from jaxgen import cli
+from jaxgen.experiment import Experiment, presets, scripts
+
+ROOT = Path(__file__).resolve().parents[1]
+# Another folder of scripts can be put under the same contract.
+EXPERIMENTS = scripts(Path(os.environ.get("JAXGEN_EXPERIMENTS") or ROOT / "experiments"))
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+cli.use_compilation_cache(min_seconds=0.0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; tests that need it are skipped where it is not."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data in {folder.name}/ beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session", params=EXPERIMENTS)
+def smoke(request) -> Experiment:
+    """The smoke preset of each experiment script in turn."""
+    return presets(EXPERIMENTS[request.param])["smoke"]

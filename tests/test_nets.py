@@ -1,0 +1,307 @@
+"""Our own layers against Flax's and XLA's, values and gradients; the networks' shapes, checks and dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from jaxgen import core
+from jaxgen.errors import UserError
+from jaxgen.models.vae import VAE
+from jaxgen.nets.conv import Conv, ConvDecoder, ConvEncoder, UpConv, halved
+from jaxgen.nets.mlp import MLP
+from jaxgen.nets.norm import GroupNorm
+from jaxgen.nets.unet import UNet
+from jaxgen.ops.conv import DIMS, conv, upconv
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.float32(RNG.normal(size=shape))
+
+
+def randomised(params, scale=0.3):
+    """Layers that start at zero would hide an error behind them."""
+    return jax.tree.map(lambda p: scale * normal(*p.shape), params)
+
+
+def close(got, expected, tol=1e-4):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=tol, atol=tol * max(1.0, float(jnp.abs(b).max())))
+
+
+# --- normalization ---
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((3, 4, 5, 8), 4), ((2, 8), 2), ((2, 3, 6), 1), ((2, 3, 3, 6), 6)])
+def test_group_norm_is_flaxs(shape, groups):
+    x, weight = normal(*shape) * 3 + 2, normal(*shape)
+    ours, theirs = GroupNorm(groups), nn.GroupNorm(groups)
+    params = randomised(ours.init(jax.random.key(0), x), 1.0)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x))
+
+    def value_and_grads(module):
+        return jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(weight * module.apply(p, x)), (0, 1)))(params, x)
+
+    close(value_and_grads(ours), value_and_grads(theirs))
+
+
+def test_group_norm_takes_moments_in_f32():
+    """bfloat16 in and out; sums of 4,096 bfloat16 numbers would stop growing at 256."""
+    x = (normal(1, 64, 64, 4) + 3).astype(jnp.bfloat16)
+    module = GroupNorm(1)
+    y = module.apply(module.init(jax.random.key(0), x), x)
+    assert y.dtype == jnp.bfloat16
+    x = np.asarray(x, np.float64)
+    np.testing.assert_allclose(np.asarray(y, np.float64), (x - x.mean()) / x.std(), atol=0.03)
+
+
+def test_group_norm_refuses_groups_that_do_not_divide():
+    with pytest.raises(UserError, match="3 channels do not divide into 8 groups"):
+        GroupNorm(8).init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)))
+
+
+# --- convolution ---
+
+
+def direct(x, kernel, strides, pads):
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
+
+
+def loss_of(op):
+    """A loss with curvature, whose gradient's gradient is not zero."""
+    return lambda x, kernel, *how: jnp.sum(jnp.sin(op(x, kernel, *how)))
+
+
+CONVS = [
+    # height, width, kernel h, kernel w, strides
+    (7, 9, 3, 3, (1, 1)), (8, 8, 3, 3, (2, 2)), (7, 9, 3, 3, (2, 2)), (9, 7, 4, 4, (2, 2)), (6, 5, 1, 1, (1, 1)),
+    (7, 8, 1, 1, (2, 2)), (7, 7, 2, 2, (1, 1)), (11, 6, 5, 5, (3, 3)), (10, 13, 2, 5, (3, 1)), (5, 5, 5, 3, (1, 2)),
+    (8, 7, 1, 2, (3, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "h", "w", "strides", "padding"),
+    [(*how, padding) for how in CONVS for padding in ("SAME", "VALID")] + [(3, 3, 5, 5, (2, 2), "SAME")],
+)
+def test_conv_and_its_gradients_are_xlas(height, width, h, w, strides, padding):
+    pads = tuple(lax.padtype_to_pads((height, width), (h, w), strides, padding))
+    x, kernel = normal(2, height, width, 3), normal(h, w, 3, 4)
+    how = (strides, pads)
+    np.testing.assert_allclose(conv(x, kernel, *how), direct(x, kernel, *how), atol=1e-5)
+    ours = jax.jit(jax.grad(loss_of(conv), (0, 1)), static_argnums=(2, 3))(x, kernel, *how)
+    close(ours, jax.jit(jax.grad(loss_of(direct), (0, 1)), static_argnums=(2, 3))(x, kernel, *how))
+
+
+def test_gradient_is_that_of_a_loop():
+    """In NumPy, one tap at a time, so that nothing rests on XLA alone."""
+    x, kernel, dy = normal(1, 5, 4, 2), normal(3, 2, 2, 3), normal(1, 3, 2, 3)
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (0, 0), (0, 0)))
+    d_kernel, d_x = np.zeros((3, 2, 2, 3)), np.zeros_like(padded)
+    for a in range(3):
+        for b in range(2):
+            for p in range(3):
+                for q in range(2):
+                    d_kernel[a, b] += np.outer(padded[0, 2 * p + a, 2 * q + b], dy[0, p, q])
+                    d_x[0, 2 * p + a, 2 * q + b] += np.asarray(kernel, np.float64)[a, b] @ np.asarray(dy[0, p, q])
+    _, vjp = jax.vjp(lambda x, k: conv(x, k, (2, 2), ((1, 1), (0, 0))), x, kernel)
+    close(vjp(dy), (jnp.float32(d_x[:, 1:-1]), jnp.float32(d_kernel)))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_second_derivatives_of_conv_are_xlas(strides):
+    """What a gradient penalty differentiates."""
+    x, kernel = normal(2, 5, 6, 2), normal(3, 3, 2, 3)
+
+    def penalty(op):
+        def of(x, kernel):
+            return jnp.sum(jax.grad(loss_of(op))(x, kernel, strides, ((1, 1), (1, 1))) ** 2)
+
+        return jax.jit(jax.grad(of, (0, 1)))(x, kernel)
+
+    close(penalty(conv), penalty(direct))
+
+
+def test_conv_inside_a_scan():
+    """Where its gradients are computed another way than XLA would: three steps of descent either way."""
+    x, kernel = normal(4, 8, 8, 2), normal(3, 3, 2, 3)
+
+    def descend(op):
+        def step(kernel, x):
+            loss, grad = jax.value_and_grad(loss_of(op), 1)(x, kernel, (2, 2), ((0, 1), (0, 1)))
+            return kernel - 0.01 * grad, loss
+
+        return jax.jit(lambda k: lax.scan(step, k, jnp.stack([x, 2 * x, -x])))(kernel)
+
+    close(descend(conv), descend(direct))
+
+
+def test_conv_layer_is_linens():
+    x = normal(2, 7, 9, 3)
+    ours, theirs = Conv(5, 3, 2), nn.Conv(5, (3, 3), (2, 2), padding="SAME")
+    params = ours.init(jax.random.key(0), x)
+    close(params, theirs.init(jax.random.key(0), x))
+    close(ours.apply(params, x), theirs.apply(params, x))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 3)])
+def test_upconv_is_the_transposed_convolution(size):
+    """`lax.conv_transpose` with PyTorch's padding 1, which is (2, 2) of a kernel of 4 in its terms, on a kernel that
+    is flipped; and a loop over y[o] += x[i] kernel[o + 1 - 2 i], o = 2 i - 1 + k."""
+    x, kernel = normal(2, *size, 3), normal(4, 4, 3, 2)
+
+    def transposed(x, kernel):
+        flipped = kernel[::-1, ::-1]
+        return lax.conv_transpose(x, flipped, (2, 2), ((2, 2), (2, 2)), dimension_numbers=DIMS)
+
+    got = upconv(x, kernel)
+    np.testing.assert_allclose(got, transposed(x, kernel), atol=1e-4)
+    close(jax.grad(loss_of(upconv), (0, 1))(x, kernel), jax.grad(loss_of(transposed), (0, 1))(x, kernel))
+
+    height, width = size
+    full = np.zeros((2, 2 * height + 2, 2 * width + 2, 2))
+    for i in range(height):
+        for j in range(width):
+            patch = np.einsum("bi,hwio->bhwo", np.asarray(x[:, i, j], np.float64), np.asarray(kernel, np.float64))
+            full[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += patch
+    np.testing.assert_allclose(got, full[:, 1:-1, 1:-1], atol=1e-4)
+
+
+def test_upconv_layer_adds_its_bias():
+    x = normal(1, 3, 3, 2)
+    params = {"kernel": jnp.zeros((4, 4, 2, 5)), "bias": jnp.arange(5.0)}
+    y = UpConv(5).apply({"params": params}, x)
+    np.testing.assert_array_equal(y, np.broadcast_to(np.arange(5), (1, 6, 6, 5)))
+
+
+# --- networks ---
+
+
+@pytest.mark.parametrize(("size", "times"), [(17, 0), (17, 1), (17, 2), (23, 3), (1, 4), (64, 6)])
+def test_halved_is_what_strided_layers_leave(size, times):
+    expected = size
+    for _ in range(times):
+        expected = (expected + 1) // 2
+    assert halved(size, times) == expected
+
+
+UNETS = [UNet(width=8, mults=(1, 2), blocks=1, attention=(4,), head_dim=8), UNet(8, (1, 2, 2), 1, ())]
+
+
+def unet_inputs(shape, batch=2):
+    return normal(batch, *shape), jnp.linspace(0, 900, batch), 3, jnp.eye(batch)
+
+
+@pytest.mark.parametrize("network", UNETS)
+@pytest.mark.parametrize("shape", [(8, 8, 3), (4, 12, 1), (16, 8, 2)])
+def test_unet_keeps_height_and_width(network, shape):
+    network.check(shape)
+    x, t, out, y = unet_inputs(shape)
+    init = lambda: network.init_with_output(jax.random.key(0), x, t, out, y)[0]  # noqa: E731
+    y = jax.eval_shape(init)
+    assert (y.shape, y.dtype) == ((2, *shape[:2], 3), jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 3), (8, 6, 3), (8, 8)])
+def test_unet_refuses_what_it_cannot_halve(shape):
+    with pytest.raises(UserError, match="multiples of 4") as error:
+        UNETS[1].check(shape)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    network = UNETS[0]
+    inputs = unet_inputs((8, 8, 2))
+    init = jax.jit(lambda key: network.init(key, inputs[0], inputs[1], 3, inputs[3]))
+    return network, inputs, init(jax.random.key(0))
+
+
+def test_unet_starts_as_zero(unet):
+    network, (x, t, out, y), params = unet
+    np.testing.assert_array_equal(jax.jit(lambda p: network.apply(p, x, t, out, y))(params), 0)
+
+
+def test_every_unet_parameter_has_a_gradient(unet):
+    """After layers that start at zero are made random; a skip, a time or a block left out would show as zeros."""
+    network, (x, t, out, y), params = unet
+    weight = normal(2, 8, 8, 3)
+    loss = jax.jit(jax.grad(lambda p: jnp.sum(weight * network.apply(p, x, t, out, y))))
+    for path, grad in jax.tree_util.tree_flatten_with_path(loss(randomised(params)))[0]:
+        assert float(jnp.abs(grad).max()) > 1e-6, jax.tree_util.keystr(path)
+
+
+def test_unet_attends_where_asked(unet):
+    """Heights are 8 and 4: `attention=(4,)` is one block down, two up, and the middle's."""
+    count = lambda p: sum("ttention" in name for name in p["params"])  # noqa: E731
+    assert count(unet[2]) == 4
+    x, t, out, y = unet[1]
+    none = unet[0].clone(attention=())
+    assert count(jax.eval_shape(lambda: none.init(jax.random.key(0), x, t, out, y))) == 1
+
+
+def test_dropout_acts_in_training_alone(unet):
+    network, (x, t, out, y), params = unet
+    network, params = network.clone(dropout=0.5), randomised(params)
+    apply = jax.jit(lambda key: network.apply(params, x, t, out, y, train=True, rngs={"dropout": key}))
+    assert not np.allclose(apply(jax.random.key(0)), apply(jax.random.key(1)))
+    still = jax.jit(lambda: network.apply(params, x, t, out, y))()
+    np.testing.assert_array_equal(still, jax.jit(lambda: unet[0].apply(params, x, t, out, y))())
+
+
+def operand_types(jaxpr):
+    """The types that matrix products and convolutions take, in a program and all within it."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield from (v.aval.dtype for v in eqn.invars)
+        for inner in eqn.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from operand_types(inner)
+
+
+NETWORKS = {
+    "mlp": (MLP((16,)), lambda m, x, c: (x, (6, 5), c)),
+    "encoder": (ConvEncoder((8, 8)), lambda m, x, c: (x, (7,), c)),
+    "decoder": (ConvDecoder((8, 8)), lambda m, x, c: (x.reshape(3, -1), (5, 7, 2), c)),
+    "unet": (UNETS[0], lambda m, x, c: (x, jnp.arange(3.0), 3, c)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_networks_compute_low_and_answer_f32(name):
+    network, arguments = NETWORKS[name]
+    arguments = arguments(network, normal(3, 4, 4, 2), jnp.eye(3))
+    low = core.with_dtype(network, jnp.bfloat16)
+    arrays, static = arguments[0], arguments[1:]
+    params = randomised(jax.jit(lambda key: low.init(key, arrays, *static))(jax.random.key(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    run = lambda module: lambda p: module.apply(p, arrays, *static)  # noqa: E731
+    half, full = jax.jit(run(low))(params), jax.jit(run(network))(params)
+    assert half.dtype == full.dtype == jnp.float32
+    error = float(jnp.abs(half - full).max() / jnp.abs(full).max())
+    assert 0 < error < 0.1
+    products = list(operand_types(jax.make_jaxpr(run(low))(params).jaxpr))
+    assert products and set(products) == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_with_dtype_reaches_every_network_of_a_model():
+    model = core.with_dtype(VAE(encoder=ConvEncoder(), decoder=MLP()), jnp.bfloat16)
+    assert model.encoder.dtype == model.decoder.dtype == jnp.bfloat16
+    assert model == VAE(encoder=ConvEncoder(dtype=jnp.bfloat16), decoder=MLP(dtype=jnp.bfloat16))
+
+
+@pytest.mark.parametrize("shape", [(17, 23, 3), (1, 1, 1), (8, 8, 1)])
+def test_convolutional_networks_take_any_size(shape):
+    encoder, decoder = ConvEncoder((4, 4, 4)), ConvDecoder((4, 4, 4))
+    init = lambda: (  # noqa: E731
+        encoder.init_with_output(jax.random.key(0), jnp.zeros((2, *shape)), (5,), jnp.eye(2))[0],
+        decoder.init_with_output(jax.random.key(0), jnp.zeros((2, 5)), shape, jnp.eye(2))[0],
+    )
+    z, x = jax.eval_shape(init)
+    assert (z.shape, x.shape) == ((2, 5), (2, *shape))

@@ -1,0 +1,100 @@
+"""Optimizer settings: the learning rate at known steps, and what clipping, decay and accumulation do."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.optim import Adam, is_matrix
+
+PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([1.0, 2.0]), "scale": jnp.array(2.0)}
+GRADS = {"kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "bias": jnp.array([0.5, -0.6]), "scale": jnp.array(0.7)}
+
+
+def step(optimizer, grads, params=PARAMS):
+    """Parameters after one update for each of `grads`."""
+
+    def run(params):
+        state = optimizer.tx.init(params)
+        for g in grads:
+            updates, state = optimizer.tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    return jax.jit(run)(params)
+
+
+def test_constant_rate():
+    assert [float(Adam(lr=0.3).schedule(i)) for i in (0, 10, 10**6)] == pytest.approx([0.3] * 3)
+
+
+def test_warmup_is_linear_from_zero():
+    schedule = Adam(lr=0.4, warmup=10).schedule
+    assert [float(schedule(i)) for i in (0, 1, 5, 10, 500)] == pytest.approx([0, 0.04, 0.2, 0.4, 0.4])
+
+
+def test_cosine_reaches_its_end_at_decay_steps():
+    """Warm-up included: half way between the 10th and the 110th step is the mean of both ends."""
+    schedule = Adam(lr=1.0, warmup=10, decay_steps=110, final=0.2).schedule
+    at = {0: 0, 5: 0.5, 10: 1, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2, 60: 0.6, 110: 0.2, 10_000: 0.2}
+    assert [float(schedule(i)) for i in at] == pytest.approx(list(at.values()), abs=1e-6)
+
+
+def test_adam_is_the_papers_algorithm_1():
+    """Two steps in float64 NumPy."""
+    optimizer = Adam(lr=0.1, b1=0.8, b2=0.95, eps=1e-6)
+    second = jax.tree.map(lambda g: 2 * g - 0.1, GRADS)
+    got = step(optimizer, [GRADS, second])
+    for name, value in PARAMS.items():
+        p, m, v = np.asarray(value, np.float64), 0.0, 0.0
+        for t, g in enumerate([GRADS[name], second[name]], start=1):
+            g = np.asarray(g, np.float64)
+            m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+            p = p - 0.1 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
+        np.testing.assert_allclose(got[name], p, rtol=1e-5)
+
+
+def test_weight_decay_shrinks_matrices_alone():
+    """Decoupled: with no gradient a kernel loses lr * decay of itself, and all else stands."""
+    zero = jax.tree.map(jnp.zeros_like, GRADS)
+    got = step(Adam(lr=0.1, weight_decay=0.5), [zero])
+    np.testing.assert_allclose(got["kernel"], 0.95 * np.asarray(PARAMS["kernel"]), rtol=1e-6)
+    np.testing.assert_array_equal(got["bias"], PARAMS["bias"])
+    np.testing.assert_array_equal(got["scale"], PARAMS["scale"])
+    assert is_matrix(PARAMS) == {"kernel": True, "bias": False, "scale": False}
+
+
+def test_clip_bounds_the_global_norm():
+    """Seen through Adam's first moment, as its update hides the gradient's length."""
+    norm = float(optax.tree.norm(GRADS))
+    for clip, factor in [(norm / 4, 0.25), (4 * norm, 1.0), (0.0, 1.0)]:
+        tx = Adam(clip=clip).tx
+        _, state = jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)
+        (adam,) = [s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
+        for got, grad in zip(jax.tree.leaves(adam.mu), jax.tree.leaves(GRADS)):
+            np.testing.assert_allclose(got, 0.1 * factor * np.asarray(grad), rtol=1e-5)
+
+
+def test_accumulation_equals_a_larger_batch():
+    """Every third call moves, by the mean of three gradients; the schedule counts updates."""
+    optimizer = Adam(lr=0.1, warmup=2, weight_decay=0.1, clip=0.5)
+    many = [jax.tree.map(lambda g, i=i: g * (1 + i) - 0.05 * i, GRADS) for i in range(6)]
+    mean = [jax.tree.map(lambda *g: sum(g) / 3, *many[i : i + 3]) for i in (0, 3)]
+    slow = replace(optimizer, accumulate=3)
+    got, expected = step(slow, many), step(optimizer, mean)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    # Warm-up starts at zero, so that of six calls only the last moved.
+    np.testing.assert_array_equal(step(slow, many[:5])["kernel"], PARAMS["kernel"])
+    assert not np.array_equal(got["kernel"], PARAMS["kernel"])
+
+
+def test_settings_are_values():
+    """What lets equal models share an executable; two optax transformations are never equal."""
+    assert Adam(lr=0.1, clip=1.0) == Adam(lr=0.1, clip=1.0)
+    assert hash(Adam(lr=0.1, clip=1.0)) == hash(Adam(lr=0.1, clip=1.0))
+    assert len({Adam(), Adam(lr=0.1), Adam(b2=0.99), Adam(accumulate=2)}) == 4
+    assert Adam().tx != Adam().tx
