@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxgen import data
-from jaxgen.data import images
+from jaxgen.data import embedded, tfds
 from jaxgen.errors import UserError
 
 TFDS_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
@@ -178,7 +178,7 @@ def test_emoji_counts_shapes_and_splits():
 
 
 def test_emoji_split_is_by_hash_and_independent_of_groups():
-    entries = json.loads((images.EMOJI / "emoji.json").read_text(encoding="utf-8"))
+    entries = json.loads((embedded.EMOJI / "emoji.json").read_text(encoding="utf-8"))
     assert len({e["unified"] for e in entries}) == len(entries)
     held_out = [
         e for e in entries if int(hashlib.sha256(e["unified"].encode()).hexdigest()[:16], 16) % 10 == 0
@@ -203,7 +203,7 @@ def test_emoji_errors():
 def test_emoji_downsample_equals_naive_loop():
     from PIL import Image
 
-    with Image.open(sorted(images.EMOJI.glob("sheet-*.webp"))[0]) as image:
+    with Image.open(sorted(embedded.EMOJI.glob("sheet-*.webp"))[0]) as image:
         first = np.asarray(image.convert("RGBA"))[:64, :64].astype(np.int64)
     for size in (64, 32, 16):
         k, expected = 64 // size, np.zeros((size, size, 3), np.uint8)
@@ -297,7 +297,7 @@ def test_mnist_and_its_cache(tmp_path, monkeypatch):
     for folder in [tmp_path / "cache", *(tmp_path / "cache").rglob("*/")]:
         if folder.is_dir():
             assert folder.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(images, "_Records", None)  # a second reading would fail
+    monkeypatch.setattr(tfds, "_Records", None)  # a second reading would fail
     start = time.perf_counter()
     again = d.load("test")
     assert time.perf_counter() - start < 0.5
@@ -403,7 +403,7 @@ def test_pictures_come_back_exactly(tmp_path):
 
 
 def test_large_set_is_read_as_it_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "IN_MEMORY", 100)
+    monkeypatch.setattr(tfds, "IN_MEMORY", 100)
     pictures = random_pictures(*[(5, 5)] * 9)
     d = write_set(tmp_path, [png(p) for p in pictures])
     records = d.arrays()

@@ -1,8 +1,9 @@
 """Data sets: `batch_at(seed, step)` is a pure function, so a run resumes exactly."""
 
 from jaxgen.data.dataset import SPLITS, Batch, Dataset, RandomAccess
+from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import feed
-from jaxgen.data.images import TFDS, Digits, Emoji, area_resize
+from jaxgen.data.tfds import TFDS
 from jaxgen.data.toys import Toy2D
 
 __all__ = [

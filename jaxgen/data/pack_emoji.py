@@ -1,7 +1,7 @@
 """Pack the Noto emoji into jaxgen/data/emoji/.
 
     npm pack emoji-datasource-google@16.0.0
-    python scripts/pack_emoji.py emoji-datasource-google-16.0.0.tgz
+    python -m jaxgen.data.pack_emoji emoji-datasource-google-16.0.0.tgz
 
 Writes WebP-lossless sheets of 64 px RGBA pictures, emoji.json with one entry per picture in sheet order, and
 NOTICE. The same input and Pillow give the same bytes. Every picture is read back and compared before success
@@ -20,7 +20,7 @@ from PIL import Image
 
 SIDE = 64
 GRID = 8  # pictures along each side of a sheet
-TARGET = pathlib.Path(__file__).parents[1] / "jaxgen" / "data" / "emoji"
+TARGET = pathlib.Path(__file__).parent / "emoji"
 
 NOTICE = """\
 The pictures in this folder are from Noto Emoji, https://github.com/googlefonts/noto-emoji
