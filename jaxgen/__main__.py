@@ -87,9 +87,9 @@ def sample(args: list[str]) -> None:
     if options.num < 1 or options.batch < 1 or options.seed < 0:
         given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
         raise UserError(f"{given}: num and batch start at 1, seed at 0")
-    from jaxgen.loop import draw
     from jaxgen.models.shared import check_labels
     from jaxgen.report import save_picture
+    from jaxgen.use import draw
 
     model = experiment.compute_model
     cond = model.sample_cond(options.num, run.examples())
@@ -112,8 +112,8 @@ def evaluate(args: list[str]) -> None:
     options, experiment = given.options, given.experiment
     if options.limit < 0 or options.batch < 1:
         raise UserError(f"limit is {options.limit}, batch {options.batch}: limit starts at 0, batch at 1")
-    from jaxgen.loop import held_out_numbers
     from jaxgen.runfolder import environment
+    from jaxgen.use import held_out_numbers
 
     codec, state = _restore(run, experiment, options.step)
     numbers, count = held_out_numbers(

@@ -197,14 +197,22 @@ def abstract_state(model: GenerativeModel, batch: Batch, codec: Any = None) -> T
     return jax.eval_shape(lambda b: _init(model, jax.random.key(0), b, codec), batch)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@partial(jax.jit, static_argnums=(0, 6), donate_argnums=1)
 def train_steps(
-    model: GenerativeModel, state: TrainState, key: jax.Array, batches: PyTree, codec: Any = None, data: PyTree = None
+    model: GenerativeModel,
+    state: TrainState,
+    key: jax.Array,
+    batches: PyTree,
+    codec: Any = None,
+    data: PyTree = None,
+    skip_nonfinite: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """K steps in one `lax.scan`; `state` is donated.
 
     batches: a batch per step, leading axis K; with `data` (examples already on the device), indices i32[K, B] into
-    it. codec: encodes each raw batch inside the scan. Returns the state and every metric as f32[K].
+    it. codec: encodes each raw batch inside the scan. skip_nonfinite: a step with a NaN or infinite metric or
+    parameter changes nothing but the step count; `skipped` is 1 there and its other metrics are 0. Returns the state
+    and every metric as f32[K].
     """
 
     def body(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -213,7 +221,13 @@ def train_steps(
             batch = jax.tree.map(lambda a: a[batch], data)
         if codec is not None:
             batch = codec.encode(batch, key_codec)
-        return model.train_step(state, key_model, batch)
+        new, metrics = model.train_step(state, key_model, batch)
+        if skip_nonfinite:
+            good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves((new.params, metrics))]))
+            new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state.replace(step=new.step))
+            metrics = {name: jnp.where(good, value, 0.0) for name, value in metrics.items()}
+            metrics["skipped"] = 1.0 - good.astype(jnp.float32)
+        return new, metrics
 
     return jax.lax.scan(body, state, batches)
 

@@ -41,6 +41,9 @@ class Experiment:
     """Samples in each grid."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of every network; parameters, losses and statistics stay float32."""
+    on_nonfinite: Literal["rollback", "skip", "stop"] = "rollback"
+    """At a NaN or infinite metric or update: go back to the last checkpoint and on with another data order, leave the
+    step out, or stop."""
     keep: int = 2
     """Newest checkpoints kept."""
     preload: int = 1 << 30

@@ -15,8 +15,12 @@ from jaxgen.core import INIT, TRAIN, TrainState
 from jaxgen.data.feed import feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment
-from jaxgen.progress import progress
-from jaxgen.runfolder import Clock, RunFolder
+from jaxgen.interrupt import Interrupt
+from jaxgen.log import Clock, Log, NonFinite
+from jaxgen.runfolder import RunFolder, environment_line
+from jaxgen.use import save_pictures
+
+MAX_ROLLBACKS = 3
 
 
 def initial_state(experiment: Experiment, codec: Any) -> TrainState:
@@ -29,60 +33,21 @@ def saved_state(
     experiment: Experiment, batch: dict[str, np.ndarray], codec: Any, checkpoints: Checkpoints, step: int | None = None
 ) -> TrainState:
     """The newest intact checkpoint of a run, or that of `step`; any raw batch tells the shapes."""
-    like = core.abstract_state(experiment.compute_model, batch, codec)
-    return checkpoints.restore(like, step)
+    return checkpoints.restore(core.abstract_state(experiment.compute_model, batch, codec), step)
 
 
-def draw(model: Any, state: TrainState, seed: int, num: int, cond: Any, codec: Any, batch: int = 256) -> np.ndarray:
-    """Samples 0 to num - 1 of a seed as raw data, `batch` at a time; the last batch is padded, not recompiled."""
-    batch = min(batch, num)
-    parts = []
-    for first in range(0, num, batch):
-        keys = core.sample_keys(seed, batch, first)
-        # Past the end, conditions start over: those samples are cut off below.
-        some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
-        parts.append(np.asarray(core.sample(model, state, keys, some, codec)))
-    return np.concatenate(parts)[:num]
-
-
-def held_out_numbers(
-    experiment: Experiment, state: TrainState, codec: Any, seed: int, split: str, limit: int | None, batch: int
-) -> tuple[dict[str, dict[str, float]], int]:
-    """Mean and standard error of each number of `evaluate`, and over how many examples."""
-    totals: dict[str, list[np.ndarray]] = {}
-    count = min(limit or sys.maxsize, experiment.data.count(split))
-    batch = min(batch, count)
-    batches = experiment.data.padded_batches(batch, split, limit)
-    for i, (raw, mask) in enumerate(batches):
-        keys = core.sample_keys(seed, batch, i * batch, core.EVAL)
-        numbers = core.evaluate(experiment.compute_model, state, keys, raw, codec)
-        for name, values in numbers.items():
-            totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
-    joined = {name: np.concatenate(parts) for name, parts in totals.items()}
-    return {
-        name: {"mean": float(v.mean()), "stderr": float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0}
-        for name, v in joined.items()
-    }, count
-
-
-def save_pictures(run: RunFolder, experiment: Experiment, codec: Any, state: TrainState, final: bool) -> None:
-    """A grid of samples and, at the end, what else the family shows."""
-    from jaxgen.report import save_picture
-
-    model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
-    keys = core.sample_keys(experiment.seed, experiment.num_samples)
-    cond = model.sample_cond(experiment.num_samples, batch)
-    save_picture(folder / "samples.png", np.asarray(core.sample(model, state, keys, cond, codec)))
-    if final:
-        some = core.sample_keys(experiment.seed, len(batch["x"]))
-        for name, picture in core.pictures(model, state, some, batch, codec).items():
-            save_picture(folder / name, np.asarray(picture))
-
-
-def train(experiment: Experiment, out: Path, facts: dict[str, Any] | None = None) -> TrainState:
+def train(
+    experiment: Experiment,
+    out: Path,
+    facts: dict[str, Any] | None = None,
+    max_hours: float = 0.0,
+    profile: int = 0,
+) -> str | None:
     """Trains `experiment` in the folder `out`, or goes on with what is there, and leaves a report.
 
-    facts: what else environment.json should say. Raises UserError for bad input, before any compute.
+    facts: what else environment.json should say. max_hours: stops at the end of the call during which that much time
+    has passed. profile: calls to trace with jax.profiler. Returns why the run stopped early, or None when it is
+    complete. Raises UserError for bad input, before any compute.
     """
     from jaxgen.report import write_report
 
@@ -92,97 +57,91 @@ def train(experiment: Experiment, out: Path, facts: dict[str, Any] | None = None
     run.create(experiment)
     count = min(experiment.num_samples, experiment.data.count("test"))
     run.keep_examples(next(experiment.data.padded_batches(count, "test"))[0])
+    clock, stopped = Clock(), None
+    with Interrupt(max_hours) as interrupt, Checkpoints(run.checkpoints, experiment.keep) as checkpoints:
+        while True:
+            if checkpoints.steps():
+                state = saved_state(experiment, run.examples(), codec, checkpoints)
+                run.note(int(state.step), "resumed", environment_line())
+            else:
+                state = initial_state(experiment, codec)
+            counts = {name: core.count_params(tree) for name, tree in state.params.items()}
+            run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
+            try:
+                state, stopped = _train(experiment, codec, run, state, checkpoints, interrupt, clock, profile)
+                break
+            except NonFinite as error:
+                _roll_back(experiment, run, checkpoints, error)
+        if stopped is None:
+            save_pictures(run, experiment, codec, state, final=True)
+    print(f"report: {write_report(run.path)}")
+    return stopped
+
+
+def _train(
+    experiment: Experiment,
+    codec: Any,
+    run: RunFolder,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    interrupt: Interrupt,
+    clock: Clock,
+    profile: int,
+) -> tuple[TrainState, str | None]:
+    """From `state` to the last step: the state there, or where it was interrupted, and by what."""
     model, key = experiment.compute_model, core.run_key(experiment.seed, TRAIN)
-    clock = Clock()
-    with Checkpoints(run.checkpoints, experiment.keep) as checkpoints:
-        if checkpoints.steps():
-            state = saved_state(experiment, run.examples(), codec, checkpoints)
-            run.append(run.events, [{"step": int(state.step), "event": "resumed", "detail": environment_line()}])
-        else:
-            state = initial_state(experiment, codec)
-        start = int(state.step)
-        run.forget_after(start)
-        counts = {name: core.count_params(tree) for name, tree in state.params.items()}
-        run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
-
-        stop = max(start, experiment.steps)
-        data, calls = feed(
-            experiment.data, experiment.seed, experiment.batch_size, experiment.steps_per_call, start, stop,
-            experiment.preload,
-        )  # fmt: skip
-        with Log(run, experiment, start, clock) as log:
-            for batches in calls:
-                state, metrics = core.train_steps(model, state, key, batches, codec, data)
-                # Handing over the last call's numbers only now keeps one call queued while they are written.
-                log.add(metrics)
-                # Counted here: reading state.step would wait for the call just queued.
-                step = log.queued
-                if step % experiment.save_every == 0 or step == stop:
-                    log.flush()
-                    checkpoints.save(state)
-                if step % experiment.sample_every == 0 and step != stop:
-                    save_pictures(run, experiment, codec, state, final=False)
-        save_pictures(run, experiment, codec, state, final=True)
-    report = write_report(run.path)
-    print(f"report: {report}")
-    return state
+    start = int(state.step)
+    stop = max(start, experiment.steps)
+    run.forget_after(start)
+    # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
+    order = experiment.seed + 1_000_003 * run.rollbacks(start)
+    data, calls = feed(
+        experiment.data, order, experiment.batch_size, experiment.steps_per_call, start, stop, experiment.preload
+    )
+    skip = experiment.on_nonfinite == "skip"
+    with Log(run, experiment, start, clock) as log:
+        for i, batches in enumerate(calls):
+            if profile and i in (1, 1 + profile):  # not the first call, which compiles
+                _profile(run.path, start=i == 1, state=state)
+            state, metrics = core.train_steps(model, state, key, batches, codec, data, skip)
+            # Handing over the last call's numbers only now keeps one call queued while they are written.
+            log.add(metrics)
+            # Counted here: reading state.step would wait for the call just queued.
+            step = log.queued
+            reason = interrupt.reason
+            if step % experiment.save_every == 0 or step == stop or reason:
+                log.flush()
+                checkpoints.save(state)
+            if reason and step != stop:
+                return state, reason
+            if step % experiment.sample_every == 0 and step != stop:
+                save_pictures(run, experiment, codec, state, final=False)
+    return state, None
 
 
-def environment_line() -> str:
-    return f"jax {jax.__version__}, {len(jax.devices())} x {jax.devices()[0].device_kind}"
+def _roll_back(experiment: Experiment, run: RunFolder, checkpoints: Checkpoints, error: NonFinite) -> None:
+    """Notes a non-finite number and clears the way for another try. Raises UserError when there is to be none."""
+    checkpoints.wait()
+    last = max(checkpoints.steps(), default=0)
+    where = f"{error} of {run.path}"
+    if experiment.on_nonfinite == "stop":
+        run.note(error.step, "nonfinite", f"{error}; stopped, the last checkpoint is of step {last}")
+        raise UserError(f"{where}; the last checkpoint is of step {last}: lower the learning rate or clip gradients")
+    if run.rollbacks(last) >= MAX_ROLLBACKS:
+        run.note(error.step, "nonfinite", f"{error}; gave up after {MAX_ROLLBACKS} rollbacks to step {last}")
+        raise UserError(f"{where}, after {MAX_ROLLBACKS} rollbacks: lower the learning rate or clip gradients")
+    run.note(last, "rollback", f"{error}; back to step {last} with another data order")
+    print(f"{error}: back to step {last} with another data order", file=sys.stderr)
 
 
-class Log:
-    """metrics.jsonl with every step, timing.jsonl and the progress line every `log_every`, TensorBoard."""
-
-    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock):
-        from tensorboardX import SummaryWriter
-
-        self.run, self.experiment, self.clock = run, experiment, clock
-        self.queued = self.written = self.logged = start
-        self.pending: list[dict[str, jax.Array]] = []
-        self.window: list[dict[str, np.ndarray]] = []
-        self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=start + 1)
-        self.progress = progress(experiment.steps, start)
-        self.clock.lap()
-
-    def __enter__(self) -> "Log":
-        self.progress.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self.flush()
-        self.progress.__exit__(*error)
-        self.board.close()
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a call just queued, f32[K] each, and writes those of the calls before it."""
-        self.pending.append(metrics)
-        self.queued += self.experiment.steps_per_call
-        while len(self.pending) > 1:
-            self._write(self.pending.pop(0))
-
-    def flush(self) -> None:
-        """Waits for what is queued and writes it."""
-        while self.pending:
-            self._write(self.pending.pop(0))
-
-    def _write(self, metrics: dict[str, jax.Array]) -> None:
-        values = jax.device_get(metrics)
-        self.run.append_metrics(self.written + 1, values)
-        self.window.append(values)
-        self.written += self.experiment.steps_per_call
-        if self.written % self.experiment.log_every and self.written != self.experiment.steps:
-            return
-        means = {name: float(np.mean(np.concatenate([w[name] for w in self.window]))) for name in values}
-        rate = (self.written - self.logged) / max(self.clock.lap(), 1e-9)
-        self.window, self.logged = [], self.written
-        timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
-        self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
-        for name, value in {**means, "steps_per_s": rate}.items():
-            self.board.add_scalar(name, value, self.written)
-        self.progress.update(self.written, means, rate, rate * self.experiment.batch_size)
+def _profile(folder: Path, start: bool, state: TrainState) -> None:
+    """Starts a trace, or ends it once what was queued is done."""
+    jax.block_until_ready(state)
+    if start:
+        jax.profiler.start_trace(str(folder / "profile"))
+        return
+    jax.profiler.stop_trace()
+    print(f"profile: {folder / 'profile'}; open it with `xprof {folder / 'profile'}` or in ui.perfetto.dev")
 
 
 # --- the command line of an experiment script -----------------------------------------------------------------
@@ -197,6 +156,10 @@ class Options:
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is faster."""
+    max_hours: float = 0.0
+    """Save and stop once this much time has passed; 0 for no limit."""
+    profile: int = 0
+    """Calls to trace with jax.profiler, from the second on."""
 
 
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
@@ -226,5 +189,10 @@ def _main(presets: dict[str, Experiment], doc: str | None, argv: list[str], scri
     cli.start_jax(options.device, options.compilation_cache)
     out = Path(options.out or f"runs/{script.stem}-{name}-{experiment.seed}")
     began = time.monotonic()
-    train(experiment, out, {"experiment": script.stem, "preset": name})
+    facts = {"experiment": script.stem, "preset": name}
+    stopped = train(experiment, out, facts, options.max_hours, options.profile)
     print(f"{time.monotonic() - began:.0f} s in all")
+    if stopped:
+        print(f"stopped by {stopped}, saved in {out}: the same command goes on from there")
+        if stopped in ("SIGINT", "SIGTERM"):
+            sys.exit(130 if stopped == "SIGINT" else 143)

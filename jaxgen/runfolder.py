@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -117,6 +116,17 @@ class RunFolder:
             ({"step": first_step + i, **{name: column[i] for name, column in columns.items()}} for i in range(count)),
         )
 
+    def note(self, step: int, event: str, detail: str) -> None:
+        """Adds a line to events.jsonl, which the report shows."""
+        self.append(self.events, [{"step": step, "event": event, "detail": detail}])
+
+    def rollbacks(self, step: int) -> int:
+        """How often the run was rolled back to `step` or before: which data order it is on."""
+        if not self.events.exists():
+            return 0
+        events = [json.loads(line) for line in self.events.read_text().splitlines() if line.endswith("}")]
+        return sum(e["event"] == "rollback" and e["step"] <= step for e in events)
+
     def forget_after(self, step: int) -> None:
         """Drops the lines of steps after `step`: a resumed run writes them again."""
         for file in (self.metrics, self.timing):
@@ -130,6 +140,11 @@ class RunFolder:
     def pictures(self, step: int) -> Path:
         """The folder of the pictures of one step."""
         return self.path / "pictures" / f"{step:09d}"
+
+
+def environment_line() -> str:
+    """Library and devices in a few words."""
+    return f"jax {jax.__version__}, {len(jax.devices())} x {jax.devices()[0].device_kind}"
 
 
 def environment() -> dict[str, Any]:
@@ -172,20 +187,3 @@ def _git() -> dict[str, Any] | None:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-class Clock:
-    """Seconds and rates since it was made, for the timing log."""
-
-    def __init__(self):
-        self.start = self.last = time.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.monotonic()
-        self.last, lap = now, now - self.last
-        return lap
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.start

@@ -18,9 +18,10 @@ from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import abstract_state
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import draw, saved_state, train
+from jaxgen.loop import saved_state, train
 from jaxgen.report import read_metrics
 from jaxgen.runfolder import RunFolder
+from jaxgen.use import draw
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
 
@@ -132,7 +133,7 @@ def damage(folder, how):
     file.write_bytes(content)
 
 
-# Orbax leaves coroutines of the read that failed behind, whose end pytest would report.
+@pytest.mark.usefixtures("failed_reads")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
 def test_a_damaged_checkpoint_is_named_and_passed_over(how, tmp_path):

@@ -1,0 +1,93 @@
+"""The log of a run: metrics.jsonl with every step, timing.jsonl, TensorBoard and the progress line."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.experiment import Experiment
+from jaxgen.progress import progress
+from jaxgen.runfolder import RunFolder
+
+
+class NonFinite(Exception):
+    """A metric or parameter is NaN or infinite: `name` at `step`."""
+
+    def __init__(self, name: str, step: int):
+        super().__init__(f"{name} is not finite at step {step}")
+        self.name, self.step = name, step
+
+
+class Clock:
+    """Seconds and rates since it was made, for the timing log."""
+
+    def __init__(self):
+        self.start = self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.monotonic()
+        self.last, lap = now, now - self.last
+        return lap
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+
+class Log:
+    """metrics.jsonl with every step, timing.jsonl and the progress line every `log_every`, TensorBoard."""
+
+    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock):
+        from tensorboardX import SummaryWriter
+
+        self.run, self.experiment, self.clock = run, experiment, clock
+        self.queued = self.written = self.logged = start
+        self.pending: list[dict[str, jax.Array]] = []
+        self.window: list[dict[str, np.ndarray]] = []
+        self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=start + 1)
+        self.progress = progress(experiment.steps, start)
+        self.clock.lap()
+
+    def __enter__(self) -> "Log":
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self.flush()
+        self.progress.__exit__(*error)
+        self.board.close()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a call just queued, f32[K] each, and writes those of the calls before it."""
+        self.pending.append(metrics)
+        self.queued += self.experiment.steps_per_call
+        while len(self.pending) > 1:
+            self._write(self.pending.pop(0))
+
+    def flush(self) -> None:
+        """Waits for what is queued and writes it."""
+        while self.pending:
+            self._write(self.pending.pop(0))
+
+    def _write(self, metrics: dict[str, jax.Array]) -> None:
+        values = jax.device_get(metrics)
+        self.run.append_metrics(self.written + 1, values)
+        for name, column in values.items():
+            bad = ~np.isfinite(column)
+            if bad.any():
+                raise NonFinite(name, self.written + 1 + int(np.argmax(bad)))
+        self.window.append(values)
+        self.written += self.experiment.steps_per_call
+        if self.written % self.experiment.log_every and self.written != self.experiment.steps:
+            return
+        means = {name: float(np.mean(np.concatenate([w[name] for w in self.window]))) for name in values}
+        rate = (self.written - self.logged) / max(self.clock.lap(), 1e-9)
+        self.window, self.logged = [], self.written
+        timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
+        self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
+        for name, value in {**means, "steps_per_s": rate}.items():
+            self.board.add_scalar(name, value, self.written)
+        self.progress.update(self.written, means, rate, rate * self.experiment.batch_size)

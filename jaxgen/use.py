@@ -1,0 +1,58 @@
+"""What a trained model is used for: samples, numbers on held-out data, pictures."""
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen import core
+from jaxgen.core import TrainState
+from jaxgen.experiment import Experiment
+from jaxgen.runfolder import RunFolder
+
+
+def draw(model: Any, state: TrainState, seed: int, num: int, cond: Any, codec: Any, batch: int = 256) -> np.ndarray:
+    """Samples 0 to num - 1 of a seed as raw data, `batch` at a time; the last batch is padded, not recompiled."""
+    batch = min(batch, num)
+    parts = []
+    for first in range(0, num, batch):
+        keys = core.sample_keys(seed, batch, first)
+        # Past the end, conditions start over: those samples are cut off below.
+        some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
+        parts.append(np.asarray(core.sample(model, state, keys, some, codec)))
+    return np.concatenate(parts)[:num]
+
+
+def held_out_numbers(
+    experiment: Experiment, state: TrainState, codec: Any, seed: int, split: str, limit: int | None, batch: int
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Mean and standard error of each number of `evaluate`, and over how many examples."""
+    totals: dict[str, list[np.ndarray]] = {}
+    count = min(limit or sys.maxsize, experiment.data.count(split))
+    batch = min(batch, count)
+    batches = experiment.data.padded_batches(batch, split, limit)
+    for i, (raw, mask) in enumerate(batches):
+        keys = core.sample_keys(seed, batch, i * batch, core.EVAL)
+        numbers = core.evaluate(experiment.compute_model, state, keys, raw, codec)
+        for name, values in numbers.items():
+            totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
+    joined = {name: np.concatenate(parts) for name, parts in totals.items()}
+    return {
+        name: {"mean": float(v.mean()), "stderr": float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0}
+        for name, v in joined.items()
+    }, count
+
+
+def save_pictures(run: RunFolder, experiment: Experiment, codec: Any, state: TrainState, final: bool) -> None:
+    """A grid of samples and, at the end, what else the family shows."""
+    from jaxgen.report import save_picture
+
+    model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
+    keys = core.sample_keys(experiment.seed, experiment.num_samples)
+    cond = model.sample_cond(experiment.num_samples, batch)
+    save_picture(folder / "samples.png", np.asarray(core.sample(model, state, keys, cond, codec)))
+    if final:
+        some = core.sample_keys(experiment.seed, len(batch["x"]))
+        for name, picture in core.pictures(model, state, some, batch, codec).items():
+            save_picture(folder / name, np.asarray(picture))
