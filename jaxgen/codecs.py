@@ -91,7 +91,9 @@ class Dequantize(Codec):
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         levels = batch["x"] >> (8 - self.bits)
-        unit = (levels.astype(jnp.float32) + jax.random.uniform(key, levels.shape)) / 2**self.bits
+        # In f32, 255 + u is 256 for u within 2^-17 of one.
+        u = jax.random.uniform(key, levels.shape, maxval=1 - 2**-16)
+        unit = (levels.astype(jnp.float32) + u) / 2**self.bits
         return {**batch, "x": unit * (self.high - self.low) + self.low}
 
     def decode(self, x: jax.Array) -> jax.Array:

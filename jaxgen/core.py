@@ -66,6 +66,9 @@ class GenerativeModel:
         """Numbers of held-out data, each f32[B], example i by keys[i]. Empty where the family has none."""
         return {}
 
+    def check_cond(self, cond: PyTree) -> None:
+        """Raises UserError for a condition that cannot be sampled under."""
+
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         """Conditions for `num` samples to look at, leading axis `num`; None for an unconditional model."""
         return None
@@ -188,7 +191,8 @@ _init_fast = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_opt
 
 def init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any = None) -> TrainState:
     """The state of `model` at step 0 from a batch of real data (raw where a codec is given)."""
-    model.check(jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch))
+    shapes = jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch)
+    model.check({**shapes, "cond": batch["cond"]} if "cond" in batch else shapes)
     return _init_fast(model, key, batch, codec)
 
 
@@ -233,10 +237,19 @@ def train_steps(
 
 
 @partial(jax.jit, static_argnums=0)
-def sample(model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree = None, codec: Any = None):
-    """One sample per key, decoded to raw data where a codec is given."""
+def sample_program(model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree, codec: Any) -> PyTree:
+    """`sample` without its checks: what is compiled, for those who lower or export it."""
     x = model.sample(state, keys, cond)
     return x if codec is None else codec.decode(x)
+
+
+def sample(
+    model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree = None, codec: Any = None
+) -> PyTree:
+    """One sample per key, decoded to raw data where a codec is given. Raises UserError for a bad condition."""
+    check_keys(keys)
+    model.check_cond(cond)
+    return sample_program(model, state, keys, cond, codec)
 
 
 @partial(jax.jit, static_argnums=0)

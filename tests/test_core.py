@@ -174,7 +174,7 @@ def test_the_state_is_donated():
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_no_buffer_stands_twice_in_a_state(decay):
     """Donating one buffer under two names is an error."""
-    state = core.init(replace(MODEL, ema_decay=decay), core.run_key(0, INIT), {"x": DATA[:4]})
+    state = replace(MODEL, ema_decay=decay).init(core.run_key(0, INIT), {"x": DATA[:4]})
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(pointers)) == len(pointers)
 

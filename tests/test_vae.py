@@ -124,7 +124,7 @@ def test_free_bits_are_a_floor_of_each_dimension(state):
 def test_encoder_variance_is_bounded(state):
     """Regression: an unclamped log variance overflowed exp."""
     wild = jax.tree.map(lambda p: p * 1e4, state.params)
-    mu, logvar = SMALL.encode(wild, BATCH["x"])
+    _, logvar = SMALL.encode(wild, BATCH["x"])
     assert np.abs(logvar).max() <= 10
     assert np.abs(logvar).max() > 9
     loss, gradient = jax.value_and_grad(lambda p: SMALL.loss(p, state, jax.random.key(0), BATCH)[0])(wild)
@@ -167,9 +167,21 @@ def test_init_checks_and_sample_wants_typed_keys(state):
     with pytest.raises(UserError, match=r"model\.shape"):
         core.init(SMALL, jax.random.key(0), {"x": jnp.zeros((2, 28, 28, 1))})
     with pytest.raises(UserError, match="sample_keys"):
-        SMALL.sample(state, jax.random.key(0))
+        core.sample(SMALL, state, jax.random.key(0))
     with pytest.raises(UserError, match="sample_keys"):
-        SMALL.sample(state, jax.random.PRNGKey(0))
+        core.sample(SMALL, state, jax.random.PRNGKey(0))
+
+
+def test_a_conditional_model_wants_a_class_it_knows():
+    model = VAE(shape=(4, 4, 1), latent=2, num_classes=3, encoder=MLP(hidden=(8,)), decoder=MLP(hidden=(8,)))
+    batch = {"x": jnp.zeros((3, 4, 4, 1)), "cond": jnp.arange(3)}
+    with pytest.raises(UserError, match="label 3 is out of range"):
+        core.init(model, jax.random.key(0), {**batch, "cond": jnp.arange(1, 4)})
+    started = core.init(model, jax.random.key(0), batch)
+    with pytest.raises(UserError, match="no condition"):
+        core.sample(model, started, core.sample_keys(0, 2))
+    with pytest.raises(UserError, match="label -1 is out of range"):
+        core.sample(model, started, core.sample_keys(0, 2), jnp.array([0, -1]))
 
 
 CONV = {"encoder": ConvEncoder(channels=(4, 8)), "decoder": ConvDecoder(channels=(8, 4))}
@@ -191,11 +203,12 @@ def test_any_shape_of_data(model):
     batch = {"x": jnp.zeros((6, *model.shape)), "cond": jnp.arange(6) % 4}
     state = core.init(model, jax.random.key(0), batch)
     cond = model.sample_cond(3, batch)
-    assert core.sample(model, state, core.sample_keys(0, 3), cond).shape == (3, *model.shape)
+    keys = core.sample_keys(0, 3)
+    assert jax.eval_shape(model.sample, state, keys, cond).shape == (3, *model.shape)
     values = core.evaluate(model, state, core.sample_keys(1, 6), batch)
     assert all(v.shape == (6,) and np.all(np.isfinite(v)) for v in values.values())
     assert ("iwae_bits_per_dim" in values) == model.likelihood.discrete
-    shown = core.pictures(model, state, core.sample_keys(0, 3), batch)
+    shown = jax.eval_shape(model.pictures, state, keys, batch)
     assert {name: p.shape[:2] for name, p in shown.items()} == {
         "reconstruction.png": (2, 6), "traversal.png": (2, 11), "interpolation.png": (3, 11)
     }  # fmt: skip

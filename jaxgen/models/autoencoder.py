@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState
+from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import Mixture, fit_mixture
@@ -36,6 +37,8 @@ class Autoencoder(LossModel):
 
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
+        if self.memory <= self.components:
+            raise UserError(f"model.memory is {self.memory}: more than the {self.components} components are needed")
 
     def encode(self, params: PyTree, x: jax.Array) -> jax.Array:
         """z: f32[B, latent]."""
@@ -81,7 +84,6 @@ class Autoencoder(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Decoded draws from the mixture, f32[len(keys), *shape]."""
-        check_keys(keys)
         return self.decode(state.sampling_params, self.density(state).sample(keys))
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:

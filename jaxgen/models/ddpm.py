@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, fold_each, normal_each
-from jaxgen.models.shared import check_classes, check_shape, class_grid, one_hot
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.unet import UNet
 from jaxgen.ops.diffusion import Ancestral, Linear, Sampler, Schedule, q_sample
 
@@ -67,8 +67,10 @@ class DDPM(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Samples f32[len(keys), *shape] by `sampler`. cond: i32[len(keys)] for a conditional model."""
-        check_keys(keys)
         return self._sample(state, keys, cond)
+
+    def check_cond(self, cond: PyTree) -> None:
+        check_labels(self.num_classes, cond)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         return class_grid(num, self.num_classes) if self.num_classes else None

@@ -17,19 +17,22 @@ def check_shape(shape: tuple[int, ...], batch: Batch) -> None:
 
 def check_classes(num_classes: int, batch: Batch) -> None:
     """Raises UserError when a conditional model gets data without labels, or (concrete) labels out of range."""
-    if not num_classes:
-        return
-    if "cond" not in batch:
+    if num_classes and "cond" not in batch:
         raise UserError(
             f"model.num_classes is {num_classes} but the data has no labels: choose a label (--data.label ...) "
             "or pass --model.num-classes 0"
         )
-    check_labels(num_classes, batch["cond"])
+    if num_classes:
+        check_labels(num_classes, batch["cond"])
 
 
-def check_labels(num_classes: int, cond) -> None:
-    """Raises UserError for concrete labels outside [0, num_classes); traced ones pass."""
-    if isinstance(cond, (jax.core.Tracer, jax.ShapeDtypeStruct)):
+def check_labels(num_classes: int, cond: jax.Array | None) -> None:
+    """Raises UserError for missing labels or concrete ones outside [0, num_classes); shapes and tracers pass."""
+    if not num_classes:
+        return
+    if cond is None:
+        raise UserError(f"no condition was given: pass labels from 0 to {num_classes - 1}, one for each sample")
+    if isinstance(cond, jax.core.Tracer | jax.ShapeDtypeStruct):
         return
     low, high = int(jnp.min(cond)), int(jnp.max(cond))
     if low < 0 or high >= num_classes:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, check_keys, fold_each, normal_each
-from jaxgen.models.shared import check_classes, check_shape, class_grid, one_hot
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal
 from jaxgen.ops.likelihood import Bernoulli, Likelihood, soft_bound
@@ -94,12 +94,14 @@ class VAE(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Mean of p(x | z), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional VAE."""
-        check_keys(keys)
         y = one_hot(cond, self.num_classes) if self.num_classes else None
         return self._mean(state, normal_each(keys, (self.latent,)), y)
 
     def _mean(self, state: TrainState, z: jax.Array, y: jax.Array | None) -> jax.Array:
         return self.likelihood.mean(self.decode(state.sampling_params, z, y))
+
+    def check_cond(self, cond: PyTree) -> None:
+        check_labels(self.num_classes, cond)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         return class_grid(num, self.num_classes) if self.num_classes else None

@@ -10,13 +10,24 @@ from flax import linen as nn
 from jaxgen.ops.conv import conv, upconv
 
 
-def Conv(features: int, size: int = 3, stride: int = 1, **kwargs: Any) -> nn.Conv:
-    """`nn.Conv` with a square kernel and SAME padding, computed by `ops.conv.conv`."""
-    return nn.Conv(features, (size, size), stride, padding="SAME", conv_general_dilated=_conv, **kwargs)
+def Conv(
+    features: int,
+    size: int = 3,
+    stride: int = 1,
+    *,
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init,
+    dtype: Any = None,
+    name: str | None = None,
+) -> nn.Conv:
+    """`nn.Conv` with a square kernel, SAME padding and a bias, computed by `ops.conv.conv`."""
+    return nn.Conv(
+        features, (size, size), stride, padding="SAME", kernel_init=kernel_init, dtype=dtype, name=name,
+        conv_general_dilated=_conv,
+    )  # fmt: skip
 
 
-def _conv(x, kernel, strides, padding, dimension_numbers, **others):
-    """`ops.conv.conv` under the signature Linen calls."""
+def _conv(x, kernel, strides, padding, dimension_numbers, **_):
+    """`ops.conv.conv` under the signature Linen calls; `Conv` leaves every other argument at its default."""
     pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     return conv(x, kernel, tuple(strides), tuple(pads))
 

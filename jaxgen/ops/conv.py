@@ -19,7 +19,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1), pad
 
     Differentiated as usual, XLA folds the transposes of both gradients into the convolutions' dimension numbers once
     they stand in the body of a while loop, and its CPU back end then has only a naive loop for them: a 3x3
-    convolution's gradients take 1,224 ms for five steps of a scan against 49 ms this way.
+    convolution's gradients take 1,224 ms for five steps of a scan against 49 ms this way. Reverse mode only: jacrev
+    and vjp work, to any order; jacfwd and jvp do not.
     """
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
 

@@ -101,11 +101,11 @@ class Sampler:
     def __call__(
         self, predict: Predict, schedule: Schedule, keys: jax.Array, shape: tuple[int, ...], frames: int = 0
     ) -> jax.Array:
-        """One sample for each of `keys`, f32[B, *shape]; with `frames`, that many states on the way: [frames, B, ...].
-
-        The last frame is the sample.
+        """One sample for each of `keys`, f32[B, *shape]; with `frames`, states on the way to it: [frames, B, ...], at
+        most one a step, of which the last is the sample.
         """
         times = self.times(schedule.num_steps)[::-1]
+        frames = min(frames, len(times))
         full = schedule.abar()
         abar = full[times]
         a, b, c = self.coefficients(abar, np.append(abar[1:], 1.0))

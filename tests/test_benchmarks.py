@@ -1,0 +1,102 @@
+"""The benchmarks run and write every field; no test here looks at a time."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import common
+import sample
+import train
+
+from jaxgen.errors import UserError
+
+
+def results(path: Path, kind: str) -> list[dict]:
+    """The rows of a file, its provenance checked."""
+    written = json.loads(path.read_text())
+    assert written["benchmark"] == kind
+    provenance = written["provenance"]
+    for name in ("date", "command", "commit", "python", "jax", "jaxlib", "flax", "device", "cpu", "cores"):
+        assert provenance[name], name
+    assert isinstance(provenance["dirty"], bool)
+    assert provenance["matmul_flops"] > 0
+    return written["results"]
+
+
+def check_row(row: dict, times: str, sides: set[str]) -> None:
+    """Every number of a row is finite and positive, and every side was timed."""
+    assert set(row[times]) == sides
+    for side in row[times].values():
+        assert 0 < side["low"] <= side["median"] <= side["high"] < math.inf
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    assert len(numbers) > 10
+    for name, value in numbers.items():
+        assert 0 < value < math.inf, name
+
+
+def test_train(tmp_path):
+    out = tmp_path / "train.json"
+    train.main(["vae", "mlp3", "--calls", "1", "--out", str(out)])
+    rows = results(out, "train")
+    assert [row["name"] for row in rows] == ["vae", "mlp3"]
+    for row in rows:
+        check_row(row, "ms_per_step", {"fused", "unfused"})
+        assert row["peer"] == "no peer"
+        assert row["peer_ratio"] is None
+
+
+def test_sample(tmp_path):
+    out = tmp_path / "sample.json"
+    sample.main(["vae", "--calls", "1", "--num", "4", "--out", str(out)])
+    (row,) = results(out, "sample")
+    check_row(row, "ms_per_batch", {"ours"})
+    assert row["evaluations"] == 1
+
+
+def test_peer_is_timed_beside(tmp_path):
+    pytest.importorskip("torch")
+    train.main(["vae", "--calls", "1", "--peer", "--out", str(tmp_path / "train.json")])
+    (row,) = results(tmp_path / "train.json", "train")
+    check_row(row, "ms_per_step", {"fused", "unfused", "torch contiguous"})
+    assert row["peer"] == "torch contiguous"
+    sample.main(["vae", "--calls", "1", "--peer", "--num", "4", "--out", str(tmp_path / "sample.json")])
+    (row,) = results(tmp_path / "sample.json", "sample")
+    check_row(row, "ms_per_batch", {"ours", "torch contiguous"})
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="did you mean vae"):
+        train.main(["vea"])
+    with pytest.raises(UserError, match="no preset 'smok'"):
+        sample.main(["vae", "--preset", "smok"])
+
+
+def test_flops_of_products_and_loops():
+    a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
+    assert common.flops(jnp.matmul, a, b) == 2 * 3 * 4 * 5
+    assert common.flops(jax.jit(lambda a: jax.lax.scan(lambda c, _: (c @ c, None), a, length=7)[0]), b[:, :4]) == (
+        7 * 2 * 4**3
+    )
+
+
+@pytest.mark.parametrize(
+    "stride, pad, lhs_dilation, rhs_dilation", [(1, 1, 1, 1), (2, 0, 1, 1), (1, 2, 2, 1), (1, 1, 1, 2)]
+)
+def test_flops_of_convolutions(stride, pad, lhs_dilation, rhs_dilation):
+    """Against a count of the products by a convolution of ones."""
+    x, kernel = jnp.ones((2, 7, 6, 3)), jnp.ones((3, 3, 3, 4))
+
+    def run(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(pad, pad)] * 2, (lhs_dilation,) * 2, (rhs_dilation,) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    assert common.flops(run, x, kernel) == 2 * float(jnp.sum(run(x, kernel)))
