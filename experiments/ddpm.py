@@ -24,9 +24,9 @@ PRESETS = {
         model=DDPM(
             shape=(8, 8, 1), network=UNet(width=32, mults=(1, 2), blocks=1, attention=(4,), head_dim=32),
             schedule=Cosine(num_steps=1000), sampler=Ancestral(steps=100), ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3500, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
-        data=Digits(), batch_size=128, steps=3500, log_every=100, sample_every=500, save_every=500,
+        data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500,
     ),
     "emoji": Experiment(
         model=DDPM(

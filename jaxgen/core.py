@@ -17,6 +17,7 @@ from flax import struct
 
 from jaxgen.errors import UserError
 from jaxgen.optim import Adam, Optimizer
+from jaxgen.parallel import Layout
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -186,14 +187,22 @@ def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> T
 
 # O0: each parameter shape compiles random-number code of its own, which optimising makes 8 times slower to build
 # and no faster to run once.
-_init_fast = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
+_init_fast = jax.jit(_init, static_argnums=0, compiler_options=QUICK_TO_COMPILE)
 
 
-def init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any = None) -> TrainState:
-    """The state of `model` at step 0 from a batch of real data (raw where a codec is given)."""
+def init(
+    model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any = None, layout: Layout | None = None
+) -> TrainState:
+    """The state of `model` at step 0 from a batch of real data (raw where a codec is given), laid out on a mesh where
+    a layout is given."""
     shapes = jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch)
     model.check({**shapes, "cond": batch["cond"]} if "cond" in batch else shapes)
-    return _init_fast(model, key, batch, codec)
+    if layout is None:
+        return _init_fast(model, key, batch, codec)
+    where = layout.state(abstract_state(model, batch, codec))
+    program = jax.jit(_init, static_argnums=0, compiler_options=QUICK_TO_COMPILE, out_shardings=where)
+    return program(model, *layout.put((key, batch), layout.everywhere), codec)
 
 
 def abstract_state(model: GenerativeModel, batch: Batch, codec: Any = None) -> TrainState:
@@ -201,7 +210,7 @@ def abstract_state(model: GenerativeModel, batch: Batch, codec: Any = None) -> T
     return jax.eval_shape(lambda b: _init(model, jax.random.key(0), b, codec), batch)
 
 
-@partial(jax.jit, static_argnums=(0, 6), donate_argnums=1)
+@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)
 def train_steps(
     model: GenerativeModel,
     state: TrainState,
@@ -210,19 +219,22 @@ def train_steps(
     codec: Any = None,
     data: PyTree = None,
     skip_nonfinite: bool = False,
+    layout: Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
     """K steps in one `lax.scan`; `state` is donated.
 
     batches: a batch per step, leading axis K; with `data` (examples already on the device), indices i32[K, B] into
     it. codec: encodes each raw batch inside the scan. skip_nonfinite: a step with a NaN or infinite metric or
-    parameter changes nothing but the step count; `skipped` is 1 there and its other metrics are 0. Returns the state
-    and every metric as f32[K].
+    parameter changes nothing but the step count; `skipped` is 1 there and its other metrics are 0. layout: the mesh
+    that batch and state are split over. Returns the state and every metric as f32[K].
     """
 
     def body(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key_codec, key_model = jax.random.split(jax.random.fold_in(key, state.step))
         if data is not None:
             batch = jax.tree.map(lambda a: a[batch], data)
+        if layout is not None:
+            batch = layout.constrain_batch(batch)
         if codec is not None:
             batch = codec.encode(batch, key_codec)
         new, metrics = model.train_step(state, key_model, batch)
@@ -231,6 +243,8 @@ def train_steps(
             new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state.replace(step=new.step))
             metrics = {name: jnp.where(good, value, 0.0) for name, value in metrics.items()}
             metrics["skipped"] = 1.0 - good.astype(jnp.float32)
+        if layout is not None:
+            new, metrics = layout.constrain_state(new), layout.constrain_everywhere(metrics)
         return new, metrics
 
     return jax.lax.scan(body, state, batches)

@@ -17,7 +17,7 @@ from jaxgen.core import GenerativeModel, with_dtype
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
 
-EXTENDABLE = ("steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload")
+EXTENDABLE = ("steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload", "mesh")
 """Fields a resumed run may change: none of them touches what a step computes."""
 
 
@@ -41,6 +41,8 @@ class Experiment:
     """Samples in each grid."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of every network; parameters, losses and statistics stay float32."""
+    mesh: str = ""
+    """Devices to train on, as data=4,fsdp=2,tensor=1; one when empty. `batch_size` is of all of them together."""
     on_nonfinite: Literal["rollback", "skip", "stop"] = "rollback"
     """At a NaN or infinite metric or update: go back to the last checkpoint and on with another data order, leave the
     step out, or stop."""

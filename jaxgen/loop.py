@@ -17,23 +17,31 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment
 from jaxgen.interrupt import Interrupt
 from jaxgen.log import Clock, Log, NonFinite
+from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder, environment_line
 from jaxgen.use import save_pictures
 
 MAX_ROLLBACKS = 3
 
 
-def initial_state(experiment: Experiment, codec: Any) -> TrainState:
+def initial_state(experiment: Experiment, codec: Any, layout: Layout | None = None) -> TrainState:
     """The state at step 0, from the batch of step 0."""
     batch = experiment.data.batch_at(experiment.seed, 0, experiment.batch_size)
-    return core.init(experiment.compute_model, core.run_key(experiment.seed, INIT), batch, codec)
+    return core.init(experiment.compute_model, core.run_key(experiment.seed, INIT), batch, codec, layout)
 
 
 def saved_state(
-    experiment: Experiment, batch: dict[str, np.ndarray], codec: Any, checkpoints: Checkpoints, step: int | None = None
+    experiment: Experiment,
+    batch: dict[str, np.ndarray],
+    codec: Any,
+    checkpoints: Checkpoints,
+    step: int | None = None,
+    layout: Layout | None = None,
 ) -> TrainState:
-    """The newest intact checkpoint of a run, or that of `step`; any raw batch tells the shapes."""
-    return checkpoints.restore(core.abstract_state(experiment.compute_model, batch, codec), step)
+    """The newest intact checkpoint of a run, or that of `step`; any raw batch tells the shapes. It may have been saved
+    on another mesh."""
+    like = core.abstract_state(experiment.compute_model, batch, codec)
+    return checkpoints.restore(like if layout is None else layout.like(like), step)
 
 
 def train(
@@ -52,6 +60,7 @@ def train(
     from jaxgen.report import write_report
 
     experiment.check()
+    layout = Layout.make(experiment.mesh, experiment.batch_size)
     codec = experiment.codec.load()
     run = RunFolder(out)
     run.create(experiment)
@@ -61,14 +70,16 @@ def train(
     with Interrupt(max_hours) as interrupt, Checkpoints(run.checkpoints, experiment.keep) as checkpoints:
         while True:
             if checkpoints.steps():
-                state = saved_state(experiment, run.examples(), codec, checkpoints)
+                state = saved_state(experiment, run.examples(), codec, checkpoints, layout=layout)
                 run.note(int(state.step), "resumed", environment_line())
             else:
-                state = initial_state(experiment, codec)
+                state = initial_state(experiment, codec, layout)
             counts = {name: core.count_params(tree) for name, tree in state.params.items()}
             run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
             try:
-                state, stopped = _train(experiment, codec, run, state, checkpoints, interrupt, clock, profile)
+                state, stopped = _train(
+                    experiment, codec, run, state, checkpoints, interrupt, clock, profile, layout
+                )  # fmt: skip
                 break
             except NonFinite as error:
                 _roll_back(experiment, run, checkpoints, error)
@@ -87,6 +98,7 @@ def _train(
     interrupt: Interrupt,
     clock: Clock,
     profile: int,
+    layout: Layout | None,
 ) -> tuple[TrainState, str | None]:
     """From `state` to the last step: the state there, or where it was interrupted, and by what."""
     model, key = experiment.compute_model, core.run_key(experiment.seed, TRAIN)
@@ -98,12 +110,15 @@ def _train(
     data, calls = feed(
         experiment.data, order, experiment.batch_size, experiment.steps_per_call, start, stop, experiment.preload
     )
+    if layout is not None:
+        key, data = layout.put((key, data), layout.everywhere)
+        calls = (layout.put(call, layout.batch(1)) for call in calls)
     skip = experiment.on_nonfinite == "skip"
     with Log(run, experiment, start, clock) as log:
         for i, batches in enumerate(calls):
             if profile and i in (1, 1 + profile):  # not the first call, which compiles
                 _profile(run.path, start=i == 1, state=state)
-            state, metrics = core.train_steps(model, state, key, batches, codec, data, skip)
+            state, metrics = core.train_steps(model, state, key, batches, codec, data, skip, layout)
             # Handing over the last call's numbers only now keeps one call queued while they are written.
             log.add(metrics)
             # Counted here: reading state.step would wait for the call just queued.
