@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
@@ -29,12 +30,13 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 
 ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
 
 # --- provenance ---------------------------------------------------------------------------------------------------
 
 
-def provenance() -> dict[str, Any]:
-    """Where and when a number was taken, and with what."""
+def provenance(matmul: float | None = None) -> dict[str, Any]:
+    """Where and when a number was taken, and with what. matmul: this machine's FLOP/s, measured when not given."""
     devices = jax.devices()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,7 +50,7 @@ def provenance() -> dict[str, Any]:
         "device_count": len(devices),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "matmul_flops": measure_matmul_flops(),
+        "matmul_flops": matmul or measure_matmul_flops(),
     }
 
 
@@ -99,9 +101,7 @@ def timed(fn: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def in_turns(
-    sides: dict[str, Callable[[], Any]], rounds: int, seconds: float = 0.3, warm: bool = True
-) -> dict[str, list[float]]:
+def in_turns(sides: dict[str, Callable[[], Any]], rounds: int, seconds: float = 0.3) -> dict[str, list[float]]:
     """Seconds of each call, by name, the sides taking turns: A B A B.
 
     One untimed call begins each turn, as the other side's threads may still be spinning; then calls until `seconds`
@@ -110,8 +110,7 @@ def in_turns(
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, fn in sides.items():
-            if warm:
-                timed(fn)
+            timed(fn)
             stop = time.perf_counter() + seconds
             while True:
                 times[name].append(timed(fn)[1])
@@ -225,10 +224,52 @@ def chosen(folder: Path, names: tuple[str, ...], preset: str) -> dict[str, Exper
     return experiments
 
 
+def use_devices(count: int) -> None:
+    """As many CPU devices, before jax starts; XLA's convolutions of up to 64 channels run on one core a device."""
+    if count > 1:
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def spread(count: int, whole: Any, *split: tuple[Any, int]) -> tuple[Any, ...]:
+    """`whole` copied to the first `count` devices and each of `split`, (tree, axis), cut along its axis among them."""
+    if count == 1:
+        return whole, *(tree for tree, _ in split)
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+
+    def put(tree: Any, *spec: str | None) -> Any:
+        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    return put(whole), *(put(tree, *(None,) * axis, "data") for tree, axis in split)
+
+
 def fed(experiment: Experiment, steps: int) -> tuple[Any, Any]:
     """(data, batches) as `core.train_steps` takes them for the first `steps` steps."""
     data, batches = feed(experiment.data, experiment.seed, experiment.batch_size, steps, 0, steps, experiment.preload)
     return data, jax.device_put(next(iter(batches)))
+
+
+# --- peers --------------------------------------------------------------------------------------------------------
+
+
+def peer_sides(
+    experiment: Experiment, params: Any, call: Callable[[Any], Callable[[], Any]]
+) -> dict[str, Callable[[], Any]]:
+    """`call(peer)` for a peer in each memory layout worth trying, by name; empty for an experiment without a peer."""
+    import peers  # here, as PyTorch is needed for --peer alone
+
+    if not peers.has_peer(experiment):
+        return {}
+    peers.use_all_cores()
+    return {f"torch {layout}": call(peers.Peer(experiment, params, layout)) for layout in peers.layouts(experiment)}
+
+
+def against_peer(ms: dict[str, dict[str, float]], ours: str) -> dict[str, Any]:
+    """The fastest peer of the sides timed, and its time divided by ours: above 1 ours is the faster."""
+    peers = {name: side["median"] for name, side in ms.items() if name.startswith("torch ")}
+    if not peers:
+        return {"peer": "no peer", "peer_ratio": None}
+    best = min(peers, key=peers.get)
+    return {"peer": best, "peer_ratio": peers[best] / ms[ours]["median"]}
 
 
 # --- output -------------------------------------------------------------------------------------------------------
@@ -246,10 +287,11 @@ def show(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]) 
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def write(path: Path, kind: str, rows: list[Row]) -> None:
+def write(path: Path | str, kind: str, rows: list[Row], matmul: float) -> None:
     """The rows and their provenance as JSON."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"benchmark": kind, "provenance": provenance(), "results": rows}, indent=2) + "\n")
+    path.write_text(json.dumps({"benchmark": kind, "provenance": provenance(matmul), "results": rows}, indent=2) + "\n")
     Console().print(f"written to {path}")
 
 

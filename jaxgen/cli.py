@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import re
 import stat
@@ -62,10 +63,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
 
 
-def start_jax(device: str = "auto", compilation_cache: bool = True) -> None:
-    """Chooses the device and turns the compilation cache on. Raises UserError when the device is absent."""
+def start_jax(device: str = "auto", compilation_cache: bool = True, mesh: str = "") -> None:
+    """Chooses the device and turns the compilation cache on. Raises UserError when the device is absent.
+
+    mesh: on a CPU, as many devices as it asks for are made of the cores: XLA runs most of these networks' layers on
+    one core, so that data=2 is nearly twice as fast on two.
+    """
     import jax
 
+    from jaxgen import parallel
+
+    parallel.start_processes()
+    count = math.prod(parallel.parse(mesh).values())
+    if count > 1 and jax.config.jax_num_cpu_devices == -1 and "xla_force_host" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", count // int(os.environ.get("JAXGEN_PROCESSES", "1")))
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:

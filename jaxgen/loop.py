@@ -201,7 +201,7 @@ def _main(presets: dict[str, Experiment], doc: str | None, argv: list[str], scri
 
     args = cli.parse(Args, Args(presets[name], Options()), flags, f"{script.name} {name}", doc)
     experiment, options = args.experiment, args.options
-    cli.start_jax(options.device, options.compilation_cache)
+    cli.start_jax(options.device, options.compilation_cache, experiment.mesh)
     out = Path(options.out or f"runs/{script.stem}-{name}-{experiment.seed}")
     began = time.monotonic()
     facts = {"experiment": script.stem, "preset": name}

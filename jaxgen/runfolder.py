@@ -156,7 +156,8 @@ def environment() -> dict[str, Any]:
         "processor": _processor() if device.platform == "cpu" else device.device_kind,
         "cores": os.cpu_count(),
         "git": _git(),
-        "command": " ".join(["python", *sys.argv]),
+        # By name: where a file lies on one machine helps nobody on another.
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -186,9 +186,7 @@ class TorchDDPM(nn.Module):
     def predict(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         return self.network(x, t * (1000 / self.model.schedule.num_steps), y)
 
-    def loss(
-        self, x: torch.Tensor, cond: torch.Tensor | None = None, step: int = 0, t=None, eps=None
-    ) -> torch.Tensor:
+    def loss(self, x: torch.Tensor, cond: torch.Tensor | None = None, step: int = 0, t=None, eps=None) -> torch.Tensor:
         t = torch.randint(0, len(self.alpha), (len(x),), device=x.device) if t is None else t
         eps = torch.randn_like(x) if eps is None else eps
         noisy = self.alpha[t][:, None, None, None] * x + self.sigma[t][:, None, None, None] * eps

@@ -4,6 +4,7 @@ Images are f32[B, C, H, W] here. A Flax kernel is [in, out] (dense) or HWIO (con
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class MLP(nn.Module):
         super().__init__()
         self.in_shape, self.shape = in_shape, shape
         widths = [math.prod(in_shape) + cond, *hidden, math.prod(shape)]
-        self.layers = nn.ModuleList(Linear(i, o) for i, o in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(Linear(i, o) for i, o in pairwise(widths))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         h = x.flatten(1)

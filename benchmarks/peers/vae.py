@@ -1,5 +1,7 @@
 """The VAE of jaxgen.models.vae in eager PyTorch, with either pair of networks."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,7 +17,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, in_shape: tuple[int, int, int], channels: tuple[int, ...], outputs: int, cond: int = 0):
         super().__init__()
         widths = [in_shape[0] + cond, *channels]
-        self.convs = nn.ModuleList(Conv(i, o, 4, 2) for i, o in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(Conv(i, o, 4, 2) for i, o in pairwise(widths))
         self.small = (channels[-1], *(conv.halved(n, len(channels)) for n in in_shape[1:]))
         self.linear = Linear(self.small[0] * self.small[1] * self.small[2], outputs)
 
@@ -42,7 +44,7 @@ class ConvDecoder(nn.Module):
         self.small = (channels[0], *(conv.halved(n, len(channels)) for n in shape[1:]))
         self.linear = Linear(inputs + cond, self.small[0] * self.small[1] * self.small[2])
         widths = [*channels, shape[0]]
-        self.convs = nn.ModuleList(UpConv(i, o) for i, o in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(UpConv(i, o) for i, o in pairwise(widths))
 
     def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         if y is not None:
@@ -108,10 +110,7 @@ class TorchVAE(nn.Module):
         z = mu + torch.exp(0.5 * logvar) * eps
         reconstruction = negative_log_likelihood(model.likelihood, self.decoder(z, y), x)
         kl_each = 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
-        if model.free_bits:
-            kl = kl_each.mean(0).clamp(min=model.free_bits).sum()
-        else:
-            kl = kl_each.sum() / len(x)
+        kl = kl_each.mean(0).clamp(min=model.free_bits).sum() if model.free_bits else kl_each.sum() / len(x)
         return reconstruction + model.beta * min(1.0, (step + 1) / max(1, model.kl_warmup)) * kl
 
     def sample(self, num: int, cond: torch.Tensor | None = None, device=None) -> torch.Tensor:
