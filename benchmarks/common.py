@@ -4,6 +4,7 @@ A time is the median of its calls, with quartiles; two things are compared by th
 a machine's speed drifts more between minutes than between neighbours.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -225,15 +226,23 @@ def chosen(folder: Path, names: tuple[str, ...], preset: str) -> dict[str, Exper
 
 
 def use_devices(count: int) -> None:
-    """As many CPU devices, before jax starts; XLA's convolutions of up to 64 channels run on one core a device."""
+    """At least `count` devices, of the CPU where there are no others: XLA runs a convolution of up to 64 channels on
+    one core of each device."""
     if count > 1:
-        jax.config.update("jax_num_cpu_devices", count)
+        # Raised when jax has started already; then there may be enough.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
+    if count > len(jax.devices()):
+        raise UserError(f"devices is {count}, {len(jax.devices())} are here: ask for as many at most")
 
 
 def spread(count: int, whole: Any, *split: tuple[Any, int]) -> tuple[Any, ...]:
     """`whole` copied to the first `count` devices and each of `split`, (tree, axis), cut along its axis among them."""
     if count == 1:
         return whole, *(tree for tree, _ in split)
+    for tree, axis in split:
+        if any(leaf.shape[axis] % count for leaf in jax.tree.leaves(tree)):
+            raise UserError(f"batches cannot be cut among {count} devices: choose a divisor of the batch size")
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
     def put(tree: Any, *spec: str | None) -> Any:

@@ -27,6 +27,8 @@ class SampleOptions(Common):
     """Samples computed at once."""
     cond: tuple[int, ...] = ()
     """Classes to sample, repeated to `num`; every class in turn when empty."""
+    mesh: str = ""
+    """Devices to sample on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
     out: str = ""
     """Folder for samples.png and samples.safetensors; RUN/samples/SEED when empty."""
 
@@ -61,11 +63,11 @@ def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, A
         experiment: Annotated[Experiment, tyro.conf.arg(name="run")]
 
     given = cli.parse(Args, Args(kind(), run.experiment()), args[1:], f"jaxgen {command}", text)
-    cli.start_jax(given.options.device, given.options.compilation_cache)
+    cli.start_jax(given.options.device, given.options.compilation_cache, getattr(given.options, "mesh", ""))
     return run, given
 
 
-def _restore(run: Any, experiment: Any, step: int) -> tuple[Any, Any]:
+def _restore(run: Any, experiment: Any, step: int, layout: Any = None) -> tuple[Any, Any]:
     from jaxgen.checkpoint import Checkpoints
     from jaxgen.loop import saved_state
 
@@ -73,7 +75,7 @@ def _restore(run: Any, experiment: Any, step: int) -> tuple[Any, Any]:
     if not run.checkpoints.is_dir():
         raise UserError(f"{run.path} has no checkpoints: train it first")
     with Checkpoints(run.checkpoints) as checkpoints:
-        return codec, saved_state(experiment, run.examples(), codec, checkpoints, None if step < 0 else step)
+        return codec, saved_state(experiment, run.examples(), codec, checkpoints, None if step < 0 else step, layout)
 
 
 def sample(args: list[str]) -> None:
@@ -88,6 +90,7 @@ def sample(args: list[str]) -> None:
         given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
         raise UserError(f"{given}: num and batch start at 1, seed at 0")
     from jaxgen.models.shared import check_labels
+    from jaxgen.parallel import Layout
     from jaxgen.report import save_picture
     from jaxgen.use import draw
 
@@ -98,8 +101,9 @@ def sample(args: list[str]) -> None:
             raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
         cond = np.resize(np.asarray(options.cond, np.int32), options.num)
         check_labels(model.num_classes, cond)
-    codec, state = _restore(run, experiment, options.step)
-    raw = draw(model, state, options.seed, options.num, cond, codec, options.batch)
+    layout = Layout.make(options.mesh)
+    codec, state = _restore(run, experiment, options.step, layout)
+    raw = draw(model, state, options.seed, options.num, cond, codec, options.batch, layout)
     out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
     save_picture(out / "samples.png", raw)
     save_file({"x": raw}, out / "samples.safetensors")

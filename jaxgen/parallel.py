@@ -51,7 +51,7 @@ class Layout:
     mesh: Mesh
 
     @classmethod
-    def make(cls, text: str, batch_size: int) -> "Layout | None":
+    def make(cls, text: str, batch_size: int = 0) -> "Layout | None":
         """The layout of `data=4,fsdp=2`, or None for one device. Raises UserError when it does not fit what is here."""
         sizes = parse(text)
         count, here = math.prod(sizes.values()), len(jax.devices())
@@ -102,6 +102,11 @@ class Layout:
     def batch(self, leading: int = 0) -> NamedSharding:
         """Of a batch; `leading` axes come before the one of examples."""
         return NamedSharding(self.mesh, P(*[None] * leading, BATCH))
+
+    @property
+    def groups(self) -> int:
+        """Into how many parts a batch is split."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
     def everywhere(self) -> NamedSharding:

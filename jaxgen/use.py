@@ -9,17 +9,31 @@ import numpy as np
 from jaxgen import core
 from jaxgen.core import TrainState
 from jaxgen.experiment import Experiment
+from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder
 
 
-def draw(model: Any, state: TrainState, seed: int, num: int, cond: Any, codec: Any, batch: int = 256) -> np.ndarray:
-    """Samples 0 to num - 1 of a seed as raw data, `batch` at a time; the last batch is padded, not recompiled."""
-    batch = min(batch, num)
+def draw(
+    model: Any,
+    state: TrainState,
+    seed: int,
+    num: int,
+    cond: Any,
+    codec: Any,
+    batch: int = 256,
+    layout: Layout | None = None,
+) -> np.ndarray:
+    """Samples 0 to num - 1 of a seed as raw data, `batch` at a time (or the next multiple that splits over a mesh);
+    the last batch is padded, not recompiled."""
+    groups = 1 if layout is None else layout.groups
+    batch = -(-min(batch, num) // groups) * groups
     parts = []
     for first in range(0, num, batch):
         keys = core.sample_keys(seed, batch, first)
         # Past the end, conditions start over: those samples are cut off below.
         some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
+        if layout is not None:
+            keys, some = layout.put((keys, some), layout.batch())
         parts.append(np.asarray(core.sample(model, state, keys, some, codec)))
     return np.concatenate(parts)[:num]
 

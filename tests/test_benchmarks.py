@@ -71,6 +71,15 @@ def test_peer_is_timed_beside(tmp_path):
     check_row(row, "ms_per_batch", {"ours", "torch contiguous"})
 
 
+def test_batches_cut_among_devices(tmp_path):
+    train.main(["vae", "--calls", "1", "--devices", "2", "--out", str(tmp_path / "train.json")])
+    sample.main(["vae", "--calls", "1", "--devices", "2", "--num", "4", "--out", str(tmp_path / "sample.json")])
+    (trained,), (sampled,) = results(tmp_path / "train.json", "train"), results(tmp_path / "sample.json", "sample")
+    assert trained["devices"] == sampled["devices"] == 2
+    with pytest.raises(UserError, match="divisor of the batch size"):
+        sample.main(["vae", "--devices", "2", "--num", "3"])
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="did you mean vae"):
         train.main(["vea"])

@@ -110,6 +110,16 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(finished):
     np.testing.assert_allclose(in_parts, at_once, rtol=0, atol=1e-5)
 
 
+def test_samples_do_not_depend_on_the_mesh_they_are_drawn_on(finished, monkeypatch):
+    from jaxgen.__main__ import sample
+
+    for mesh in ("", "data=2"):
+        sample([str(finished), "--num", "5", "--mesh", mesh, "--out", str(finished / f"mesh-{mesh}")])
+    one, two = (load_file(finished / f"mesh-{mesh}" / "samples.safetensors")["x"] for mesh in ("", "data=2"))
+    assert one.shape == (5, 8, 8, 1)
+    assert np.max(np.abs(one.astype(int) - two)) <= 1  # a level, where rounding meets a half
+
+
 def test_another_experiment_does_not_overwrite_a_run(finished):
     with pytest.raises(UserError, match=r"batch_size: 32 there, 16 here.*--out"):
         train(dataclasses.replace(VAE, batch_size=16), finished)

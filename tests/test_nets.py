@@ -10,10 +10,11 @@ from jax import lax
 from jaxgen import core
 from jaxgen.errors import UserError
 from jaxgen.models.vae import VAE
-from jaxgen.nets.conv import Conv, ConvDecoder, ConvEncoder, UpConv, halved
+from jaxgen.nets.conv import Conv, ConvDecoder, ConvEncoder, DoubleConv, UpConv, halved
 from jaxgen.nets.mlp import MLP
 from jaxgen.nets.norm import GroupNorm
 from jaxgen.nets.unet import UNet
+from jaxgen.ops.attention import attention
 from jaxgen.ops.conv import DIMS, conv, upconv
 
 RNG = np.random.default_rng(0)
@@ -320,3 +321,27 @@ def test_convolutional_networks_take_any_size(shape):
 
     z, x = jax.eval_shape(both, jax.random.key(0))
     assert (z.shape, x.shape) == ((2, 5), (2, *shape))
+
+
+def test_double_conv_is_doubling_then_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
+    module = DoubleConv(4)
+    params = module.init(jax.random.key(1), x)
+    doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    expected = nn.Conv(4, (3, 3), padding="SAME").apply(params, doubled)
+    np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_attention_is_the_standard_one(scale):
+    """Also where the scores are so large that an unshifted exponential would overflow."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 6, 4, 8))
+
+    def through(function):
+        return lambda q, k, v: jnp.sum(jnp.sin(function(q * scale, k, v)))
+
+    np.testing.assert_allclose(attention(q * scale, k, v), jax.nn.dot_product_attention(q * scale, k, v), atol=1e-5)
+    ours = jax.grad(through(attention), (0, 1, 2))(q, k, v)
+    theirs = jax.grad(through(jax.nn.dot_product_attention), (0, 1, 2))(q, k, v)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, atol=1e-4 * scale)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.ops.conv import conv, upconv
+from jaxgen.ops.conv import conv, doubled_kernel, upconv
 
 
 def Conv(
@@ -44,6 +44,20 @@ class UpConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return upconv(x, kernel) + bias[None, None, None]
+
+
+class DoubleConv(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution with a bias, computed as one `upconv`."""
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return upconv(x, doubled_kernel(kernel)) + bias[None, None, None]
 
 
 def halved(size: int, times: int) -> int:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.conv import Conv
+from jaxgen.nets.conv import Conv, DoubleConv
 from jaxgen.nets.norm import GroupNorm
+from jaxgen.ops.attention import attention
 
 ZERO = nn.initializers.zeros
 
@@ -63,7 +64,7 @@ class AttentionBlock(nn.Module):
         h = norm(channels, self.dtype)(x).reshape(batch, height * width, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, height * width, heads, 3 * channels // heads), 3, axis=-1)
-        h = jax.nn.dot_product_attention(q, k, v).reshape(batch, height * width, channels)
+        h = attention(q, k, v).reshape(batch, height * width, channels)
         h = nn.Dense(channels, kernel_init=ZERO, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 
@@ -124,8 +125,7 @@ class UNet(nn.Module):
             for _ in range(self.blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.width * mult)
             if level:
-                h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-                h = Conv(h.shape[-1], dtype=self.dtype, name=f"up{level}")(h)
+                h = DoubleConv(h.shape[-1], dtype=self.dtype, name=f"up{level}")(h)
 
         h = nn.silu(norm(h.shape[-1], self.dtype, "out_norm")(h))
         return Conv(out, kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)
