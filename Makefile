@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all lint clean
 
 demo: .venv/library
-	$(BIN)/python experiments/ddpm.py digits --steps 1000 --out runs/demo
+	$(BIN)/python experiments/ddpm.py digits --mesh data=2 --out runs/demo
 	@echo "open runs/demo/report.html"
 
 test: .venv/tools

@@ -84,7 +84,7 @@ def train(
             except NonFinite as error:
                 _roll_back(experiment, run, checkpoints, error)
         if stopped is None:
-            save_pictures(run, experiment, codec, state, final=True)
+            save_pictures(run, experiment, codec, state, final=True, layout=layout)
     print(f"report: {write_report(run.path)}")
     return stopped
 
@@ -130,7 +130,7 @@ def _train(
             if reason and step != stop:
                 return state, reason
             if step % experiment.sample_every == 0 and step != stop:
-                save_pictures(run, experiment, codec, state, final=False)
+                save_pictures(run, experiment, codec, state, final=False, layout=layout)
     return state, None
 
 

@@ -58,14 +58,16 @@ def held_out_numbers(
     }, count
 
 
-def save_pictures(run: RunFolder, experiment: Experiment, codec: Any, state: TrainState, final: bool) -> None:
+def save_pictures(
+    run: RunFolder, experiment: Experiment, codec: Any, state: TrainState, final: bool, layout: Layout | None = None
+) -> None:
     """A grid of samples and, at the end, what else the family shows."""
     from jaxgen.report import save_picture
 
     model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
-    keys = core.sample_keys(experiment.seed, experiment.num_samples)
-    cond = model.sample_cond(experiment.num_samples, batch)
-    save_picture(folder / "samples.png", np.asarray(core.sample(model, state, keys, cond, codec)))
+    num = experiment.num_samples
+    cond = model.sample_cond(num, batch)
+    save_picture(folder / "samples.png", draw(model, state, experiment.seed, num, cond, codec, num, layout))
     if final:
         some = core.sample_keys(experiment.seed, len(batch["x"]))
         for name, picture in core.pictures(model, state, some, batch, codec).items():
