@@ -1,6 +1,5 @@
 """How every test runs: four CPU devices, rank promotion and key reuse as errors, warnings as errors."""
 
-import gc
 import os
 import tempfile
 from pathlib import Path
@@ -34,13 +33,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data in {folder.name}/ beside the checkout")
     return folder
-
-
-@pytest.fixture
-def failed_reads():
-    """For tests that read damaged checkpoints: orbax leaves coroutines behind, whose end must not reach other tests."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="session", params=EXPERIMENTS)

@@ -103,8 +103,6 @@ def test_bad_commands_are_one_line(argv, words, run, capsys, monkeypatch):
         assert word in line
 
 
-@pytest.mark.usefixtures("failed_reads")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_truncated_checkpoint_is_one_line(run, capsys, monkeypatch, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints" / "10")

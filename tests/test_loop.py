@@ -143,8 +143,6 @@ def damage(folder, how):
     file.write_bytes(content)
 
 
-@pytest.mark.usefixtures("failed_reads")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
 def test_a_damaged_checkpoint_is_named_and_passed_over(how, tmp_path):
     train(VAE, tmp_path / "run")
