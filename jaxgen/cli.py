@@ -73,10 +73,9 @@ def start_jax(device: str = "auto", compilation_cache: bool = True, mesh: str = 
 
     from jaxgen import parallel
 
-    parallel.start_processes()
     count = math.prod(parallel.parse(mesh).values())
     if count > 1 and jax.config.jax_num_cpu_devices == -1 and "xla_force_host" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", count // int(os.environ.get("JAXGEN_PROCESSES", "1")))
+        jax.config.update("jax_num_cpu_devices", count)
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:

@@ -1,4 +1,4 @@
-"""One program over a mesh of devices: data parallel, sharded parameters, tensor parallel, one process or many.
+"""One program over a mesh of devices: data parallel, sharded parameters, tensor parallel.
 
 A mesh has the axes data, fsdp and tensor. A batch is split over data and fsdp together; parameters, optimizer state
 and averages are split over fsdp, and those of attention and feed-forward layers over tensor too; everything else is
@@ -6,7 +6,6 @@ on every device. The compiler derives the communication from where arrays are sa
 """
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -140,29 +139,3 @@ class Layout:
             return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
         return jax.tree.map(one, value)
-
-
-def start_processes() -> None:
-    """Joins a multi-host run when the environment asks for one, before anything else touches jax.
-
-    JAXGEN_COORDINATOR=host:port, JAXGEN_PROCESSES and JAXGEN_PROCESS say who; on Slurm, TPU pods and the like
-    JAXGEN_COORDINATOR=auto lets jax find out.
-    """
-    coordinator = os.environ.get("JAXGEN_COORDINATOR")
-    if not coordinator or jax.distributed.is_initialized():
-        return
-    if coordinator == "auto":
-        jax.distributed.initialize()
-        return
-    try:
-        count, index = int(os.environ["JAXGEN_PROCESSES"]), int(os.environ["JAXGEN_PROCESS"])
-    except (KeyError, ValueError):
-        raise UserError(
-            "JAXGEN_COORDINATOR is set, JAXGEN_PROCESSES and JAXGEN_PROCESS are not both numbers: set all three"
-        ) from None
-    jax.distributed.initialize(coordinator, count, index)
-
-
-def is_main() -> bool:
-    """Whether this process writes what one process alone should write."""
-    return jax.process_index() == 0
