@@ -89,7 +89,6 @@ def sample(args: list[str]) -> None:
     if options.num < 1 or options.batch < 1 or options.seed < 0:
         given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
         raise UserError(f"{given}: num and batch start at 1, seed at 0")
-    from jaxgen.models.shared import check_labels
     from jaxgen.parallel import Layout
     from jaxgen.report import save_picture
     from jaxgen.use import draw
@@ -100,7 +99,7 @@ def sample(args: list[str]) -> None:
         if cond is None:
             raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
         cond = np.resize(np.asarray(options.cond, np.int32), options.num)
-        check_labels(model.num_classes, cond)
+        model.check_cond(cond)
     layout = Layout.make(options.mesh)
     codec, state = _restore(run, experiment, options.step, layout)
     raw = draw(model, state, options.seed, options.num, cond, codec, options.batch, layout)

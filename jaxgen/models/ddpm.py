@@ -35,7 +35,7 @@ class DDPM(LossModel):
         self.sampler.times(self.schedule.num_steps)
 
     def _condition(self, cond: PyTree) -> jax.Array | None:
-        return one_hot(cond, self.num_classes) if self.num_classes else None
+        return one_hot(cond, self.num_classes)
 
     def predict(
         self, params: PyTree, x: jax.Array, t: jax.Array, y: jax.Array | None = None, dropout: jax.Array | None = None

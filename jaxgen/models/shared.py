@@ -42,9 +42,9 @@ def check_labels(num_classes: int, cond: jax.Array | None) -> None:
         )
 
 
-def one_hot(cond: jax.Array, num_classes: int) -> jax.Array:
-    """f32[B, num_classes]."""
-    return jax.nn.one_hot(cond, num_classes)
+def one_hot(cond: jax.Array | None, num_classes: int) -> jax.Array | None:
+    """f32[B, num_classes], what networks take as y; None for an unconditional model."""
+    return jax.nn.one_hot(cond, num_classes) if num_classes else None
 
 
 def class_grid(num: int, num_classes: int) -> jax.Array:

@@ -69,7 +69,7 @@ class VAE(LossModel):
         }
 
     def _condition(self, batch: Batch) -> jax.Array | None:
-        return one_hot(batch["cond"], self.num_classes) if self.num_classes else None
+        return one_hot(batch.get("cond"), self.num_classes)
 
     def _log_likelihood(self, params: PyTree, x: jax.Array, z: jax.Array, y: jax.Array | None) -> jax.Array:
         """log p(x | z), f32[B]."""
@@ -94,8 +94,7 @@ class VAE(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Mean of p(x | z), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional VAE."""
-        y = one_hot(cond, self.num_classes) if self.num_classes else None
-        return self._mean(state, normal_each(keys, (self.latent,)), y)
+        return self._mean(state, normal_each(keys, (self.latent,)), one_hot(cond, self.num_classes))
 
     def _mean(self, state: TrainState, z: jax.Array, y: jax.Array | None) -> jax.Array:
         return self.likelihood.mean(self.decode(state.sampling_params, z, y))
