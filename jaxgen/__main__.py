@@ -1,4 +1,4 @@
-"""`jaxgen sample | evaluate | report RUN`: what can be done with a run folder, and nothing but the folder."""
+"""`jaxgen sample | evaluate | export | report RUN`: what can be done with a run folder, and nothing but the folder."""
 
 import sys
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from jaxgen.errors import UserError, nearest
 class Common:
     step: int = -1
     """Checkpoint to use; the newest when negative."""
+    best: bool = False
+    """Use the best checkpoint, of a run trained with --best."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder."""
@@ -42,6 +44,13 @@ class EvaluateOptions(Common):
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class ExportOptions(Common):
+    platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
+    out: str = ""
+    """Folder for what is written; RUN/export when empty."""
+
+
 def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, Any]:
     """RUN and the flags of a command: its own, and any field of the run's experiment."""
     import tyro
@@ -67,7 +76,8 @@ def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, A
     return run, given
 
 
-def _restore(run: Any, experiment: Any, step: int, layout: Any = None) -> tuple[Any, Any]:
+def _restore(run: Any, experiment: Any, options: Common, layout: Any = None) -> tuple[Any, Any]:
+    """The codec, and the state without what only training needs."""
     from jaxgen.checkpoint import Checkpoints
     from jaxgen.loop import saved_state
 
@@ -75,7 +85,8 @@ def _restore(run: Any, experiment: Any, step: int, layout: Any = None) -> tuple[
     if not run.checkpoints.is_dir():
         raise UserError(f"{run.path} has no checkpoints: train it first")
     with Checkpoints(run.checkpoints) as checkpoints:
-        return codec, saved_state(experiment, run.examples(), codec, checkpoints, None if step < 0 else step, layout)
+        step = checkpoints.best() if options.best else None if options.step < 0 else options.step
+        return codec, saved_state(experiment, run.examples(), codec, checkpoints, step, layout, optimizer=False)
 
 
 def sample(args: list[str]) -> None:
@@ -101,7 +112,7 @@ def sample(args: list[str]) -> None:
         cond = np.resize(np.asarray(options.cond, np.int32), options.num)
         model.check_cond(cond)
     layout = Layout.make(options.mesh)
-    codec, state = _restore(run, experiment, options.step, layout)
+    codec, state = _restore(run, experiment, options, layout)
     raw = draw(model, state, options.seed, options.num, cond, codec, options.batch, layout)
     out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
     save_picture(out / "samples.png", raw)
@@ -118,7 +129,7 @@ def evaluate(args: list[str]) -> None:
     from jaxgen.runfolder import environment
     from jaxgen.use import held_out_numbers
 
-    codec, state = _restore(run, experiment, options.step)
+    codec, state = _restore(run, experiment, options)
     numbers, count = held_out_numbers(
         experiment, state, codec, options.seed, options.split, options.limit or None, options.batch
     )
@@ -132,19 +143,43 @@ def evaluate(args: list[str]) -> None:
         print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
 
 
+def export(args: list[str]) -> None:
+    """The run's sampler as a file that needs jax alone, with a script that draws from it."""
+    run, given = _parse(ExportOptions, args, "export", export.__doc__)
+    options, experiment = given.options, given.experiment
+    from jaxgen.experiment import to_json
+    from jaxgen.export import export_sampler, is_labels, write_sampler
+    from jaxgen.runfolder import RunFolder, environment
+
+    codec, state = _restore(run, experiment, options)
+    batch = run.examples()
+    exported = export_sampler(experiment, state, codec, batch, options.platforms)
+    out = Path(options.out) if options.out else run.path / "export"
+    name = f"samples of {run.path.resolve().name} at step {int(state.step)}"
+    write_sampler(out, exported, name, is_labels(experiment.model.sample_cond(2, batch)))
+    facts = {"step": int(state.step), "parameters": "params" if state.ema is None else "ema"}
+    facts |= {"platforms": exported.platforms, "arguments": [str(a) for a in exported.in_avals]}
+    facts |= {"result": [str(a) for a in exported.out_avals], "experiment": to_json(experiment)}
+    RunFolder(out).write_json("sampler.json", {**facts, "environment": environment()})
+    print(f"{name} for {', '.join(exported.platforms)}: python {out / 'sample.py'} SEED NUM")
+
+
 def report(args: list[str]) -> None:
-    """Writes RUN/report.html anew from what is in the folder."""
+    """Writes RUN/report.html anew from what is in the folder, of one seed or of many."""
     from jaxgen.report import write_report
+    from jaxgen.report.seeds import write_seeds_report
 
     if len(args) != 1 or args[0].startswith("-"):
         print(f"{report.__doc__}\n\nusage: jaxgen report RUN")
         if args in (["-h"], ["--help"]):
             return
         raise UserError("exactly one run folder is expected: jaxgen report RUN")
-    print(f"report: {write_report(Path(args[0]))}")
+    run = Path(args[0])
+    write = write_seeds_report if (run / "seeds.json").exists() else write_report
+    print(f"report: {write(run)}")
 
 
-COMMANDS = {"sample": sample, "evaluate": evaluate, "report": report}
+COMMANDS = {"sample": sample, "evaluate": evaluate, "export": export, "report": report}
 
 
 def _main() -> None:

@@ -5,20 +5,33 @@ computed on the device and compared on the way back.
 """
 
 import logging
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxgen import parallel
+from jaxgen.core import TrainState
 from jaxgen.errors import UserError
 
 PyTree = Any
+SPARE_BYTES = 1 << 20  # what a checkpoint takes beside its arrays, and the log until the next
+UNWRITABLE = (OSError, ValueError, RuntimeError)
 
 
 def _quiet() -> None:
-    """Orbax logs each step of each save at INFO and WARNING."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Orbax logs each step of each save, and each thread and array of a failed one; its errors reach us raised too."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "never retrieved" not in record.getMessage()
 
 
 @jax.jit
@@ -41,62 +54,109 @@ def _checksums(leaves: list[jax.Array]) -> jax.Array:
 def checksums(tree: PyTree) -> dict[str, int]:
     """A number for each array of `tree`, by path."""
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
-    return {
-        jax.tree_util.keystr(path): int(value) for path, value in zip(paths, _checksums(list(leaves)), strict=True)
-    }
+    sums = parallel.whole(_checksums(list(leaves)))
+    return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
 
 
 class Checkpoints:
     """The checkpoints of one run, in `folder`. Close it, or use it in a `with`: a pending save dies with the process.
 
-    keep: how many of the newest stay.
+    keep: how many of the newest stay. Where saves come with a score, the one of the lowest stays too.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
         import orbax.checkpoint as ocp  # 0.5 s that `--help` need not wait for
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
         _quiet()
         self.folder = folder
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        # Not max_to_keep with best_fn: that deletes the newest when it scores badly.
+        best = policies.BestN(get_metric_fn=_goodness, n=1, keep_checkpoints_without_metrics=False)
+        policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_goodness, preservation_policy=policy, enable_async_checkpointing=True
+        )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        # Where a run already fails, say of a full disk, that is the error to tell.
+        with nullcontext() if kind is None else suppress(UserError):
+            self.close()
 
     def close(self) -> None:
         """Waits for pending saves."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with self._saving():
+                self._manager.close()
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Orbax and tensorstore raise what could not be written in a save, or at any call after it."""
+        try:
+            yield
+        except UNWRITABLE as error:
+            reason = " ".join(str(error).split())
+            full = "No space left on device" in reason
+            reason = "no space is left on the device" if full else f"{reason[:200]}"
+            earlier = f"; checkpoints {self.steps()} are whole" if self.steps() else ""
+            raise UserError(
+                f"cannot save a checkpoint in {self.folder}: {reason}{earlier}. Free space; the same command goes on"
+            ) from error
 
     def steps(self) -> list[int]:
         """Saved steps, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: PyTree) -> None:
-        """Saves `state` under its step; returns once the arrays are copied, so the state may be donated."""
+    def best(self) -> int:
+        """The step saved with the lowest score. Raises UserError when none has one."""
+        scores = {step: self._manager.metrics(step) for step in self.steps()}
+        scored = {step: _goodness(score) for step, score in scores.items() if score is not None}
+        if not scored:
+            raise UserError(f"{self.folder} has no best checkpoint: the run was trained without --best")
+        return max(scored, key=lambda step: (scored[step], step))
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Saves `state` under its step; returns once the arrays are copied, so the state may be donated.
+
+        score: lower is better; NaN is never best.
+        """
         ocp = self._ocp
         sums = {"checksums": checksums(state)}
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), integrity=ocp.args.JsonSave(sums))
-        try:
-            self._manager.save(int(state.step), args=items)
-        except OSError as error:
-            raise UserError(f"cannot save a checkpoint in {self.folder}: {error.strerror or error}") from error
+        metrics = None if score is None else {"score": float(score)}
+        self.wait()
+        self._check_space(state)
+        with self._saving():
+            self._manager.save(int(state.step), args=items, metrics=metrics)
+
+    def _check_space(self, state: TrainState) -> None:
+        """Raises UserError when this process's share of a state will not fit: a save that fails half-way is noisier."""
+        shards = [leaf.addressable_shards for leaf in jax.tree.leaves(state)]
+        needed = sum(s.data.nbytes for shard in shards for s in shard if s.replica_id == 0) + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            sizes = f"{needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB of space are free"
+            raise UserError(
+                f"cannot save a checkpoint in {self.folder}: {sizes}; checkpoints {self.steps()} are whole. Free "
+                "space; the same command goes on"
+            )
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""
-        try:
+        with self._saving():
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise UserError(f"cannot save a checkpoint in {self.folder}: {error.strerror or error}") from error
 
-    def restore(self, like: PyTree, step: int | None = None, report=print) -> PyTree:
+    def restore(self, like: TrainState, step: int | None = None, report=print, optimizer: bool = True) -> TrainState:
         """The newest intact checkpoint (or that of `step`) in the shape of `like`, a state or its ShapeDtypeStructs.
 
-        A damaged one is named by `report` and passed over, never deleted. Raises UserError when none is intact.
+        A damaged one is named by `report` and passed over, never deleted. optimizer: whether its state is read; without
+        it `opt_state` is None. Raises UserError when no checkpoint is intact.
         """
         steps = self.steps()
         if step is not None and step not in steps:
@@ -106,17 +166,36 @@ class Checkpoints:
             raise UserError(f"{self.folder} holds no checkpoint: train first, or name another run")
         for candidate in wanted:
             try:
-                return self._restore(candidate, like)
+                return self._restore(candidate, like, optimizer)
             except _Damaged as error:
                 damage = f"checkpoint {self.folder / str(candidate)} is damaged ({error})"
                 if candidate != wanted[-1]:
                     report(f"{damage}: going on with an older one")
         raise UserError(f"{damage} and no older one is intact: move {self.folder} away to start anew")
 
-    def _restore(self, step: int, like: PyTree) -> PyTree:
+    def set_aside(self, after: int) -> None:
+        """Moves checkpoints newer than step `after`, from which a run goes on, to the folder `set_aside`: orbax would
+        not save their steps again."""
+        newer = [step for step in self.steps() if step > after]
+
+        def move() -> None:
+            for step in newer:
+                target = self.folder.parent / "set_aside" / str(step)
+                while target.exists():
+                    target = target.with_name(f"{target.name}+")
+                target.parent.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(target)
+
+        if newer:
+            parallel.on_main(move)
+            self._manager.reload()
+
+    def _restore(self, step: int, like: TrainState, optimizer: bool) -> TrainState:
         ocp = self._ocp
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+        if not optimizer:
+            like = like.replace(opt_state=jax.tree.map(lambda _: ocp.PLACEHOLDER, like.opt_state))
         items = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(like, restore_args=restore_args), integrity=ocp.args.JsonRestore()
         )
@@ -125,11 +204,18 @@ class Checkpoints:
         except Exception as error:
             # tensorstore and orbax raise a dozen types for a file that is short, missing or garbled.
             raise _Damaged(f"unreadable, {' '.join(str(error).split())[:90]}...") from error
-        expected, found = restored["integrity"]["checksums"], checksums(restored["state"])
-        for path, value in found.items():
+        expected, state = restored["integrity"]["checksums"], restored["state"]
+        state = state if optimizer else state.replace(opt_state=None)
+        for path, value in checksums(state).items():
             if expected.get(path) != value:
                 raise _Damaged(f"{path} does not match its checksum")
-        return restored["state"]
+        return state
+
+
+def _goodness(metrics: dict[str, float]) -> float:
+    """Higher is better, as orbax wants it."""
+    score = metrics["score"]
+    return -math.inf if math.isnan(score) else -score
 
 
 class _Damaged(Exception):

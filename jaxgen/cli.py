@@ -63,21 +63,38 @@ def cache_folder() -> Path:
     return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
 
 
-def start_jax(device: str = "auto", compilation_cache: bool = True, mesh: str = "") -> None:
+def start_jax(
+    device: str = "auto",
+    compilation_cache: bool = True,
+    mesh: str = "",
+    processes: tuple[str, int, int] = ("", 1, 0),
+    seeds: int = 1,
+) -> None:
     """Chooses the device and turns the compilation cache on. Raises UserError when the device is absent.
 
     mesh: on a CPU, as many devices as it asks for are made of the cores: XLA runs most of these networks' layers on
-    one core, so that data=2 is nearly twice as fast on two.
+    one core, so that data=2 is nearly twice as fast on two. processes: coordinator, number of processes and which of
+    them this is, where a run has several. seeds: trained at once; on a CPU each core becomes a device for some of them.
     """
     import jax
 
     from jaxgen import parallel
 
-    count = math.prod(parallel.parse(mesh).values())
+    coordinator, num_processes, process_id = processes
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"process_id is {process_id} of num_processes {num_processes}: count from 0")
+    if num_processes > 1 and not coordinator:
+        raise UserError("--num-processes needs --coordinator HOST:PORT, the same in every process")
+    # Of each process: every one makes its share of the mesh.
+    count = max(1, math.prod(parallel.parse(mesh).values()) // num_processes)
+    if seeds > 1:
+        count = max(n for n in range(1, (os.cpu_count() or 1) + 1) if seeds % n == 0)
     if count > 1 and jax.config.jax_num_cpu_devices == -1 and "xla_force_host" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    if coordinator:
+        parallel.start_processes(coordinator, num_processes, process_id)
     try:
         found = jax.default_backend()
     except RuntimeError:

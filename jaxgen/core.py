@@ -137,12 +137,13 @@ def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> Py
     return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
 
 
-def with_dtype(module: PyTree, dtype: Any) -> PyTree:
-    """The same model or network with `dtype` as compute type of every Linen module in it that has the field."""
+def with_field(module: PyTree, field: str, value: Any) -> PyTree:
+    """The same model or network with `value` in the field of that name of everything in it that has one: `dtype`, the
+    compute type of a Linen module, or `remat`."""
     own = {f.name: getattr(module, f.name) for f in fields(module) if f.name != "parent"}
-    changed = {name: with_dtype(value, dtype) for name, value in own.items() if is_dataclass(value)}
-    if "dtype" in own:
-        changed["dtype"] = dtype
+    changed = {name: with_field(part, field, value) for name, part in own.items() if is_dataclass(part)}
+    if field in own:
+        changed[field] = value
     return replace(module, **changed) if changed else module
 
 
@@ -210,8 +211,7 @@ def abstract_state(model: GenerativeModel, batch: Batch, codec: Any = None) -> T
     return jax.eval_shape(lambda b: _init(model, jax.random.key(0), b, codec), batch)
 
 
-@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)
-def train_steps(
+def _train_steps(
     model: GenerativeModel,
     state: TrainState,
     key: jax.Array,
@@ -248,6 +248,28 @@ def train_steps(
         return new, metrics
 
     return jax.lax.scan(body, state, batches)
+
+
+train_steps = partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)(_train_steps)
+
+
+@partial(jax.jit, static_argnums=(0, 6), donate_argnums=1)
+def train_seeds(
+    model: GenerativeModel,
+    states: TrainState,
+    keys: jax.Array,
+    batches: PyTree,
+    codec: Any = None,
+    data: PyTree = None,
+    skip_nonfinite: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """`train_steps` of S seeds at once: states, keys and batches have a leading axis S, `data` is shared by all. The
+    lanes do not meet, so that arrays split over devices by that axis train without communication."""
+
+    def lane(state: TrainState, key: jax.Array, batches: PyTree) -> tuple[TrainState, Metrics]:
+        return _train_steps(model, state, key, batches, codec, data, skip_nonfinite)
+
+    return jax.vmap(lane)(states, keys, batches)
 
 
 @partial(jax.jit, static_argnums=0)

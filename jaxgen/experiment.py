@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.codecs import Codec, Pixels
-from jaxgen.core import GenerativeModel, with_dtype
+from jaxgen.core import GenerativeModel, abstract_state, evaluate, sample_keys, with_field
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
+
+HELD_OUT = 1024
+"""Examples that `best` is measured on."""
 
 EXTENDABLE = ("steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload", "mesh")
 """Fields a resumed run may change: none of them touches what a step computes."""
@@ -46,8 +50,13 @@ class Experiment:
     on_nonfinite: Literal["rollback", "skip", "stop"] = "rollback"
     """At a NaN or infinite metric or update: go back to the last checkpoint and on with another data order, leave the
     step out, or stop."""
+    remat: bool = False
+    """Compute activations again on the way back instead of keeping them: less memory, a step about a third longer."""
     keep: int = 2
     """Newest checkpoints kept."""
+    best: str = ""
+    """Keep the checkpoint of the lowest of this too: a metric of training, as `loss` (mean since the last save), or of
+    1,024 held-out examples, as `test/nelbo`. A leading `-` keeps the highest."""
     preload: int = 1 << 30
     """Data of at most this many bytes is put on the device once; larger data streams."""
 
@@ -66,8 +75,9 @@ class Experiment:
 
     @property
     def compute_model(self) -> GenerativeModel:
-        """The model with its networks computing in `precision`."""
-        return self.model if self.precision == "float32" else with_dtype(self.model, jnp.bfloat16)
+        """The model with its networks computing in `precision`, and remembering or not."""
+        model = self.model if self.precision == "float32" else with_field(self.model, "dtype", jnp.bfloat16)
+        return with_field(model, "remat", True) if self.remat else model
 
     def check(self) -> None:
         """Raises UserError for what would only fail later: data too small, shapes or labels the model cannot take."""
@@ -78,6 +88,24 @@ class Experiment:
         # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         self.model.check({**shapes, **labels})
+        if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
+            raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
+        if self.best:
+            self._check_best(raw)
+
+    def _check_best(self, raw: Any) -> None:
+        """Raises UserError unless `best` names a metric of this model."""
+        model, key = self.compute_model, jax.random.key(0)
+        state = abstract_state(model, raw, self.codec)
+        name = self.best.removeprefix("-")
+        if name.startswith("test/"):
+            keys = jax.eval_shape(lambda: sample_keys(0, self.batch_size))
+            names = [f"test/{n}" for n in jax.eval_shape(partial(evaluate, model), state, keys, raw, self.codec)]
+        else:
+            batch = jax.eval_shape(lambda b: self.codec.encode(b, key), raw)
+            names = list(jax.eval_shape(model.train_step, state, key, batch)[1])
+        if name not in names:
+            raise UserError(f"best is {self.best!r}{nearest(name, names)}: choose one of {', '.join(names) or 'none'}")
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------

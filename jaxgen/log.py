@@ -1,13 +1,16 @@
 """The log of a run: metrics.jsonl with every step, timing.jsonl, TensorBoard and the progress line."""
 
 import time
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxgen import parallel
+from jaxgen.board import Board
 from jaxgen.experiment import Experiment
-from jaxgen.progress import progress
+from jaxgen.progress import Progress, Silent, progress
 from jaxgen.runfolder import RunFolder
 
 
@@ -39,15 +42,13 @@ class Clock:
 class Log:
     """metrics.jsonl with every step, timing.jsonl and the progress line every `log_every`, TensorBoard."""
 
-    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock):
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
         self.run, self.experiment, self.clock = run, experiment, clock
         self.queued = self.written = self.logged = start
         self.pending: list[dict[str, jax.Array]] = []
         self.window: list[dict[str, np.ndarray]] = []
-        self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=start + 1)
-        self.progress = progress(experiment.steps, start)
+        self.board = Board(run.path / "tensorboard", start) if parallel.is_main() else None
+        self.progress = shown or (progress(experiment.steps, start) if parallel.is_main() else Silent())
         self.clock.lap()
 
     def __enter__(self) -> "Log":
@@ -58,7 +59,9 @@ class Log:
         if error[0] is None:
             self.flush()
         self.progress.__exit__(*error)
-        self.board.close()
+        if self.board:
+            with nullcontext() if error[0] is None else suppress(OSError):  # the first error is the one to tell
+                self.board.close()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a call just queued, f32[K] each, and writes those of the calls before it."""
@@ -88,6 +91,6 @@ class Log:
         self.window, self.logged = [], self.written
         timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
         self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
-        for name, value in {**means, "steps_per_s": rate}.items():
-            self.board.add_scalar(name, value, self.written)
+        if self.board:
+            self.board.add(self.written, {**means, "steps_per_s": rate})
         self.progress.update(self.written, means, rate, rate * self.experiment.batch_size)

@@ -2,14 +2,14 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 
-from jaxgen import cli, core
+from jaxgen import cli, core, parallel
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import INIT, TRAIN, TrainState
 from jaxgen.data.feed import feed
@@ -18,8 +18,9 @@ from jaxgen.experiment import Experiment
 from jaxgen.interrupt import Interrupt
 from jaxgen.log import Clock, Log, NonFinite
 from jaxgen.parallel import Layout
-from jaxgen.runfolder import RunFolder, environment_line
-from jaxgen.use import save_pictures
+from jaxgen.runfolder import RunFolder, disk_errors, environment_line
+from jaxgen.trace import Trace
+from jaxgen.use import save_pictures, score
 
 MAX_ROLLBACKS = 3
 
@@ -37,11 +38,26 @@ def saved_state(
     checkpoints: Checkpoints,
     step: int | None = None,
     layout: Layout | None = None,
+    optimizer: bool = True,
 ) -> TrainState:
     """The newest intact checkpoint of a run, or that of `step`; any raw batch tells the shapes. It may have been saved
-    on another mesh."""
+    on another mesh. optimizer: whether its state is wanted too, as for more training."""
     like = core.abstract_state(experiment.compute_model, batch, codec)
-    return checkpoints.restore(like if layout is None else layout.like(like), step)
+    like = like if layout is None else layout.like(like)
+    return checkpoints.restore(like, step, optimizer=optimizer)
+
+
+def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, codec: Any) -> RunFolder:
+    """The run's folder with what a reader needs before the first step. Raises UserError when it is another run's."""
+    run = RunFolder(out)
+    run.create(experiment)
+    count = min(experiment.num_samples, experiment.data.count("test"))
+    batch = next(experiment.data.padded_batches(count, "test"))[0]
+    run.keep_examples(batch)
+    params = core.abstract_state(experiment.compute_model, batch, codec).params
+    counts = {name: core.count_params(tree) for name, tree in params.items()}
+    run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
+    return run
 
 
 def train(
@@ -62,30 +78,31 @@ def train(
     experiment.check()
     layout = Layout.make(experiment.mesh, experiment.batch_size)
     codec = experiment.codec.load()
-    run = RunFolder(out)
-    run.create(experiment)
-    count = min(experiment.num_samples, experiment.data.count("test"))
-    run.keep_examples(next(experiment.data.padded_batches(count, "test"))[0])
-    clock, stopped = Clock(), None
-    with Interrupt(max_hours) as interrupt, Checkpoints(run.checkpoints, experiment.keep) as checkpoints:
+    parallel.on_main(lambda: open_run(experiment, out, facts, codec))
+    run, clock = RunFolder(out), Clock()
+    checkpoints = Checkpoints(run.checkpoints, experiment.keep)
+    with disk_errors(run.path), Interrupt(max_hours) as interrupt, checkpoints:
         while True:
             if checkpoints.steps():
                 state = saved_state(experiment, run.examples(), codec, checkpoints, layout=layout)
+                checkpoints.set_aside(int(state.step))
                 run.note(int(state.step), "resumed", environment_line())
             else:
                 state = initial_state(experiment, codec, layout)
-            counts = {name: core.count_params(tree) for name, tree in state.params.items()}
-            run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
             try:
                 state, stopped = _train(
                     experiment, codec, run, state, checkpoints, interrupt, clock, profile, layout
                 )  # fmt: skip
                 break
             except NonFinite as error:
-                _roll_back(experiment, run, checkpoints, error)
+                checkpoints.wait()
+                last = max(checkpoints.steps(), default=0)
+                parallel.on_main(lambda error=error, last=last: roll_back(experiment, run, last, error))
         if stopped is None:
             save_pictures(run, experiment, codec, state, final=True, layout=layout)
-    print(f"report: {write_report(run.path)}")
+    if parallel.is_main():
+        with disk_errors(run.path):
+            print(f"report: {write_report(run.path)}")
     return stopped
 
 
@@ -104,29 +121,26 @@ def _train(
     model, key = experiment.compute_model, core.run_key(experiment.seed, TRAIN)
     start = int(state.step)
     stop = max(start, experiment.steps)
-    run.forget_after(start)
-    # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
-    order = experiment.seed + 1_000_003 * run.rollbacks(start)
-    data, calls = feed(
-        experiment.data, order, experiment.batch_size, experiment.steps_per_call, start, stop, experiment.preload
-    )
+    data, calls = _feed(experiment, run, start, stop, layout)
     if layout is not None:
-        key, data = layout.put((key, data), layout.everywhere)
-        calls = (layout.put(call, layout.batch(1)) for call in calls)
+        key = layout.put(key, layout.everywhere)
     skip = experiment.on_nonfinite == "skip"
-    with Log(run, experiment, start, clock) as log:
-        for i, batches in enumerate(calls):
-            if profile and i in (1, 1 + profile):  # not the first call, which compiles
-                _profile(run.path, start=i == 1, state=state)
+    # The log waits for what is queued as it closes, so it is the first to.
+    with Trace(run.path, profile) as trace, Log(run, experiment, start, clock) as log:
+        for batches in calls:
+            trace.call(state)
             state, metrics = core.train_steps(model, state, key, batches, codec, data, skip, layout)
             # Handing over the last call's numbers only now keeps one call queued while they are written.
             log.add(metrics)
             # Counted here: reading state.step would wait for the call just queued.
             step = log.queued
             reason = interrupt.reason
+            if parallel.any_process(reason is not None):
+                reason = reason or "another process"
             if step % experiment.save_every == 0 or step == stop or reason:
                 log.flush()
-                checkpoints.save(state)
+                due = step % experiment.save_every == 0 or step == stop
+                checkpoints.save(state, score(experiment, state, codec, run, layout) if due else None)
             if reason and step != stop:
                 return state, reason
             if step % experiment.sample_every == 0 and step != stop:
@@ -134,10 +148,22 @@ def _train(
     return state, None
 
 
-def _roll_back(experiment: Experiment, run: RunFolder, checkpoints: Checkpoints, error: NonFinite) -> None:
-    """Notes a non-finite number and clears the way for another try. Raises UserError when there is to be none."""
-    checkpoints.wait()
-    last = max(checkpoints.steps(), default=0)
+def _feed(experiment: Experiment, run: RunFolder, start: int, stop: int, layout: Layout | None) -> tuple[Any, Iterator]:
+    """Data on the device, or None, and what each call gets, laid out on the mesh."""
+    parallel.on_main(lambda: run.forget_after(start))
+    # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
+    order = experiment.seed + 1_000_003 * run.rollbacks(start)
+    size = experiment.batch_size
+    rows = None if layout is None else layout.rows(size)
+    data, calls = feed(experiment.data, order, size, experiment.steps_per_call, start, stop, experiment.preload, rows)
+    if layout is None:
+        return data, calls
+    return layout.put(data, layout.everywhere), (layout.put_rows(call, size) for call in calls)
+
+
+def roll_back(experiment: Experiment, run: RunFolder, last: int, error: NonFinite) -> None:
+    """Notes a non-finite number and clears the way for another try from the checkpoint of step `last`. Raises UserError
+    when there is to be none."""
     where = f"{error} of {run.path}"
     if experiment.on_nonfinite == "stop":
         run.note(error.step, "nonfinite", f"{error}; stopped, the last checkpoint is of step {last}")
@@ -149,16 +175,6 @@ def _roll_back(experiment: Experiment, run: RunFolder, checkpoints: Checkpoints,
     print(f"{error}: back to step {last} with another data order", file=sys.stderr)
 
 
-def _profile(folder: Path, start: bool, state: TrainState) -> None:
-    """Starts a trace, or ends it once what was queued is done."""
-    jax.block_until_ready(state)
-    if start:
-        jax.profiler.start_trace(str(folder / "profile"))
-        return
-    jax.profiler.stop_trace()
-    print(f"profile: {folder / 'profile'}; open it with `xprof {folder / 'profile'}` or in ui.perfetto.dev")
-
-
 # --- the command line of an experiment script -----------------------------------------------------------------
 
 
@@ -168,6 +184,8 @@ class Options:
 
     out: str = ""
     """Run folder; runs/SCRIPT-PRESET-SEED when empty. An existing run of the same experiment goes on."""
+    seeds: int = 1
+    """Train this many seeds from `seed` on in one program, each in a folder of its own within the run folder."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is faster."""
@@ -175,6 +193,10 @@ class Options:
     """Save and stop once this much time has passed; 0 for no limit."""
     profile: int = 0
     """Calls to trace with jax.profiler, from the second on."""
+    coordinator: str = ""
+    """For a run of several processes: HOST:PORT of process 0, or `auto` where the cluster tells all three."""
+    num_processes: int = 1
+    process_id: int = 0
 
 
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
@@ -185,6 +207,8 @@ def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str]
 
 def _main(presets: dict[str, Experiment], doc: str | None, argv: list[str], script: Path) -> None:
     import tyro
+
+    from jaxgen.seeds import train_seeds
 
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{(doc or '').strip()}\n\nusage: {script.name} PRESET [flags]\npresets: {', '.join(presets)}")
@@ -201,12 +225,17 @@ def _main(presets: dict[str, Experiment], doc: str | None, argv: list[str], scri
 
     args = cli.parse(Args, Args(presets[name], Options()), flags, f"{script.name} {name}", doc)
     experiment, options = args.experiment, args.options
-    cli.start_jax(options.device, options.compilation_cache, experiment.mesh)
+    processes = (options.coordinator, options.num_processes, options.process_id)
+    cli.start_jax(options.device, options.compilation_cache, experiment.mesh, processes, options.seeds)
     out = Path(options.out or f"runs/{script.stem}-{name}-{experiment.seed}")
     began = time.monotonic()
     facts = {"experiment": script.stem, "preset": name}
-    stopped = train(experiment, out, facts, options.max_hours, options.profile)
-    print(f"{time.monotonic() - began:.0f} s in all")
+    if options.seeds != 1:
+        stopped = train_seeds(experiment, options.seeds, out, facts, options.max_hours)
+    else:
+        stopped = train(experiment, out, facts, options.max_hours, options.profile)
+    if parallel.is_main():
+        print(f"{time.monotonic() - began:.0f} s in all")
     if stopped:
         print(f"stopped by {stopped}, saved in {out}: the same command goes on from there")
         if stopped in ("SIGINT", "SIGTERM"):

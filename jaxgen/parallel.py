@@ -1,4 +1,4 @@
-"""One program over a mesh of devices: data parallel, sharded parameters, tensor parallel.
+"""One program over a mesh of devices, of one process or many: data parallel, sharded parameters, tensor parallel.
 
 A mesh has the axes data, fsdp and tensor. A batch is split over data and fsdp together; parameters, optimizer state
 and averages are split over fsdp, and those of attention and feed-forward layers over tensor too; everything else is
@@ -7,17 +7,20 @@ on every device. The compiler derives the communication from where arrays are sa
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import UserError, nearest
 
 PyTree = Any
+T = TypeVar("T")
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
@@ -51,8 +54,9 @@ class Layout:
 
     @classmethod
     def make(cls, text: str, batch_size: int = 0) -> "Layout | None":
-        """The layout of `data=4,fsdp=2`, or None for one device. Raises UserError when it does not fit what is here."""
-        sizes = parse(text)
+        """The layout of `data=4,fsdp=2`; when empty None, for one device, or of several processes data parallel over
+        all devices. Raises UserError when it does not fit what is here."""
+        sizes = parse(text or (f"data={len(jax.devices())}" if jax.process_count() > 1 else ""))
         count, here = math.prod(sizes.values()), len(jax.devices())
         if count == 1 and jax.process_count() == 1:
             return None
@@ -139,3 +143,85 @@ class Layout:
             return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
         return jax.tree.map(one, value)
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which examples of a batch lie on this process's devices, rising: what it has to read."""
+        places = self.batch().addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
+
+    def put_rows(self, value: PyTree, batch_size: int) -> PyTree:
+        """Batches [K, rows, ...], of which this process holds `rows(batch_size)`, as arrays [K, batch_size, ...]."""
+        rows = self.rows(batch_size)
+
+        def one(array: np.ndarray) -> jax.Array:
+            def read(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[1].indices(batch_size)
+                first = int(np.searchsorted(rows, start))
+                return array[index[0], first : first + stop - start]
+
+            shape = (len(array), batch_size, *array.shape[2:])
+            return jax.make_array_from_callback(shape, self.batch(1), read)
+
+        return jax.tree.map(one, value)
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Arrays as NumPy, whole in every process, wherever on the mesh they lie."""
+
+    def one(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(one, tree)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any process; every process is to ask at the same point."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def on_main(work: Callable[[], T]) -> T | None:
+    """Runs `work` in the main process while the others wait; None there. A UserError ends them all."""
+    if jax.process_count() == 1:
+        return work()
+    result, error = None, None
+    if is_main():
+        try:
+            result = work()
+        except UserError as refused:
+            error = refused
+    if any_process(error is not None):
+        raise error or UserError("the main process refused; its output says why")
+    return result
+
+
+def from_main(value: float | None) -> float:
+    """The main process's number, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value or 0.0)))
+
+
+def start_processes(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins the processes of one run, each on its own devices; before anything else of jax.
+
+    coordinator: HOST:PORT of process 0, or `auto` where the cluster (TPU pod, Slurm, Open MPI) tells. Raises UserError
+    when they cannot meet.
+    """
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"process {process_id} of {num_processes} cannot join {coordinator}: {reason}") from error

@@ -21,6 +21,19 @@ def _numbers(means: dict[str, float]) -> str:
     return " ".join(f"{name} {means[name]:.4g}" for name in sorted(means, key=lambda n: (n != "loss", n)))
 
 
+class Silent:
+    """Nothing: what every process but the main one shows, and each of many seeds."""
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def update(self, step: int, means: dict[str, float], steps_per_s: float, samples_per_s: float) -> None:
+        pass
+
+
 class Lines:
     """`step 100/1000 loss 0.51 ... | 12.0 steps/s, 1536 samples/s, 75 s left`."""
 

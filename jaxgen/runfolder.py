@@ -1,11 +1,13 @@
 """What a run leaves on disk: its experiment, environment, metrics, pictures and checkpoints, all plain files."""
 
+import errno
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from jaxgen import parallel
 from jaxgen.errors import UserError
 from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, to_json
 
@@ -29,13 +32,27 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full or failing disk under `path` as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise
+        raise UserError(
+            f"cannot write to {path}: {error.strerror}; what was saved is whole. Free space; the same command goes on"
+        ) from error
+
+
 class RunFolder:
-    """The files of one run under `path`."""
+    """The files of one run under `path`. Of several processes the main one writes them; all can read."""
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.held_out = path / "held_out.jsonl"
         self.timing = path / "timing.jsonl"
         self.events = path / "events.jsonl"
 
@@ -92,10 +109,12 @@ class RunFolder:
     def keep_examples(self, batch: Mapping[str, np.ndarray]) -> None:
         """Writes what `examples` reads."""
         arrays = {name: np.ascontiguousarray(array) for name, array in batch.items()}
-        save_file(arrays, self.path / "examples.safetensors")
+        if parallel.is_main():
+            save_file(arrays, self.path / "examples.safetensors")
 
     def write_json(self, name: str, value: Any) -> None:
-        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
+        if parallel.is_main():
+            write_text(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
         """environment.json: versions, devices, commit and command of the process that trains."""
@@ -103,8 +122,9 @@ class RunFolder:
 
     def append(self, file: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines to one of the .jsonl files."""
-        with file.open("a") as stream:
-            stream.writelines(json.dumps(record) + "\n" for record in records)
+        if parallel.is_main():
+            with file.open("a") as stream:
+                stream.writelines(json.dumps(record) + "\n" for record in records)
 
     def append_metrics(self, first_step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """One line for each step; metrics: f32[K] per name, the first of them that of `first_step`."""
@@ -129,7 +149,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of steps after `step`: a resumed run writes them again."""
-        for file in (self.metrics, self.timing):
+        for file in (self.metrics, self.held_out, self.timing):
             if not file.exists():
                 continue
             lines = file.read_text().splitlines(keepends=True)
@@ -137,9 +157,33 @@ class RunFolder:
             if len(kept) < len(lines):
                 write_text(file, "".join(kept))
 
+    def mean(self, name: str, after: int) -> float:
+        """Mean of a metric over the logged steps after `after`, read from the end of the file."""
+        values: list[float] = []
+        for line in _backwards(self.metrics):
+            record = json.loads(line)
+            if record["step"] <= after:
+                break
+            values.append(record[name])
+        return float(np.mean(values[::-1]))
+
     def pictures(self, step: int) -> Path:
         """The folder of the pictures of one step."""
         return self.path / "pictures" / f"{step:09d}"
+
+
+def _backwards(file: Path, block: int = 1 << 16) -> Iterator[str]:
+    """The lines of a file, last first, reading only as far as is asked for."""
+    with file.open("rb") as stream:
+        place, rest = stream.seek(0, os.SEEK_END), b""
+        while place:
+            start = max(0, place - block)
+            stream.seek(start)
+            first, *lines = (stream.read(place - start) + rest).split(b"\n")
+            yield from (line.decode() for line in reversed(lines) if line)
+            place, rest = start, first
+        if rest:
+            yield rest.decode()
 
 
 def environment_line() -> str:

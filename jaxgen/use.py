@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import core
+from jaxgen import core, parallel
 from jaxgen.core import TrainState
-from jaxgen.experiment import Experiment
+from jaxgen.experiment import HELD_OUT, Experiment
 from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder
 
@@ -34,22 +34,32 @@ def draw(
         some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
         if layout is not None:
             keys, some = layout.put((keys, some), layout.batch())
-        parts.append(np.asarray(core.sample(model, state, keys, some, codec)))
+        parts.append(parallel.whole(core.sample(model, state, keys, some, codec)))
     return np.concatenate(parts)[:num]
 
 
 def held_out_numbers(
-    experiment: Experiment, state: TrainState, codec: Any, seed: int, split: str, limit: int | None, batch: int
+    experiment: Experiment,
+    state: TrainState,
+    codec: Any,
+    seed: int,
+    split: str,
+    limit: int | None,
+    batch: int,
+    layout: Layout | None = None,
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Mean and standard error of each number of `evaluate`, and over how many examples."""
     totals: dict[str, list[np.ndarray]] = {}
     count = min(limit or sys.maxsize, experiment.data.count(split))
-    batch = min(batch, count)
+    groups = 1 if layout is None else layout.groups
+    batch = -(-min(batch, count) // groups) * groups
     batches = experiment.data.padded_batches(batch, split, limit)
     for i, (raw, mask) in enumerate(batches):
         keys = core.sample_keys(seed, batch, i * batch, core.EVAL)
+        if layout is not None:
+            keys, raw = layout.put((keys, raw), layout.batch())
         numbers = core.evaluate(experiment.compute_model, state, keys, raw, codec)
-        for name, values in numbers.items():
+        for name, values in parallel.whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     joined = {name: np.concatenate(parts) for name, parts in totals.items()}
     return {
@@ -67,8 +77,32 @@ def save_pictures(
     model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
     num = experiment.num_samples
     cond = model.sample_cond(num, batch)
-    save_picture(folder / "samples.png", draw(model, state, experiment.seed, num, cond, codec, num, layout))
+    pictures = {"samples.png": draw(model, state, experiment.seed, num, cond, codec, num, layout)}
     if final:
         some = core.sample_keys(experiment.seed, len(batch["x"]))
-        for name, picture in core.pictures(model, state, some, batch, codec).items():
-            save_picture(folder / name, np.asarray(picture))
+        if layout is not None:
+            some, batch = layout.put((some, batch), layout.everywhere)
+        pictures |= parallel.whole(core.pictures(model, state, some, batch, codec))
+    if parallel.is_main():
+        for name, picture in pictures.items():
+            save_picture(folder / name, picture)
+
+
+def score(
+    experiment: Experiment, state: TrainState, codec: Any, run: RunFolder, layout: Layout | None = None
+) -> float | None:
+    """What `best` says of a state about to be saved, lower being better; None where nothing is asked."""
+    name = experiment.best.removeprefix("-")
+    if not name:
+        return None
+    sign, step = -1 if experiment.best.startswith("-") else 1, int(state.step)
+    if not name.startswith("test/"):
+        since = (step - 1) // experiment.save_every * experiment.save_every
+        # From the file, not from memory, so that a resumed run finds what a straight one does.
+        return sign * parallel.from_main(parallel.on_main(lambda: run.mean(name, since)))
+    numbers, _ = held_out_numbers(
+        experiment, state, codec, experiment.seed, "test", HELD_OUT, experiment.batch_size, layout
+    )
+    means = {f"test/{n}": value["mean"] for n, value in numbers.items()}
+    run.append(run.held_out, [{"step": step, **means}])
+    return sign * means[name]

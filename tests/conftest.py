@@ -6,7 +6,10 @@ from pathlib import Path
 
 # Before jax starts. Compiling is most of the time a test takes; a test that is about bits or speed asks for the
 # optimised program by itself.
-os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4").strip()
+os.environ.setdefault("JAXGEN_TEST_DEVICES", "4")  # tests/test_slow.py asks for eight
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={os.environ['JAXGEN_TEST_DEVICES']}"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAXGEN_CACHE", str(Path(tempfile.gettempdir()) / f"jaxgen-test-cache-{os.getuid()}"))
@@ -17,6 +20,7 @@ import pytest
 from jaxgen import cli
 from jaxgen.experiment import Experiment, presets, scripts
 
+DEVICES = int(os.environ["JAXGEN_TEST_DEVICES"])
 ROOT = Path(__file__).resolve().parents[1]
 # Another folder of scripts can be put under the same contract.
 EXPERIMENTS = scripts(Path(os.environ.get("JAXGEN_EXPERIMENTS") or ROOT / "experiments"))

@@ -2,19 +2,27 @@
 
 import dataclasses
 import json
+import os
+import signal
+import zlib
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
-from jaxgen import core
+from jaxgen import core, loop
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.codecs import Codec
 from jaxgen.core import EVAL, INIT, TRAIN, TrainState
 from jaxgen.data import Dataset
+from jaxgen.data.feed import feed
+from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, from_json, presets, to_json
+from jaxgen.export import export_sampler
+from jaxgen.runfolder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +195,89 @@ def test_save_restore_continue_is_bitwise(run, tmp_path):
     resumed, again = run.train(restored)
     assert equal(resumed, straight)
     assert equal(again, metrics)
+
+
+class Crash(Exception):
+    """What ends the process, for all that the run knows."""
+
+
+@pytest.fixture
+def strike(monkeypatch):
+    """strike(at, how): at the call of that number, counted from the start of each training, `how` happens while the
+    call before it is still being computed."""
+
+    def at(number, how):
+        def struck(*args, **kwargs):
+            data, calls = feed(*args, **kwargs)
+
+            def watched():
+                for i, call in enumerate(calls):
+                    if i == number:
+                        how()
+                    yield call
+
+            return data, watched()
+
+        monkeypatch.setattr(loop, "feed", struck)
+
+    return at
+
+
+def test_an_interrupted_run_is_the_straight_run(smoke, strike, tmp_path, request):
+    """To the bit: state, metrics and order of data, after a signal in the middle of a call and after a crash."""
+    strike(-1, None)
+    loop.train(smoke, tmp_path / "straight")
+    rng = np.random.default_rng(zlib.crc32(request.node.name.encode()))
+    calls = smoke.steps // smoke.steps_per_call
+    strike(int(rng.integers(0, calls - 1)), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert loop.train(smoke, tmp_path / "run") == "SIGTERM"
+
+    def crash():
+        raise Crash
+
+    # The steps that are left, less one call at least.
+    (step,) = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()][-1:]
+    left = calls - step // smoke.steps_per_call
+    strike(int(rng.integers(0, left)), crash)
+    with pytest.raises(Crash):
+        loop.train(smoke, tmp_path / "run")
+    strike(-1, None)
+    loop.train(smoke, tmp_path / "run")
+    runs = [RunFolder(tmp_path / name) for name in ("straight", "run")]
+    states = []
+    for run in runs:
+        with Checkpoints(run.checkpoints) as checkpoints:
+            states.append(loop.saved_state(smoke, run.examples(), smoke.codec, checkpoints))
+    assert int(states[0].step) == smoke.steps
+    assert equal(*states)
+    assert runs[0].metrics.read_text() == runs[1].metrics.read_text()
+
+
+def test_an_exported_sampler_draws_what_sampling_does(run):
+    """Lowered for every platform, for a symbolic number of samples."""
+    exported = export_sampler(run.experiment, jax.device_put(run.state), run.codec, run.batch)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert str(exported.in_avals[1].shape[0]) == "n"
+    again, cond = jax.export.deserialize(exported.serialize()), run.model.sample_cond(5, run.batch)
+    raw = again.call(np.uint32(7), np.arange(5, dtype=np.uint32), *(() if cond is None else (cond,)))
+    expected = core.sample(run.model, jax.device_put(run.state), core.sample_keys(7, 5), cond, run.codec)
+    assert raw.dtype == expected.dtype
+    # A level, where rounding meets a half.
+    tolerance = 1 if raw.dtype == np.uint8 else 1e-4
+    np.testing.assert_allclose(np.asarray(raw, np.float32), np.asarray(expected, np.float32), atol=tolerance)
+
+
+def test_remat_changes_nothing_but_memory(run):
+    """The same step, where a network can recompute; elsewhere a refusal."""
+    experiment = dataclasses.replace(run.experiment, remat=True)
+    if experiment.compute_model == run.model:
+        with pytest.raises(UserError, match="leave --remat out"):
+            experiment.check()
+        return
+    experiment.check()
+    _, metrics = Started(experiment, run.state, run.batches).train(run.state)
+    _, expected = run.train(run.state)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-4)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_f32_state(run):

@@ -292,7 +292,7 @@ NETWORKS = {
 def test_bfloat16_networks_compute_low_and_answer_f32(name):
     network, arguments = NETWORKS[name]
     arguments = arguments(network, normal(3, 4, 4, 2), jnp.eye(3))
-    low = core.with_dtype(network, jnp.bfloat16)
+    low = core.with_field(network, "dtype", jnp.bfloat16)
     arrays, static = arguments[0], arguments[1:]
     shapes = jax.eval_shape(lambda key: low.init(key, arrays, *static), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
@@ -305,8 +305,8 @@ def test_bfloat16_networks_compute_low_and_answer_f32(name):
     assert products and set(products) == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_with_dtype_reaches_every_network_of_a_model():
-    model = core.with_dtype(VAE(encoder=ConvEncoder(), decoder=MLP()), jnp.bfloat16)
+def test_with_field_reaches_every_network_of_a_model():
+    model = core.with_field(VAE(encoder=ConvEncoder(), decoder=MLP()), "dtype", jnp.bfloat16)
     assert model.encoder.dtype == model.decoder.dtype == jnp.bfloat16
     assert model == VAE(encoder=ConvEncoder(dtype=jnp.bfloat16), decoder=MLP(dtype=jnp.bfloat16))
 

@@ -1,4 +1,4 @@
-"""The same program on one device and on a mesh of four: same numbers, and each device holds its share."""
+"""The same program on one device and on a mesh of four (or of eight): same numbers, and each device holds its share."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS
+from conftest import DEVICES, EXPERIMENTS
 
 from jaxgen import core
 from jaxgen.checkpoint import Checkpoints
@@ -19,10 +19,11 @@ from jaxgen.nets.mlp import MLP
 from jaxgen.parallel import Layout, parse
 from jaxgen.report import read_metrics
 
-MESHES = ["data=4", "fsdp=4", "data=2,fsdp=2", "data=2,tensor=2"]
+HALF = DEVICES // 2
+MESHES = [f"data={DEVICES}", f"fsdp={DEVICES}", f"data={HALF},fsdp=2", f"data={HALF},tensor=2"]
 
 
-def run(experiment, layout, steps=10):
+def run(experiment, layout, steps=20):
     """Metrics of a few steps, the state, and samples from it."""
     model, codec, seed = experiment.model, experiment.codec, experiment.seed
     raw = [experiment.data.batch_at(seed, step, experiment.batch_size) for step in range(steps)]
@@ -50,10 +51,9 @@ def test_a_mesh_computes_what_one_device_does(alone, mesh):
     layout = Layout.make(mesh, experiment.batch_size)
     split_metrics, state, split_samples = run(experiment, layout)
     np.testing.assert_allclose(split_metrics["loss"], metrics["loss"], rtol=1e-5)
-    # A parameter whose gradient is rounding noise may go either way under Adam; samples are what matters.
-    np.testing.assert_allclose(split_samples, samples, atol=1e-3)
+    np.testing.assert_allclose(split_samples, samples, atol=1e-5)
     for leaf in jax.tree.leaves(state):
-        assert len(leaf.sharding.device_set) == 4
+        assert len(leaf.sharding.device_set) == DEVICES
 
 
 def test_a_second_call_compiles_nothing(alone):
@@ -61,7 +61,7 @@ def test_a_second_call_compiles_nothing(alone):
     layout = Layout.make("data=2,fsdp=2", experiment.batch_size)
     _, state, _ = run(experiment, layout)
     before = core.train_steps._cache_size()
-    raw = [experiment.data.batch_at(0, step, experiment.batch_size) for step in range(10)]
+    raw = [experiment.data.batch_at(0, step, experiment.batch_size) for step in range(20)]
     batches = layout.put(jax.tree.map(lambda *a: np.stack(a), *raw), layout.batch(1))
     key = layout.put(core.run_key(0, TRAIN), layout.everywhere)
     core.train_steps(experiment.model, state, key, batches, experiment.codec, None, False, layout)
@@ -71,11 +71,11 @@ def test_a_second_call_compiles_nothing(alone):
 def test_fsdp_splits_parameters_and_optimizer():
     model = VAE(shape=(8, 8, 1), latent=16, encoder=MLP(hidden=(256,)), decoder=MLP(hidden=(256,)))
     batch = {"x": jnp.zeros((8, 8, 8, 1))}
-    layout = Layout.make("fsdp=4", 8)
+    layout = Layout.make(f"fsdp={DEVICES}", 8)
     state = core.init(model, core.run_key(0, INIT), batch, None, layout)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    assert held <= whole * (1 / 4 + 0.02)
+    assert held <= whole * (1 / DEVICES + 0.02)
 
 
 def test_tensor_parallel_splits_attention():
@@ -106,7 +106,12 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("dat=4", "did you mean data"), ("data=x", "data has size 'x'"), ("data=8", "4 are here"), ("data=3", "multiple")],
+    [
+        ("dat=4", "did you mean data"),
+        ("data=x", "data has size 'x'"),
+        (f"data={2 * DEVICES}", f"{DEVICES} are here"),
+        ("data=3", "multiple"),
+    ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(text, words):
     with pytest.raises(UserError, match=words):

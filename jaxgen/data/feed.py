@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset
+from jaxgen.data.dataset import Batch, Dataset, take
 from jaxgen.errors import UserError
 
 
@@ -18,6 +18,7 @@ def feed(
     start: int,
     stop: int,
     budget: int = 1 << 30,
+    rows: np.ndarray | None = None,
 ) -> tuple[dict[str, jax.Array] | None, Iterator[np.ndarray] | Iterator[Batch]]:
     """What a loop needs for the steps from `start` to `stop`, K = steps_per_call at a time.
 
@@ -25,6 +26,7 @@ def feed(
       (data, iterator). When the training arrays take at most `budget` bytes, `data` holds them on the device
       and the iterator yields int32[K, B] indices to gather there; else `data` is None and it yields raw
       batches with arrays [K, B, ...]. Either way step s gets exactly `dataset.batch_at(seed, s, batch_size)`.
+      With `rows`, only those places of each batch are read, and `data` stays on the host: the caller lays it out.
 
     Raises:
       UserError: stop - start is not a multiple of K (a shorter last call would compile a second program), or
@@ -39,24 +41,28 @@ def feed(
     arrays = dataset.arrays("train")
     firsts = range(start, stop, steps_per_call)
     if isinstance(arrays, dict) and sum(a.nbytes for a in arrays.values()) <= budget:
-        indices = functools.partial(_indices, dataset, seed, batch_size, steps_per_call)
-        return jax.device_put(arrays), map(indices, firsts)
-    return None, _prefetched(dataset, seed, batch_size, steps_per_call, firsts)
+        indices = functools.partial(_indices, dataset, seed, batch_size, steps_per_call, rows)
+        return jax.device_put(arrays) if rows is None else arrays, map(indices, firsts)
+    return None, _prefetched(dataset, seed, batch_size, steps_per_call, rows, firsts)
 
 
-def _indices(dataset: Dataset, seed: int, batch_size: int, steps_per_call: int, first: int) -> np.ndarray:
+def _indices(
+    dataset: Dataset, seed: int, batch_size: int, steps_per_call: int, rows: np.ndarray | None, first: int
+) -> np.ndarray:
     steps = range(first, first + steps_per_call)
-    return np.stack([dataset.indices_at(seed, step, batch_size) for step in steps])
+    indices = np.stack([dataset.indices_at(seed, step, batch_size) for step in steps])
+    return indices if rows is None else indices[:, rows]
 
 
 def _prefetched(
-    dataset: Dataset, seed: int, batch_size: int, steps_per_call: int, firsts: range
+    dataset: Dataset, seed: int, batch_size: int, steps_per_call: int, rows: np.ndarray | None, firsts: range
 ) -> Iterator[Batch]:
     import grain  # here, as it takes a second to import and resident data never needs it
 
+    arrays = dataset.arrays("train")
+
     def stacked(first: int) -> Batch:
-        steps = range(first, first + steps_per_call)
-        batches = [dataset.batch_at(seed, step, batch_size) for step in steps]
+        batches = [take(arrays, i) for i in _indices(dataset, seed, batch_size, steps_per_call, rows, first)]
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
     # grain is the prefetcher only: which examples, in which order, is batch_at's matter alone. One call's

@@ -118,7 +118,8 @@ def smooth(steps, values, buckets=BUCKETS):
 def curves(metrics):
     """One small panel for each metric, `loss` first: the curve, its moving average, its faults.
 
-    Args: metrics: {name: (steps int[n], values float[n])}; the steps increase.
+    Args: metrics: {name: (steps int[n], values float[n])}, or with half the width of a band around the curve,
+    float[n], as third; the steps increase.
 
     Returns: HTML, a <figure> with a caption and an inline <svg> for each metric; '' for none. Equal input
     gives equal text. Its colours are currentColor and the variables --line and --bad. The axis is
@@ -129,7 +130,7 @@ def curves(metrics):
     return "\n".join(_panel(name, *map(np.asarray, metrics[name])) for name in names)
 
 
-def _panel(name, steps, values):
+def _panel(name, steps, values, band=None):
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -145,6 +146,8 @@ def _panel(name, steps, values):
         figure.patch.set_visible(False)
         ax = figure.add_axes((0.135, 0.13, 0.835, 0.8), facecolor="none")
         if len(x):
+            if band is not None:
+                ax.fill_between(x, y - band[finite], y + band[finite], color=LINE, alpha=0.25, lw=0)
             few = len(x) < 50
             ax.plot(
                 *thin(x, y),
@@ -154,7 +157,7 @@ def _panel(name, steps, values):
                 marker="o" if few else "",
                 ms=2,
             )
-            if not few:
+            if not few and band is None:
                 ax.plot(*smooth(x, y), color=LINE, lw=1.4)
             if y.min() > 0 and y.max() > 100 * y.min():
                 ax.set_yscale("log")

@@ -1,6 +1,6 @@
 """The page of a run: one HTML file that holds everything it shows and loads nothing.
 
-Reads what the loop wrote (experiment.json, environment.json, metrics.jsonl, timing.jsonl, events.jsonl,
+Reads what the loop wrote (experiment.json, environment.json, metrics.jsonl, held_out.jsonl, timing.jsonl, events.jsonl,
 pictures/STEP/NAME, evaluation.json); only the first has to be there.
 """
 
@@ -43,7 +43,7 @@ def write_report(run):
         )
     environment = _read_json(run / "environment.json", notes)
     evaluation = _read_json(run / "evaluation.json", notes)
-    metrics, timing = read_metrics(run / "metrics.jsonl"), read_metrics(run / "timing.jsonl")
+    metrics, timing, held_out = (read_metrics(run / f"{n}.jsonl") for n in ("metrics", "timing", "held_out"))
     pictures = _pictures(run / "pictures")
     name, preset, seed = _identity(experiment, environment)
     rates = {n: curve for n, curve in timing.items() if n != "time"}
@@ -52,14 +52,20 @@ def write_report(run):
         _facts(experiment, environment, metrics, timing) + "</header>",
         _final(pictures),
         _film(pictures),
-        _section("Curves", _div("curves", curves({**metrics, **rates}))),
+        _section("Curves", _div("curves", curves({**metrics, **held_out, **rates}))),
         _evaluation(evaluation),
         _events(run / "events.jsonl"),
         _configuration(experiment, environment),
         _reproduce(environment),
         "".join(f'<p class="bad">{escape(note)}</p>' for note in notes),
     ]
-    title = escape(" ".join(filter(None, (name, preset, seed))))
+    write_page(run / "report.html", " ".join(filter(None, (name, preset, seed))), parts)
+    return run / "report.html"
+
+
+def write_page(file, title, parts):
+    """One HTML file of the parts that are not empty, with the style and script of all our pages inside."""
+    title = escape(title)
     page = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -67,8 +73,7 @@ def write_report(run):
         + "\n".join(filter(None, parts))
         + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
-    write_bytes(run / "report.html", page.encode("utf-8", "backslashreplace"))
-    return run / "report.html"
+    write_bytes(file, page.encode("utf-8", "backslashreplace"))
 
 
 def _read_json(path, notes):

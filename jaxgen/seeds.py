@@ -1,0 +1,237 @@
+"""Many seeds of a small model in one program: lane i is the run of `seed` + i, in a folder of its own.
+
+Each lane's folder is an ordinary run folder, so that it can be sampled from, evaluated and gone on with alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgen import core
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.core import TRAIN, TrainState
+from jaxgen.data.feed import feed
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.interrupt import Interrupt
+from jaxgen.log import Clock, Log, NonFinite
+from jaxgen.loop import initial_state, open_run, roll_back
+from jaxgen.progress import Silent, progress
+from jaxgen.runfolder import RunFolder, disk_errors, environment_line
+from jaxgen.use import held_out_numbers, save_pictures, score
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One seed of the run."""
+
+    experiment: Experiment
+    run: RunFolder
+    checkpoints: Checkpoints
+
+
+def train_seeds(
+    experiment: Experiment, count: int, out: Path, facts: dict[str, Any] | None = None, max_hours: float = 0.0
+) -> str | None:
+    """Trains `count` seeds from `experiment.seed` on, in folders `out`/seedN, and writes `out`/seeds.json and a report
+    with mean and 95 % confidence interval over seeds of every metric.
+
+    The lanes lie on as many devices as divide their number. Pictures are made at the end only. Returns why it stopped
+    early, or None. Raises UserError for bad input, before any compute.
+    """
+    from jaxgen.report import write_report
+    from jaxgen.report.seeds import write_seeds_report
+
+    _check(experiment, count, out)
+    codec = experiment.codec.load()
+    stopped = None
+    with disk_errors(out), ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt(max_hours))
+        lanes = []
+        for seed in range(experiment.seed, experiment.seed + count):
+            one = replace(experiment, seed=seed)
+            run = open_run(one, out / f"seed{seed}", {**(facts or {}), "seeds": count}, codec)
+            lanes.append(Lane(one, run, stack.enter_context(Checkpoints(run.checkpoints, experiment.keep))))
+        while True:
+            states = _start(lanes, codec)
+            try:
+                states, stopped = _train(lanes, codec, states, interrupt)
+                break
+            except _LaneNonFinite as bad:
+                for lane in lanes:
+                    lane.checkpoints.wait()
+                last = _common_steps(lanes)[-1] if _common_steps(lanes) else 0
+                roll_back(bad.lane.experiment, bad.lane.run, last, bad.error)
+        if stopped is None:
+            _finish(lanes, codec, states)
+    for lane in lanes:
+        write_report(lane.run.path)
+    print(f"report: {write_seeds_report(out)}")
+    return stopped
+
+
+def _check(experiment: Experiment, count: int, out: Path) -> None:
+    if count < 2:
+        raise UserError(f"seeds is {count}: 2 or more are trained at once, one without --seeds")
+    if experiment.mesh or jax.process_count() > 1:
+        raise UserError("--seeds lays its lanes over the devices of one process itself: leave --mesh out")
+    if (out / "experiment.json").exists():
+        raise UserError(f"{out} holds a run of one seed: choose another folder with --out")
+    experiment.check()
+
+
+def _mesh(count: int) -> NamedSharding:
+    """Lanes over as many devices as their number divides by."""
+    devices = jax.devices()
+    most = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+    mesh = jax.make_mesh((most,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:most])
+    return NamedSharding(mesh, P("seed"))
+
+
+def _common_steps(lanes: list[Lane]) -> list[int]:
+    """Steps that every lane has a checkpoint of, rising."""
+    return sorted(set.intersection(*(set(lane.checkpoints.steps()) for lane in lanes)))
+
+
+def _start(lanes: list[Lane], codec: Any) -> list[TrainState]:
+    """The lanes' states at the newest step that all of them hold intact, or at step 0."""
+    shape = core.abstract_state(lanes[0].experiment.compute_model, lanes[0].run.examples(), codec)
+    for step in reversed(_common_steps(lanes)):
+        try:
+            states = [lane.checkpoints.restore(shape, step) for lane in lanes]
+        except UserError as damaged:
+            print(f"{damaged}: trying an older one")
+            continue
+        for lane in lanes:
+            lane.checkpoints.set_aside(step)
+            lane.run.note(step, "resumed", environment_line())
+        return states
+    for lane in lanes:
+        lane.checkpoints.set_aside(-1)
+    return [initial_state(lane.experiment, codec) for lane in lanes]
+
+
+def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[PyTree]]:
+    """Data on the device, or None, and what each call gets: [S, K, B] indices, or batches [S, K, B, ...]."""
+    feeds = []
+    for lane in lanes:
+        lane.run.forget_after(start)
+        e = lane.experiment
+        order = e.seed + 1_000_003 * lane.run.rollbacks(start)
+        feeds.append(feed(e.data, order, e.batch_size, e.steps_per_call, start, stop, e.preload))
+    calls = (jax.tree.map(lambda *a: np.stack(a), *some) for some in zip(*(calls for _, calls in feeds)))
+    return feeds[0][0], calls
+
+
+def _train(
+    lanes: list[Lane], codec: Any, states: list[TrainState], interrupt: Interrupt
+) -> tuple[list[TrainState], str | None]:
+    """As the loop's: from the lanes' states to the last step, or to where it was interrupted, and by what."""
+    experiment, where = lanes[0].experiment, _mesh(len(lanes))
+    model, skip = experiment.compute_model, experiment.on_nonfinite == "skip"
+    start = int(states[0].step)
+    stop = max(start, experiment.steps)
+    data, calls = _calls(lanes, start, stop)
+    if data is not None:
+        data = jax.device_put(data, NamedSharding(where.mesh, P()))
+    keys = jax.device_put(jnp.stack([core.run_key(lane.experiment.seed, TRAIN) for lane in lanes]), where)
+    stacked = jax.device_put(jax.tree.map(lambda *a: jnp.stack(a), *states), where)
+    step = start
+    with _Logs(lanes, start) as logs:
+        for batches in calls:
+            stacked, metrics = core.train_seeds(model, stacked, keys, jax.device_put(batches, where), codec, data, skip)
+            logs.add(metrics)
+            step += experiment.steps_per_call
+            reason = interrupt.reason
+            due = step % experiment.save_every == 0 or step == stop
+            if due or reason:
+                logs.flush()
+                for lane, state in zip(lanes, _unstack(stacked)):
+                    value = score(lane.experiment, state, codec, lane.run) if due else None
+                    lane.checkpoints.save(state, value)
+            if reason and step != stop:
+                return _unstack(stacked), reason
+    return _unstack(stacked), None
+
+
+def _unstack(stacked: TrainState) -> list[TrainState]:
+    """Each lane's state by itself, on the default device."""
+    host = jax.device_get(stacked)
+    return [jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), host) for i in range(len(host.step))]
+
+
+def _finish(lanes: list[Lane], codec: Any, states: list[TrainState]) -> None:
+    """Each lane's pictures and held-out numbers."""
+    for lane, state in zip(lanes, states):
+        e = lane.experiment
+        save_pictures(lane.run, e, codec, state, final=True)
+        numbers, count = held_out_numbers(e, state, codec, 0, "test", None, e.batch_size)
+        facts = {"split": "test", "num": count, "seed": 0, "step": int(state.step)}
+        facts |= {"parameters": "params" if state.ema is None else "ema"}
+        lane.run.write_json("evaluation.json", {**facts, "metrics": numbers})
+
+
+class _LaneNonFinite(Exception):
+    """A number of one lane is NaN or infinite."""
+
+    def __init__(self, lane: Lane, error: NonFinite):
+        self.lane, self.error = lane, error
+
+
+class _Logs:
+    """The lanes' logs behind one progress line."""
+
+    def __init__(self, lanes: list[Lane], start: int):
+        self.lanes, self.pending = lanes, []
+        self.experiment = lanes[0].experiment
+        self.step = self.shown = start
+        self.clock = Clock()
+        self.logs = [Log(lane.run, lane.experiment, start, Clock(), Silent()) for lane in lanes]
+        self.progress = progress(self.experiment.steps, start)
+
+    def __enter__(self) -> "_Logs":
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self.flush()
+        for log in self.logs:
+            log.__exit__(*error)
+        self.progress.__exit__(*error)
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a call just queued, f32[S, K] each, and writes those of the call before it."""
+        self.pending.append(metrics)
+        while len(self.pending) > 1:
+            self._write(self.pending.pop(0))
+
+    def flush(self) -> None:
+        """Waits for what is queued and writes it."""
+        while self.pending:
+            self._write(self.pending.pop(0))
+
+    def _write(self, metrics: dict[str, jax.Array]) -> None:
+        values = jax.device_get(metrics)
+        for i, (lane, log) in enumerate(zip(self.lanes, self.logs)):
+            try:
+                log.add({name: rows[i] for name, rows in values.items()})
+                log.flush()
+            except NonFinite as error:
+                raise _LaneNonFinite(lane, error) from error
+        self.step += self.experiment.steps_per_call
+        if self.step % self.experiment.log_every == 0 or self.step == self.experiment.steps:
+            rate = (self.step - self.shown) / max(self.clock.lap(), 1e-9)
+            self.shown = self.step
+            means = {name: float(rows.mean()) for name, rows in values.items()}
+            self.progress.update(self.step, means, rate, rate * self.experiment.batch_size * len(self.lanes))

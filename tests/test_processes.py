@@ -1,0 +1,74 @@
+"""Runs of several processes: two on this machine, that meet over loopback."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+from conftest import EXPERIMENTS, ROOT
+
+from jaxgen.experiment import presets
+from jaxgen.loop import train
+from jaxgen.report import read_metrics
+
+VAE = presets(EXPERIMENTS["vae"])["smoke"]
+
+
+def start(folder, *flags):
+    """Two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "experiments/vae.py", "smoke", "--device", "cpu", "--out", str(folder), *flags]
+    command += ["--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # the tests' own four devices
+    pipes = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [subprocess.Popen([*command, str(i)], cwd=ROOT, **pipes) for i in range(2)]
+
+
+def finish(processes, code=0):
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    for process, words in zip(processes, said):
+        assert process.returncode == code, words
+    return said
+
+
+def losses(folder):
+    return read_metrics(folder / "metrics.jsonl")["loss"][1]
+
+
+def test_two_processes_train_and_one_goes_on_and_back(tmp_path):
+    train(VAE, tmp_path / "straight")
+    half = ("--steps", "10")
+    # Two, each reading its rows of the batch alone, then one, then two on another mesh.
+    first, second = finish(start(tmp_path / "run", "--mesh", "data=2,fsdp=2", "--preload", "0", *half))
+    assert "report" in first and "report" not in second
+    train(dataclasses.replace(VAE, steps=15, save_every=5, sample_every=5, log_every=5), tmp_path / "run")
+    finish(start(tmp_path / "run", "--mesh", "fsdp=4"))
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "straight"), rtol=1e-5)
+    assert (tmp_path / "run" / "pictures" / "000000020" / "samples.png").exists()
+
+
+def test_a_signal_to_one_process_stops_both_with_what_was_saved(tmp_path):
+    long = ("--mesh", "data=4", "--steps", "100000", "--save-every", "50000", "--sample-every", "100000")
+    processes = start(tmp_path / "run", *long)
+    for line in processes[0].stdout:
+        if line.startswith("step"):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 143]
+    assert all("the same command goes on" in words for words in said)
+    (step,) = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert len(losses(tmp_path / "run")) == step
+
+
+def test_a_refusal_ends_every_process(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("...")
+    said = finish(start(tmp_path / "run", "--mesh", "data=4"), code=2)
+    assert "not empty" in said[0]
+    assert "main process" in said[1]
