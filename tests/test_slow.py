@@ -1,11 +1,18 @@
 """Whole trainings against the numbers the README gives. Minutes each; `make test-all` runs them."""
 
+import dataclasses
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS
-from test_loop import final_state
+from conftest import EXPERIMENTS, ROOT
+from test_loop import final_state, same
 
 import jaxgen.loop
 from jaxgen import __main__ as commands
@@ -40,3 +47,43 @@ def test_digits_ddpm_is_hard_to_tell_from_digits(tmp_path):
     order, half = np.random.default_rng(0).permutation(len(real)), len(real) // 2
     alike = knn_two_sample(real[order[:half]], real[order[half : 2 * half]])
     assert abs(knn_two_sample(real, sampled) - alike) <= 0.10
+
+
+LONG = dataclasses.replace(
+    presets(EXPERIMENTS["vae"])["smoke"], steps=1000, save_every=10, log_every=10, sample_every=1000
+)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    jaxgen.loop.train(LONG, folder)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bits(number, straight, tmp_path):
+    """By SIGKILL; every other one while a checkpoint is being written."""
+    flags = ["--steps", "1000", "--save-every", "10", "--log-every", "10", "--sample-every", "1000"]
+    command = [sys.executable, "experiments/vae.py", "smoke", "--out", str(tmp_path / "run"), "--device", "cpu", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rng, checkpoints = random.Random(number), tmp_path / "run" / "checkpoints"
+    while not checkpoints.is_dir() or not any(p.name.isdigit() for p in checkpoints.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 2))
+    while number % 2 and process.poll() is None and not list(checkpoints.glob("*-tmp")):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    jaxgen.loop.train(LONG, tmp_path / "run")
+    assert same(final_state(LONG, tmp_path / "run"), final_state(LONG, straight))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (straight / "metrics.jsonl").read_text()
+
+
+def test_eight_devices_compute_what_one_does():
+    """The whole of tests/test_parallel.py on a mesh of eight."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_parallel.py", "-p", "no:xdist"]
+    environment = {**os.environ, "JAXGEN_TEST_DEVICES": "8", "XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
