@@ -1,4 +1,4 @@
-"""`jaxgen sample | evaluate | export | report RUN`: what can be done with a run folder, and nothing but the folder."""
+"""`jaxgen sample | evaluate | compare | export | report RUN`: what can be done with a run folder, and nothing else."""
 
 import sys
 from dataclasses import dataclass
@@ -42,6 +42,20 @@ class EvaluateOptions(Common):
     """Only the first so many examples; all when 0."""
     batch: int = 200
     seed: int = 0
+    metrics: str = ""
+    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes."""
+    num: int = 10_000
+    """Samples to score."""
+    weights: str = ""
+    """Inception weights to score by, a file that `jaxgen weights convert inception` wrote."""
+    resize: Literal["tf1", "clean"] = "tf1"
+    """How Inception's images are resized: as the original did, or with antialiasing."""
+    classifier: str = ""
+    """Run of experiments/classifier.py to score by instead; the scores are named for it."""
+    reference: Literal["train", "test", "all"] = "train"
+    """Split that samples are compared with."""
+    of: Literal["samples", "train", "test", "all"] = "samples"
+    """What is scored: samples of the run, or a split of its data, to see what real data gets."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,8 @@ def evaluate(args: list[str]) -> None:
     options, experiment = given.options, given.experiment
     if options.limit < 0 or options.batch < 1:
         raise UserError(f"limit is {options.limit}, batch {options.batch}: limit starts at 0, batch at 1")
+    if options.metrics:
+        return _score(run, experiment, options)
     from jaxgen.runfolder import environment
     from jaxgen.use import held_out_numbers
 
@@ -141,6 +157,52 @@ def evaluate(args: list[str]) -> None:
     print(f"step {facts['step']}, {count} examples of {options.split}")
     for name, value in numbers.items():
         print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
+
+
+def _score(run: Any, experiment: Any, options: EvaluateOptions) -> None:
+    from jaxgen import score
+    from jaxgen.runfolder import RunFolder
+    from jaxgen.scores import score_run
+
+    metrics = score.check_metrics(options.metrics)
+    if bool(options.weights) == bool(options.classifier):
+        raise UserError("scores need features: give --weights FILE (Inception) or --classifier RUN, one of the two")
+    if options.num < 2:
+        raise UserError(f"num is {options.num}: at least 2 samples are needed")
+    if options.weights:
+        network = score.inception(Path(options.weights), options.resize)
+    else:
+        other = RunFolder(Path(options.classifier))
+        codec, state = _restore(other, other.experiment(), Common())
+        network = score.classifier(other, state, codec)
+    restored = _restore(run, experiment, options)
+    records = score_run(
+        run, experiment, restored, network, metrics, options.num, options.seed, options.batch, options.of,
+        options.reference,
+    )  # fmt: skip
+    for record in records:
+        for name, value in record["values"].items():
+            print(f"{name:24} {value:.6g}")
+    print(f"{records[0]['protocol']['num']} of {options.of} against {options.reference}; {run.path / 'scores.json'}")
+
+
+def compare(args: list[str]) -> None:
+    """The scores of several runs side by side; refused where two were not taken in the same way."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxgen.scores import line_up
+
+    if len(args) < 2 or any(a.startswith("-") for a in args):
+        print(f"{compare.__doc__}\n\nusage: jaxgen compare RUN RUN...")
+        if args in (["-h"], ["--help"]):
+            return
+        raise UserError("two run folders or more are expected: jaxgen compare RUN RUN...")
+    heads, rows = line_up([Path(a) for a in args])
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def export(args: list[str]) -> None:
@@ -179,14 +241,23 @@ def report(args: list[str]) -> None:
     print(f"report: {write(run)}")
 
 
-COMMANDS = {"sample": sample, "evaluate": evaluate, "export": export, "report": report}
+def weights(args: list[str]) -> None:
+    """Converts public weights of feature networks, once: convert KIND FILE OUT."""
+    from jaxgen.weights.command import weights as command
+
+    command(args)
+
+
+COMMANDS = {
+    "sample": sample, "evaluate": evaluate, "compare": compare, "export": export, "report": report, "weights": weights
+}  # fmt: skip
 
 
 def _main() -> None:
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
         lines = [f"  {name:10} {' '.join(f.__doc__.split())}" for name, f in COMMANDS.items()]
-        print("\n".join(["usage: jaxgen COMMAND RUN [flags]", "", *lines]))
+        print("\n".join(["usage: jaxgen COMMAND ARGUMENTS [flags]", "", *lines]))
         return
     if args[0] not in COMMANDS:
         raise UserError(f"command {args[0]!r} is unknown{nearest(args[0], COMMANDS)}: choose {', '.join(COMMANDS)}")

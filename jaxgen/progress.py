@@ -2,7 +2,10 @@
 
 import sys
 import time
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -75,3 +78,15 @@ class Bar:
         speed = f"{steps_per_s:.3g} steps/s {samples_per_s:.4g} samples/s"
         loss = {"loss": means["loss"]} if "loss" in means else means
         self.bar.update(self.task, completed=step, description=_numbers(loss), speed=speed)
+
+
+def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The same items, with a bar in a terminal and a line at the end elsewhere."""
+    if sys.stdout.isatty():
+        from rich.progress import track as bar
+
+        yield from bar(items, what, total)
+        return
+    began = time.monotonic()
+    yield from items
+    print(f"{what}: {total} batches in {time.monotonic() - began:.1f} s", flush=True)

@@ -1,6 +1,7 @@
 """What a trained model is used for: samples, numbers on held-out data, pictures."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,15 +28,21 @@ def draw(
     the last batch is padded, not recompiled."""
     groups = 1 if layout is None else layout.groups
     batch = -(-min(batch, num) // groups) * groups
-    parts = []
-    for first in range(0, num, batch):
+    return np.concatenate(list(drawn(model, state, seed, range(0, num, batch), cond, codec, layout)))[:num]
+
+
+def drawn(
+    model: Any, state: TrainState, seed: int, firsts: range, cond: Any, codec: Any, layout: Layout | None = None
+) -> Iterator[np.ndarray]:
+    """Samples of a seed as raw data, one batch of `firsts.step` for each number in `firsts`, from that sample on."""
+    batch = firsts.step
+    for first in firsts:
         keys = core.sample_keys(seed, batch, first)
         # Past the end, conditions start over: those samples are cut off below.
         some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
         if layout is not None:
             keys, some = layout.put((keys, some), layout.batch())
-        parts.append(parallel.whole(core.sample(model, state, keys, some, codec)))
-    return np.concatenate(parts)[:num]
+        yield parallel.whole(core.sample(model, state, keys, some, codec))
 
 
 def held_out_numbers(

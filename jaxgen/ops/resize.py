@@ -1,0 +1,41 @@
+"""Resizing of images as two reference implementations of the Fréchet Inception distance do it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def tf1_bilinear(x: jax.Array, side: int) -> jax.Array:
+    """f32[B, H, W, C] -> [B, side, side, C], bilinear as TensorFlow 1 has it with align_corners=False.
+
+    Output row i reads the input at i * H / side, not at the pixel centres, and nothing is smoothed before shrinking;
+    the coordinate is an f32 product there, so it is here.
+    """
+    for axis in (2, 1):
+        size = x.shape[axis]
+        place = np.arange(side, dtype=np.float32) * np.float32(size / side)
+        low = place.astype(np.int32)
+        fraction = (place - low.astype(np.float32)).reshape((1, side, 1, 1) if axis == 1 else (1, 1, side, 1))
+        below = jnp.take(x, low, axis=axis)
+        above = jnp.take(x, np.minimum(low + 1, size - 1), axis=axis)
+        x = below + (above - below) * fraction
+    return x
+
+
+def clean_bicubic(x: jax.Array, side: int) -> jax.Array:
+    """f32[B, H, W, C] -> [B, side, side, C], bicubic (a = -1/2) with a filter as wide as the shrinking asks for: what
+    Pillow does in floating point. arXiv:2104.11222."""
+    rows, columns = (_bicubic_weights(size, side) for size in x.shape[1:3])
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _bicubic_weights(size: int, side: int) -> np.ndarray:
+    """f32[side, size]: how much of each input an output takes, rows summing to one. In f64: positions in f32, as
+    `jax.image.resize` has them, are off by 1e-5 of a pixel."""
+    scale = size / side
+    centre = (np.arange(side)[:, None] + 0.5) * scale
+    t = np.abs(np.arange(size)[None] + 0.5 - centre) / max(scale, 1.0)
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    weight = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)

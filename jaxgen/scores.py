@@ -1,0 +1,143 @@
+"""`jaxgen evaluate RUN --metrics ...` and `jaxgen compare RUN...`: scores with their provenance in RUN/scores.json.
+
+A record has three parts beside its values: `protocol`, what two numbers must share to be lined up (features, sample
+count, reference); `subject`, what is scored (model, step, averaged parameters or not, sampler, seed); `environment`.
+"""
+
+import json
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgen import score
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, differences, to_json
+from jaxgen.progress import track
+from jaxgen.runfolder import RunFolder, environment
+from jaxgen.use import drawn
+
+Record = dict[str, Any]
+
+
+def score_run(
+    run: RunFolder,
+    experiment: Experiment,
+    restored: Any,
+    network: score.Network,
+    metrics: list[str],
+    num: int,
+    seed: int,
+    batch: int,
+    of: str,
+    reference: str,
+) -> list[Record]:
+    """Scores samples of a run (`of` samples), or a split of its data, against the split `reference`, and keeps the
+    records in RUN/scores.json. restored: the codec and the state."""
+    codec, state = restored
+    real, real_hash = score.real_rows(network, experiment.data, reference, batch, track)
+    subject: Record = {"of": of, "run": run.path.resolve().name, "data": to_json(experiment.data)}
+    if of == "samples":
+        model = experiment.compute_model
+        cond = model.sample_cond(num, run.examples())
+        parameters = "params" if state.ema is None else "ema"
+        subject |= {"model": type(model).__name__, "step": int(state.step), "parameters": parameters}
+        subject |= {"sampler": _sampler(model), "first_sample": 0, "seed": seed, "experiment": _fixed(experiment)}
+        # Conditions are dealt out over all samples, so that another number of them changes each.
+        asked = {**subject, "weights": score.tree_digest(state.sampling_params), "num": None if cond is None else num}
+        folder = run.path / "scores" / score.digest({**asked, "batch": batch, "network": network.key})
+
+        def batches(firsts: range):
+            return drawn(model, state, seed, firsts, cond, codec)
+
+        rows = score.sampled_rows(network, batches, num, batch, folder, track)
+    else:
+        rows, subject["hash"] = score.real_rows(network, experiment.data, of, batch, track)
+        rows = {name: a[:num] for name, a in rows.items()}
+    held_out = None
+    if "memorization" in metrics:
+        held_out, _ = score.real_rows(network, experiment.data, "test", batch, track)
+    protocol = {"features": network.provenance, "num": len(rows["features"])}
+    protocol |= {"reference": {"split": reference, "num": len(real["features"]), "hash": real_hash}}
+    records = []
+    for record in score.scores(metrics, network, rows, real, held_out):
+        record["protocol"] = {**protocol, **record.pop("settings")}
+        records.append({**record, "subject": subject, "environment": environment()})
+    _keep(run, records)
+    return records
+
+
+def _sampler(model: Any) -> Any:
+    """The settings of the model's sampler, where it has one to choose."""
+    sampler = getattr(model, "sampler", None)
+    return to_json(sampler) if is_dataclass(sampler) else None
+
+
+def _fixed(experiment: Experiment) -> str:
+    """A hash of all settings of the experiment."""
+    return score.digest(to_json(experiment))
+
+
+def _keep(run: RunFolder, new: list[Record]) -> None:
+    """Adds records to RUN/scores.json, in place of older ones of the same protocol and subject."""
+    file = run.path / "scores.json"
+    old = json.loads(file.read_text()) if file.exists() else []
+    same = [(r["metric"], r["protocol"], r["subject"]) for r in new]
+    run.write_json("scores.json", [r for r in old if (r["metric"], r["protocol"], r["subject"]) not in same] + new)
+
+
+# --- comparing ------------------------------------------------------------------------------------------------
+
+
+def load(run: Path) -> list[Record]:
+    """The records of a run. Raises UserError when it has none."""
+    try:
+        return json.loads((run / "scores.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run} has no readable scores: jaxgen evaluate {run} --metrics fid,...") from error
+
+
+def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
+    """A table of the scores that all runs have: its headings, and a row for each run.
+
+    Raises UserError when there is no such score, or when a score was taken by another protocol, and says which.
+    """
+    records = [load(run) for run in runs]
+    shared = [m for m in dict.fromkeys(r["metric"] for r in records[0]) if all(_of(rs, m) for rs in records)]
+    if not shared:
+        raise UserError(f"no metric was taken of all of {', '.join(map(str, runs))}: evaluate them alike")
+    chosen = {metric: _alike(metric, runs, [_of(rs, metric) for rs in records]) for metric in shared}
+    names = {metric: list(picked[0]["values"]) for metric, picked in chosen.items()}
+    heads = ["run", "scored", "num", *(name for metric in shared for name in names[metric])]
+    rows = []
+    for i, run in enumerate(runs):
+        last = chosen[shared[-1]][i]
+        values = [chosen[metric][i]["values"][name] for metric in shared for name in names[metric]]
+        about = [run.name, subject_line(last["subject"]), str(last["protocol"]["num"])]
+        rows.append([*about, *(f"{value:.4g}" for value in values)])
+    return heads, rows
+
+
+def subject_line(subject: Record) -> str:
+    """What was scored, in a few words."""
+    if subject["of"] != "samples":
+        return f"real {subject['of']}"
+    sampler = subject["sampler"]
+    drawn_by = f", {sampler['type'].rpartition(':')[2]} {sampler.get('steps') or 'all'} steps" if sampler else ""
+    return f"{subject['model']} step {subject['step']} ({subject['parameters']}{drawn_by}), seed {subject['seed']}"
+
+
+def _of(records: list[Record], metric: str) -> list[Record]:
+    return [r for r in records if r["metric"] == metric]
+
+
+def _alike(metric: str, runs: list[Path], found: list[list[Record]]) -> list[Record]:
+    """The newest record of each run under one protocol. Raises UserError when none is shared."""
+    for record in reversed(found[0]):
+        same = [[r for r in records if r["protocol"] == record["protocol"]] for records in found]
+        if all(same):
+            return [records[-1] for records in same]
+    first = found[0][-1]["protocol"]
+    for run, records in zip(runs[1:], found[1:]):
+        if other := differences(first, records[-1]["protocol"]):
+            raise UserError(f"{metric} of {runs[0]} and of {run} cannot be lined up: {'; '.join(other)}")
+    raise UserError(f"{metric} was taken by no one protocol of all runs: evaluate them alike")

@@ -1,0 +1,88 @@
+"""Published weights in: the public PyTorch file that a user names becomes a safetensors file of ours, once.
+
+Nothing is downloaded. Each result computed with weights says which they were: `Weights.provenance`.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.errors import UserError, nearest
+from jaxgen.weights import inception, lpips, store, torch_file, torchvision
+from jaxgen.weights.store import Weights, content_hash
+from jaxgen.weights.torch_layers import Layers
+
+__all__ = ["KINDS", "Kind", "Weights", "content_hash", "convert", "load"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One network's weights: known files by the start of their SHA-256, the tree's shapes, and the conversion."""
+
+    published: dict[str, str]
+    template: Callable[[], dict[str, Any]]
+    convert: Callable[[Layers], dict[str, np.ndarray]]
+
+    def known(self, sha256: str) -> str | None:
+        """The name of the published file with this hash."""
+        return next((name for start, name in self.published.items() if sha256.startswith(start)), None)
+
+
+KINDS = {
+    "inception": Kind(inception.PUBLISHED, inception.template, inception.convert),
+    "alexnet": Kind(torchvision.ALEXNET_PUBLISHED, torchvision.alexnet_template, torchvision.alexnet),
+    "vgg16": Kind(torchvision.VGG16_PUBLISHED, torchvision.vgg16_template, torchvision.vgg16),
+    "vgg16_fc2": Kind(torchvision.VGG16_PUBLISHED, torchvision.vgg16_fc2_template, torchvision.vgg16_fc2),
+    "lpips_alex": Kind(lpips.ALEX_PUBLISHED, partial(lpips.template, lpips.ALEX), lpips.convert),
+    "lpips_vgg": Kind(lpips.VGG_PUBLISHED, partial(lpips.template, lpips.VGG), lpips.convert),
+}
+
+
+def kind_of(name: str) -> Kind:
+    if name not in KINDS:
+        raise UserError(f"weights {name!r} are unknown{nearest(name, KINDS)}: choose {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def convert(kind: str, source: Path | str, out: Path | str) -> Weights:
+    """Converts a public PyTorch file into the safetensors file `out`, and returns what it holds.
+
+    Raises UserError when the file is missing, damaged (a name such as alexnet-owt-7be5be79.pth carries the start of
+    its SHA-256), of another network, or has other tensors than the network.
+    """
+    rules, source, out = kind_of(kind), Path(source), Path(out)
+    if not source.is_file():
+        names = " or ".join(rules.published.values())
+        raise UserError(f"{source} is no file: name the public file {names}")
+    with source.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    carried = re.search(r"-([0-9a-f]{8,64})\.pth$", source.name)
+    if carried and not sha256.startswith(carried[1]):
+        raise UserError(f"{source} has SHA-256 {sha256[:12]}..., not the one in its name: download it again")
+    for other, their_rules in KINDS.items():
+        if their_rules.known(sha256) and not rules.known(sha256):
+            raise UserError(f"{source} is the published {other}, not {kind}: jaxgen weights convert {other} ...")
+    tensors = Layers(torch_file.read(source), str(source))
+    try:
+        arrays = rules.convert(tensors)
+    except UserError:
+        raise
+    except ValueError as error:  # axes that are not there to transpose
+        raise UserError(f"{source} has tensors of other shapes ({error}): name the file of that network") from error
+    tensors.done()
+    expected = store.flatten_shapes(rules.template())
+    store.check(arrays, expected, str(source))
+    store.save(out, kind, arrays, source.name, sha256, rules.known(sha256) is not None)
+    return load(kind, out)
+
+
+def load(kind: str, file: Path | str) -> Weights:
+    """The weights that `convert` wrote to `file`. Raises UserError when they are missing, of another kind, damaged or
+    not those of the network."""
+    return store.load(Path(file), kind, store.flatten_shapes(kind_of(kind).template()))

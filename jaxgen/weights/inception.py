@@ -1,0 +1,38 @@
+"""Inception-v3 from the PyTorch port of the TensorFlow graph: tensors `LAYER.conv.weight`, `LAYER.bn.*`, `fc.*`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.nets.inception import InceptionV3
+from jaxgen.weights.torch_layers import Layers, kernel
+
+PUBLISHED = {"6726825d": "pt_inception-2015-12-05-6726825d.pth"}
+EPSILON = 1e-3  # of batch normalization
+
+
+def template() -> dict[str, Any]:
+    """Shapes of the parameters."""
+    image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
+    return jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
+
+
+def convert(tensors: Layers) -> dict[str, np.ndarray]:
+    """Parameters by path. Batch normalization joins the convolution before it: with g = gamma / sqrt(var + epsilon),
+    the kernel becomes g * kernel and the bias beta - g * mean, in f64 before rounding."""
+    tensors.ignore(".num_batches_tracked")
+    out = {}
+    for layer in tensors.layers(".conv.weight"):
+        weight = tensors.take(f"{layer}.conv.weight").astype(np.float64)
+        gamma, beta, mean, var = (
+            tensors.take(f"{layer}.bn.{name}").astype(np.float64)
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        gain = gamma / np.sqrt(var + EPSILON)
+        path = layer.replace(".", "/")
+        out[f"{path}/kernel"] = kernel(weight * gain[:, None, None, None])
+        out[f"{path}/bias"] = (beta - gain * mean).astype(np.float32)
+    out["fc/kernel"], out["fc/bias"] = kernel(tensors.take("fc.weight")), tensors.take("fc.bias")
+    return out

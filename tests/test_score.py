@@ -1,0 +1,149 @@
+"""Scores of runs: what they say of themselves, that an interrupted one goes on, and what may be lined up."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS
+
+from jaxgen import __main__ as commands
+from jaxgen import score, use
+from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+from jaxgen.loop import train
+from jaxgen.scores import line_up
+from jaxgen.weights import KINDS
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A classifier, a VAE and a DDPM of digits, all hardly trained."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("classifier", "vae", "ddpm"):
+        train(presets(EXPERIMENTS[name])["smoke"], folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
+
+
+def evaluate(runs, name, *flags, num=64, metrics="fid,kid,is,prdc,memorization,classes"):
+    given = ["--metrics", metrics, "--num", str(num), "--classifier", str(runs / "classifier"), "--batch", "8"]
+    commands.evaluate([str(runs / name), *given, *flags])
+    return json.loads((runs / name / "scores.json").read_text())
+
+
+def values(records):
+    return {name: value for record in records for name, value in record["values"].items()}
+
+
+def test_a_score_says_how_it_was_taken(runs):
+    """And is named for the features it rests on: FID is Inception's alone."""
+    records = evaluate(runs, "ddpm", num=96)[-6:]
+    assert {r["metric"] for r in records} == {
+        f"{name}_digits_cnn" for name in ("fd", "kd", "score", "prdc", "memorization", "classes")
+    }
+    assert not any(name.startswith(("fid", "kid", "is_")) for name in values(records))
+    assert all(np.isfinite(value) for value in values(records).values())
+    for record in records:
+        protocol, subject = record["protocol"], record["subject"]
+        assert protocol["num"] == 96
+        assert protocol["features"]["network"] == "digits_cnn"
+        assert len(protocol["features"]["weights"]) == len(protocol["reference"]["hash"]) == 16
+        assert protocol["reference"]["split"] == "train"
+        assert (subject["parameters"], subject["step"], subject["seed"], subject["first_sample"]) == ("ema", 20, 0, 0)
+        assert "Ancestral" in subject["sampler"]["type"]
+        assert {"jax", "jaxgen"} <= set(record["environment"]["versions"])
+
+
+def test_batches_do_not_matter(runs):
+    first = values(evaluate(runs, "vae")[-6:])
+    second = values(evaluate(runs, "vae", "--batch", "13")[-6:])
+    for name, value in first.items():
+        # A level of a sample, where rounding meets a half, moves the memorization z-score of a tie.
+        assert second[name] == pytest.approx(value, rel=2e-3, abs=1e-3), name
+
+
+def test_an_interrupted_score_goes_on(runs, monkeypatch):
+    """Only the parts that are missing are drawn; the number is that of a straight one."""
+    straight = values(evaluate(runs, "vae", num=200)[-6:])
+    (folder,) = [f for f in (runs / "vae" / "scores").iterdir() if len(list(f.iterdir())) == 3]
+    parts = sorted(folder.iterdir())
+    parts[2].unlink()
+    parts[1].write_bytes(parts[1].read_bytes()[:100])  # cut short
+    seen, drawn = [], use.drawn
+    monkeypatch.setattr("jaxgen.scores.drawn", lambda *a, **k: (seen.append(a[3]), drawn(*a, **k))[1])
+    again = values(evaluate(runs, "vae", num=200)[-6:])
+    assert [(r.start, r.stop) for r in seen] == [(80, 160), (160, 200)]
+    assert again == straight
+
+
+def test_real_data_scores_nearly_nothing_against_itself(runs):
+    """All of the training split is at distance 0 from itself, and no sample is."""
+    same = values(evaluate(runs, "vae", "--of", "train", num=10**6, metrics="fid,prdc")[-2:])
+    other = values(evaluate(runs, "vae", num=1437, metrics="fid,prdc")[-2:])
+    assert abs(same["fd_digits_cnn"]) < 1e-3 < 0.1 < other["fd_digits_cnn"]
+    assert same["precision_digits_cnn"] == same["recall_digits_cnn"] == same["coverage_digits_cnn"] == 1
+
+
+def test_only_like_is_lined_up(runs, capsys):
+    for name in ("vae", "ddpm"):
+        (runs / name / "scores.json").unlink(missing_ok=True)
+        evaluate(runs, name, num=40, metrics="fid")
+    heads, rows = line_up([runs / "vae", runs / "ddpm"])
+    assert heads == ["run", "scored", "num", "fd_digits_cnn"]
+    assert "VAE step 20 (params), seed 0" in rows[0]
+    assert rows[1][1].startswith("DDPM step 20 (ema, Ancestral")
+    commands.compare([str(runs / "vae"), str(runs / "ddpm")])
+    assert "fd_digits_cnn" in capsys.readouterr().out
+    for name in ("vae", "ddpm"):
+        (runs / name / "scores.json").unlink()
+    evaluate(runs, "vae", num=40, metrics="fid")
+    evaluate(runs, "ddpm", num=48, metrics="fid")
+    with pytest.raises(UserError, match=r"cannot be lined up: num: 40 there, 48 here"):
+        line_up([runs / "vae", runs / "ddpm"])
+    (runs / "ddpm" / "scores.json").unlink()
+    evaluate(runs, "ddpm", "--reference", "test", num=40, metrics="fid")
+    with pytest.raises(UserError, match="reference.split: train there, test here"):
+        line_up([runs / "vae", runs / "ddpm"])
+
+
+def test_the_same_score_twice_is_one_record(runs):
+    (runs / "vae" / "scores.json").unlink(missing_ok=True)
+    evaluate(runs, "vae", num=24, metrics="fid")
+    assert len(evaluate(runs, "vae", num=24, metrics="fid")) == 1
+    assert len(evaluate(runs, "vae", "--seed", "1", num=24, metrics="fid")) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--metrics", "fdi"), "did you mean fid"),
+        (("--metrics", "fid", "--num", "1"), "at least 2"),
+        (("--metrics", "fid", "--weights", "w.safetensors"), "one of the two"),
+        (("--metrics", "fid", "--classifier", ""), "one of the two"),
+        (("--metrics", "fid", "--classifier", "", "--weights", "nowhere.safetensors"), "nowhere.safetensors"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_compute(flags, words, runs, monkeypatch):
+    monkeypatch.setattr(score.Network, "apply", None, raising=False)
+    with pytest.raises(UserError, match=words):
+        commands.evaluate([str(runs / "vae"), "--classifier", str(runs / "classifier"), *flags])
+
+
+def test_a_classifier_of_other_images_is_refused(runs, tmp_path):
+    emoji = presets(EXPERIMENTS["classifier"])["emoji"]
+    train(dataclasses.replace(emoji, steps=50, batch_size=8, num_samples=4), tmp_path / "emoji")
+    with pytest.raises(UserError, match=r"takes uint8\[B, 32, 32, 3\]"):
+        commands.evaluate([str(runs / "vae"), "--metrics", "fid", "--classifier", str(tmp_path / "emoji")])
+    with pytest.raises(UserError, match="is a run of VAE"):
+        commands.evaluate([str(runs / "vae"), "--metrics", "fid", "--classifier", str(runs / "vae")])
+
+
+def test_inception_needs_weights_of_inception(tmp_path):
+    with pytest.raises(UserError, match="jaxgen weights convert inception"):
+        score.inception(tmp_path / "none.safetensors", "tf1")
+    assert "inception" in KINDS
