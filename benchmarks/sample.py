@@ -46,7 +46,7 @@ def evaluations(model) -> int:
     """Network evaluations of one sample: the length of the sampler's loop, 1 where there is none."""
     if not hasattr(model, "sampler"):
         return 1
-    return len(model.sampler.times(model.schedule.num_steps))
+    return model.sampler.evaluations(model.schedule)
 
 
 def measure(

@@ -29,7 +29,8 @@ TENSOR_RULES = (
     # (section 3 of arXiv:1909.08053).
     (re.compile(r"(qkv|query|key|value|up)/kernel$"), -1),
     (re.compile(r"(qkv|query|key|value|up)/bias$"), -1),
-    (re.compile(r"(?<!/)\w*(attention|Attention|mlp|MLP)\w*/(.*/)?(out|down)/kernel$"), 0),
+    # Inputs are counted from the end: blocks that are scanned stack their kernels as [depth, in, out].
+    (re.compile(r"(attention|Attention|mlp|MLP)\w*/(.*/)?(out|down)/kernel$"), -2),
 )
 
 

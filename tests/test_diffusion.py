@@ -1,19 +1,36 @@
-"""The diffusion process against brute force, and its samplers on Gaussian data, whose exact eps is known."""
+"""The diffusion process against brute force: schedules, posterior, forms of an answer, the bound, the ODE's density."""
 
-from dataclasses import replace
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_form import Mixture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal, norm
 
 from jaxgen import core
 from jaxgen.errors import UserError
-from jaxgen.models.ddpm import DDPM
-from jaxgen.nets.unet import UNet, time_embedding
-from jaxgen.ops.diffusion import DDIM, Ancestral, Cosine, Linear, posterior, q_sample
+from jaxgen.ops.diffusion import (
+    Denoised,
+    bits_per_dim,
+    convert,
+    discretized_gaussian,
+    error_scale,
+    join,
+    posterior,
+    q_sample,
+    split,
+    to_noise,
+    variational_bound,
+)
+from jaxgen.ops.schedules import Cosine, Geometric, Karras, Linear, Schedule, Sigmoid, Straight
 
-SCHEDULES = [Linear(), Cosine()]
+DISCRETE = [Linear(), Linear(100), Cosine(), Cosine(20), Sigmoid(), Sigmoid(50, tau=0.9)]
+SCHEDULES = [*DISCRETE, Geometric(), Karras(), Straight(), Straight(shift=3.0)]
 
 
 # --- schedules ---
@@ -24,7 +41,7 @@ def betas(schedule):
     return 1 - abar / np.append(1.0, abar[:-1])
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Linear(100), Cosine(), Cosine(20)])
+@pytest.mark.parametrize("schedule", DISCRETE, ids=str)
 def test_abar_falls_strictly_in_float64(schedule):
     abar = schedule.abar()
     assert abar.dtype == np.float64
@@ -58,268 +75,288 @@ def test_cosine_is_equation_17():
     np.testing.assert_allclose(betas(Cosine())[-1], 0.999, rtol=1e-6)
 
 
+def test_sigmoid_is_symmetric_about_the_middle():
+    """abar at t and 1 - t add up to one, as the sigmoid is odd about 0 between -3 and 3."""
+    abar = np.append(1.0, Sigmoid().abar()[:-1])
+    np.testing.assert_allclose(abar[1:] + abar[:0:-1], 1, atol=1e-9)
+    np.testing.assert_allclose(abar[500], 0.5, atol=1e-9)
+
+
 def test_f32_tables_keep_beta_0_where_bf16_would_not():
     abar = jnp.asarray(Linear().abar(), jnp.float32)
     assert abs(float(1 - abar[0]) - 1e-4) < 1e-7
     assert float(1 - abar[0].astype(jnp.bfloat16)) == 0
 
 
-# --- the forward process ---
+def test_karras_is_equation_5():
+    i = np.arange(18)
+    expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(Karras().times(18), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 4, 3), (4, 4), (3, 5, 2, 1)])
-def test_q_sample_noises_each_example_by_its_own_time_when_batch_equals_width(shape):
-    """Regression: a bare f32[B] table broadcast along the width, which only B == W lets pass unnoticed."""
-    rng = np.random.default_rng(0)
-    x0, eps = rng.normal(size=shape), rng.normal(size=shape)
-    t, abar = rng.integers(0, 1000, shape[0]), Linear().abar()
-    expected = np.stack([np.sqrt(abar[t[i]]) * x0[i] + np.sqrt(1 - abar[t[i]]) * eps[i] for i in range(shape[0])])
-    got = q_sample(abar, jnp.float32(x0), jnp.asarray(t), jnp.float32(eps))
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize(("earlier", "later"), [(99, 100), (500, 501), (40, 500), (0, 400), (300, 900)])
-def test_posterior_is_bayes_on_a_grid(schedule, earlier, later):
-    """Regression: a posterior mean taken for x_0. q(x_prev | x_t, x_0) for a pair of times, adjacent or respaced, by
-    multiplying the two forward densities on a fine grid."""
-    abar = schedule.abar()
-    prev, last = abar[earlier], abar[later]
-    x0, x_t = 0.7, -0.4
-    grid = np.linspace(-8, 8, 200_001)
-    alpha = last / prev
-    log = -0.5 * (grid - np.sqrt(prev) * x0) ** 2 / (1 - prev) - 0.5 * (x_t - np.sqrt(alpha) * grid) ** 2 / (1 - alpha)
-    p = np.exp(log - log.max())
-    p /= p.sum()
-    mean = (p * grid).sum()
-    a, b, variance = posterior(last, prev)
-    np.testing.assert_allclose(a * x0 + b * x_t, mean, atol=1e-6)
-    np.testing.assert_allclose(variance, (p * (grid - mean) ** 2).sum(), rtol=1e-5)
-
-
-# --- samplers on Gaussian data ---
-
-
-def law(sampler, schedule, mu, std):
-    """Mean and std that `sampler` gives on data N(mu, std^2) with the exact eps: a loop of float64 scalars."""
-    abar = schedule.abar()[sampler.times(schedule.num_steps)[::-1]]
-    mean, var = 0.0, 1.0
-    for now, a, b, c in zip(abar, *sampler.coefficients(abar, np.append(abar[1:], 1.0))):
-        # E[x_0 | x] = mu + gain (x - alpha mu), so that each step is affine in x.
-        gain = np.sqrt(now) * std**2 / (now * std**2 + 1 - now)
-        mean = a * (mu + gain * (mean - np.sqrt(now) * mu)) + b * mean
-        var = (a * gain + b) ** 2 * var + c**2
-    return mean, np.sqrt(var)
-
-
-FAMILIES = [Ancestral(), Ancestral(large=True), DDIM(), DDIM(eta=0.5), DDIM(eta=1.0)]
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("std", [0.5, 1.3])
-def test_every_sampler_returns_the_gaussian_it_was_given(family, schedule, std):
-    """Regression: with the posterior mean misnamed x_0 the std was 0.42 for 0.50. Free of sampling error: what is left
-    is the discretisation's, which is O(1 / steps)."""
-    mean, got = law(replace(family, steps=0, clip=0.0), schedule, 0.3, std)
-    assert abs(mean - 0.3) < 0.01
-    assert abs(got / std - 1) < 0.01
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_respaced_samplers_err_in_proportion_to_their_step(family):
-    """A sampler that forgot to respace (beta of one step for a jump of ten) would not converge at all."""
-    error = [abs(law(replace(family, steps=k, clip=0.0), Cosine(4000), 0.3, 0.5)[1] - 0.5) for k in (100, 200, 400)]
-    assert error[0] < 0.05
-    assert 1.5 < error[0] / error[1] < 3
-    assert 1.5 < error[1] / error[2] < 3
-
-
-MU, COV = np.array([0.3, -0.2]), np.array([[0.25, 0.12], [0.12, 0.16]])
-
-
-def exact_eps(schedule):
-    """E[eps | x_t] = sigma_t (alpha_t^2 cov + sigma_t^2)^-1 (x_t - alpha_t mu) of N(MU, COV), x: f32[B, n, 2]."""
-    abar = schedule.abar()[:, None, None]
-    gain = np.sqrt(1 - abar) * np.linalg.inv(abar * COV + (1 - abar) * np.eye(2))
-    gain, centre = jnp.asarray(gain, jnp.float32), jnp.asarray(np.sqrt(abar[:, 0]) * MU, jnp.float32)
-    return lambda x, t: jnp.einsum("bij,bnj->bni", gain[t], x - centre[t][:, None])
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize(
-    "sampler", [Ancestral(clip=0), Ancestral(large=True, clip=0), DDIM(steps=500, clip=0), DDIM(500, 0, eta=0.5)]
-)
-def test_samples_have_the_mean_and_covariance_of_the_data(sampler, schedule):
-    """The loop itself, with noise: within five standard errors of 4,096 draws, and 1 % for the discretisation."""
-    keys, n = core.sample_keys(0, 16), 256
-    x = np.asarray(sampler(exact_eps(schedule), schedule, keys, (n, 2)), np.float64).reshape(-1, 2)
-    five = 5 / np.sqrt(len(x))
-    assert np.all(np.abs(x.mean(0) - MU) < five * np.sqrt(np.diag(COV)) + 0.01)
-    scale = np.sqrt(COV**2 + np.outer(np.diag(COV), np.diag(COV)))  # root N times a sample covariance's standard error
-    assert np.all(np.abs(np.cov(x.T) - COV) < five * scale + 0.01 * np.abs(COV))
-
-
-def small_problem(sampler, keys, frames=0):
-    return jax.jit(lambda keys: sampler(exact_eps(Linear(100)), Linear(100), keys, (3, 2), frames))(keys)
-
-
-@pytest.mark.parametrize("steps", [0, 30])
-def test_ancestral_is_ddim_with_eta_1(steps):
-    keys = core.sample_keys(1, 4)
-    one = small_problem(Ancestral(steps, clip=0), keys)
-    np.testing.assert_allclose(one, small_problem(DDIM(steps, clip=0, eta=1.0), keys), atol=1e-4)
-    assert not np.allclose(one, small_problem(DDIM(steps, clip=0), keys), atol=1e-2)
-
-
-@pytest.mark.parametrize("sampler", [Ancestral(20), DDIM(20), DDIM(20, eta=1.0)])
-def test_a_sample_depends_on_its_key_alone(sampler):
-    keys = core.sample_keys(2, 5)
-    np.testing.assert_allclose(small_problem(sampler, keys)[:2], small_problem(sampler, keys[:2]), atol=1e-6)
-
-
-def test_deterministic_ddim_draws_nothing_after_the_start(monkeypatch):
-    """With eta 0 the sample is a function of the starting noise, which a Python 0 is folded for; the loop folds
-    traced numbers."""
-    true = core.fold_each
-
-    def start_alone(keys, i):
-        assert isinstance(i, int), "drew in the loop"
-        return true(keys, i)
-
-    monkeypatch.setattr("jaxgen.ops.diffusion.fold_each", start_alone)
-    assert np.all(np.isfinite(small_problem(DDIM(20), core.sample_keys(3, 2))))
-    with pytest.raises(AssertionError, match="drew in the loop"):
-        small_problem(DDIM(20, eta=1.0), core.sample_keys(3, 2))
-
-
-def test_ddim_noise_is_eta_times_equation_16():
-    abar = Cosine().abar()[[999, 700, 300, 10]]
-    prev = np.append(abar[1:], 1.0)
-    full = np.sqrt(posterior(abar, prev)[2])
-    for eta in (0.0, 0.3, 1.0):
-        np.testing.assert_allclose(DDIM(eta=eta).coefficients(abar, prev)[2], eta * full, rtol=1e-9)
-
-
-def test_x0_is_clipped():
-    """A network that knows nothing (eps = 0) makes x0_hat = x / alpha, hundreds at the start."""
-
-    def nothing(x, t):
-        return jnp.zeros_like(x)
-
-    keys = core.sample_keys(0, 4)
-    assert np.abs(DDIM(10)(nothing, Linear(100), keys, (8,))).max() <= 1
-    assert np.abs(DDIM(10, clip=0)(nothing, Linear(100), keys, (8,))).max() > 10
-
-
-@pytest.mark.parametrize(("steps", "frames"), [(20, 5), (20, 7), (20, 20), (20, 1), (100, 24)])
-def test_the_last_frame_is_the_sample(steps, frames):
-    keys = core.sample_keys(4, 2)
-    film = small_problem(Ancestral(steps), keys, frames)
-    assert film.shape == (frames, 2, 3, 2)
-    np.testing.assert_allclose(film[-1], small_problem(Ancestral(steps), keys), atol=1e-6)
-    assert len(np.unique(np.asarray(film)[:, 0, 0, 0])) == frames, "frames are different states, none left empty"
-
-
-def test_a_film_of_more_frames_than_steps_still_ends_in_the_sample():
-    keys = core.sample_keys(4, 2)
-    film = small_problem(DDIM(10), keys, 24)
-    np.testing.assert_allclose(film[-1], small_problem(DDIM(10), keys), atol=1e-6)
-    assert np.all(np.any(np.asarray(film) != 0, axis=(1, 2, 3))), "no frame is left empty"
-
-
-def test_times_run_from_0_to_the_end():
-    for steps in (2, 7, 50, 999, 1000):
-        times = DDIM(steps).times(1000)
-        assert len(times) == steps and times[0] == 0 and times[-1] == 999
-        assert np.all(np.diff(times) > 0)
-    assert len(Ancestral().times(1000)) == 1000
-    assert DDIM(1).times(1000).tolist() == [999]
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_grids_lead_from_noise_to_data(schedule):
+    """logsnr rises strictly at each level, the last of which is the data's; f32 levels agree with float64's."""
+    for steps in (1, 2, 7, 20):
+        grid = schedule.grid(steps)
+        assert len(grid.t) == steps == len(grid.alpha) - 1 == len(grid.sigma) - 1
+        assert (grid.alpha[-1], grid.sigma[-1]) == (1, 0)
+        logsnr = schedule.logsnr(grid.t)
+        assert logsnr.dtype == np.float64
+        assert np.all(np.diff(logsnr) > 0)
+        assert schedule.start**2 == pytest.approx(grid.alpha[0] ** 2 + grid.sigma[0] ** 2, rel=1e-3) or (
+            schedule.start == grid.sigma[0]
+        )
+        traced = schedule.at(jnp.asarray(grid.t.copy()), 3)
+        assert traced[0].shape == (steps, 1, 1) and traced[0].dtype == jnp.float32
+        np.testing.assert_allclose(np.ravel(traced), np.ravel([grid.alpha[:-1], grid.sigma[:-1]]), rtol=1e-5, atol=1e-7)
+        assert np.all(np.isfinite(schedule.network_time(jnp.asarray(grid.t.copy()))))
 
 
 @pytest.mark.parametrize("steps", [101, -1])
 def test_more_steps_than_times_are_refused(steps):
     with pytest.raises(UserError, match="choose 1 to 100"):
-        DDIM(steps).times(100)
+        Linear(100).times(steps)
 
 
-# --- the model ---
-
-TINY = DDPM(
-    network=UNet(width=8, mults=(1, 2), blocks=1, attention=()), schedule=Linear(100), sampler=DDIM(5),
-    shape=(4, 4, 1), num_classes=3, ema_decay=0.0,
-)  # fmt: skip
+@pytest.mark.parametrize("schedule", [Karras(), Straight()])
+def test_continuous_time_needs_a_number_of_steps(schedule):
+    with pytest.raises(UserError, match="choose 1 or more"):
+        schedule.times(0)
 
 
-PREDICT = jax.jit(TINY.predict)
+def test_times_run_from_the_end_to_0():
+    for steps in (2, 7, 50, 999, 1000):
+        times = Linear().times(steps)
+        assert len(times) == steps and times[0] == 999 and times[-1] == 0
+        assert np.all(np.diff(times) < 0)
+    assert len(Linear().times(0)) == 1000
+    assert Linear().times(1).tolist() == [999]
 
 
-@pytest.fixture(scope="module")
-def tiny_params():
-    """Random everywhere, as layers that start at zero would hide what they are told."""
-    shapes = core.abstract_state(TINY, {"x": jnp.zeros((4, 4, 4, 1)), "cond": jnp.zeros(4, int)}).params
+# --- the forward process ---
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4, 3), (4, 4), (3, 5, 2, 1)])
+@pytest.mark.parametrize("schedule", [Linear(), Karras(), Straight()], ids=str)
+def test_q_sample_noises_each_example_by_its_own_time_when_batch_equals_width(schedule, shape):
+    """Regression: a bare f32[B] table broadcast along the width, which only B == W lets pass unnoticed."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) * 0.3, jnp.float32), shapes)
+    x0, eps = rng.normal(size=shape), rng.normal(size=shape)
+    t = rng.choice(schedule.times(50), shape[0])
+    alpha, sigma = schedule.levels(t)
+    expected = np.stack([alpha[i] * x0[i] + sigma[i] * eps[i] for i in range(shape[0])])
+    got = q_sample(schedule, jnp.float32(x0), jnp.asarray(t), jnp.float32(eps))
+    np.testing.assert_allclose(got, expected, atol=1e-6 * max(1, sigma.max()))
 
 
-@pytest.fixture
-def x():
-    """One image four times over."""
-    return jnp.float32(np.tile(np.random.default_rng(1).normal(size=(1, 4, 4, 1)), (4, 1, 1, 1)))
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Karras(), Straight()], ids=str)
+@pytest.mark.parametrize(("earlier", "later"), [(99, 100), (500, 501), (40, 500), (1, 400), (300, 900)])
+def test_posterior_is_bayes_on_a_grid(schedule, earlier, later):
+    """Regression: a posterior mean taken for x_0. q(x_prev | x_t, x_0) for a pair of times, adjacent or respaced, by
+    multiplying the two forward densities on a fine grid."""
+    times = schedule.times(1000)[::-1]
+    (alpha_prev, alpha), (sigma_prev, sigma) = schedule.levels(times[[earlier, later]])
+    x0, x_t = 0.7, alpha * 0.7 - 0.9 * sigma
+    width = 10 * sigma_prev
+    grid = np.linspace(alpha_prev * x0 - width, alpha_prev * x0 + width, 400_001)
+    step = sigma**2 - (alpha / alpha_prev * sigma_prev) ** 2
+    log = norm.logpdf(grid, alpha_prev * x0, sigma_prev) + norm.logpdf(x_t, alpha / alpha_prev * grid, np.sqrt(step))
+    p = np.exp(log - log.max())
+    p /= p.sum()
+    mean = (p * grid).sum()
+    a, b, variance = posterior(alpha, sigma, alpha_prev, sigma_prev)
+    np.testing.assert_allclose(a * x0 + b * x_t, mean, atol=1e-5 * sigma_prev)
+    np.testing.assert_allclose(variance, (p * (grid - mean) ** 2).sum(), rtol=1e-4)
 
 
-def test_the_network_uses_time(tiny_params, x):
-    """Regression: t was an argument that nothing read."""
-    y = jnp.zeros((4, 3))
-    eps = np.asarray(PREDICT(tiny_params, x, jnp.array([0, 1, 50, 99]), y))
-    for i in range(3):
-        assert np.abs(eps[i] - eps[i + 1]).max() > 1e-3
-    same = np.asarray(PREDICT(tiny_params, x, jnp.full(4, 50), y))
-    np.testing.assert_allclose(same, np.broadcast_to(eps[2], same.shape), atol=1e-5)
+# --- forms of an answer ---
+
+KINDS = ("eps", "x0", "v", "score", "velocity")
 
 
-def test_the_network_uses_the_label(tiny_params, x):
-    eps = np.asarray(PREDICT(tiny_params, x, jnp.full(4, 50), jnp.eye(3)[jnp.array([0, 1, 2, 2])]))
-    assert min(np.abs(eps[i] - eps[j]).max() for i, j in [(0, 1), (0, 2), (1, 2)]) > 1e-3
-    np.testing.assert_allclose(eps[2], eps[3], atol=1e-5)
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(KINDS, KINDS)))
+@settings(max_examples=25, deadline=None)
+@given(
+    angle=st.floats(0.01, 1.56), scale=st.floats(0.1, 10), x=st.floats(-5, 5), value=st.floats(-5, 5),
+)  # fmt: skip
+def test_there_and_back_is_the_identity(source, target, angle, scale, x, value):
+    """For every pair, at any level of any schedule: alpha and sigma need not be on a circle."""
+    alpha, sigma = scale * math.cos(angle), scale * math.sin(angle)
+    there = convert(value, x, alpha, sigma, source, target)
+    np.testing.assert_allclose(convert(there, x, alpha, sigma, target, source), value, atol=1e-6, rtol=1e-6)
+    # And both say the same of x_0 and eps, which make up x.
+    x0, eps = split(source, value, x, alpha, sigma)
+    np.testing.assert_allclose(split(target, there, x, alpha, sigma), (x0, eps), atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(alpha * x0 + sigma * eps, x, atol=1e-6)
 
 
-def test_time_embedding_tells_all_times_apart():
-    e = np.asarray(time_embedding(jnp.arange(1000), 32), np.float64)
-    t = np.arange(1000)[:, None] * 10_000.0 ** (-np.arange(16) / 16)
-    np.testing.assert_allclose(e, np.concatenate([np.cos(t), np.sin(t)], 1), atol=1e-3)
-    # Rows have norm 4, so two are equal where their product is 16.
-    assert (e @ e.T - 16 * np.eye(1000)).max() < 16 - 0.005
+def test_forms_are_what_the_papers_say():
+    x0, eps, alpha, sigma = 0.3, -1.2, 0.8, 0.6
+    expected = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -eps / sigma, "velocity": eps - x0}
+    for kind in KINDS:
+        assert join(kind, x0, eps, alpha, sigma) == pytest.approx(expected[kind])
+    # The score is the gradient of log q(x_t | x_0).
+    x = alpha * x0 + sigma * eps
+    slope = jax.grad(lambda x: -0.5 * (x - alpha * x0) ** 2 / sigma**2)(x)
+    assert slope == pytest.approx(expected["score"], rel=1e-5)
+    with pytest.raises(ValueError, match="no form"):
+        join("noise", x0, eps, alpha, sigma)
 
 
-def test_loss_is_one_for_a_network_that_says_nothing():
-    """The last layer starts at zero, so the first loss is E eps^2 = 1, at any time and whatever the data."""
-    batch = {"x": jnp.zeros((512, 4, 4, 1)) + 0.5, "cond": jnp.zeros(512, jnp.int32)}
-
-    @jax.jit
-    def first(key, batch):
-        state = TINY.init(key, batch)
-        return TINY.loss(state.params, state, jax.random.fold_in(key, 1), batch)[0]
-
-    loss = first(jax.random.key(0), batch)
-    assert abs(float(loss) - 1) < 5 * np.sqrt(2 / (512 * 16))
+@pytest.mark.parametrize("kind", KINDS)
+def test_error_scale_is_that_of_a_wrong_x0(kind):
+    alpha, sigma, x, x0 = 0.8, 0.6, 0.5, 0.2
+    answers = [convert(guess, x, alpha, sigma, "x0", kind) for guess in (x0, x0 + 0.1)]
+    assert (answers[0] - answers[1]) ** 2 == pytest.approx(error_scale(kind, alpha, sigma) * 0.01)
 
 
-GOOD = {"x": jnp.zeros((2, 4, 4, 1)), "cond": jnp.array([0, 2])}
+# --- the variational bound ---
+
+
+@pytest.mark.parametrize("std", [0.003, 0.02, 0.3, 30.0])
+def test_discretized_gaussian_sums_to_one_and_is_the_integral(std):
+    levels = jnp.linspace(-1, 1, 256)[:, None] * jnp.ones((1, 4))
+    mean = jnp.array([[-1.3, -0.2, 0.1, 1.05]]) * jnp.ones((256, 1))
+    log_p = discretized_gaussian(levels, mean, jnp.full((256, 4), 2 * math.log(std)))
+    np.testing.assert_allclose(np.exp(np.asarray(log_p, np.float64)).sum(0), 1, rtol=1e-4)
+    half, x = 1 / 255, np.linspace(-1, 1, 256)[:, None]
+    upper, lower = np.where(x > 0.999, np.inf, x + half), np.where(x < -0.999, -np.inf, x - half)
+    mean = np.asarray(mean, np.float64)
+    # In whichever tail, where the difference of two numbers near one would be nothing.
+    sign = np.where(x > mean, -1, 1)
+    ends = norm.cdf(sign * (upper - mean) / std), norm.cdf(sign * (lower - mean) / std)
+    p = np.abs(ends[0] - ends[1])
+    there = p > 1e-12
+    np.testing.assert_allclose(np.asarray(log_p)[there], np.log(p[there]), atol=2e-3)
+
+
+@pytest.mark.parametrize("x", [-1.0, 0.0, 1.0])
+def test_discretized_gaussian_has_gradients(x):
+    """Also at the ends, whose infinite edges would make them NaN."""
+    grads = jax.grad(lambda m, v: discretized_gaussian(jnp.float32(x), m, v), (0, 1))(0.4, -3.0)
+    assert np.all(np.isfinite(grads))
+
+
+def wrong(schedule):
+    """A denoiser that is not the right one, so that no term is nothing."""
+    return lambda x, t: Denoised(0.9 * x + 0.03)
 
 
 @pytest.mark.parametrize(
-    ("model", "batch", "message"),
-    [
-        (TINY, {**GOOD, "x": jnp.zeros((2, 5, 4, 1))}, "pass --model.shape 5 4 1"),
-        (TINY, {"x": GOOD["x"]}, "no labels"),
-        (TINY, {**GOOD, "cond": jnp.array([0, 3])}, "label 3 is out of range"),
-        (replace(TINY, shape=(5, 4, 1)), {**GOOD, "x": jnp.zeros((2, 5, 4, 1))}, "multiples of 2"),
-        (replace(TINY, sampler=DDIM(500)), GOOD, "choose 1 to 100"),
-    ],
+    ("schedule", "large"), [(Linear(100), False), (Cosine(50), True), (Straight(), False)], ids=str
 )
-def test_what_cannot_work_is_refused_in_one_line(model, batch, message):
-    TINY.check(GOOD)
-    with pytest.raises(UserError, match=message) as error:
-        model.check(batch)
-    assert "\n" not in str(error.value)
+def test_bound_terms_are_monte_carlo_kls(schedule, large):
+    """Each KL from forward densities alone: x_prev drawn on the way to x_t, log q by Bayes, log p as the sampler does.
+    The decoder's term by scipy."""
+    steps, level, draws = 6, 200 / 255 * 2 - 1, 4000
+    grid = schedule.grid(steps)
+    x0 = jnp.full((draws, 1), level)
+    prior, terms = jax.jit(lambda keys: variational_bound(wrong(schedule), schedule, x0, keys, steps, large))(
+        core.sample_keys(0, draws)
+    )
+    terms = np.asarray(terms, np.float64) * math.log(2)
+    assert terms.shape == (steps, draws)
+    first = norm(grid.alpha[0] * level, grid.sigma[0])
+    np.testing.assert_allclose(
+        prior[0] * math.log(2), -first.entropy() + first.expect(lambda x: -norm.logpdf(x)), atol=1e-4
+    )
+    rng = np.random.default_rng(0)
+    variances = []
+    for i in range(steps):
+        alpha, sigma, alpha2, sigma2 = grid.alpha[i], grid.sigma[i], grid.alpha[i + 1], grid.sigma[i + 1]
+        step = sigma**2 - (alpha / alpha2 * sigma2) ** 2
+        ratio = alpha / alpha2
+        if i < steps - 1:
+            prev = alpha2 * level + sigma2 * rng.normal(size=200_000)
+            x = ratio * prev + np.sqrt(step) * rng.normal(size=prev.size)
+            log_q = (
+                norm.logpdf(prev, alpha2 * level, sigma2)
+                + norm.logpdf(x, ratio * prev, np.sqrt(step))
+                - norm.logpdf(x, alpha * level, sigma)
+            )
+            variances.append((1 / (ratio**2 / step + 1 / sigma2**2), step))
+        else:
+            x = alpha * level + sigma * rng.normal(size=200_000)
+        # The reverse step: the Gaussian product of x_prev's two neighbours, with what is believed of x_0.
+        var, high = variances[-1] if i == steps - 1 else variances[i]
+        guess = 0.9 * x + 0.03
+        a, b, _ = posterior(alpha, sigma, alpha2, sigma2)
+        std = np.sqrt(high if large and i < steps - 1 else var)
+        if i < steps - 1:
+            expected = log_q - norm.logpdf(prev, a * guess + b * x, std)
+        else:
+            mass = norm.cdf(level + 1 / 255, guess, std) - norm.cdf(level - 1 / 255, guess, std)
+            expected = -np.log(mass)
+        error = 4 * np.hypot(expected.std() / np.sqrt(expected.size), terms[i].std() / np.sqrt(draws))
+        assert abs(terms[i].mean() - expected.mean()) < error + 1e-3, i
+
+
+def test_the_bound_bounds_what_can_be_summed():
+    """Two equally likely levels hold one bit; the exact denoiser's bound is above it, and nearly as low."""
+    schedule, level = Cosine(4000), np.float32(101 / 255 * 2 - 1)
+
+    def exact(x, t):
+        alpha, sigma = schedule.at(t, x.ndim)
+        return Denoised(level * jnp.tanh(alpha * level * x / sigma**2))
+
+    x0 = jnp.where(jnp.arange(2000)[:, None] % 2, level, -level)
+    prior, terms = jax.jit(lambda keys: variational_bound(exact, schedule, x0, keys))(core.sample_keys(0, 2000))
+    total = np.asarray(prior + terms.sum(0), np.float64)
+    assert 1 - 4 * total.std() / np.sqrt(2000) < total.mean() < 1.2
+
+
+# --- the density of the probability-flow ODE ---
+
+DATA = Mixture()
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), Karras(), Straight(), Geometric(400, 0.002, 50)], ids=str)
+@pytest.mark.parametrize("probes", [0, 1])
+def test_ode_likelihood_of_a_mixture_is_the_analytic_one(schedule, probes):
+    """Coordinates do not meet, so that the Jacobian is diagonal and one probe of signs is exact too."""
+    rng = np.random.default_rng(0)
+    k = rng.choice(2, size=(6, 3), p=DATA.weight)
+    x = DATA.mean[k] + DATA.std[k] * rng.normal(size=k.shape)
+    steps = 399 if schedule.continuous or isinstance(schedule, Geometric) else 500
+    ode = jax.jit(lambda x, keys: to_noise(DATA.denoise(schedule), schedule, x, keys, steps, probes))
+    noise, log_p = ode(jnp.float32(x), core.sample_keys(0, 6))
+    np.testing.assert_allclose(log_p, np.log(DATA.pdf(x)).sum(1), atol=1e-2)
+    # The map keeps quantiles; it starts from the least noisy level.
+    levels = [schedule.levels(schedule.path(steps + 1)[i]) for i in (-1, 0)]
+    np.testing.assert_allclose(DATA.cdf(noise, *levels[1]), DATA.cdf(x, *levels[0]), atol=2e-3)
+
+
+def correlated(schedule: Schedule, cov: np.ndarray):
+    """The denoiser of N(0, cov)."""
+    cov, eye = jnp.float32(cov)[None], jnp.eye(len(cov))[None]
+
+    def denoise(x, t):
+        alpha, sigma = schedule.at(t, 3)
+        return Denoised(jnp.einsum("bij,bj->bi", alpha * cov @ jnp.linalg.inv(alpha**2 * cov + sigma**2 * eye), x))
+
+    return denoise
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Karras(), Straight()], ids=str)
+def test_hutchinsons_estimate_is_right_on_average(schedule):
+    """Correlated coordinates, so that single probes err; 1,000 of them for the exact trace's answer."""
+    cov = np.array([[0.5, 0.3, 0.0], [0.3, 0.4, -0.1], [0.0, -0.1, 0.3]])
+    x = jnp.tile(jnp.array([[0.5, -0.2, 0.7]]), (1000, 1))
+
+    def log_p(probes, num):
+        ode = jax.jit(lambda x, k: to_noise(correlated(schedule, cov), schedule, x, k, 200, probes)[1])
+        return np.asarray(ode(x[:num], core.sample_keys(1, num)), np.float64)
+
+    expected = multivariate_normal(np.zeros(3), cov).logpdf(np.asarray(x[0]))
+    np.testing.assert_allclose(log_p(0, 1), expected, atol=1e-2)
+    one = log_p(1, 1000)
+    assert one.std() > 0.05
+    assert abs(one.mean() - expected) < 1e-2 + 4 * one.std() / np.sqrt(1000)
+    assert log_p(4, 1000).std() == pytest.approx(one.std() / 2, rel=0.15)
+
+
+def test_bits_per_dim_of_evenly_spread_levels_is_8():
+    """A density of 1 / (256 widths of a level) in each of 10 dimensions."""
+    log_p = jnp.array([-10 * math.log(256 * 2 / 255)])
+    np.testing.assert_allclose(bits_per_dim(log_p, 10), 8, rtol=1e-6)

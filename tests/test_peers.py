@@ -22,8 +22,9 @@ from jaxgen.nets.conv import ConvDecoder, ConvEncoder  # noqa: E402
 from jaxgen.nets.mlp import MLP  # noqa: E402
 from jaxgen.nets.unet import UNet  # noqa: E402
 from jaxgen.ops.conv import conv, upconv  # noqa: E402
-from jaxgen.ops.diffusion import DDIM, Ancestral, q_sample  # noqa: E402
+from jaxgen.ops.diffusion import q_sample  # noqa: E402
 from jaxgen.ops.likelihood import Bernoulli, DiscretizedLogistic, Gaussian  # noqa: E402
+from jaxgen.ops.samplers import DDIM, Ancestral  # noqa: E402
 from jaxgen.optim import Adam  # noqa: E402
 
 # Its threads wait for each other by spinning: on cores shared with another test, a hundred times slower than one.
@@ -149,7 +150,7 @@ def test_unet(ddpm):
     x, t = normal((3, *model.shape)), np.array([0, 17, 999], np.int32)
     cond = np.arange(3) % max(1, model.num_classes)
     y = jax.nn.one_hot(jnp.asarray(cond), model.num_classes) if model.num_classes else None
-    ours = jax.jit(model.predict)(state.params, jnp.asarray(x), jnp.asarray(t), y)
+    ours = jax.jit(model.answer)(state.params, jnp.asarray(x), jnp.asarray(t), {} if y is None else {"y": y})
     theirs = module.predict(to_torch(x), torch.tensor(t), module.label(torch.tensor(cond)))
     assert np.abs(ours).max() > 0.1
     close(ours, theirs, 1e-4)
@@ -202,7 +203,7 @@ def test_schedule_and_noising():
     model = DDPMS["grey"]
     module = module_of(model)
     x0, eps, t = normal((3, *model.shape)), normal((3, *model.shape), 1), np.array([0, 500, 999])
-    ours = q_sample(model.schedule.abar(), jnp.asarray(x0), jnp.asarray(t), jnp.asarray(eps))
+    ours = q_sample(model.schedule, jnp.asarray(x0), jnp.asarray(t), jnp.asarray(eps))
     alpha, sigma = (table[torch.tensor(t)][:, None, None, None] for table in (module.alpha, module.sigma))
     close(ours, alpha * to_torch(x0) + sigma * to_torch(eps), 1e-6)
 

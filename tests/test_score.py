@@ -107,7 +107,7 @@ def test_only_like_is_lined_up(runs, capsys):
         line_up([runs / "vae", runs / "ddpm"])
     (runs / "ddpm" / "scores.json").unlink()
     evaluate(runs, "ddpm", "--reference", "test", num=40, metrics="fid")
-    with pytest.raises(UserError, match="reference.split: train there, test here"):
+    with pytest.raises(UserError, match=r"reference\.split: train there, test here"):
         line_up([runs / "vae", runs / "ddpm"])
 
 

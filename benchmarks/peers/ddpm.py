@@ -169,13 +169,18 @@ class TorchDDPM(nn.Module):
         super().__init__()
         self.model = model
         self.network = UNet(model.network, model.shape, model.num_classes)
-        abar = model.schedule.abar()
-        self.register_buffer("alpha", torch.tensor(np.sqrt(abar), dtype=torch.float32), persistent=False)
-        self.register_buffer("sigma", torch.tensor(np.sqrt(1 - abar), dtype=torch.float32), persistent=False)
+        alpha, sigma = model.schedule.table()
+        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float32), persistent=False)
+        self.register_buffer("sigma", torch.tensor(sigma, dtype=torch.float32), persistent=False)
 
     @staticmethod
     def has(model) -> bool:
-        return type(model) is DDPM and type(model.network) is unet.UNet
+        """Whether `model` is the DDPM of arXiv:2006.11239 with none of the later options."""
+        if type(model) is not DDPM or type(model.network) is not unet.UNet:
+            return False
+        net = model.network
+        later = net.scale_shift, net.resample_blocks, net.cross_attention, model.class_dropout, model.min_snr
+        return not any(later) and (model.objective, model.kind) == ("simple", "eps") and not model.importance
 
     def from_flax(self, params) -> None:
         self.network.from_flax(params["network"])
@@ -208,19 +213,17 @@ class TorchDDPM(nn.Module):
                 z = torch.randn(num, channels, height, width, device=device)
                 return z.contiguous(memory_format=memory_format)
 
-        sampler, y = self.model.sampler, self.label(cond)
-        times = sampler.times(self.model.schedule.num_steps)[::-1]
-        abar = self.model.schedule.abar()[times]
-        coefficients = sampler.coefficients(abar, np.append(abar[1:], 1.0))
-        random = bool(np.any(coefficients[2]))
-        rows = np.stack([np.sqrt(abar), np.sqrt(1 - abar), *coefficients], 1).tolist()
+        sampler, schedule, y = self.model.sampler, self.model.schedule, self.label(cond)
+        table = sampler.table(schedule)
+        alpha, sigma = schedule.levels(table.t)
+        rows = np.stack([alpha, sigma, table.a, table.b, table.c], 1).tolist()
         x = noise(0)
-        for i, (t, (alpha, sigma, a, b, c)) in enumerate(zip(times.tolist(), rows)):
+        for i, (t, (alpha, sigma, a, b, c)) in enumerate(zip(table.t.tolist(), rows)):
             eps = self.predict(x, torch.full((num,), t, device=device), y)
             x0 = (x - sigma * eps) / alpha
             if sampler.clip:
                 x0 = x0.clamp(-sampler.clip, sampler.clip)
             x = a * x0 + b * x
-            if random:
+            if table.c.any():
                 x = x + c * noise(i + 1)
         return x

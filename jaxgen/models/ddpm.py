@@ -1,95 +1,130 @@
-"""Denoising diffusion, arXiv:2006.11239: a network that predicts the noise in x_t, trained on its squared error.
+"""Denoising diffusion in discrete time: DDPM (arXiv:2006.11239) and improved DDPM (arXiv:2102.09672).
 
-x_t = alpha_t x_0 + sigma_t eps; loss E_{t, eps} |eps - eps_theta(x_t, t)|^2 (eq. 14). y: class.
+Loss: simple, E |eps - eps_theta(x_t, t)|^2 (eq. 14 of the first), of whatever the network answers, with min-SNR weights
+(arXiv:2303.09556) on request; hybrid, L_simple + lambda L_vlb (eq. 16 of the second), which learns the variance of the
+reverse step; or the variational bound L_vlb alone. T: the schedule's steps.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
-from jaxgen.nets.unet import UNet
-from jaxgen.ops.diffusion import Ancestral, Linear, Sampler, Schedule, q_sample
+from jaxgen.core import Batch, Metrics, PyTree, TrainState
+from jaxgen.models.diffusion import Diffusion
+from jaxgen.ops import diffusion as ops
+from jaxgen.ops.diffusion import Denoised, mean_each
+from jaxgen.ops.samplers import Ancestral, Sampler
+from jaxgen.ops.schedules import Discrete, Linear, expand
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPM(LossModel):
-    """x: f32[B, H, W, C] in [-1, 1]; cond: i32[B] in [0, num_classes) when num_classes > 0."""
+class DDPM(Diffusion):
+    """x: f32[B, H, W, C] in [-1, 1]."""
 
-    network: UNet = field(default_factory=UNet)
-    """(x_t, t on a scale of 0 to 1000, C, y) -> eps."""
-    schedule: Schedule = Linear()
+    schedule: Discrete = Linear()
     sampler: Sampler = Ancestral()
-    shape: tuple[int, ...] = (32, 32, 3)
-    num_classes: int = 0
-    ema_decay: float = 0.9999
-    evaluate_times: int = 20
-    """Times at which `evaluate` measures the error, evenly over the schedule."""
+    objective: Literal["simple", "hybrid", "vlb"] = "simple"
+    """hybrid and vlb learn the variance: the network gives twice the channels."""
+    vlb_weight: float = 1e-3
+    """lambda of the hybrid loss, L_vlb in bits a dimension."""
+    min_snr: float = 0.0
+    """gamma of arXiv:2303.09556: x_0's error is weighted by min(snr, gamma); 0 weighs all answers alike."""
+    importance: bool = False
+    """Times drawn as often as their loss is large, from its last `HISTORY` values: eq. 18 of arXiv:2102.09672."""
 
-    def check(self, batch: Batch) -> None:
-        check_shape(self.shape, batch)
-        check_classes(self.num_classes, batch)
-        self.network.check(self.shape)
-        self.sampler.times(self.schedule.num_steps)
+    HISTORY = 10
 
-    def _condition(self, cond: PyTree) -> jax.Array | None:
-        return one_hot(cond, self.num_classes)
+    @property
+    def learns_variance(self) -> bool:
+        return self.objective != "simple"
 
-    def predict(
-        self, params: PyTree, x: jax.Array, t: jax.Array, y: jax.Array | None = None, dropout: jax.Array | None = None
-    ) -> jax.Array:
-        """eps_theta(x_t, t), f32 of x's shape; t: i32[B]. `dropout` is a key, given while training."""
-        scaled = t * (1000 / self.schedule.num_steps)
-        rngs = None if dropout is None else {"dropout": dropout}
-        return self.network.apply(
-            {"params": params["network"]}, x, scaled, self.shape[-1], y, train=dropout is not None, rngs=rngs
-        )
+    @property
+    def outputs(self) -> int:
+        return self.shape[-1] * (2 if self.learns_variance else 1)
 
-    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        t, y = jnp.zeros(len(batch["x"])), self._condition(batch.get("cond"))
-        return {"network": self.network.init(key, batch["x"], t, self.shape[-1], y)["params"]}
+    # --- times ---
+
+    def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        if not self.importance:
+            return {}
+        steps = self.schedule.num_steps
+        return {"history": jnp.zeros((steps, self.HISTORY)), "seen": jnp.zeros(steps, jnp.int32)}
+
+    def time_probabilities(self, extra: dict[str, PyTree]) -> jax.Array:
+        """p_t proportional to sqrt(E L_t^2), f32[T]; even until each time was seen `HISTORY` times."""
+        # A thousandth is spread evenly, so that no weight 1 / p_t grows without bound.
+        p = jnp.sqrt(jnp.mean(extra["history"] ** 2, axis=1)) + 1e-12
+        p = 0.999 * p / jnp.sum(p) + 0.001 / len(p)
+        return jnp.where(jnp.all(extra["seen"] >= self.HISTORY), p, 1 / len(p))
+
+    def draw_times(self, key, state, num):
+        if not self.importance:
+            return jax.random.randint(key, (num,), 0, self.schedule.num_steps), jnp.ones(num)
+        p = self.time_probabilities(state.extra)
+        t = jax.random.choice(key, len(p), (num,), p=p).astype(jnp.int32)
+        return t, 1 / (p[t] * len(p))
+
+    def times_to_evaluate(self):
+        return np.round(np.linspace(0, self.schedule.num_steps - 1, self.evaluate_times)).astype(int)
+
+    # --- the answer and its error ---
+
+    def weight(self, alpha, sigma):
+        if not self.min_snr:
+            return jnp.ones_like(sigma)
+        return jnp.minimum((alpha / sigma) ** 2, self.min_snr) / ops.error_scale(self.kind, alpha, sigma)
+
+    def denoised(self, answer, x, t):
+        if not self.learns_variance:
+            return super().denoised(answer, x, t)
+        answer, raw = jnp.split(answer, 2, axis=-1)
+        return super().denoised(answer, x, t)._replace(fraction=(raw + 1) / 2)
+
+    def errors(self, params, x0, t, eps, inputs, dropout):
+        if not self.learns_variance:
+            return super().errors(params, x0, t, eps, inputs, dropout)
+        alpha, sigma = self.schedule.at(t, x0.ndim)
+        x = alpha * x0 + sigma * eps
+        answer = self.answer(params, x, t, inputs, dropout)
+        denoised = self.denoised(answer, x, t)
+        if self.objective == "vlb":
+            return self._vlb(x0, x, t, denoised)
+        answer = jnp.split(answer, 2, axis=-1)[0]
+        simple = mean_each(self.weight(alpha, sigma) * (self.target(x0, eps, alpha, sigma) - answer) ** 2)
+        # L_vlb is to teach the variance alone.
+        fixed_mean = denoised._replace(x0=jax.lax.stop_gradient(denoised.x0))
+        return simple + self.vlb_weight * self._vlb(x0, x, t, fixed_mean)
+
+    def _vlb(self, x0: jax.Array, x: jax.Array, t: jax.Array, denoised: Denoised) -> jax.Array:
+        """T times the term of time t, whose mean over t is the bound without its prior: f32[B] in bits a dimension."""
+        grid = self.schedule.grid(0)
+        a, b, _ = ops.posterior(grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:])
+        # The grid runs from noise to data, t the other way.
+        tables = [table[::-1] for table in (a, b, *ops.log_variances(grid))]
+        a, b, low, high = (expand(jnp.asarray(table, jnp.float32)[t], x0.ndim) for table in tables)
+        last = (t == 0).reshape(low.shape)
+        term = ops.bound_term(x0, x, denoised, a, b, low, high, low, last)
+        return self.schedule.num_steps * term / math.log(2)
+
+    # --- the history of the loss ---
 
     def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        key_t, key_eps, key_dropout = jax.random.split(key, 3)
-        x0 = batch["x"]
-        t = jax.random.randint(key_t, (len(x0),), 0, self.schedule.num_steps)
-        eps = jax.random.normal(key_eps, x0.shape)
-        x = q_sample(self.schedule.abar(), x0, t, eps)
-        predicted = self.predict(params, x, t, self._condition(batch.get("cond")), key_dropout)
-        return jnp.mean((eps - predicted) ** 2), {}
+        t, importance, errors = self.times_and_errors(params, state, key, batch)
+        # `train_step` takes these two out again.
+        metrics = {"times": t, "errors": errors} if self.importance else {}
+        return jnp.mean(importance * errors), metrics
 
-    def _sample(self, state: TrainState, keys: jax.Array, cond: PyTree, frames: int = 0) -> jax.Array:
-        y = self._condition(cond)
-        params = state.sampling_params
-        return self.sampler(lambda x, t: self.predict(params, x, t, y), self.schedule, keys, self.shape, frames)
-
-    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """Samples f32[len(keys), *shape] by `sampler`. cond: i32[len(keys)] for a conditional model."""
-        return self._sample(state, keys, cond)
-
-    def check_cond(self, cond: PyTree) -> None:
-        check_labels(self.num_classes, cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes) if self.num_classes else None
-
-    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """`eps_mse`, f32[B]: the loss, averaged over `evaluate_times` times with one noise each."""
-        x0, y = batch["x"], self._condition(batch.get("cond"))
-        last = self.schedule.num_steps - 1
-
-        def error(total: jax.Array, i: jax.Array):
-            t = jnp.full(len(x0), jnp.round(i * last / max(1, self.evaluate_times - 1)).astype(jnp.int32))
-            eps = normal_each(fold_each(keys, i), self.shape)
-            predicted = self.predict(state.sampling_params, q_sample(self.schedule.abar(), x0, t, eps), t, y)
-            return total + jnp.mean((eps - predicted) ** 2, axis=tuple(range(1, x0.ndim))), None
-
-        total, _ = jax.lax.scan(error, jnp.zeros(len(x0)), jnp.arange(self.evaluate_times))
-        return {"eps_mse": total / self.evaluate_times}
-
-    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """The way from noise to samples as a film."""
-        keys = keys[:16]
-        return {"trajectory.gif": self._sample(state, keys, self.sample_cond(len(keys), batch), frames=24)}
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = super().train_step(state, key, batch)
+        if not self.importance:
+            return state, metrics
+        t, errors = metrics.pop("times"), metrics.pop("errors")
+        history, seen = state.extra["history"], state.extra["seen"]
+        # Example i is the rank[i]-th of its time in this batch; each takes the place of the oldest value.
+        rank = jnp.sum((t[:, None] == t[None]) & (jnp.arange(len(t))[:, None] > jnp.arange(len(t))[None]), axis=1)
+        history = history.at[t, (seen[t] + rank) % self.HISTORY].set(errors)
+        return state.replace(extra={**state.extra, "history": history, "seen": seen.at[t].add(1)}), metrics

@@ -1,7 +1,7 @@
-"""The U-Net of diffusion models: residual blocks with a time embedding, and self-attention at chosen resolutions.
+"""The U-Net of diffusion models: residual blocks with a time embedding, and attention at chosen resolutions.
 
-arXiv:2006.11239 appendix B, with the heads and residual order of arXiv:2105.05233. x: f32[B, H, W, C]; t: f32[B] on
-the scale of 0 to 1000; y: one-hot f32[B, K].
+arXiv:2006.11239 appendix B, with the options of ADM, arXiv:2105.05233 section 3. x: f32[B, H, W, C]; t: f32[B] on the
+scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class; context: f32[B, L, D], such as a text's tokens.
 """
 
 import math
@@ -31,20 +31,47 @@ def norm(channels: int, dtype: Any, name: str | None = None) -> GroupNorm:
     return GroupNorm(math.gcd(32, max(1, channels // 4)), dtype=dtype, name=name)
 
 
+def halve(x: jax.Array) -> jax.Array:
+    """Means over 2 x 2 pixels of f32[B, H, W, C]."""
+    batch, height, width, channels = x.shape
+    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Each pixel of f32[B, H, W, C] four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
 class ResBlock(nn.Module):
-    """norm, SiLU, conv, add time, norm, SiLU, dropout, conv from zero; skip by a linear map where the width changes."""
+    """norm, SiLU, conv, add time, norm, SiLU, dropout, conv from zero; skip by a linear map where the width changes.
+
+    scale_shift: the time scales and shifts what the second norm gives instead of being added before it. resample:
+    halves (-1) or doubles (1) height and width before the first convolution, and on the skip.
+    """
 
     features: int
     dropout: float = 0.0
+    scale_shift: bool = False
+    resample: int = 0
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
         h = nn.silu(norm(x.shape[-1], self.dtype)(x))
-        h = Conv(self.features, dtype=self.dtype)(h)
-        h += nn.Dense(self.features, dtype=self.dtype)(nn.silu(embedding))[:, None, None, :]
-        h = nn.silu(norm(self.features, self.dtype)(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        if self.resample > 0:
+            h, x = DoubleConv(self.features, dtype=self.dtype)(h), double(x)
+        else:
+            if self.resample < 0:
+                h, x = halve(h), halve(x)
+            h = Conv(self.features, dtype=self.dtype)(h)
+        out = 2 * self.features if self.scale_shift else self.features
+        time = nn.Dense(out, dtype=self.dtype)(nn.silu(embedding))[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(time, 2, axis=-1)
+            h = norm(self.features, self.dtype)(h) * (1 + scale) + shift
+        else:
+            h = norm(self.features, self.dtype)(h + time)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         h = Conv(self.features, kernel_init=ZERO, dtype=self.dtype)(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
@@ -52,18 +79,29 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions of x: f32[B, H, W, C], heads of `head_dim` channels, output from zero."""
+    """Self-attention over all positions of x: f32[B, H, W, C], heads of `head_dim` channels, output from zero.
+
+    With a context, f32[B, L, D], attention to that instead.
+    """
 
     head_dim: int = 64
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         batch, height, width, channels = x.shape
         heads = max(1, channels // self.head_dim)
         h = norm(channels, self.dtype)(x).reshape(batch, height * width, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
-        q, k, v = jnp.split(qkv.reshape(batch, height * width, heads, 3 * channels // heads), 3, axis=-1)
+
+        def per_head(a: jax.Array) -> jax.Array:
+            return a.reshape(batch, a.shape[1], heads, -1)
+
+        if context is None:
+            qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+            q, k, v = jnp.split(per_head(qkv), 3, axis=-1)
+        else:
+            q = per_head(nn.Dense(channels, dtype=self.dtype, name="query")(h))
+            k, v = (per_head(nn.Dense(channels, dtype=self.dtype, name=name)(context)) for name in ("key", "value"))
         h = attention(q, k, v).reshape(batch, height * width, channels)
         h = nn.Dense(channels, kernel_init=ZERO, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
@@ -73,6 +111,9 @@ class UNet(nn.Module):
     """width * mults[i] channels at the i-th resolution, halving between; `blocks` residual blocks at each.
 
     attention: the heights at which self-attention follows each residual block (it always is in the middle).
+    cross_attention: those at which attention to a context follows too (in the middle where there is any).
+    scale_shift: time scales and shifts. resample_blocks: residual blocks halve and double, in place of a convolution.
+    remat: blocks are computed again in the backward pass, for less memory.
     """
 
     width: int = 128
@@ -81,6 +122,10 @@ class UNet(nn.Module):
     attention: tuple[int, ...] = (16,)
     head_dim: int = 64
     dropout: float = 0.0
+    cross_attention: tuple[int, ...] = ()
+    scale_shift: bool = False
+    resample_blocks: bool = False
+    remat: bool = False
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -94,18 +139,44 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, t: jax.Array, out: int, y: jax.Array | None = None, train: bool = False
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        out: int,
+        y: jax.Array | None = None,
+        context: jax.Array | None = None,
+        train: bool = False,
     ) -> jax.Array:
         """f32[B, H, W, out]. With train=True and dropout, needs the rng `dropout`."""
+        if bool(self.cross_attention) != (context is not None):
+            given = "no context" if context is None else "a context"
+            raise UserError(f"{given} was given to a U-Net with cross_attention {self.cross_attention}: change either")
         embed_dim = 4 * self.width
         embedding = nn.Dense(embed_dim, dtype=self.dtype)(time_embedding(t, self.width))
         embedding = nn.Dense(embed_dim, dtype=self.dtype)(nn.silu(embedding))
         if y is not None:
             embedding += nn.Dense(embed_dim, use_bias=False, dtype=self.dtype, name="label")(y)
 
+        # Names are ours, so that they are the same with remat and without.
+        residual = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        attend = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+        count = {"ResBlock": 0, "AttentionBlock": 0, "CrossAttentionBlock": 0}
+
+        def numbered(kind: str) -> str:
+            count[kind] += 1
+            return f"{kind}_{count[kind] - 1}"
+
+        def res(h: jax.Array, features: int, name: str, resample: int = 0) -> jax.Array:
+            block = residual(features, self.dropout, self.scale_shift, resample, self.dtype, name=name)
+            return block(h, embedding, train)
+
         def block(h: jax.Array, features: int) -> jax.Array:
-            h = ResBlock(features, self.dropout, self.dtype)(h, embedding, train)
-            return AttentionBlock(self.head_dim, self.dtype)(h) if h.shape[1] in self.attention else h
+            h = res(h, features, numbered("ResBlock"))
+            if h.shape[1] in self.attention:
+                h = attend(self.head_dim, self.dtype, name=numbered("AttentionBlock"))(h)
+            if h.shape[1] in self.cross_attention:
+                h = attend(self.head_dim, self.dtype, name=numbered("CrossAttentionBlock"))(h, context)
+            return h
 
         h = Conv(self.width, dtype=self.dtype)(x)
         skips = [h]
@@ -114,18 +185,50 @@ class UNet(nn.Module):
                 h = block(h, self.width * mult)
                 skips.append(h)
             if level < len(self.mults) - 1:
-                h = Conv(h.shape[-1], 3, 2, dtype=self.dtype, name=f"down{level}")(h)
+                name = f"down{level}"
+                h = (
+                    res(h, h.shape[-1], name, -1)
+                    if self.resample_blocks
+                    else Conv(h.shape[-1], 3, 2, dtype=self.dtype, name=name)(h)
+                )
                 skips.append(h)
 
-        h = ResBlock(h.shape[-1], self.dropout, self.dtype, name="middle_in")(h, embedding, train)
-        h = AttentionBlock(self.head_dim, self.dtype, name="middle_attention")(h)
-        h = ResBlock(h.shape[-1], self.dropout, self.dtype, name="middle_out")(h, embedding, train)
+        h = res(h, h.shape[-1], "middle_in")
+        h = attend(self.head_dim, self.dtype, name="middle_attention")(h)
+        if self.cross_attention:
+            h = attend(self.head_dim, self.dtype, name="middle_cross_attention")(h, context)
+        h = res(h, h.shape[-1], "middle_out")
 
         for level, mult in reversed(list(enumerate(self.mults))):
             for _ in range(self.blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.width * mult)
             if level:
-                h = DoubleConv(h.shape[-1], dtype=self.dtype, name=f"up{level}")(h)
+                name = f"up{level}"
+                h = (
+                    res(h, h.shape[-1], name, 1)
+                    if self.resample_blocks
+                    else DoubleConv(h.shape[-1], dtype=self.dtype, name=name)(h)
+                )
 
         h = nn.silu(norm(h.shape[-1], self.dtype, "out_norm")(h))
         return Conv(out, kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)
+
+
+def ddpm32() -> UNet:
+    """CIFAR-10's of arXiv:2006.11239, appendix B: 35.7 M parameters."""
+    return UNet(width=128, mults=(1, 2, 2, 2), blocks=2, attention=(16,), head_dim=256, dropout=0.1)
+
+
+def improved32() -> UNet:
+    """CIFAR-10's of arXiv:2102.09672, appendix A: 52.5 M parameters with learned variances."""
+    return UNet(
+        width=128, mults=(1, 2, 2, 2), blocks=3, attention=(16, 8), head_dim=64, dropout=0.3, scale_shift=True
+    )  # fmt: skip
+
+
+def adm64() -> UNet:
+    """ImageNet-64's of arXiv:2105.05233, table 9: 296 M parameters with classes and learned variances."""
+    return UNet(
+        width=192, mults=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), head_dim=64, dropout=0.1, scale_shift=True,
+        resample_blocks=True,
+    )  # fmt: skip

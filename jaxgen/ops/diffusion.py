@@ -1,173 +1,243 @@
-"""The discrete variance-preserving process and its samplers, as tables and one scan.
+"""The Gaussian diffusion process: what can be said of x_t, x_0 and eps, and of the likelihood.
 
-x_0 data, x_t = alpha_t x_0 + sigma_t eps with eps ~ N(0, 1), alpha_t^2 = abar_t = prod_{s <= t} (1 - beta_s),
-sigma_t^2 = 1 - abar_t, t = 0 .. T - 1, and abar before the first step is 1. Equations of arXiv:2006.11239 unless said.
-Tables are float64 NumPy and become f32 where they are used: in bf16, 1 - beta_0 rounds to one.
+x_t = alpha_t x_0 + sigma_t eps with eps ~ N(0, 1); see `ops.schedules`. A model of it answers x0_hat = E[x_0 | x_t] in
+whatever form: noise eps, data x0, v = alpha eps - sigma x_0 (arXiv:2202.00512, appendix D), score = -eps / sigma,
+velocity = eps - x_0 (arXiv:2209.03003). Each is linear in x_0 and eps, and so is x_t: two equations give both.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core import fold_each, normal_each
-from jaxgen.errors import UserError
+from jaxgen.ops.schedules import Grid, Schedule
+
+Kind = Literal["eps", "x0", "v", "score", "velocity"]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How noise grows over `num_steps` = T steps."""
+class Denoised(NamedTuple):
+    """What is believed of the data behind x_t."""
 
-    num_steps: int = 1000
-
-    def abar(self) -> np.ndarray:
-        """abar_t, float64[T], falling from nearly 1."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Linear(Schedule):
-    """beta_t linear in t, section 4. The ends are those of T = 1000, scaled so that fewer steps reach as far."""
-
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-
-    def abar(self) -> np.ndarray:
-        scale = 1000 / self.num_steps
-        beta = np.linspace(self.beta_start * scale, self.beta_end * scale, self.num_steps)
-        if beta.max() >= 1:
-            raise UserError(f"a linear schedule of {self.num_steps} steps has beta = {beta.max():.2f} >= 1: use more")
-        return np.cumprod(1 - beta)
+    x0: jax.Array
+    """E[x_0 | x_t], f32[B, ...]."""
+    fraction: jax.Array | None = None
+    """Where the log variance of the reverse step lies between its bounds, f32[B, ...], 0 for the posterior's and 1 for
+    beta's; None where it is not learned. Eq. 15 of arXiv:2102.09672."""
 
 
-@dataclass(frozen=True)
-class Cosine(Schedule):
-    """abar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) pi / 2), beta at most 0.999: eq. 17 of
-    arXiv:2102.09672."""
-
-    s: float = 0.008
-
-    def abar(self) -> np.ndarray:
-        f = np.cos((np.arange(self.num_steps + 1) / self.num_steps + self.s) / (1 + self.s) * math.pi / 2) ** 2
-        beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
-        return np.cumprod(1 - beta)
+Denoise = Callable[[jax.Array, jax.Array], Denoised]
+"""(x_t: f32[B, ...], t: [B]) -> Denoised."""
 
 
-def per_example(table: np.ndarray, t: jax.Array, ndim: int) -> jax.Array:
-    """table[t] as f32[B, 1, ...] of `ndim` axes, for t: i32[B].
+def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """x_t given x_0: alpha_t x_0 + sigma_t eps, eq. 4 of arXiv:2006.11239. x0, eps: f32[B, ...]; t: [B]."""
+    alpha, sigma = schedule.at(t, x0.ndim)
+    return alpha * x0 + sigma * eps
 
-    The shape is made here, once: a bare f32[B] would broadcast along the width of an image when B == W.
+
+def posterior(alpha, sigma, alpha_prev, sigma_prev):
+    """q(x_prev | x_t, x_0) = N(a x_0 + b x_t, variance): (a, b, variance), of NumPy or JAX arrays.
+
+    Eq. 6 and 7 of arXiv:2006.11239 for any two levels of any schedule: x_t = ratio x_prev + step eps.
     """
-    return jnp.asarray(table, jnp.float32)[t].reshape((-1,) + (1,) * (ndim - 1))
+    ratio = alpha / alpha_prev
+    step = step_variance(alpha, sigma, alpha_prev, sigma_prev)
+    return alpha_prev * step / sigma**2, ratio * sigma_prev**2 / sigma**2, step * sigma_prev**2 / sigma**2
 
 
-def q_sample(abar: np.ndarray, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-    """x_t given x_0, eq. 4: alpha_t x_0 + sigma_t eps."""
-    return per_example(np.sqrt(abar), t, x0.ndim) * x0 + per_example(np.sqrt(1 - abar), t, x0.ndim) * eps
+def step_variance(alpha, sigma, alpha_prev, sigma_prev):
+    """Variance of q(x_t | x_prev): beta_t of a variance-preserving schedule."""
+    return sigma**2 - (alpha / alpha_prev * sigma_prev) ** 2
 
 
-Predict = Callable[[jax.Array, jax.Array], jax.Array]
-"""(x_t: f32[B, ...], t: i32[B]) -> eps: f32[B, ...]."""
+# --- forms of an answer -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """Steps of the form x <- a x0_hat + b x + c noise over a subsequence of the T times.
+def _in_terms(kind: Kind, alpha, sigma):
+    """(p, r) with value = p x_0 + r eps."""
+    match kind:
+        case "eps":
+            return 0.0, 1.0
+        case "x0":
+            return 1.0, 0.0
+        case "v":
+            return -sigma, alpha
+        case "score":
+            return 0.0, -1 / sigma
+        case "velocity":
+            return -1.0, 1.0
+    raise ValueError(f"{kind!r} is no form of an answer: eps, x0, v, score or velocity")
 
-    x0_hat = (x - sigma_t eps) / alpha_t is what the network thinks the data is. A subclass gives a, b, c.
+
+def split(kind: Kind, value, x, alpha, sigma):
+    """(x_0, eps) from an answer of a kind at x = alpha x_0 + sigma eps.
+
+    alpha, sigma: numbers, or arrays that broadcast with x, such as f32[B, 1, 1, 1].
     """
-
-    steps: int = 0
-    """Network evaluations, spread evenly over the schedule's times; 0 for all of them."""
-    clip: float = 1.0
-    """x0_hat is kept in [-clip, clip]; 0 leaves it alone."""
-
-    def coefficients(self, abar: np.ndarray, abar_prev: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """a, b, c for steps from abar to abar_prev, float64 each of their shape."""
-        raise NotImplementedError
-
-    def times(self, num_steps: int) -> np.ndarray:
-        """The times visited, int[steps], rising from 0 to T - 1. Raises UserError for more than T."""
-        steps = self.steps or num_steps
-        if not 1 <= steps <= num_steps:
-            raise UserError(f"{steps} sampler steps asked of a schedule of {num_steps}: choose 1 to {num_steps}")
-        if steps == 1:
-            return np.array([num_steps - 1])
-        return np.round(np.linspace(0, num_steps - 1, steps)).astype(int)
-
-    def __call__(
-        self, predict: Predict, schedule: Schedule, keys: jax.Array, shape: tuple[int, ...], frames: int = 0
-    ) -> jax.Array:
-        """One sample for each of `keys`, f32[B, *shape]; with `frames`, states on the way to it: [frames, B, ...], at
-        most one a step, of which the last is the sample.
-        """
-        times = self.times(schedule.num_steps)[::-1]
-        frames = min(frames, len(times))
-        full = schedule.abar()
-        abar = full[times]
-        a, b, c = self.coefficients(abar, np.append(abar[1:], 1.0))
-        # One row a step; frame `slot` is overwritten until the last step that falls to it.
-        table = np.stack([np.sqrt(abar), np.sqrt(1 - abar), a, b, c], axis=1).astype(np.float32)
-        slot = np.arange(len(times)) * max(1, frames) // len(times)
-        # Step i of the loop folds i + 1: fold 0 is the starting noise.
-        rows = (jnp.arange(1, len(times) + 1), jnp.asarray(times.copy()), jnp.asarray(table), jnp.asarray(slot))
-
-        def step(carry, row):
-            x, film = carry
-            index, t, (alpha, sigma, a, b, c), slot = row
-            eps = predict(x, jnp.full(len(keys), t))
-            x0 = (x - sigma * eps) / alpha
-            if self.clip:
-                x0 = jnp.clip(x0, -self.clip, self.clip)
-            x = a * x0 + b * x
-            if random:
-                x += c * normal_each(fold_each(keys, index), shape)
-            return (x, film.at[slot].set(x) if frames else film), None
-
-        random = bool(np.any(c))
-        x = normal_each(fold_each(keys, 0), shape)
-        (x, film), _ = jax.lax.scan(step, (x, jnp.zeros((frames, *x.shape))), rows)
-        return film if frames else x
+    p, r = _in_terms(kind, alpha, sigma)
+    det = alpha * r - sigma * p
+    return (r * x - sigma * value) / det, (alpha * value - p * x) / det
 
 
-def posterior(abar: np.ndarray, abar_prev: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q(x_prev | x_t, x_0) = N(a x_0 + b x_t, variance), eq. 6 and 7: (a, b, variance).
+def join(kind: Kind, x0, eps, alpha, sigma):
+    """The answer of a kind that says x_0 and eps."""
+    p, r = _in_terms(kind, alpha, sigma)
+    return p * x0 + r * eps
 
-    Valid for any pair of times on the process: beta = 1 - abar / abar_prev.
+
+def convert(value, x, alpha, sigma, source: Kind, target: Kind):
+    """One form of an answer as another."""
+    return join(target, *split(source, value, x, alpha, sigma), alpha, sigma)
+
+
+def error_scale(kind: Kind, alpha, sigma):
+    """|error of the answer|^2 = error_scale |error of x_0|^2, at a given x_t."""
+    p, r = _in_terms(kind, alpha, sigma)
+    return ((alpha * r - sigma * p) / sigma) ** 2
+
+
+# --- the variational bound ----------------------------------------------------------------------------------------
+
+
+def log_variances(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the log variance of each reverse step, float64[N]: the posterior's and the forward step's.
+
+    The posterior's at the last step is 0, whose logarithm is taken from the step before, as arXiv:2102.09672 does.
     """
-    alpha = abar / abar_prev
-    beta = 1 - alpha
-    a = np.sqrt(abar_prev) * beta / (1 - abar)
-    b = np.sqrt(alpha) * (1 - abar_prev) / (1 - abar)
-    return a, b, beta * (1 - abar_prev) / (1 - abar)
+    levels = grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:]
+    high = step_variance(*levels)
+    low = posterior(*levels)[2]
+    low[-1] = low[-2] if len(low) > 1 else high[-1]
+    return np.log(low), np.log(high)
 
 
-@dataclass(frozen=True)
-class Ancestral(Sampler):
-    """Algorithm 2: draws from the posterior at x0_hat. With fewer steps, the respaced process of arXiv:2102.09672."""
-
-    large: bool = False
-    """Variance beta_t, right for x_0 ~ N(0, 1), instead of the posterior's, right for x_0 a point. Section 3.2."""
-
-    def coefficients(self, abar, abar_prev):
-        a, b, variance = posterior(abar, abar_prev)
-        if self.large:
-            variance = np.where(abar_prev < 1, 1 - abar / abar_prev, 0.0)
-        return a, b, np.sqrt(variance)
+def gaussian_kl(mean, logvar, mean2, logvar2):
+    """KL(N(mean, exp(logvar)) || N(mean2, exp(logvar2))), elementwise, in nats."""
+    return 0.5 * (logvar2 - logvar - 1 + jnp.exp(logvar - logvar2) + (mean - mean2) ** 2 * jnp.exp(-logvar2))
 
 
-@dataclass(frozen=True)
-class DDIM(Sampler):
-    """Eq. 12 of arXiv:2010.02502, with eq. 16's sigma scaled by eta: 0 is deterministic, 1 is ancestral."""
+def discretized_gaussian(x: jax.Array, mean: jax.Array, logvar: jax.Array, levels: int = 256) -> jax.Array:
+    """log P of x in [-1, 1] with `levels` values: a normal's mass between the half-way points to both neighbours, the
+    two ends taking the tails. Eq. 13 of arXiv:2006.11239."""
+    half = 1 / (levels - 1)
+    inv = jnp.exp(-0.5 * logvar)
+    low = jnp.where(x < -1 + half, -jnp.inf, (x - half - mean) * inv)
+    high = jnp.where(x > 1 - half, jnp.inf, (x + half - mean) * inv)
+    # Of two tails the lower is the one that f32 holds exactly: where both ends are above the mean, mirror them.
+    mirror = low > 0
+    low, high = jnp.where(mirror, -high, low), jnp.where(mirror, -low, high)
+    log_high, log_low = jax.scipy.special.log_ndtr(high), jax.scipy.special.log_ndtr(low)
+    apart = jnp.minimum(log_low - log_high, -1e-7)
+    return log_high + jnp.log(-jnp.expm1(apart))
 
-    steps: int = 50
-    eta: float = 0.0
 
-    def coefficients(self, abar, abar_prev):
-        noise = self.eta * np.sqrt((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev))
-        # eps in terms of x and x0_hat, so that it stays consistent with a clipped x0_hat.
-        b = np.sqrt(np.maximum(1 - abar_prev - noise**2, 0) / (1 - abar))
-        return np.sqrt(abar_prev) - b * np.sqrt(abar), b, noise
+def mean_each(x: jax.Array) -> jax.Array:
+    """Mean over all axes but the first."""
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+
+
+def bound_term(x0, x, denoised: Denoised, a, b, low, high, fixed, last) -> jax.Array:
+    """One term of the variational bound for each example, f32[B], nats a dimension.
+
+    KL(q(x_prev | x_t, x_0) || p(x_prev | x_t)), or -log P(x_0 | x_t) where `last`: eq. 5 of arXiv:2006.11239.
+    a, b: of `posterior`; low, high: of `log_variances`; fixed: the log variance where none is learned. All are f32[] or
+    f32[B, 1, ...], and so is last: bool.
+    """
+    logvar = fixed if denoised.fraction is None else low + denoised.fraction * (high - low)
+    mean = a * denoised.x0 + b * x
+    kl = gaussian_kl(a * x0 + b * x, low, mean, logvar)
+    decoder = -discretized_gaussian(x0, mean, jnp.broadcast_to(logvar, mean.shape))
+    return mean_each(jnp.where(last, decoder, kl))
+
+
+def variational_bound(
+    denoise: Denoise, schedule: Schedule, x0: jax.Array, keys: jax.Array, steps: int = 0, large: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """-log p(x_0) <= prior + sum of terms, in bits a dimension: (prior: f32[B], terms: f32[N, B]).
+
+    x0: f32[B, ...], 8-bit in [-1, 1]. terms[i] belongs to step i from noise to data, with one x_t each; the last is the
+    decoder's. prior is KL(q(x_T | x_0) || N(0, start^2)). steps: of the respaced process; 0 for all. large: variance
+    beta where none is learned, else the posterior's.
+    """
+    grid = schedule.grid(steps)
+    alpha, sigma = grid.alpha[:-1], grid.sigma[:-1]
+    low, high = log_variances(grid)
+    fixed = np.append(high[:-1], low[-1]) if large else low
+    a, b, _ = posterior(alpha, sigma, grid.alpha[1:], grid.sigma[1:])
+    table = np.stack([alpha, sigma, a, b, low, high, fixed], axis=1).astype(np.float32)
+    last = np.arange(len(alpha)) == len(alpha) - 1
+
+    def one(carry, row):
+        index, t, (alpha, sigma, a, b, low, high, fixed), last = row
+        x = alpha * x0 + sigma * normal_each(fold_each(keys, index), x0.shape[1:])
+        term = bound_term(x0, x, denoise(x, jnp.full(keys.shape, t)), a, b, low, high, fixed, last)
+        return carry, term
+
+    rows = (jnp.arange(len(alpha)), jnp.asarray(grid.t.copy()), jnp.asarray(table), jnp.asarray(last))
+    _, terms = jax.lax.scan(one, None, rows)
+    start = 2 * math.log(schedule.start)
+    prior = mean_each(gaussian_kl(alpha[0] * x0, 2 * math.log(sigma[0]), 0.0, start))
+    return prior / math.log(2), terms / math.log(2)
+
+
+# --- the probability-flow ODE -------------------------------------------------------------------------------------
+
+
+def flow_increment(denoise: Denoise, x, t, alpha, sigma, d_alpha, d_sigma) -> jax.Array:
+    """x_0 d_alpha + eps d_sigma: how the flow that keeps the marginals moves x, eq. 1 of arXiv:2206.00364 with both
+    alpha and sigma as its clock."""
+    x0 = denoise(x, t).x0
+    return d_alpha * x0 + d_sigma * (x - alpha * x0) / sigma
+
+
+def to_noise(
+    denoise: Denoise, schedule: Schedule, x: jax.Array, keys: jax.Array, steps: int = 100, probes: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """Data along the probability-flow ODE to noise, and its log density: (x_T: f32[B, ...], log p(x): f32[B] in nats).
+
+    Heun's method over `steps` steps, two evaluations each; log p(x_0) = log N(x_T; 0, start^2) + the integral of the
+    flow's divergence (eq. 39 of arXiv:2011.13456), which is estimated by `probes` random signs for each example
+    (Hutchinson), or exactly, one pull-back a dimension, for probes = 0. x is taken for one of the least noisy level.
+    """
+    path = schedule.path(steps + 1)[::-1]
+    levels = np.stack(schedule.levels(path), axis=1)
+    pairs = np.concatenate([levels[:-1], levels[1:]], axis=1).astype(np.float32)
+    rows = (np.stack([path[:-1], path[1:]], axis=1), pairs)
+    size = math.prod(x.shape[1:])
+
+    def signs(i: jax.Array) -> jax.Array:
+        draw = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], jnp.float32))
+        return draw(fold_each(keys, i))
+
+    if probes:
+        vectors = jax.vmap(signs)(jnp.arange(probes))
+    else:
+        vectors = jnp.broadcast_to(jnp.eye(size).reshape(size, 1, *x.shape[1:]), (size, *x.shape))
+
+    def stage(x, t, alpha, sigma, d_alpha, d_sigma):
+        """The increment and its divergence f32[B]. Pull-backs, as convolutions have no forward mode."""
+        t = jnp.full(keys.shape, t)
+        moved, pull = jax.vjp(lambda x: flow_increment(denoise, x, t, alpha, sigma, d_alpha, d_sigma), x)
+        traces = jax.vmap(lambda v: jnp.sum(v * pull(v)[0], axis=tuple(range(1, x.ndim))))(vectors)
+        return moved, jnp.mean(traces, axis=0) if probes else jnp.sum(traces, axis=0)
+
+    def step(carry, row):
+        x, total = carry
+        (t, t2), (alpha, sigma, alpha2, sigma2) = row
+        change = alpha2 - alpha, sigma2 - sigma
+        moved, trace = stage(x, t, alpha, sigma, *change)
+        moved2, trace2 = stage(x + moved, t2, alpha2, sigma2, *change)
+        return (x + (moved + moved2) / 2, total + (trace + trace2) / 2), None
+
+    (x, total), _ = jax.lax.scan(step, (x, jnp.zeros(keys.shape)), jax.tree.map(jnp.asarray, rows))
+    log_prior = -0.5 * jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / schedule.start**2
+    return x, log_prior - size * (0.5 * math.log(2 * math.pi) + math.log(schedule.start)) + total
+
+
+def bits_per_dim(log_prob: jax.Array, size: int, levels: int = 256) -> jax.Array:
+    """A log density of x in [-1, 1], spread evenly over its level's width, as bits a dimension: f32[B]."""
+    return -(log_prob / size + math.log(2 / (levels - 1))) / math.log(2)

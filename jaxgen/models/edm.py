@@ -1,0 +1,55 @@
+"""EDM, arXiv:2206.00364: a preconditioned denoiser trained over a log-normal range of noise levels.
+
+x_t = x_0 + sigma eps; D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the coefficients of table 1 by which F's
+input and target have variance one. The loss lambda(sigma) |D - x_0|^2 with lambda = 1 / c_out^2 is F's plain error.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import norm
+
+from jaxgen.models.diffusion import Diffusion
+from jaxgen.ops.samplers import Heun, Sampler
+from jaxgen.ops.schedules import Karras
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDM(Diffusion):
+    """x: f32[B, *shape] of standard deviation `sigma_data`."""
+
+    schedule: Karras = Karras()
+    sampler: Sampler = Heun(clip=0.0)
+    sigma_data: float = 0.5
+    log_sigma_mean: float = -1.2
+    """P_mean: log sigma ~ N(P_mean, P_std^2) in training."""
+    log_sigma_std: float = 1.2
+
+    def draw_times(self, key, state, num):
+        return jnp.exp(self.log_sigma_mean + self.log_sigma_std * jax.random.normal(key, (num,))), jnp.ones(num)
+
+    def times_to_evaluate(self):
+        n = self.evaluate_times
+        log_sigma = norm.ppf((np.arange(n) + 0.5) / n, self.log_sigma_mean, self.log_sigma_std)
+        return np.exp(log_sigma).astype(np.float32)
+
+    def scale_in(self, alpha, sigma):
+        return (sigma**2 + self.sigma_data**2) ** -0.5
+
+    def _skip_and_out(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = sigma**2 + self.sigma_data**2
+        return self.sigma_data**2 / total, sigma * self.sigma_data / jnp.sqrt(total)
+
+    def target(self, x0, eps, alpha, sigma):
+        skip, out = self._skip_and_out(sigma)
+        return (x0 - skip * (x0 + sigma * eps)) / out
+
+    def x0_of(self, answer, x, alpha, sigma):
+        skip, out = self._skip_and_out(sigma)
+        return skip * x + out * answer
+
+    @property
+    def error_name(self):
+        return "weighted_mse"

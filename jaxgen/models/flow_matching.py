@@ -1,0 +1,38 @@
+"""Flow matching along straight lines: rectified flow (arXiv:2209.03003, arXiv:2210.02747).
+
+x_t = (1 - t) x_0 + t eps, t in [0, 1]; the network answers the velocity eps - x_0, by its squared error (eq. 1 of the
+first). Times are uniform or logit-normal (section 3.1 of arXiv:2403.03206).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import expit, ndtri
+
+from jaxgen.models.diffusion import Diffusion
+from jaxgen.ops.diffusion import Kind
+from jaxgen.ops.samplers import Euler, Sampler
+from jaxgen.ops.schedules import Straight
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatching(Diffusion):
+    """x: f32[B, *shape], of about unit scale."""
+
+    schedule: Straight = Straight()
+    sampler: Sampler = Euler()
+    kind: Kind = "velocity"
+    logit_std: float = 0.0
+    """logit t ~ N(logit_mean, logit_std^2) in training; t is uniform when 0."""
+    logit_mean: float = 0.0
+
+    def draw_times(self, key, state, num):
+        if not self.logit_std:
+            return jax.random.uniform(key, (num,)), jnp.ones(num)
+        return jax.nn.sigmoid(self.logit_mean + self.logit_std * jax.random.normal(key, (num,))), jnp.ones(num)
+
+    def times_to_evaluate(self):
+        t = (np.arange(self.evaluate_times) + 0.5) / self.evaluate_times
+        return (expit(self.logit_mean + self.logit_std * ndtri(t)) if self.logit_std else t).astype(np.float32)

@@ -1,0 +1,75 @@
+"""Super-resolution by a diffusion model that sees the small image, SR3 (arXiv:2104.07636): x_t with it, enlarged, as
+further channels. Training makes the small images from the data.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core import Batch, PyTree, TrainState
+from jaxgen.errors import UserError
+from jaxgen.models.ddpm import DDPM
+from jaxgen.models.diffusion import Inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolution(DDPM):
+    """x: f32[B, H, W, C] in [-1, 1]. cond: {"image": [B, H / factor, W / factor, C]}, uint8 or f32 in [-1, 1], and
+    "label" when num_classes > 0."""
+
+    factor: int = 4
+
+    @property
+    def small(self) -> tuple[int, ...]:
+        """The shape of a small image."""
+        return (self.shape[0] // self.factor, self.shape[1] // self.factor, self.shape[2])
+
+    def check(self, batch: Batch) -> None:
+        super().check(batch)
+        if self.factor < 2 or self.shape[0] % self.factor or self.shape[1] % self.factor:
+            raise UserError(
+                f"images of shape {self.shape} do not shrink by {self.factor}: choose a divisor of height and width"
+            )
+
+    def check_cond(self, cond: PyTree) -> None:
+        given = tuple(cond["image"].shape[1:]) if isinstance(cond, dict) and "image" in cond else None
+        if given != self.small:
+            raise UserError(
+                f"small images of shape {given} were given, {self.small} is expected: pass "
+                '{"image": [B, H, W, C]} as the condition'
+            )
+        if self.num_classes:
+            super().check_cond({k: v for k, v in cond.items() if k != "image"})
+
+    def shrink(self, x: jax.Array) -> jax.Array:
+        """Means over squares of factor x factor pixels of f32[B, H, W, C]."""
+        height, width, channels = self.small
+        x = x.reshape(x.shape[0], height, self.factor, width, self.factor, channels)
+        return jnp.mean(x, axis=(2, 4))
+
+    def condition(self, batch: Batch) -> PyTree:
+        label = {"label": batch["cond"]} if self.num_classes else {}
+        return {"image": self.shrink(batch["x"]), **label}
+
+    def inputs(self, cond: PyTree) -> Inputs:
+        image = cond["image"]
+        if image.dtype == jnp.uint8:
+            image = image.astype(jnp.float32) / 127.5 - 1
+        large = jax.vmap(lambda a: jax.image.resize(a, self.shape, "cubic"))(image)
+        return {**super().inputs(cond), "image": large}
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        """The small images of `batch`, raw (uint8) or in model space, over and over."""
+        x = jnp.asarray(batch["x"])[jnp.arange(num) % len(batch["x"])]
+        x = x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+        label = {"label": super().sample_cond(num, batch)} if self.num_classes else {}
+        return {"image": self.shrink(x), **label}
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Small images, what is made of them, and what they were."""
+        keys = keys[:10]
+        batch = {name: value[: len(keys)] for name, value in batch.items()}
+        cond = self.condition(batch)
+        small = jnp.repeat(jnp.repeat(cond["image"], self.factor, axis=1), self.factor, axis=2)
+        return {"enlarged.png": jnp.stack([small, self.sample(state, keys, cond), batch["x"]])}

@@ -1,0 +1,126 @@
+"""The diffusion transformer with adaLN-Zero, arXiv:2212.09748: patches of x_t as tokens, time and class as gains.
+
+x: f32[B, H, W, C]; t: f32[B] on the scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxgen.errors import UserError
+from jaxgen.nets.transformer import MLP, XAVIER, SelfAttention
+from jaxgen.nets.unet import ZERO, time_embedding
+
+SMALL = nn.initializers.normal(0.02)
+SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+"""width, depth and heads by name: table 1, and one for two cores."""
+
+
+def position_embedding(height: int, width: int, dim: int) -> np.ndarray:
+    """Sinusoids of column and row at dim / 4 frequencies each, f32[height * width, dim], rows of patches in order."""
+    frequency = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
+
+    def sinusoids(position: np.ndarray) -> np.ndarray:
+        angle = position.reshape(-1, 1) * frequency
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+    row, column = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    return np.concatenate([sinusoids(column), sinusoids(row)], axis=1).astype(np.float32)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> jax.Array:
+    """x: f32[B, T, C] normalised over C, then scaled and shifted by [B, C] each."""
+    x = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(x)
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class DiTBlock(nn.Module):
+    """Attention, then an MLP, each on modulated input and through a gate that starts at zero: figure 3, right.
+
+    tokens: f32[B, T, C]; embedding: f32[B, C] of time and class.
+    """
+
+    heads: int
+    mlp_ratio: int = 4
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, embedding: jax.Array) -> jax.Array:
+        channels = tokens.shape[-1]
+        gains = nn.Dense(6 * channels, kernel_init=ZERO, dtype=self.dtype, name="modulation")(nn.silu(embedding))
+        shift, scale, gate, shift2, scale2, gate2 = jnp.split(gains, 6, axis=-1)
+        attend = SelfAttention(self.heads, dtype=self.dtype, name="self_attention")
+        tokens += gate[:, None] * attend(modulate(tokens, shift, scale, self.dtype))
+        mlp = MLP(self.mlp_ratio * channels, dtype=self.dtype, name="token_mlp")
+        return tokens + gate2[:, None] * mlp(modulate(tokens, shift2, scale2, self.dtype))
+
+
+class DiT(nn.Module):
+    """`depth` blocks over tokens of `width` channels, one for each patch of `patch` x `patch` pixels.
+
+    The blocks are one scanned block, so that a deep network compiles as fast as a shallow one: their parameters are
+    stacked, [depth, ...]. remat: blocks are computed again in the backward pass, for less memory.
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch: int = 2
+    remat: bool = False
+    dtype: Any = None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError when images of `shape` = (H, W, C) are not whole patches, or width is not whole heads."""
+        if len(shape) != 3 or shape[0] % self.patch or shape[1] % self.patch:
+            raise UserError(
+                f"images of shape {shape} are not made of whole patches: height and width must be multiples of "
+                f"{self.patch}; choose another --model.network.patch"
+            )
+        if self.width % self.heads or self.width % 4:
+            raise UserError(f"width is {self.width}, a multiple of 4 and of heads = {self.heads} is expected")
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        out: int,
+        y: jax.Array | None = None,
+        context: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """f32[B, H, W, out]."""
+        if context is not None:
+            raise UserError("a context was given to a DiT, which attends to none: use a U-Net with cross_attention")
+        batch, height, width, channels = x.shape
+        p, dtype = self.patch, self.dtype
+        rows, columns = height // p, width // p
+        patches = x.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3).reshape(batch, rows * columns, -1)
+        tokens = nn.Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="patches")(patches)
+        tokens += jnp.asarray(position_embedding(rows, columns, self.width), tokens.dtype)[None]
+
+        embedding = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_in")(time_embedding(t, 256))
+        embedding = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
+        if y is not None:
+            embedding += nn.Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
+
+        block = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock
+        stack = nn.scan(
+            lambda block, tokens, embedding: (block(tokens, embedding), None), length=self.depth, in_axes=nn.broadcast,
+            variable_axes={"params": 0}, split_rngs={"params": True},
+        )  # fmt: skip
+        tokens, _ = stack(block(self.heads, dtype=dtype, name="blocks"), tokens, embedding)
+
+        gains = nn.Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
+        tokens = modulate(tokens, *jnp.split(gains, 2, axis=-1), dtype)
+        patches = nn.Dense(p * p * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
+        return patches.reshape(batch, rows, columns, p, p, out).swapaxes(2, 3).reshape(batch, height, width, out)
+
+
+def dit(size: str, patch: int = 2, **fields: Any) -> DiT:
+    """DiT-S, B, L or XL of table 1, or the tiny one."""
+    width, depth, heads = SIZES[size]
+    return DiT(width, depth, heads, patch, **fields)

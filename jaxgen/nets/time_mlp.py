@@ -1,0 +1,47 @@
+"""A fully connected network that is told a time: the denoiser of points and other small data."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.nets.unet import ZERO, time_embedding
+
+
+class TimeMLP(nn.Module):
+    """`depth` residual blocks of `width` channels, each added a time and class embedding; output from zero.
+
+    x: f32[B, ...], flattened; t: f32[B]; y: one-hot f32[B, K]. Gives f32[B, ..., out].
+    """
+
+    width: int = 128
+    depth: int = 3
+    dtype: Any = None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Takes any shape."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        out: int,
+        y: jax.Array | None = None,
+        context: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        dense = partial(nn.Dense, dtype=self.dtype)
+        embedding = dense(self.width, name="time")(time_embedding(t, self.width))
+        if y is not None:
+            embedding += dense(self.width, use_bias=False, name="label")(y)
+        h = dense(self.width)(x.reshape(x.shape[0], -1))
+        for _ in range(self.depth):
+            inner = nn.silu(dense(self.width)(nn.LayerNorm(dtype=self.dtype)(h)) + embedding)
+            h += dense(self.width)(inner)
+        shape = (*x.shape[1:-1], out)
+        h = dense(math.prod(shape), kernel_init=ZERO)(nn.silu(h))
+        return h.astype(jnp.float32).reshape(-1, *shape)

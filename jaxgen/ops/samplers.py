@@ -1,0 +1,365 @@
+"""Samplers as tables and one scan.
+
+Every one of them asks the network once a row, for x0_hat at the current x, and goes on to
+
+    x <- a x0_hat + b x + c noise + d x0_saved + e x_saved,
+
+where x0_saved and x_saved are of an earlier row that said `save`: one for the previous answer (multistep), two for a
+method of two stages. So a sampler is its coefficients, float64 NumPy until they stand in the program. alpha, sigma: the
+level of x; primed: the next one. x0_hat and eps_hat = (x - alpha x0_hat) / sigma are what the network says.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core import fold_each, normal_each
+from jaxgen.errors import UserError
+from jaxgen.ops.diffusion import Denoise, log_variances, posterior, step_variance
+from jaxgen.ops.schedules import Grid, Schedule
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a sampler, float64[R] each unless said."""
+
+    t: np.ndarray
+    """Times at which the network is asked, of the schedule's dtype."""
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    alpha: np.ndarray
+    """Level that a row leads to; with sigma."""
+    sigma: np.ndarray
+    start: float
+    """Standard deviation of x before the first row."""
+    d: np.ndarray | None = None
+    e: np.ndarray | None = None
+    save: np.ndarray | None = None
+    """bool[R]: whether x and x0_hat of this row are kept."""
+    low: np.ndarray | None = None
+    """Bounds of the log variance, with high, of a sampler that can use a learned one."""
+    high: np.ndarray | None = None
+
+    def column(self, name: str) -> np.ndarray:
+        value = getattr(self, name)
+        return np.zeros(len(self.t)) if value is None else value
+
+
+def deterministic(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) of x' = alpha' x0_hat + sigma' eps_hat, eq. 12 of arXiv:2010.02502 with sigma = 0."""
+    b = grid.sigma[1:] / grid.sigma[:-1]
+    return grid.alpha[1:] - b * grid.alpha[:-1], b
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way from noise to data. Steps are spread over the schedule's times as the schedule says."""
+
+    steps: int = 0
+    """0 for every time of a schedule in discrete time."""
+    clip: float = 1.0
+    """x0_hat is kept in [-clip, clip]; 0 leaves it alone."""
+
+    def table(self, schedule: Schedule) -> Table:
+        """The rows for a schedule. Raises UserError when the two do not go together."""
+        raise NotImplementedError
+
+    def _table(self, schedule: Schedule, grid: Grid, a, b, c=0.0, **more) -> Table:
+        """A row for each step of the grid."""
+        c = np.broadcast_to(c, a.shape)
+        return Table(grid.t, a, b, c, grid.alpha[1:], grid.sigma[1:], schedule.start, **more)
+
+    def evaluations(self, schedule: Schedule) -> int:
+        """Network evaluations of a sample; two of classifier-free guidance count as one."""
+        return len(self.table(schedule).t)
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        keys: jax.Array,
+        shape: tuple[int, ...],
+        frames: int = 0,
+        *,
+        noise: jax.Array | None = None,
+        image: jax.Array | None = None,
+        strength: float = 1.0,
+        mask: jax.Array | None = None,
+        resample: int = 1,
+    ) -> jax.Array:
+        """One sample for each of `keys`, f32[B, *shape].
+
+        frames: give states on the way to it instead, [frames, B, *shape], at most one a row, of which the last is the
+        sample. noise: f32[B, *shape], the standard normal to start from, else drawn. image: f32[B, *shape] in model
+        space. With `image` and strength < 1, starts from it with the noise that is left after the first 1 - strength of
+        the rows (arXiv:2108.01073). With `image` and mask: bool[B, *shape] (or 1 in place of any axis), keeps the image
+        where mask is true: after each row that region is replaced by the image at that row's level, and each step is
+        taken `resample` times, noise added in between (arXiv:2201.09865, algorithm 1). Raises UserError for a strength
+        outside (0, 1] or an `image` that is missing.
+        """
+        table = self.table(schedule)
+        if not 0 < strength <= 1:
+            raise UserError(f"strength is {strength}: choose above 0 (the image itself) up to 1 (noise alone)")
+        if image is None and (mask is not None or strength < 1):
+            raise UserError("a mask or a strength below 1 was given without an image: pass both")
+        first = len(table.t) - max(1, math.ceil(strength * len(table.t)))
+        if table.save is not None and strength < 1:
+            # Rows come in groups that end where one is saved anew: start at such a group's first row.
+            first = int(np.flatnonzero(table.save[: first + 1])[-1])
+        rows, again = _rows(table, first, resample if mask is not None else 1)
+        count = len(rows["t"])
+        frames = min(frames, count)
+        # Frame `slot` is overwritten until the last row that falls to it.
+        rows["slot"] = np.arange(count) * max(1, frames) // count
+        # Row i of the loop folds i + 1: fold 0 is the starting noise.
+        rows["index"] = np.arange(1, count + 1)
+        random, two_stage = bool(np.any(rows["c"])) or again, table.save is not None
+        learns = table.low is not None
+
+        def known(x: jax.Array, index: jax.Array | int, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+            """x with the image at this level where it is to be kept."""
+            there = alpha * image + sigma * normal_each(fold_each(keys, count + 1 + index), shape)
+            return jnp.where(mask, there, x)
+
+        def step(carry, row):
+            x, film, *saved = carry
+            answer = denoise(x, jnp.full(keys.shape, row["t"]))
+            x0 = jnp.clip(answer.x0, -self.clip, self.clip) if self.clip else answer.x0
+            new = row["a"] * x0 + row["b"] * x
+            if two_stage:
+                # Before the first row there is no other answer to extrapolate from.
+                before = jnp.where(row["index"] == 1, x0, saved[0])
+                new += row["d"] * before + row["e"] * saved[1]
+                saved = [jnp.where(row["save"], now, old) for now, old in zip((x0, x), saved)]
+            if random:
+                scale = row["c"]
+                if learns and answer.fraction is not None:
+                    logvar = row["low"] + answer.fraction * (row["high"] - row["low"])
+                    scale = jnp.where(scale > 0, jnp.exp(0.5 * logvar), 0.0)
+                if again:
+                    new = row["gain"] * new
+                    scale = jnp.sqrt((row["gain"] * scale) ** 2 + row["renoise"] ** 2)
+                new += scale * normal_each(fold_each(keys, row["index"]), shape)
+            if mask is not None:
+                new = known(new, row["index"], row["alpha"], row["sigma"])
+            return (new, film.at[row["slot"]].set(new) if frames else film, *saved), None
+
+        z = normal_each(fold_each(keys, 0), shape) if noise is None else noise
+        x = table.alpha[first - 1] * image + table.sigma[first - 1] * z if first else table.start * z
+        saved = (jnp.zeros_like(x), jnp.zeros_like(x)) if two_stage else ()
+        carry = (x, jnp.zeros((frames, *x.shape)), *saved)
+        (x, film, *_), _ = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, rows))
+        return film if frames else x
+
+
+def _rows(table: Table, first: int, resample: int) -> tuple[dict[str, np.ndarray], bool]:
+    """The rows from `first` on as f32 columns, each repeated `resample` times; whether any is repeated.
+
+    A repeated row goes back to its own level by x -> gain x + renoise z, so that it starts from there once more.
+    """
+    names = ("a", "b", "c", "d", "e", "low", "high", "alpha", "sigma")
+    rows = {name: table.column(name)[first:] for name in names}
+    rows["t"] = table.t[first:]
+    rows["save"] = table.column("save").astype(bool)[first:]
+    if resample < 2:
+        return {k: v if k in ("t", "save") else v.astype(np.float32) for k, v in rows.items()}, False
+    if table.save is not None:
+        raise UserError(f"resample is {resample}, but this sampler's rows hang together: use Ancestral or DDIM")
+    # The level before a row is the one that the row before leads to; the first has none and is not repeated.
+    alpha, sigma = rows["alpha"], rows["sigma"]
+    gain = np.append(1.0, alpha[:-1] / alpha[1:])
+    renoise = np.append(0.0, np.sqrt(np.maximum(sigma[:-1] ** 2 - (gain[1:] * sigma[1:]) ** 2, 0)))
+    repeat = np.full(len(gain), resample)
+    repeat[0] = 1
+    which = np.repeat(np.arange(len(gain)), repeat)
+    last = np.append(which[1:] != which[:-1], True)
+    rows = {name: value[which] for name, value in rows.items()}
+    rows["gain"] = np.where(last, 1.0, gain[which])
+    rows["renoise"] = np.where(last, 0.0, renoise[which])
+    back = np.maximum(which - 1, 0)
+    rows["alpha"] = np.where(last, rows["alpha"], alpha[back])
+    rows["sigma"] = np.where(last, rows["sigma"], sigma[back])
+    return {k: v if k in ("t", "save") else v.astype(np.float32) for k, v in rows.items()}, True
+
+
+# --- steps of the reverse process ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Draws from the posterior at x0_hat: algorithm 2 of arXiv:2006.11239. With fewer steps, the respaced process of
+    arXiv:2102.09672; a learned variance is used where the network gives one."""
+
+    large: bool = False
+    """Variance beta_t, right for x_0 ~ N(0, 1), instead of the posterior's, right for x_0 a point. Section 3.2."""
+
+    def table(self, schedule):
+        grid = schedule.grid(self.steps)
+        levels = grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:]
+        a, b, variance = posterior(*levels)
+        if self.large:
+            variance = np.where(grid.sigma[1:] > 0, step_variance(*levels), 0.0)
+        low, high = log_variances(grid)
+        return self._table(schedule, grid, a, b, np.sqrt(variance), low=low, high=high)
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """Eq. 12 of arXiv:2010.02502, with eq. 16's sigma scaled by eta: 0 is deterministic, 1 is ancestral.
+
+    eps_hat is expressed by x and x0_hat, so that it stays consistent with a clipped x0_hat.
+    """
+
+    steps: int = 50
+    eta: float = 0.0
+
+    def table(self, schedule):
+        grid = schedule.grid(self.steps)
+        _, _, variance = posterior(grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:])
+        noise = self.eta * np.sqrt(variance)
+        b = np.sqrt(np.maximum(grid.sigma[1:] ** 2 - noise**2, 0)) / grid.sigma[:-1]
+        return self._table(schedule, grid, grid.alpha[1:] - b * grid.alpha[:-1], b, noise)
+
+
+# --- solvers of the probability-flow ODE --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Churn(Sampler):
+    """Noise added before each step, algorithm 2 of arXiv:2206.00364: sigma rises to (1 + gamma) sigma first."""
+
+    steps: int = 18
+    churn: float = 0.0
+    """S_churn: gamma = min(churn / steps, sqrt 2 - 1). Above 0 for continuous time with alpha = 1 alone."""
+    churn_min: float = 0.0
+    """S_tmin and S_tmax: the sigmas at which noise is added."""
+    churn_max: float = 1e9
+    churn_noise: float = 1.0
+    """S_noise: standard deviation of the noise, relative to what would keep the law."""
+
+    def _churned(self, schedule: Schedule) -> tuple[Grid, np.ndarray, float]:
+        """The grid with every t and sigma but the last raised, the noise that raises the level a step leads to
+        (float64[N], 0 for the last), and x's standard deviation at the start."""
+        grid = schedule.grid(self.steps)
+        if not self.churn:
+            return grid, np.zeros(len(grid.t)), schedule.start
+        if not schedule.continuous or np.any(grid.alpha != 1):
+            raise UserError(f"churn is {self.churn}, but {type(schedule).__name__} has no levels to rise to: use 0")
+        sigma = grid.sigma[:-1]
+        there = (sigma >= self.churn_min) & (sigma <= self.churn_max)
+        raised = sigma * (1 + np.where(there, min(self.churn / len(sigma), math.sqrt(2) - 1), 0.0))
+        added = np.sqrt(raised**2 - sigma**2) * self.churn_noise
+        return (
+            Grid(raised, grid.alpha, np.append(raised, 0.0)),
+            np.append(added[1:], 0.0),
+            math.sqrt(schedule.start**2 + added[0] ** 2),
+        )
+
+
+def to_levels(grid: Grid, unchurned: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) of `deterministic` from each level of `grid` to the next of `unchurned`."""
+    b = unchurned.sigma[1:] / grid.sigma[:-1]
+    return unchurned.alpha[1:] - b * grid.alpha[:-1], b
+
+
+@dataclass(frozen=True)
+class Euler(Churn):
+    """x' = alpha' x0_hat + sigma' eps_hat: Euler's method wherever alpha and sigma are the clock, which is DDIM."""
+
+    steps: int = 50
+
+    def table(self, schedule):
+        grid, added, start = self._churned(schedule)
+        plain = schedule.grid(self.steps)
+        a, b = to_levels(grid, plain)
+        return Table(grid.t, a, b, added, grid.alpha[1:], grid.sigma[1:], start)
+
+
+@dataclass(frozen=True)
+class Heun(Churn):
+    """Heun's method, algorithms 1 and 2 of arXiv:2206.00364, 2 steps - 1 evaluations.
+
+    x' = x + (alpha' - alpha) (x0 + x0_2) / 2 + (sigma' - sigma) (eps + eps_2) / 2, the second answers asked for at the
+    x' of an Euler step: the paper's where alpha = 1, and of second order on every schedule. The last step is Euler's.
+    """
+
+    def table(self, schedule):
+        grid, added, start = self._churned(schedule)
+        plain = schedule.grid(self.steps)
+        n = len(grid.t)
+        a, b = to_levels(grid, plain)
+        alpha, sigma = grid.alpha[:-1], grid.sigma[:-1]  # where a step starts
+        alpha2, sigma2 = plain.alpha[1:], plain.sigma[1:]  # where it leads to
+        # Rows alternate: an Euler step that saves, then a correction that starts from what was saved.
+        even, odd = np.arange(n) * 2, np.arange(n - 1) * 2 + 1
+        table = {name: np.zeros(2 * n - 1) for name in ("t", "a", "b", "c", "d", "e", "alpha", "sigma")}
+        table["t"] = table["t"].astype(grid.t.dtype)
+        table["t"][even], table["t"][odd] = grid.t, plain.t[1:]
+        table["a"][even], table["b"][even] = a, b
+        half_a, half_s = (alpha2 - alpha)[:-1] / 2, (sigma2 - sigma)[:-1] / 2
+        # eps + eps_2 = (x_saved - alpha x0_saved) / sigma + (x - alpha' x0) / sigma'
+        table["a"][odd] = half_a - half_s * alpha2[:-1] / sigma2[:-1]
+        table["b"][odd] = half_s / sigma2[:-1]
+        table["d"][odd] = half_a - half_s * alpha[:-1] / sigma[:-1]
+        table["e"][odd] = 1 + half_s / sigma[:-1]
+        table["c"][odd], table["c"][-1] = added[:-1], 0.0
+        table["alpha"][even], table["sigma"][even] = alpha2, sigma2
+        table["alpha"][odd], table["sigma"][odd] = alpha2[:-1], grid.sigma[1:-1]
+        return Table(**table, save=np.arange(2 * n - 1) % 2 == 0, start=start)
+
+
+@dataclass(frozen=True)
+class DPMSolverPP(Sampler):
+    """DPM-Solver++(2M), algorithm 2 of arXiv:2211.01095, with first order at both ends.
+
+    h = lambda' - lambda, lambda = log(alpha / sigma), r = h_before / h, D = (1 + 1 / 2 r) x0_hat - (1 / 2 r) x0_before:
+    x' = (sigma' / sigma) x + (alpha' - alpha sigma' / sigma) D.
+    """
+
+    steps: int = 20
+
+    def table(self, schedule):
+        grid = schedule.grid(self.steps)
+        a, b = deterministic(grid)
+        with np.errstate(divide="ignore"):
+            h = np.diff(np.log(grid.alpha) - np.log(grid.sigma))
+        extra = np.zeros(len(a))
+        inner = slice(1, -1)
+        extra[inner] = h[inner] / (2 * h[: len(a) - 2]) if len(a) > 2 else 0.0
+        save = np.ones(len(a), bool)
+        return self._table(schedule, grid, a * (1 + extra), b, d=-a * extra, save=save)
+
+
+# --- Langevin -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(Sampler):
+    """Algorithm 1 of arXiv:1907.05600: at each level `each` steps x <- x + (s / 2) score + sqrt(s) z with s = step
+    sigma^2, then one x0_hat (arXiv:2006.09011, section 3.3). For schedules with alpha = 1.
+    """
+
+    clip: float = 0.0
+    each: int = 5
+    step: float = 0.062
+    """s / sigma^2 in (0, 4), beyond which x grows without bound."""
+
+    def table(self, schedule):
+        grid = schedule.grid(self.steps)
+        if np.any(grid.alpha != 1):
+            raise UserError(f"annealed Langevin sampling needs alpha = 1, not {type(schedule).__name__}: use DDIM")
+        sigma = grid.sigma[:-1]
+        size = self.step
+        if not 0 < size < 4:
+            raise UserError(f"a Langevin step of {size} sigma^2 leads nowhere: choose between 0 and 4")
+        # score = (x0_hat - x) / sigma^2
+        which = np.append(np.repeat(np.arange(len(sigma)), self.each), len(sigma) - 1)
+        a, b = np.full(len(which), size / 2), np.full(len(which), 1 - size / 2)
+        c = math.sqrt(size) * sigma[which]
+        a[-1], b[-1], c[-1] = 1, 0, 0
+        level = np.append(sigma[which][:-1], 0.0)
+        return Table(grid.t[which], a, b, c, np.ones(len(which)), level, schedule.start)

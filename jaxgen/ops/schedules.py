@@ -1,0 +1,268 @@
+"""Noise schedules: how much of the data and how much noise is in x_t.
+
+x_t = alpha_t x_0 + sigma_t eps, eps ~ N(0, 1), logsnr_t = log(alpha_t^2 / sigma_t^2), which falls as t grows. Three
+kinds: variance preserving in T discrete steps (alpha^2 + sigma^2 = 1), variance exploding (alpha = 1), and the straight
+line between data and noise (alpha = 1 - t, sigma = t). Tables are float64 NumPy and become f32 where they are used: in
+bf16, 1 - beta_0 rounds to one.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.errors import UserError
+
+
+def expand(values: jax.Array, ndim: int) -> jax.Array:
+    """f32[B] as f32[B, 1, ...] of `ndim` axes.
+
+    The shape is made here, once: a bare f32[B] would broadcast along the width of an image when B == W.
+    """
+    return jnp.asarray(values, jnp.float32).reshape((-1,) + (1,) * (ndim - 1))
+
+
+class Grid(NamedTuple):
+    """The levels a sampler visits, from noise to data, float64. The last level, alpha = 1 and sigma = 0, has no t."""
+
+    t: np.ndarray
+    """[N] times at which the network is asked."""
+    alpha: np.ndarray
+    """[N + 1]"""
+    sigma: np.ndarray
+    """[N + 1]"""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The interface: alpha and sigma of a time, and times to sample at."""
+
+    def levels(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """alpha_t and sigma_t, float64 of t's shape."""
+        raise NotImplementedError
+
+    def at(self, t: jax.Array, ndim: int) -> tuple[jax.Array, jax.Array]:
+        """alpha_t and sigma_t of each example, f32[B, 1, ...] of `ndim` axes, for t: [B]."""
+        raise NotImplementedError
+
+    def times(self, steps: int) -> np.ndarray:
+        """[steps] times, falling, sigma > 0 at all of them. Raises UserError for a number that is not possible."""
+        raise NotImplementedError
+
+    def network_time(self, t: jax.Array) -> jax.Array:
+        """t: [B] as the number networks are told, f32[B]."""
+        raise NotImplementedError
+
+    @property
+    def start(self) -> float:
+        """Standard deviation of x at the first time, where sampling starts."""
+        return 1.0
+
+    @property
+    def continuous(self) -> bool:
+        """Whether any time between two others exists."""
+        return False
+
+    def logsnr(self, t: np.ndarray) -> np.ndarray:
+        """log(alpha_t^2 / sigma_t^2), float64."""
+        alpha, sigma = self.levels(t)
+        with np.errstate(divide="ignore"):
+            return 2 * (np.log(alpha) - np.log(sigma))
+
+    def path(self, points: int) -> np.ndarray:
+        """[points] times, falling, from noise to nearly data: the way of an ODE that is followed in both directions."""
+        return self.times(points)
+
+    def grid(self, steps: int) -> Grid:
+        """`times` and their levels, with the data's own level at the end."""
+        times = self.times(steps)
+        alpha, sigma = self.levels(times)
+        return Grid(times, np.append(alpha, 1.0), np.append(sigma, 0.0))
+
+
+# --- discrete time ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Discrete(Schedule):
+    """t = 0 .. T - 1, noise rising."""
+
+    num_steps: int = 1000
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """alpha and sigma of all times, float64[T]."""
+        raise NotImplementedError
+
+    def levels(self, t):
+        return tuple(table[np.asarray(t)] for table in self.table())
+
+    def at(self, t, ndim):
+        return tuple(expand(jnp.asarray(table, jnp.float32)[t], ndim) for table in self.table())
+
+    def times(self, steps):
+        """Evenly over the T times, both ends among them; all T for 0."""
+        most = self.num_steps
+        steps = steps or most
+        if not 1 <= steps <= most:
+            raise UserError(f"{steps} sampler steps asked of a schedule of {most}: choose 1 to {most}")
+        return np.round(np.linspace(most - 1, 0, steps)).astype(int)
+
+    def network_time(self, t):
+        """On a scale of 0 to 1000, whatever T is."""
+        return t * (1000 / self.num_steps)
+
+
+@dataclass(frozen=True)
+class VariancePreserving(Discrete):
+    """alpha_t^2 = abar_t = prod_{s <= t} (1 - beta_s), sigma_t^2 = 1 - abar_t; abar before the first step is 1."""
+
+    def abar(self) -> np.ndarray:
+        """abar_t, float64[T], falling from nearly 1."""
+        raise NotImplementedError
+
+    def table(self):
+        abar = self.abar()
+        return np.sqrt(abar), np.sqrt(1 - abar)
+
+
+def abar_of(f: np.ndarray, beta_max: float = 0.999) -> np.ndarray:
+    """abar_t = f_t / f_0 for t = 1 .. T of f: [T + 1], except that no beta exceeds `beta_max`."""
+    return np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], beta_max))
+
+
+@dataclass(frozen=True)
+class Linear(VariancePreserving):
+    """beta_t linear in t, section 4 of arXiv:2006.11239. The ends are those of T = 1000, scaled so that fewer steps
+    reach as far."""
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def abar(self) -> np.ndarray:
+        scale = 1000 / self.num_steps
+        beta = np.linspace(self.beta_start * scale, self.beta_end * scale, self.num_steps)
+        if beta.max() >= 1:
+            raise UserError(f"a linear schedule of {self.num_steps} steps has beta = {beta.max():.2f} >= 1: use more")
+        return np.cumprod(1 - beta)
+
+
+@dataclass(frozen=True)
+class Cosine(VariancePreserving):
+    """f(t) = cos^2((t / T + s) / (1 + s) pi / 2), beta at most 0.999: eq. 17 of arXiv:2102.09672."""
+
+    s: float = 0.008
+
+    def abar(self) -> np.ndarray:
+        t = np.arange(self.num_steps + 1) / self.num_steps
+        return abar_of(np.cos((t + self.s) / (1 + self.s) * math.pi / 2) ** 2)
+
+
+@dataclass(frozen=True)
+class Sigmoid(VariancePreserving):
+    """f falls from 1 to 0 along a sigmoid between `low` and `high` of slope 1 / tau: section 3.1 of arXiv:2301.10972,
+    beta at most 0.999."""
+
+    low: float = -3.0
+    high: float = 3.0
+    tau: float = 1.0
+
+    def abar(self) -> np.ndarray:
+        t = np.arange(self.num_steps + 1) / self.num_steps
+        s = 1 / (1 + np.exp(-(self.low + t * (self.high - self.low)) / self.tau))
+        return abar_of((s[-1] - s) / (s[-1] - s[0]))
+
+
+@dataclass(frozen=True)
+class Geometric(Discrete):
+    """alpha = 1, sigma_t geometric from `sigma_min` to `sigma_max`: the noise levels of arXiv:1907.05600, section 4."""
+
+    num_steps: int = 232
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def table(self):
+        return np.ones(self.num_steps), np.geomspace(self.sigma_min, self.sigma_max, self.num_steps)
+
+    @property
+    def start(self):
+        return self.sigma_max
+
+
+# --- continuous time ----------------------------------------------------------------------------------------------
+
+
+def check_steps(steps: int) -> None:
+    if steps < 1:
+        raise UserError(f"{steps} sampler steps asked of a schedule in continuous time: choose 1 or more")
+
+
+@dataclass(frozen=True)
+class Karras(Schedule):
+    """alpha = 1, sigma = t; sampled at sigma^(1 / rho) evenly spaced: eq. 5 of arXiv:2206.00364."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def levels(self, t):
+        t = np.asarray(t, np.float64)
+        return np.ones_like(t), t
+
+    def at(self, t, ndim):
+        t = expand(t, ndim)
+        return jnp.ones_like(t), t
+
+    def times(self, steps):
+        check_steps(steps)
+        ends = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return np.linspace(*ends, steps) ** self.rho
+
+    def network_time(self, t):
+        """c_noise = log(sigma) / 4, table 1."""
+        return jnp.log(t) / 4
+
+    @property
+    def start(self):
+        return self.sigma_max
+
+    @property
+    def continuous(self):
+        return True
+
+
+@dataclass(frozen=True)
+class Straight(Schedule):
+    """alpha = 1 - t, sigma = t, t in [0, 1]: rectified flow, eq. 1 of arXiv:2209.03003, noise at t = 1."""
+
+    shift: float = 1.0
+    """Sampled times are shift t / (1 + (shift - 1) t) of evenly spaced t: eq. 23 of arXiv:2403.03206."""
+
+    def levels(self, t):
+        t = np.asarray(t, np.float64)
+        return 1 - t, t
+
+    def at(self, t, ndim):
+        t = expand(t, ndim)
+        return 1 - t, t
+
+    def _shifted(self, t: np.ndarray) -> np.ndarray:
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def times(self, steps):
+        check_steps(steps)
+        return self._shifted(1 - np.arange(steps) / steps)
+
+    def path(self, points):
+        # Not to t = 0 itself: eps = (x - alpha x0) / sigma is 0 / 0 there.
+        return self._shifted(np.linspace(1, 1e-4, points))
+
+    def network_time(self, t):
+        """On a scale of 0 to 1000."""
+        return 1000 * t
+
+    @property
+    def continuous(self):
+        return True
