@@ -31,6 +31,16 @@ class SampleOptions(Common):
     """Classes to sample, repeated to `num`; every class in turn when empty."""
     mesh: str = ""
     """Devices to sample on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
+    image: str = ""
+    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in."""
+    strength: float = 0.6
+    """How far `image` is noised before it is sampled back; 1 keeps nothing of it."""
+    mask: str = ""
+    """A picture of the same size, white where `image` is to be drawn anew."""
+    resample: int = 1
+    """Times that each step of filling in is taken: more fit the parts together better."""
+    between: int = 0
+    """Of a diffusion model: rows of this many pictures on the way between pairs of samples."""
     out: str = ""
     """Folder for samples.png and samples.safetensors; RUN/samples/SEED when empty."""
 
@@ -114,11 +124,18 @@ def sample(args: list[str]) -> None:
     if options.num < 1 or options.batch < 1 or options.seed < 0:
         given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
         raise UserError(f"{given}: num and batch start at 1, seed at 0")
+    from jaxgen.edit import check_model
     from jaxgen.parallel import Layout
     from jaxgen.report import save_picture
     from jaxgen.use import draw
 
     model = experiment.compute_model
+    if options.image or options.mask or options.between:
+        check_model(model)
+    if options.mask and not options.image:
+        raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")
+    if options.between == 1 or options.between > 2 * options.num:
+        raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")
     cond = model.sample_cond(options.num, run.examples())
     if options.cond:
         if cond is None:
@@ -127,11 +144,31 @@ def sample(args: list[str]) -> None:
         model.check_cond(cond)
     layout = Layout.make(options.mesh)
     codec, state = _restore(run, experiment, options, layout)
-    raw = draw(model, state, options.seed, options.num, cond, codec, options.batch, layout)
+    if options.image or options.between:
+        raw = _edited(model, state, codec, cond, options)
+    else:
+        raw = draw(model, state, options.seed, options.num, cond, codec, options.batch, layout)
     out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
     save_picture(out / "samples.png", raw)
     save_file({"x": raw}, out / "samples.safetensors")
     print(f"{options.num} samples of step {int(state.step)}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+
+
+def _edited(model: Any, state: Any, codec: Any, cond: Any, options: SampleOptions) -> Any:
+    """Samples that start from a picture, or lie between two."""
+    import numpy as np
+
+    from jaxgen import core, edit
+
+    if options.between:
+        rows = max(1, options.num // options.between)
+        return edit.rows_between(model, state, options.seed, rows, options.between, cond, codec)
+    image, mask = edit.read_image(Path(options.image), model.shape), None
+    if options.mask:
+        mask = edit.read_image(Path(options.mask), (*model.shape[:2], 1)) < 128
+    keys = core.sample_keys(options.seed, options.num)
+    settings = {"strength": options.strength, "resample": options.resample}
+    return np.asarray(edit.redraw(model, state, keys, image, mask, cond, codec, **settings))
 
 
 def evaluate(args: list[str]) -> None:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import UserError
 from jaxgen.optim import Adam, Optimizer
@@ -253,7 +255,7 @@ def _train_steps(
 train_steps = partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)(_train_steps)
 
 
-@partial(jax.jit, static_argnums=(0, 6), donate_argnums=1)
+@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)
 def train_seeds(
     model: GenerativeModel,
     states: TrainState,
@@ -262,14 +264,24 @@ def train_seeds(
     codec: Any = None,
     data: PyTree = None,
     skip_nonfinite: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """`train_steps` of S seeds at once: states, keys and batches have a leading axis S, `data` is shared by all. The
-    lanes do not meet, so that arrays split over devices by that axis train without communication."""
+    """`train_steps` of S seeds at once: states, keys and batches have a leading axis S, `data` is shared by all.
 
-    def lane(state: TrainState, key: jax.Array, batches: PyTree) -> tuple[TrainState, Metrics]:
-        return _train_steps(model, state, key, batches, codec, data, skip_nonfinite)
+    mesh: of one axis, `seed`, over which the lanes lie; each device trains its own, and none waits for another.
+    """
 
-    return jax.vmap(lane)(states, keys, batches)
+    def lanes(states: TrainState, keys: jax.Array, batches: PyTree, codec: Any, data: PyTree):
+        def lane(state: TrainState, key: jax.Array, batches: PyTree) -> tuple[TrainState, Metrics]:
+            return _train_steps(model, state, key, batches, codec, data, skip_nonfinite)
+
+        return jax.vmap(lane)(states, keys, batches)
+
+    if mesh is not None:
+        seed, all_of_it = P("seed"), P()
+        specs = (seed, seed, seed, all_of_it, all_of_it)
+        lanes = jax.shard_map(lanes, mesh=mesh, in_specs=specs, out_specs=seed, check_vma=False)
+    return lanes(states, keys, batches, codec, data)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -4,6 +4,7 @@ Each lane's folder is an ordinary run folder, so that it can be sampled from, ev
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,7 +150,8 @@ def _train(
     step = start
     with _Logs(lanes, start) as logs:
         for batches in calls:
-            stacked, metrics = core.train_seeds(model, stacked, keys, jax.device_put(batches, where), codec, data, skip)
+            batches = jax.device_put(batches, where)
+            stacked, metrics = core.train_seeds(model, stacked, keys, batches, codec, data, skip, where.mesh)
             logs.add(metrics)
             step += experiment.steps_per_call
             reason = interrupt.reason
@@ -171,14 +173,22 @@ def _unstack(stacked: TrainState) -> list[TrainState]:
 
 
 def _finish(lanes: list[Lane], codec: Any, states: list[TrainState]) -> None:
-    """Each lane's pictures and held-out numbers."""
-    for lane, state in zip(lanes, states):
-        e = lane.experiment
-        save_pictures(lane.run, e, codec, state, final=True)
-        numbers, count = held_out_numbers(e, state, codec, 0, "test", None, e.batch_size)
+    """Each lane's pictures and held-out numbers; these by as many lanes at once as there are devices."""
+    devices = jax.devices()
+
+    def evaluate(i: int) -> None:
+        lane, device = lanes[i], devices[i % len(devices)]
+        e, state = lane.experiment, jax.device_put(states[i], device)
+        with jax.default_device(device):
+            numbers, count = held_out_numbers(e, state, codec, 0, "test", None, e.batch_size)
         facts = {"split": "test", "num": count, "seed": 0, "step": int(state.step)}
         facts |= {"parameters": "params" if state.ema is None else "ema"}
         lane.run.write_json("evaluation.json", {**facts, "metrics": numbers})
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(evaluate, range(len(lanes))))
+    for lane, state in zip(lanes, states):
+        save_pictures(lane.run, lane.experiment, codec, state, final=True)
 
 
 class _LaneNonFinite(Exception):

@@ -1,0 +1,73 @@
+"""Pictures given to a diffusion model, from the command line."""
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS
+from PIL import Image
+from safetensors.numpy import load_file
+
+from jaxgen import __main__ as commands
+from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+from jaxgen.loop import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edit") / "run"
+    train(presets(EXPERIMENTS["ddpm"])["smoke"], folder)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / "image.png")
+    half = np.zeros((8, 8), np.uint8)
+    half[:, 4:] = 255
+    Image.fromarray(half).save(folder / "mask.png")
+    return folder
+
+
+def sample(run, *flags):
+    commands.sample([str(run), "--out", str(run / "out"), *flags])
+    return load_file(run / "out" / "samples.safetensors")["x"]
+
+
+def test_filling_in_keeps_the_rest(run):
+    x = sample(run, "--num", "3", "--image", str(run / "image.png"), "--mask", str(run / "mask.png"))
+    image = np.asarray(Image.open(run / "image.png"))[..., None]
+    np.testing.assert_array_equal(x[:, :, :4], np.broadcast_to(image[:, :4], (3, 8, 4, 1)))
+    assert len({a.tobytes() for a in x[:, :, 4:]}) == 3
+
+
+def test_less_strength_stays_nearer(run):
+    image = np.asarray(Image.open(run / "image.png"))[..., None].astype(float)
+    far = [
+        np.abs(sample(run, "--num", "4", "--image", str(run / "image.png"), "--strength", s) - image).mean()
+        for s in ("0.1", "0.9")
+    ]
+    assert far[0] < 0.7 * far[1]
+
+
+def test_rows_lead_from_sample_to_sample(run):
+    """Their ends are the samples that the same seed gives."""
+    plain = sample(run, "--num", "4", "--run.model.sampler.steps", "0").astype(int)
+    rows = sample(run, "--num", "10", "--between", "5").reshape(2, 5, 8, 8, 1).astype(int)
+    assert np.abs(rows[:, 0] - plain[[0, 2]]).max() <= 1
+    # An ancestral sampler's noise on the way is the first one's, so only a deterministic one ends at the second.
+    assert not np.array_equal(rows[:, 0], rows[:, -1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--mask", "m.png"), "without --image"),
+        (("--image", "no.png"), "cannot be read"),
+        (("--between", "1"), "2 or more"),
+    ],
+)
+def test_bad_requests_are_refused(flags, words, run):
+    with pytest.raises(UserError, match=words):
+        sample(run, *flags)
+
+
+def test_a_picture_of_another_size_is_refused(run, tmp_path):
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match="is 9 x 8, the model draws 8 x 8"):
+        sample(run, "--image", str(tmp_path / "wide.png"))
