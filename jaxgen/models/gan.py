@@ -1,0 +1,289 @@
+"""Generative adversarial networks: plain, DCGAN, conditional, Wasserstein, with gradient penalties, spectrally normed.
+
+x data, z ~ N(0, 1) latent, G(z, y) the generator, f(x, y) the critic's logit, y class. A step of training is `n_critic`
+steps of the critic, each on its own part of the batch and fakes of its own, then one of the generator: algorithm 1 of
+arXiv:1406.2661, of arXiv:1701.07875 and of arXiv:1704.00028, by the fields that are set.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState, normal_each, update_ema
+from jaxgen.errors import UserError
+from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
+from jaxgen.nets.gan import MLPCritic, MLPGenerator
+from jaxgen.ops import gan as ops
+from jaxgen.ops.gan import NonSaturating, Objective
+from jaxgen.optim import Adam, Optimizer
+
+PASSES = ("real", "fake", "generator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """g / (sqrt(mean of g^2) + eps) (Tieleman and Hinton, lecture 6.5, 2012), which WGAN with clipping asks for."""
+
+    decay: float = 0.99
+    eps: float = 1e-8
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GAN(GenerativeModel):
+    """x: f32[B, *shape], in [-1, 1] where the generator ends in tanh; cond: i32[B] when num_classes > 0.
+
+    B counts all that a step sees: B / n_critic examples for each of the critic's steps, and as many for the
+    generator's. Batch statistics are of one pass each: the critic's on real examples, on fakes and within the
+    generator's step have running averages of their own, and so have the generator's; samples use these.
+    """
+
+    generator: nn.Module = field(default_factory=MLPGenerator)
+    """(z, shape, y, train) -> x."""
+    critic: nn.Module = field(default_factory=MLPCritic)
+    """(x, y, train) -> logits f32[B]."""
+    objective: Objective = NonSaturating()
+    shape: tuple[int, ...] = (28, 28, 1)
+    latent: int = 100
+    num_classes: int = 0
+    """Classes of a conditional GAN; 0 for none. Fakes have the labels of the real examples beside them."""
+    n_critic: int = 1
+    """Steps of the critic for one of the generator; divides the batch size."""
+    optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
+    """The generator's."""
+    critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
+    """The critic's, whose schedule counts the critic's steps."""
+    clip_weights: float = 0.0
+    """Bound of each critic weight after each of its steps, 0.01 in arXiv:1701.07875; 0 for none."""
+    gradient_penalty: float = 0.0
+    """lambda of arXiv:1704.00028, on points between real and fake examples."""
+    r1: float = 0.0
+    """gamma of the gradient penalty on real examples, arXiv:1801.04406."""
+    r2: float = 0.0
+    """gamma of that on fakes."""
+    penalty_every: int = 1
+    """Steps of the critic from one with these three to the next; their weight grows by as much."""
+    instance_noise: float = 0.0
+    """Deviation of the noise on all that the critic sees, at the first step (arXiv:1610.04490)."""
+    instance_noise_steps: int = 10_000
+    """Steps at which it has faded linearly to nothing."""
+    ema_decay: float = 0.0
+    """Decay of the averaged generator, which samples; 0 keeps none."""
+
+    adversarial: ClassVar[bool] = True
+    """`loss` is the critic's: no number here falls for as long as both networks get better."""
+
+    def __post_init__(self):
+        for name in ("n_critic", "penalty_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}, at least 1 is expected")
+
+    def check(self, batch: Batch) -> None:
+        check_shape(self.shape, batch)
+        check_classes(self.num_classes, batch)
+        size = batch["x"].shape[0]
+        if size % self.n_critic:
+            raise UserError(
+                f"the batch has {size} examples, a multiple of model.n_critic = {self.n_critic} is expected: the "
+                f"critic's steps share it"
+            )
+
+    # --- the two networks ---
+
+    def _generate(
+        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """x and the new running averages, by the statistics of this batch."""
+        x, new = self.generator.apply(
+            {"params": params, **stats}, z, self.shape, y, True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        return x, dict(new)
+
+    def _judge(
+        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits f32[B], and `extra` with the running averages of that pass. Spectral vectors move on with the pass on
+        real examples, which each step of the critic makes once."""
+        spectral = extra["spectral"]
+        mutable = ["batch_stats", "spectral"] if which == "real" else ["batch_stats"]
+        logits, new = self.critic.apply(
+            {"params": params, **extra[which], **spectral}, x, y, True, mutable=mutable, rngs={"dropout": key}
+        )
+        new = dict(new)
+        if "spectral" in new:
+            spectral = {"spectral": new.pop("spectral")}
+        return logits, {**extra, which: new, "spectral": spectral}
+
+    def _noised(self, key: jax.Array, x: jax.Array, step: jax.Array) -> jax.Array:
+        if not self.instance_noise:
+            return x
+        return x + ops.fading(self.instance_noise, self.instance_noise_steps, step) * jax.random.normal(key, x.shape)
+
+    @property
+    def _penalized(self) -> bool:
+        return bool(self.gradient_penalty or self.r1 or self.r2)
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        key_gen, key_critic = jax.random.split(key)
+        x, y = batch["x"], one_hot(batch.get("cond"), self.num_classes)
+        gen = dict(self.generator.init(key_gen, jnp.zeros((x.shape[0], self.latent)), self.shape, y))
+        critic = dict(self.critic.init(key_critic, x, y))
+        if self._penalized and "batch_stats" in critic:
+            raise UserError(
+                "gradient penalties are of each example's own gradient, which batch normalization mixes: choose a "
+                "critic without it"
+            )
+        params = {"gen": gen.pop("params"), "critic": critic.pop("params")}
+        spectral = {"spectral": critic.pop("spectral")} if "spectral" in critic else {}
+        # A copy each: donating one buffer under two names is an error.
+        passes = {which: jax.tree.map(jnp.copy, critic) for which in PASSES}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={
+                "gen": self.optimizer.tx.init(params["gen"]),
+                "critic": self.critic_optimizer.tx.init(params["critic"]),
+            },
+            # Of the generator alone, as nothing samples from an averaged critic.
+            ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
+            extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
+        )
+
+    # --- training ---
+
+    def _penalty(
+        self, params: PyTree, extra: PyTree, key: jax.Array, step: jax.Array, real: jax.Array, fake: jax.Array, y
+    ) -> jax.Array:
+        key_between, key_dropout = jax.random.split(key)
+
+        def critic(x: jax.Array) -> jax.Array:
+            return self._judge(params, extra, "fake", x, y, key_dropout)[0]
+
+        def penalty() -> jax.Array:
+            total = jnp.zeros(())
+            if self.gradient_penalty:
+                total += self.gradient_penalty * ops.gradient_penalty(critic, ops.between(key_between, real, fake))
+            if self.r1:
+                total += self.r1 * ops.zero_centred(critic, real)
+            if self.r2:
+                total += self.r2 * ops.zero_centred(critic, fake)
+            return total
+
+        return ops.lazy(penalty, step, self.penalty_every)
+
+    def _critic_step(self, state: TrainState, key: jax.Array, i: jax.Array, part: Batch) -> tuple[PyTree, Metrics]:
+        """One step of the critic on `part`, the i-th of this batch: its parameters, optimizer state and `extra`."""
+        key_z, key_gen, key_real, key_fake, key_noise, key_penalty = jax.random.split(jax.random.fold_in(key, i), 6)
+        key_noise_real, key_noise_fake = jax.random.split(key_noise)
+        y = one_hot(part.get("cond"), self.num_classes)
+        z = jax.random.normal(key_z, (part["x"].shape[0], self.latent))
+        fake, _ = self._generate(state.params["gen"], state.extra["gen"], z, y, key_gen)
+        real = self._noised(key_noise_real, part["x"], state.step)
+        fake = self._noised(key_noise_fake, fake, state.step)
+
+        def loss(params: PyTree):
+            on_real, extra = self._judge(params, state.extra["critic"], "real", real, y, key_real)
+            on_fake, extra = self._judge(params, extra, "fake", fake, y, key_fake)
+            metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
+            total = self.objective.critic(on_real, on_fake)
+            if self._penalized:
+                step = state.step * self.n_critic + i
+                metrics["penalty"] = self._penalty(params, extra, key_penalty, step, real, fake, y)
+                total += metrics["penalty"]
+            return total, (extra, metrics)
+
+        (value, (extra, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params["critic"])
+        updates, opt_state = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], state.params["critic"])
+        params = optax.apply_updates(state.params["critic"], updates)
+        if self.clip_weights:
+            params = ops.clip_weights(params, self.clip_weights)
+        return (params, opt_state, extra), {"loss": value, **metrics, "critic_grad_norm": optax.tree.norm(grads)}
+
+    def _generator_step(self, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int):
+        """One step of the generator on `size` fakes: the new state, and the loss with its gradient's norm."""
+        key_z, key_gen, key_critic, key_noise = jax.random.split(key, 4)
+        y = one_hot(cond, self.num_classes)
+        z = jax.random.normal(key_z, (size, self.latent))
+
+        def loss(params: PyTree):
+            x, gen = self._generate(params, state.extra["gen"], z, y, key_gen)
+            x = self._noised(key_noise, x, state.step)
+            logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", x, y, key_critic)
+            return self.objective.generator(logits), {"gen": gen, "critic": critic}
+
+        (value, extra), grads = jax.value_and_grad(loss, has_aux=True)(state.params["gen"])
+        updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["gen"], state.params["gen"])
+        gen = optax.apply_updates(state.params["gen"], updates)
+        state = state.replace(
+            params={**state.params, "gen": gen},
+            opt_state={**state.opt_state, "gen": opt_state},
+            ema=update_ema(state.ema, {"gen": gen}, self.ema_decay, state.step) if self.ema_decay else None,
+            extra=extra,
+        )
+        return state, {"generator_loss": value, "generator_grad_norm": optax.tree.norm(grads)}
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        """`n_critic` steps of the critic in a scan, one of the generator. `loss` is what the critic minimises, the mean
+        over its steps: for minimax, minus the value of the game, plus penalties."""
+        key_critic, key_gen = jax.random.split(key)
+        # (b k), not (k b): the leading axis is the one that is split over devices.
+        parts = jax.tree.map(lambda a: a.reshape(-1, self.n_critic, *a.shape[1:]).swapaxes(0, 1), dict(batch))
+
+        def body(state: TrainState, inputs: tuple[jax.Array, Batch]) -> tuple[TrainState, Metrics]:
+            (params, opt_state, extra), metrics = self._critic_step(state, key_critic, *inputs)
+            state = state.replace(
+                params={**state.params, "critic": params},
+                opt_state={**state.opt_state, "critic": opt_state},
+                extra={**state.extra, "critic": extra},
+            )
+            return state, metrics
+
+        state, critic_metrics = jax.lax.scan(body, state, (jnp.arange(self.n_critic), parts))
+        cond = parts["cond"][-1] if self.num_classes else None
+        state, metrics = self._generator_step(state, key_gen, cond, parts["x"].shape[1])
+        metrics |= {name: jnp.mean(values) for name, values in critic_metrics.items()}
+        return state.replace(step=state.step + 1), metrics
+
+    # --- use ---
+
+    def decode(self, state: TrainState, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """G(z, y) by running averages: f32[B, *shape]. z: f32[B, latent], y one-hot."""
+        return self.generator.apply({"params": state.sampling_params["gen"], **state.extra["gen"]}, z, self.shape, y)
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """G(z, y), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional GAN."""
+        return self.decode(state, normal_each(keys, (self.latent,)), one_hot(cond, self.num_classes))
+
+    def check_cond(self, cond: PyTree) -> None:
+        check_labels(self.num_classes, cond)
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        return class_grid(num, self.num_classes) if self.num_classes else None
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Of images, walks between latents; of a conditional GAN also one latent a row, one class a column."""
+        if len(self.shape) != 3:
+            return {}
+        z = normal_each(keys[:12], (self.latent,))
+        rows = min(6, len(z) // 2)
+        # Along an ellipse: the line between two independent normals passes nearer to 0 than normals lie.
+        angle = jnp.linspace(0, jnp.pi / 2, 11)[None, :, None]
+        walks = jnp.cos(angle) * z[:rows, None] + jnp.sin(angle) * z[rows : 2 * rows, None]
+        first = jnp.repeat(jnp.arange(rows) % max(1, self.num_classes), 11)
+
+        def show(z: jax.Array, cond: jax.Array) -> jax.Array:
+            x = self.decode(state, z.reshape(-1, self.latent), one_hot(cond, self.num_classes))
+            return x.reshape(rows, -1, *self.shape)
+
+        shown = {"interpolation.png": show(walks, first)}
+        if self.num_classes:
+            columns = min(10, self.num_classes)
+            classes = jnp.tile(jnp.arange(columns), rows)
+            shown["classes.png"] = show(jnp.repeat(z[:rows], columns, axis=0), classes)
+        return shown

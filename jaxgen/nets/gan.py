@@ -1,0 +1,222 @@
+"""Generators and critics: fully connected pairs, DCGAN (arXiv:1511.06434), and what these and others are made of.
+
+A generator is (z f32[B, latent], shape, y, train) -> x f32[B, *shape]; a critic is (x, y, train) -> logits f32[B].
+y: one-hot f32[B, K] or None. `train`: batch statistics, dropout; else running averages.
+"""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.nets.conv import halved
+from jaxgen.ops.conv import conv, doubled_kernel, upconv
+from jaxgen.ops.spectral import iterate, spectral_norm, unit
+
+Init = nn.initializers.Initializer
+NORMAL = nn.initializers.normal(0.02)  # section 4 of arXiv:1511.06434, kernels and dense layers alike
+LECUN = nn.linear.default_kernel_init
+
+
+class SpectralNorm(nn.Module):
+    """`layer` with its `kernel` divided by its largest singular value, arXiv:1802.05957.
+
+    The estimate's vector u is the wrapper's state, collection `spectral`: a pass with that collection mutable makes one
+    power iteration, any other uses u as it stands.
+    """
+
+    layer: nn.Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def normalized(variables):
+            kernel = variables["params"]["kernel"].astype(jnp.float32)
+            u = self.variable(
+                "spectral", "u", lambda: unit(jax.random.normal(self.make_rng("params"), kernel.shape[-1:]))
+            )
+            if self.is_mutable_collection("spectral"):
+                u.value = iterate(jax.lax.stop_gradient(kernel), u.value)
+            sigma = jnp.maximum(spectral_norm(kernel, u.value), 1e-12)
+            return {**variables, "params": {**variables["params"], "kernel": kernel / sigma}}
+
+        apply = nn.map_variables(
+            lambda layer: layer(x), "params", trans_in_fn=normalized, init=self.is_initializing(), rngs=True
+        )
+        return apply(self.layer)
+
+
+def normed(layer: nn.Module, spectral: bool) -> nn.Module:
+    """`layer`, under spectral normalization where asked for."""
+    return SpectralNorm(layer) if spectral else layer
+
+
+class Conv2D(nn.Module):
+    """Square convolution, SAME padding. up: `nearest` doubles the image first, `transposed` is a 4x4 transposed
+    convolution of stride 2 and padding 1 in PyTorch's sense; both compute sub-pixels, `ops.conv.upconv`.
+
+    bias: False before batch normalization, which would cancel it and leave it to drift.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    up: Literal["none", "nearest", "transposed"] = "none"
+    bias: bool = True
+    kernel_init: Init = LECUN
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = {"none": self.size, "nearest": 3, "transposed": 4}[self.up]
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        if self.up == "none":
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (self.stride, self.stride), "SAME")
+            h = conv(x, kernel, (self.stride, self.stride), tuple(pads))
+        else:
+            h = upconv(x, doubled_kernel(kernel) if self.up == "nearest" else kernel)
+        if not self.bias:
+            return h
+        return h + self.param("bias", nn.initializers.zeros, (self.features,)).astype(h.dtype)[None, None, None]
+
+
+def batch_norm(train: bool, scale_init: Init = nn.initializers.ones, dtype: Any = None) -> nn.BatchNorm:
+    """With PyTorch's epsilon and momentum."""
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, scale_init=scale_init, dtype=dtype)
+
+
+def dcgan_scale(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """N(1, 0.02), the start of DCGAN's normalization scales."""
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def joined(h: jax.Array, y: jax.Array | None) -> jax.Array:
+    """The class concatenated: to vectors, or as constant planes to images."""
+    if y is None:
+        return h
+    if h.ndim == 4:
+        y = jnp.broadcast_to(y[:, None, None, :], (*h.shape[:3], y.shape[-1]))
+    return jnp.concatenate([h, y.astype(h.dtype)], axis=-1)
+
+
+class Head(nn.Module):
+    """Features phi: f32[B, F] to logits f32[B]: psi . phi + b, and with y of a projection discriminator y^T V phi
+    (section 3 of arXiv:1802.05637)."""
+
+    spectral: bool = False
+    bias: bool = True
+    kernel_init: Init = LECUN
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, phi: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        psi = nn.Dense(1, use_bias=self.bias, kernel_init=self.kernel_init, dtype=self.dtype)
+        logit = normed(psi, self.spectral)(phi)[:, 0]
+        if y is not None:
+            v = nn.Dense(phi.shape[-1], use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype)
+            logit += jnp.sum(normed(v, self.spectral)(y) * phi, axis=-1)
+        return logit.astype(jnp.float32)
+
+
+# --- fully connected ------------------------------------------------------------------------------------------
+
+
+class MLPGenerator(nn.Module):
+    """Dense layers with leaky ReLU, batch normalization in all but the first, tanh at the end for images."""
+
+    hidden: tuple[int, ...] = (128, 256, 512, 1024)
+    normalize: bool = True
+    squash: bool = True
+    """tanh, for data in [-1, 1]."""
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z: jax.Array, shape: tuple[int, ...], y: jax.Array | None = None, train: bool = False):
+        h = joined(z, y)
+        for i, width in enumerate(self.hidden):
+            normalize = self.normalize and i > 0
+            h = nn.Dense(width, use_bias=not normalize, dtype=self.dtype)(h)
+            h = nn.leaky_relu(batch_norm(train, dtype=self.dtype)(h) if normalize else h, 0.2)
+        x = nn.Dense(math.prod(shape), dtype=self.dtype)(h).astype(jnp.float32).reshape(-1, *shape)
+        return jnp.tanh(x) if self.squash else x
+
+
+class MLPCritic(nn.Module):
+    """Dense layers with leaky ReLU and dropout."""
+
+    hidden: tuple[int, ...] = (512, 256)
+    dropout: float = 0.0
+    spectral: bool = False
+    projection: bool = False
+    """The class by projection; by concatenation to the input otherwise."""
+    bias: bool = True
+    """Of the logit; it cancels in a Wasserstein critic's loss."""
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
+        h = x.reshape(x.shape[0], -1)
+        h = h if self.projection else joined(h, y)
+        for width in self.hidden:
+            h = nn.leaky_relu(normed(nn.Dense(width, dtype=self.dtype), self.spectral)(h), 0.2)
+            h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        return Head(self.spectral, self.bias, dtype=self.dtype)(h, y if self.projection else None)
+
+
+# --- DCGAN ----------------------------------------------------------------------------------------------------
+
+
+class DCGANGenerator(nn.Module):
+    """A dense layer to the smallest map, then doublings, each but the last with batch normalization and `slope`-leaky
+    ReLU; tanh. channels: widths from the smallest map up; an image is 2^len(channels) times that map, cropped."""
+
+    channels: tuple[int, ...] = (512, 256, 128, 64)
+    up: Literal["nearest", "transposed"] = "transposed"
+    slope: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z: jax.Array, shape: tuple[int, ...], y: jax.Array | None = None, train: bool = False):
+        def activated(h: jax.Array) -> jax.Array:
+            return nn.leaky_relu(batch_norm(train, dcgan_scale, self.dtype)(h), self.slope)
+
+        height, width, out = shape
+        times = len(self.channels)
+        small = (halved(height, times), halved(width, times), self.channels[0])
+        h = nn.Dense(math.prod(small), use_bias=False, kernel_init=NORMAL, dtype=self.dtype)(joined(z, y))
+        h = activated(h.reshape(-1, *small))
+        for features in self.channels[1:]:
+            h = activated(Conv2D(features, up=self.up, bias=False, kernel_init=NORMAL, dtype=self.dtype)(h))
+        h = Conv2D(out, up=self.up, kernel_init=NORMAL, dtype=self.dtype)(h)
+        return jnp.tanh(h[:, :height, :width].astype(jnp.float32))
+
+
+class DCGANCritic(nn.Module):
+    """Stride-2 convolutions with leaky ReLU, batch normalization in all but the first, a dense layer to the logit."""
+
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    size: int = 4
+    normalize: bool = True
+    """Batch normalization; not with a gradient penalty, for which each example is to stand alone."""
+    dropout: float = 0.0
+    """Of whole channels."""
+    spectral: bool = False
+    projection: bool = False
+    """The class by projection; as planes beside the image otherwise."""
+    bias: bool = True
+    """Of the logit; it cancels in a Wasserstein critic's loss."""
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
+        h = x if self.projection else joined(x, y)
+        for i, features in enumerate(self.channels):
+            normalize = self.normalize and i > 0
+            layer = Conv2D(features, self.size, 2, bias=not normalize, kernel_init=NORMAL, dtype=self.dtype)
+            h = normed(layer, self.spectral)(h)
+            h = nn.leaky_relu(batch_norm(train, dcgan_scale, self.dtype)(h) if normalize else h, 0.2)
+            h = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(h)
+        head = Head(self.spectral, self.bias, NORMAL, self.dtype)
+        return head(h.reshape(h.shape[0], -1), y if self.projection else None)

@@ -1,0 +1,139 @@
+"""Adversarial objectives on logits, penalties on a critic's gradient, and what else steadies the game.
+
+D = sigmoid(logit) where an objective has a probability; everything is written with log sigmoid(l) = -softplus(-l), so
+that no logit gives an infinity. A critic here is a function x: f32[B, ...] -> logits f32[B].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+
+Critic = Callable[[jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The two losses of a game, each f32[], to minimise: means over logits f32[B]."""
+
+    def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def generator(self, fake: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Minimax(Objective):
+    """min_G max_D E log D(x) + E log(1 - D(G(z))), eq. 1 of arXiv:1406.2661: -log 4 at D = 1/2."""
+
+    smoothing: float = 0.0
+    """One-sided label smoothing (section 3.4 of arXiv:1606.03498): real examples' label is 1 - smoothing."""
+
+    def __post_init__(self):
+        if not 0 <= self.smoothing < 1:
+            raise UserError(f"smoothing is {self.smoothing}: a number from 0 to below 1 is expected")
+
+    def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
+        # The cross entropy with label 1 - s: (1 - s) softplus(-l) + s softplus(l) = softplus(-l) + s l.
+        return jnp.mean(jax.nn.softplus(-real) + self.smoothing * real) + jnp.mean(jax.nn.softplus(fake))
+
+    def generator(self, fake: jax.Array) -> jax.Array:
+        return -jnp.mean(jax.nn.softplus(fake))
+
+
+@dataclass(frozen=True)
+class NonSaturating(Minimax):
+    """The same critic; the generator maximises E log D(G(z)), whose gradient lasts where the critic is sure
+    (section 3 of arXiv:1406.2661)."""
+
+    def generator(self, fake: jax.Array) -> jax.Array:
+        return jnp.mean(jax.nn.softplus(-fake))
+
+
+@dataclass(frozen=True)
+class LeastSquares(Objective):
+    """Squared distance of the logits to labels, eq. 2 of arXiv:1611.04076 with a = 0, b = real, c = 1."""
+
+    real: float = 1.0
+    """Label of real examples; below 1 smooths it."""
+
+    def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
+        return 0.5 * jnp.mean((real - self.real) ** 2) + 0.5 * jnp.mean(fake**2)
+
+    def generator(self, fake: jax.Array) -> jax.Array:
+        return 0.5 * jnp.mean((fake - 1) ** 2)
+
+
+@dataclass(frozen=True)
+class Hinge(Objective):
+    """Margins of one for the critic, eqs. 16 and 17 of arXiv:1802.05957."""
+
+    def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
+        return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+
+    def generator(self, fake: jax.Array) -> jax.Array:
+        return -jnp.mean(fake)
+
+
+@dataclass(frozen=True)
+class Wasserstein(Objective):
+    """E f(G(z)) - E f(x), eqs. 2 and 3 of arXiv:1701.07875: minus the distance where f is the best of all 1-Lipschitz
+    critics, which clipped weights, a gradient penalty or spectral normalization stand for."""
+
+    def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
+        return jnp.mean(fake) - jnp.mean(real)
+
+    def generator(self, fake: jax.Array) -> jax.Array:
+        return -jnp.mean(fake)
+
+
+# --- penalties ------------------------------------------------------------------------------------------------
+
+
+def squared_gradient(critic: Critic, x: jax.Array) -> jax.Array:
+    """|grad_x f(x)|^2, f32[B]. An example's logit is to depend on it alone: batch normalization mixes them."""
+    grads = jax.grad(lambda x: jnp.sum(critic(x)))(x).astype(jnp.float32)
+    return jnp.sum(grads**2, axis=tuple(range(1, x.ndim)))
+
+
+def gradient_penalty(critic: Critic, x: jax.Array) -> jax.Array:
+    """E (|grad_x f(x)| - 1)^2 over the points x, eq. 3 of arXiv:1704.00028 without lambda."""
+    # Within the root: the gradient of a norm is NaN at zero.
+    norm = jnp.sqrt(squared_gradient(critic, x) + 1e-12)
+    return jnp.mean((norm - 1) ** 2)
+
+
+def between(key: jax.Array, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """A point on the line from each fake to its real example, one uniform number for the whole of it."""
+    u = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1))
+    return fake + u * (real - fake)
+
+
+def zero_centred(critic: Critic, x: jax.Array) -> jax.Array:
+    """E |grad_x f(x)|^2 / 2: R1 on real examples, R2 on fakes, eqs. 9 and 10 of arXiv:1801.04406 without gamma."""
+    return 0.5 * jnp.mean(squared_gradient(critic, x))
+
+
+def lazy(penalty: Callable[[], jax.Array], step: jax.Array, every: int) -> jax.Array:
+    """`every * penalty()` at each `every`-th step and 0 between, so that its mean strength stays (section 3.1 of
+    arXiv:1912.04958). It is computed where it counts only."""
+    if every == 1:
+        return penalty()
+    return jax.lax.cond(step % every == 0, lambda: every * penalty(), lambda: jnp.zeros(()))
+
+
+# --- noise and weights ----------------------------------------------------------------------------------------
+
+
+def fading(start: float, steps: int, step: jax.Array) -> jax.Array:
+    """`start` at step 0, falling linearly to 0 at `steps`: the deviation of instance noise (arXiv:1610.04490)."""
+    return start * jnp.maximum(0.0, 1.0 - step.astype(jnp.float32) / max(steps, 1))
+
+
+def clip_weights(params, bound: float):
+    """Every weight within [-bound, bound], algorithm 1 of arXiv:1701.07875."""
+    return jax.tree.map(lambda p: jnp.clip(p, -bound, bound), params)
