@@ -57,7 +57,9 @@ def run(smoke) -> Started:
     key = core.run_key(smoke.seed, INIT)
     batches = [smoke.data.batch_at(smoke.seed, step, smoke.batch_size) for step in range(smoke.steps_per_call)]
     state = core.init(smoke.compute_model, key, batches[0], smoke.codec)
-    return Started(smoke, jax.device_get(state), jax.tree.map(lambda *a: np.stack(a), *batches))
+    yield Started(smoke, jax.device_get(state), jax.tree.map(lambda *a: np.stack(a), *batches))
+    # Programs take memory maps, of which a process has 65,530: all experiments together need more.
+    jax.clear_caches()
 
 
 def equal(a, b) -> bool:
