@@ -11,7 +11,7 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 from test_loop import damage, final_state, same
 
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Checkpoints, pack
 from jaxgen.core import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
@@ -146,3 +146,28 @@ def test_a_save_that_fails_half_way_is_the_error(tmp_path, monkeypatch):
             with pytest.raises(UserError, match=r"Disk quota exceeded; checkpoints \[1\] are whole"):
                 checkpoints.save(state_at(2))
         assert checkpoints.restore(state_at(0)).step == 1
+
+
+def test_small_and_large_arrays_of_any_type_come_back(tmp_path):
+    """Small ones travel packed, large ones alone; of each, every bit."""
+    rng = np.random.default_rng(0)
+    params = {
+        "large": jax.numpy.asarray(rng.normal(size=(600, 600)), jax.numpy.float32),
+        "low": jax.numpy.asarray(rng.normal(size=(3, 5)), jax.numpy.bfloat16),
+        "flags": jax.numpy.asarray(rng.random(7) < 0.5),
+        "none": jax.numpy.zeros((0, 4)),
+        "scalar": jax.numpy.float32(np.pi),
+    }
+    state = TrainState(step=jax.numpy.int32(3), params=params, opt_state={"all": jax.numpy.arange(5)})
+    arrays, packs = pack(state)
+    assert "params.large" in arrays
+    assert packs["params-float32"] == ["params.none", "params.scalar"]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        like = jax.eval_shape(lambda: state)
+        assert same(checkpoints.restore(like), state)
+        assert same(checkpoints.restore(like, optimizer=False).params, params)
+        other = like.replace(params={**like.params, "another": like.params["scalar"]})
+        with pytest.raises(UserError, match=r"there is no params\.another"):
+            checkpoints.restore(other)
