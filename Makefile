@@ -9,10 +9,10 @@ demo: .venv/library
 	@echo "open runs/demo/report.html"
 
 test: .venv/tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: .venv/tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/tools
 	$(BIN)/ruff check .

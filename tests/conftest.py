@@ -30,6 +30,15 @@ jax.config.update("jax_debug_key_reuse", True)
 cli.use_compilation_cache(min_seconds=0.0)
 
 
+def pytest_collection_modifyitems(items):
+    """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment."""
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        script = given.get("smoke") or given.get("script") or ""
+        group = f"contract {script}" if item.path.name == "test_contract.py" else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the checkout; tests that need it are skipped where it is not."""
