@@ -133,11 +133,13 @@ def sampled_rows(
     folder.mkdir(parents=True, exist_ok=True)
     size, parts = PART * batch, []
     for first in range(0, num, size):
-        file = folder / f"{first:09d}.safetensors"
+        file, last = folder / f"{first:09d}.safetensors", min(first + size, num)
         try:
             part = load_file(file)
         except (OSError, SafetensorError):
-            last = min(first + size, num)
+            part = {}
+        # One that was kept for fewer samples may be short.
+        if len(part.get("features", ())) < last - first:
             firsts = range(first, last, batch)
             masked = ((images, np.arange(at, at + batch) < last) for at, images in zip(firsts, batches(firsts)))
             part = _features(network, shown(masked, len(firsts), f"samples {first} to {last - 1}"))
