@@ -9,12 +9,16 @@ from sklearn.mixture import GaussianMixture
 
 from jaxgen.ops.gaussian import Mixture, fit_mixture, kl_standard_normal, log_normal
 
-RNG = np.random.default_rng(0)
-MU, LOGVAR = RNG.normal(size=4), RNG.normal(size=4)
+MU, LOGVAR = np.random.default_rng(0).normal(size=(2, 4))
 
 
-def test_log_normal_is_scipys():
-    z = RNG.normal(size=(7, 4)) * 3
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)
+
+
+def test_log_normal_is_scipys(rng):
+    z = rng.normal(size=(7, 4)) * 3
     expected = scipy.stats.norm.logpdf(z, MU, np.exp(0.5 * LOGVAR)).sum(-1)
     mu, logvar = jnp.float32(MU)[None], jnp.float32(LOGVAR)[None]
     np.testing.assert_allclose(log_normal(jnp.float32(z), mu, logvar), expected, rtol=1e-5)
@@ -30,8 +34,8 @@ def test_kl_is_its_quadrature():
     assert float(kl_standard_normal(jnp.float32(0), jnp.float32(0))) == 0
 
 
-def test_kl_is_the_mean_of_our_own_log_ratio():
-    z = MU + np.exp(0.5 * LOGVAR) * RNG.normal(size=(100_000, 4))
+def test_kl_is_the_mean_of_our_own_log_ratio(rng):
+    z = MU + np.exp(0.5 * LOGVAR) * rng.normal(size=(100_000, 4))
     mu, logvar = jnp.float32(MU)[None], jnp.float32(LOGVAR)[None]
     ratio = np.asarray(log_normal(jnp.float32(z), mu, logvar) - log_normal(jnp.float32(z)), np.float64)
     kl = float(jnp.sum(kl_standard_normal(mu, logvar)))
@@ -48,13 +52,13 @@ def mixture():
     return Mixture(jnp.log(jnp.float32(WEIGHT)), jnp.float32(MEAN), jnp.float32(CHOL))
 
 
-def points(num):
-    k = RNG.choice(3, num, p=WEIGHT)
-    return MEAN[k] + np.einsum("nij,nj->ni", CHOL[k], RNG.normal(size=(num, 2)))
+def points(num, rng):
+    k = rng.choice(3, num, p=WEIGHT)
+    return MEAN[k] + np.einsum("nij,nj->ni", CHOL[k], rng.normal(size=(num, 2)))
 
 
-def test_mixture_density_is_scipys(mixture):
-    z = points(50)
+def test_mixture_density_is_scipys(mixture, rng):
+    z = points(50, rng)
     parts = [w * scipy.stats.multivariate_normal(m, c @ c.T).pdf(z) for w, m, c in zip(WEIGHT, MEAN, CHOL)]
     expected = np.log(sum(parts))
     np.testing.assert_allclose(mixture.log_prob(jnp.float32(z)), expected, rtol=1e-4, atol=1e-4)
@@ -73,9 +77,11 @@ def test_mixture_samples_have_its_moments(mixture):
     np.testing.assert_allclose(few, z[:3], atol=1e-5)
 
 
-def test_fit_is_scikit_learns():
-    z = points(2000)
-    ours = fit_mixture(jnp.float32(z), 3, jax.random.key(0), floor=1e-6)
+@pytest.mark.parametrize("seed", [0, 26])
+def test_fit_is_scikit_learns(seed):
+    """From seed 26 a single start stays in a local optimum, 0.6 nats below."""
+    z = points(2000, np.random.default_rng(seed))
+    ours = fit_mixture(jnp.float32(z), 3, jax.random.key(seed), floor=1e-6)
     theirs = GaussianMixture(3, random_state=0, n_init=3).fit(z)
     np.testing.assert_allclose(float(jnp.mean(ours.log_prob(jnp.float32(z)))), theirs.score(z), atol=2e-3)
     # The components come in any order.
@@ -87,9 +93,9 @@ def test_fit_is_scikit_learns():
 
 
 @pytest.mark.parametrize(("distinct", "dim"), [(1, 2), (3, 1), (3, 2)])
-def test_fit_of_repeated_points_is_finite(distinct, dim):
+def test_fit_of_repeated_points_is_finite(distinct, dim, rng):
     """More components than points: without the floor a covariance would be singular."""
-    z = jnp.float32(np.tile(RNG.normal(size=(distinct, dim)) * 2, (60 // distinct, 1)))
+    z = jnp.float32(np.tile(rng.normal(size=(distinct, dim)) * 2, (60 // distinct, 1)))
     mixture = fit_mixture(z, 5, jax.random.key(1))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(mixture))
     assert np.all(np.isfinite(mixture.log_prob(z)))

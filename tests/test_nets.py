@@ -20,6 +20,13 @@ from jaxgen.ops.conv import DIMS, conv, upconv
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def fresh():
+    """Each test draws the same numbers, whichever ran before it."""
+    global RNG
+    RNG = np.random.default_rng(0)
+
+
 def normal(*shape):
     return jnp.float32(RNG.normal(size=shape))
 

@@ -54,11 +54,21 @@ def _joint(mixture: Mixture, z: jax.Array) -> jax.Array:
     return jax.vmap(component)(mixture.log_weight, mixture.mean, mixture.chol).T
 
 
-def fit_mixture(z: jax.Array, num_components: int, key: jax.Array, steps: int = 50, floor: float = 1e-3) -> Mixture:
+def fit_mixture(
+    z: jax.Array, num_components: int, key: jax.Array, steps: int = 50, floor: float = 1e-3, starts: int = 4
+) -> Mixture:
     """Full-covariance mixture of z: f32[N, d] by expectation maximisation from k-means++ seeds.
 
     floor: share of the data's mean variance added to every covariance, so that no component collapses on a point.
+    starts: number of seedings; the likeliest of their fits is kept, as a single one may stay in a local optimum.
     """
+    fits = jax.lax.map(lambda key: _fit(z, num_components, key, steps, floor), jax.random.split(key, starts))
+    likelihood = jax.lax.map(lambda mixture: jnp.mean(mixture.log_prob(z)), fits)
+    return jax.tree.map(lambda leaf: leaf[jnp.argmax(likelihood)], fits)
+
+
+def _fit(z: jax.Array, num_components: int, key: jax.Array, steps: int, floor: float) -> Mixture:
+    """fit_mixture from one seeding."""
     num, dim = z.shape
     overall = jnp.cov(z.T).reshape(dim, dim)
     ridge = (floor * jnp.trace(overall) / dim + 1e-8) * jnp.eye(dim)
