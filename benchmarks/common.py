@@ -6,15 +6,11 @@ a machine's speed drifts more between minutes than between neighbours.
 
 import contextlib
 import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from rich.table import Table
 from jaxgen.data import feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
+from jaxgen.runfolder import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -38,44 +35,10 @@ RESULTS = Path(__file__).parent / "results"
 
 def provenance(matmul: float | None = None) -> dict[str, Any]:
     """Where and when a number was taken, and with what. matmul: this machine's FLOP/s, measured when not given."""
-    devices = jax.devices()
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "torch")},
-        "platform": devices[0].platform,
-        "device": devices[0].device_kind,
-        "device_count": len(devices),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "matmul_flops": matmul or measure_matmul_flops(),
-    }
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    facts = environment()
+    with contextlib.suppress(PackageNotFoundError):
+        facts["versions"]["torch"] = version("torch")
+    return {**facts, "platform": jax.devices()[0].platform, "matmul_flops": matmul or measure_matmul_flops()}
 
 
 def measure_matmul_flops(sizes: tuple[int, ...] = (1024, 2048), calls: int = 3) -> float:

@@ -1,6 +1,6 @@
 """Whole runs against each other, in turns, as processes: what saving costs, and what many seeds at once save.
 
-    python benchmarks/whole_runs.py saving --name ddpm --preset digits --flags --mesh data=2
+    python benchmarks/whole_runs.py saving --name ddpm --preset digits --flags=--mesh --flags=data=2
     python benchmarks/whole_runs.py seeds --name vae --preset digits
 """
 

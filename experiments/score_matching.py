@@ -67,10 +67,11 @@ PRESETS = {
         data=TFDS(name="mnist"), batch_size=64, steps=20_000, steps_per_call=20, log_every=100, sample_every=2000,
         save_every=1000,
     ),
-    # 232 levels from 50 to 0.01, 5 Langevin steps at each: table 1 of arXiv:2006.09011.
+    # 232 levels from 50 to 0.01 for data in [0, 1], which is 100 to 0.02 in [-1, 1]; 5 Langevin steps at each:
+    # arXiv:2006.09011.
     "cifar10": Experiment(
         model=ScoreMatching(
-            shape=(32, 32, 3), network=ddpm32(), schedule=Geometric(232, 0.01, 50.0), ema_decay=0.999,
+            shape=(32, 32, 3), network=ddpm32(), schedule=Geometric(232, 0.02, 100.0), ema_decay=0.999,
             optimizer=Adam(lr=1e-4),
         ),
         data=TFDS(name="cifar10"), batch_size=128, steps=300_000, steps_per_call=100, log_every=500,
@@ -78,8 +79,8 @@ PRESETS = {
     ),
     "imagenet64": Experiment(
         model=ScoreMatching(
-            shape=(64, 64, 3), network=UNet(128, (1, 2, 3, 4), 3, (16, 8)), schedule=Geometric(500, 0.01, 110.0),
-            sampler=AnnealedLangevin(each=5, step=0.033), ema_decay=0.999, optimizer=Adam(lr=1e-4),
+            shape=(64, 64, 3), network=UNet(128, (1, 2, 3, 4), 3, (16, 8)), schedule=Geometric(500, 0.02, 220.0),
+            sampler=AnnealedLangevin(each=5, step=0.066), ema_decay=0.999, optimizer=Adam(lr=1e-4),
         ),
         data=TFDS(name="imagenet_resized/64x64"), batch_size=128, steps=500_000, steps_per_call=100, log_every=500,
         sample_every=10_000, save_every=10_000, precision="bfloat16",

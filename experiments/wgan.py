@@ -12,9 +12,10 @@ from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.loop import main
-from jaxgen.models.gan import GAN, RMSprop
+from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 from jaxgen.ops.gan import Wasserstein
+from jaxgen.optim import RMSprop
 
 WGAN = {
     "objective": Wasserstein(), "n_critic": 5, "clip_weights": 0.01,

@@ -32,7 +32,8 @@ class SampleOptions(Common):
     mesh: str = ""
     """Devices to sample on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
     image: str = ""
-    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in."""
+    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in. Of pix2pix: one of any size to
+    translate, `num` times where dropout makes answers differ; they are also written as 0.png, 1.png, ..."""
     strength: float = 0.6
     """How far `image` is noised before it is sampled back; 1 keeps nothing of it."""
     mask: str = ""
@@ -52,6 +53,11 @@ class EvaluateOptions(Common):
     """Only the first so many examples; all when 0."""
     batch: int = 200
     seed: int = 0
+    lpips: tuple[str, ...] = ()
+    """Of a model that makes an image of an image: files of LPIPS weights, trunk and heads, that `jaxgen weights
+    convert` wrote, to measure its answers by."""
+    lpips_net: Literal["alex", "vgg"] = "alex"
+    """What `lpips` are weights of."""
     metrics: str = ""
     """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes."""
     num: int = 10_000
@@ -64,6 +70,8 @@ class EvaluateOptions(Common):
     """Run of experiments/classifier.py to score by instead; the scores are named for it."""
     reference: Literal["train", "test", "all"] = "train"
     """Split that samples are compared with."""
+    mesh: str = ""
+    """Devices to compute on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
     of: Literal["samples", "train", "test", "all"] = "samples"
     """What is scored: samples of the run, or a split of its data, to see what real data gets."""
 
@@ -124,14 +132,15 @@ def sample(args: list[str]) -> None:
     if options.num < 1 or options.batch < 1 or options.seed < 0:
         given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
         raise UserError(f"{given}: num and batch start at 1, seed at 0")
-    from jaxgen.edit import check_model
+    from jaxgen import edit
     from jaxgen.parallel import Layout
     from jaxgen.report import save_picture
     from jaxgen.use import draw
 
     model = experiment.compute_model
     if options.image or options.mask or options.between:
-        check_model(model)
+        edit.check_model(model, image_only=not (options.mask or options.between))
+    translated = bool(options.image) and edit.translates(model)
     if options.mask and not options.image:
         raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")
     if options.between == 1 or options.between > 2 * options.num:
@@ -142,16 +151,22 @@ def sample(args: list[str]) -> None:
             raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
         cond = np.resize(np.asarray(options.cond, np.int32), options.num)
         model.check_cond(cond)
+    num = options.num
+    if translated:
+        num = num if model.noise else 1  # answers that are all alike need no more
+        cond = edit.sources(Path(options.image), cond.shape[-1], num)
     layout = Layout.make(options.mesh)
     codec, state = _restore(run, experiment, options, layout)
-    if options.image or options.between:
+    if (options.image or options.between) and not translated:
         raw = _edited(model, state, codec, cond, options)
     else:
-        raw = draw(model, state, options.seed, options.num, cond, codec, options.batch, layout)
+        raw = draw(model, state, options.seed, num, cond, codec, options.batch, layout)
     out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
     save_picture(out / "samples.png", raw)
+    if translated:
+        edit.save_each(out, raw)
     save_file({"x": raw}, out / "samples.safetensors")
-    print(f"{options.num} samples of step {int(state.step)}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+    print(f"{num} samples of step {int(state.step)}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
 
 
 def _edited(model: Any, state: Any, codec: Any, cond: Any, options: SampleOptions) -> Any:
@@ -179,43 +194,59 @@ def evaluate(args: list[str]) -> None:
         raise UserError(f"limit is {options.limit}, batch {options.batch}: limit starts at 0, batch at 1")
     if options.metrics:
         return _score(run, experiment, options)
+    from jaxgen.parallel import Layout
     from jaxgen.runfolder import environment
     from jaxgen.use import held_out_numbers
 
-    codec, state = _restore(run, experiment, options)
+    layout = Layout.make(options.mesh)
+    lpips = _lpips(options) if options.lpips else None
+    codec, state = _restore(run, experiment, options, layout)
     numbers, count = held_out_numbers(
-        experiment, state, codec, options.seed, options.split, options.limit or None, options.batch
-    )
+        experiment, state, codec, options.seed, options.split, options.limit or None, options.batch, layout,
+        {lpips.name: lpips} if lpips else None,
+    )  # fmt: skip
     if not numbers:
         raise UserError(f"{type(experiment.model).__name__} has no number per example: there is nothing to evaluate")
     facts = {"split": options.split, "num": count, "seed": options.seed, "step": int(state.step)}
     facts |= {"parameters": "params" if state.ema is None else "ema"}
+    facts |= {"lpips": lpips.provenance} if lpips else {}
     run.write_json("evaluation.json", {**facts, "metrics": numbers, "environment": environment()})
     print(f"step {facts['step']}, {count} examples of {options.split}")
     for name, value in numbers.items():
         print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
 
 
+def _lpips(options: EvaluateOptions) -> Any:
+    """The distance whose weights are named."""
+    from jaxgen.metrics.lpips import LPIPS, TRUNKS
+    from jaxgen.weights import load
+
+    if len(options.lpips) != 2:
+        raise UserError(f"lpips names {len(options.lpips)} files, two are expected: of the trunk and of the heads")
+    heads = f"lpips_{options.lpips_net}"
+    return LPIPS(load(TRUNKS[heads][0], options.lpips[0]), load(heads, options.lpips[1]))
+
+
 def _score(run: Any, experiment: Any, options: EvaluateOptions) -> None:
     from jaxgen import score
+    from jaxgen.parallel import Layout
     from jaxgen.runfolder import RunFolder
     from jaxgen.scores import score_run
 
-    metrics = score.check_metrics(options.metrics)
+    metrics = score.check_metrics(options.metrics, options.num, options.reference)
     if bool(options.weights) == bool(options.classifier):
         raise UserError("scores need features: give --weights FILE (Inception) or --classifier RUN, one of the two")
-    if options.num < 2:
-        raise UserError(f"num is {options.num}: at least 2 samples are needed")
     if options.weights:
         network = score.inception(Path(options.weights), options.resize)
     else:
         other = RunFolder(Path(options.classifier))
         codec, state = _restore(other, other.experiment(), Common())
         network = score.classifier(other, state, codec)
-    restored = _restore(run, experiment, options)
+    layout = Layout.make(options.mesh)
+    restored = _restore(run, experiment, options, layout)
     records = score_run(
         run, experiment, restored, network, metrics, options.num, options.seed, options.batch, options.of,
-        options.reference,
+        options.reference, layout,
     )  # fmt: skip
     for record in records:
         for name, value in record["values"].items():
@@ -247,7 +278,7 @@ def export(args: list[str]) -> None:
     run, given = _parse(ExportOptions, args, "export", export.__doc__)
     options, experiment = given.options, given.experiment
     from jaxgen.experiment import to_json
-    from jaxgen.export import export_sampler, is_labels, write_sampler
+    from jaxgen.export import export_sampler, write_sampler
     from jaxgen.runfolder import RunFolder, environment
 
     codec, state = _restore(run, experiment, options)
@@ -255,12 +286,12 @@ def export(args: list[str]) -> None:
     exported = export_sampler(experiment, state, codec, batch, options.platforms)
     out = Path(options.out) if options.out else run.path / "export"
     name = f"samples of {run.path.resolve().name} at step {int(state.step)}"
-    write_sampler(out, exported, name, is_labels(experiment.model.sample_cond(2, batch)))
-    facts = {"step": int(state.step), "parameters": "params" if state.ema is None else "ema"}
+    usage = write_sampler(out, exported, name, experiment.model.sample_cond(2, batch))
+    facts = {"step": int(state.step), "parameters": state.sampling_field}
     facts |= {"platforms": exported.platforms, "arguments": [str(a) for a in exported.in_avals]}
     facts |= {"result": [str(a) for a in exported.out_avals], "experiment": to_json(experiment)}
     RunFolder(out).write_json("sampler.json", {**facts, "environment": environment()})
-    print(f"{name} for {', '.join(exported.platforms)}: python {out / 'sample.py'} SEED NUM")
+    print(f"{name} for {', '.join(exported.platforms)}: python {out / 'sample.py'} {usage}")
 
 
 def report(args: list[str]) -> None:
@@ -274,8 +305,8 @@ def report(args: list[str]) -> None:
             return
         raise UserError("exactly one run folder is expected: jaxgen report RUN")
     run = Path(args[0])
-    write = write_seeds_report if (run / "seeds.json").exists() else write_report
-    print(f"report: {write(run)}")
+    many = not (run / "experiment.json").exists() and any(run.glob("seed*/experiment.json"))
+    print(f"report: {(write_seeds_report if many else write_report)(run)}")
 
 
 def weights(args: list[str]) -> None:

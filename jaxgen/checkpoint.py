@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jaxgen import parallel
 from jaxgen.core import QUICK_TO_COMPILE, TrainState
@@ -118,18 +118,31 @@ def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> Trai
     leaves = {_name(path): leaf for path, leaf in paths}
     for group, names in packs.items():
         if group in arrays:
-            joined, start = arrays[group], 0
+            # On the host: cutting a jax.Array up is a program to compile for every part.
+            joined, start = np.asarray(arrays[group]), 0
             for name in names:
-                leaf = leaves[name]
-                part = joined[start : start + leaf.size].reshape(leaf.shape)
-                found[name] = part if leaf.sharding is None else jax.device_put(part, leaf.sharding)
-                start += leaf.size
+                found[name] = joined[start : start + leaves[name].size].reshape(leaves[name].shape)
+                start += leaves[name].size
     for name in leaves:
         if not isinstance(found.get(name), jax.Array | np.ndarray):  # partial_restore leaves what it does not find
             raise ValueError(f"there is no {name}")
-    # Where no place is asked for, orbax gives NumPy; a copy, as a state is donated.
-    ordered = (found[name] for name in leaves)
-    return jax.tree.unflatten(shape, [jnp.array(a) if isinstance(a, np.ndarray) else a for a in ordered])
+    return jax.tree.unflatten(shape, [_placed(found[name], leaf.sharding) for name, leaf in leaves.items()])
+
+
+def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
+    """An array that came on the host, as orbax gives it where no place is asked for, on the devices; a copy, as a state
+    is donated."""
+    if isinstance(array, jax.Array):
+        return array
+    if where is None:
+        return jnp.array(array)
+    # Not device_put, which asks all processes whether they mean the same array.
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index].copy())
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder`, oldest first; none where there is no such folder."""
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 class Checkpoints:
@@ -206,7 +219,7 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), integrity=ocp.args.JsonSave(facts))
         metrics = None if score is None else {"score": float(score)}
         self.wait()
-        self._check_space(state)
+        parallel.in_each(lambda: self._check_space(state))
         with self._saving():
             self._manager.save(int(state.step), args=items, metrics=metrics)
 

@@ -41,9 +41,14 @@ class TrainState:
     extra: dict[str, PyTree] = struct.field(default_factory=dict)
 
     @property
+    def sampling_field(self) -> str:
+        """Which parameters samples are drawn with: `ema` where the model keeps averaged ones, else `params`."""
+        return "params" if self.ema is None else "ema"
+
+    @property
     def sampling_params(self) -> dict[str, PyTree]:
-        """The averaged parameters where the model keeps them, else the trained ones."""
-        return self.params if self.ema is None else self.ema
+        """The parameters of `sampling_field`."""
+        return getattr(self, self.sampling_field)
 
 
 @dataclass(frozen=True, kw_only=True)

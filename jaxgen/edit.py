@@ -1,4 +1,6 @@
-"""What a diffusion model does with a given image: redraw a part of it, vary it; and the way between two samples."""
+"""What a model does with a given image. A diffusion model: redraw a part of it, vary it, and the way between two
+samples. pix2pix: translate it.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -10,14 +12,39 @@ import numpy as np
 
 from jaxgen import core
 from jaxgen.core import PyTree, TrainState
+from jaxgen.data.pairs import open_picture
 from jaxgen.errors import UserError
 from jaxgen.models.diffusion import Diffusion
+from jaxgen.models.pix2pix import Pix2Pix
 
 
-def check_model(model: Any) -> None:
-    """Raises UserError unless images can be given to the model's sampler."""
-    if not isinstance(model, Diffusion):
-        raise UserError(f"{type(model).__name__} is no diffusion model: --image, --mask and --between need one")
+def translates(model: Any) -> bool:
+    """Whether an image is the model's condition, rather than where its sampler starts."""
+    return isinstance(model, Pix2Pix)
+
+
+def check_model(model: Any, image_only: bool = False) -> None:
+    """Raises UserError unless images can be given to the model's sampler; image_only: one, and no mask."""
+    if not isinstance(model, Diffusion) and not (image_only and translates(model)):
+        raise UserError(
+            f"{type(model).__name__} is no diffusion model: --mask and --between need one, --image that or pix2pix"
+        )
+
+
+def sources(file: Path, channels: int, num: int) -> np.ndarray:
+    """A picture of any size to be translated `num` times, uint8[num, H, W, channels]. Raises UserError when it cannot
+    be read."""
+    pixels = np.asarray(open_picture(file).convert("L" if channels == 1 else "RGB"))
+    return np.broadcast_to(pixels.reshape(1, *pixels.shape[:2], channels), (num, *pixels.shape[:2], channels))
+
+
+def save_each(folder: Path, images: np.ndarray) -> None:
+    """Images uint8[N, H, W, 1 or 3] as 0.png, 1.png, ..., pixel by pixel."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{i}.png")
 
 
 def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:

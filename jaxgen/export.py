@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.tree_util import keystr
 
 from jaxgen import core
 from jaxgen.core import TrainState
@@ -25,19 +26,22 @@ MAX_BYTES = 2**31 - 2**20  # flatbuffers, which jax.export writes, ends at 2 GiB
 
 SCRIPT = '''"""Draws {what}.
 
-    python sample.py SEED NUM{usage}    # needs jax and nothing else; writes samples.npy
+    python sample.py {usage}    # needs jax and nothing else; writes samples.npy{files}
 """
 import sys
 from pathlib import Path
 import numpy as np
 here = Path(__file__).resolve().parent
 sys.path.append(str(here / "flatbuffers.zip"))  # what jax.export reads its files with, for where it is not installed
-from jax import export
+from jax import export, tree
 sampler = export.deserialize(bytearray((here / "sampler.bin").read_bytes()))
 seed, num = int(sys.argv[1]), int(sys.argv[2])
+def repeated(rows):
+    return np.resize(rows, (num, *rows.shape[1:]))
 np.save("samples.npy", sampler.call(np.uint32(seed), np.arange(num, dtype=np.uint32){cond}))
 '''
-LABELS = ", np.resize(np.int32(sys.argv[3].split(',')), num)"
+LABELS = ", repeated(np.int32(sys.argv[3].split(',')))"
+ARRAYS = ", tree.map(lambda place: repeated(np.load(sys.argv[place])), {places})"
 
 
 def export_sampler(
@@ -45,17 +49,20 @@ def export_sampler(
 ) -> export.Exported:
     """The experiment's sampler as described above. batch: raw examples, from which a condition's shape is taken.
 
-    Raises UserError for an unknown platform, more weights than the format holds, or a sampler that fixes its number of
-    samples or does not lower for a platform.
+    Raises UserError for an unknown platform, more weights than the format holds, a condition that the model refuses, or
+    a sampler that fixes its number of samples or does not lower for a platform.
     """
     for platform in platforms:
         if platform not in PLATFORMS:
             raise UserError(f"platform {platform!r} is unknown: choose from {', '.join(PLATFORMS)}")
-    state = state.replace(opt_state=None)
+    # One copy of the parameters: a sampler that reads another asks for what is not in the file.
+    state = state.replace(params=state.sampling_params, ema=None, opt_state=None)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     if size > MAX_BYTES:
         raise UserError(f"the weights are {size / 2**30:.1f} GiB, the format of jax.export ends at 2 GiB")
     model = experiment.compute_model
+    cond = model.sample_cond(2, batch)
+    model.check_cond(cond)
 
     def sampler(seed: jax.Array, index: jax.Array, *cond: Any) -> jax.Array:
         keys = core.fold_each(core.run_key(seed, core.SAMPLE), index)
@@ -66,7 +73,6 @@ def export_sampler(
     def symbolic(array: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((n, *array.shape[1:]), array.dtype)
 
-    cond = model.sample_cond(2, batch)
     arguments = [jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((n,), jnp.uint32)]
     arguments += [] if cond is None else [jax.tree.map(symbolic, cond)]
     try:
@@ -78,17 +84,30 @@ def export_sampler(
         raise UserError(f"the sampler of {name} cannot be exported for {', '.join(platforms)}: {reason}") from error
 
 
-def write_sampler(out: Path, exported: export.Exported, what: str, labels: bool) -> None:
-    """Writes sampler.bin, the script that calls it, and the reader that the script may lack; labels: whether the
-    sampler takes classes, which the script then reads from its command line."""
+def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) -> str:
+    """Writes sampler.bin, the script that calls it, and the reader that the script may lack. Returns the arguments that
+    the script takes.
+
+    cond: a condition of the sampler, to see what the script has to read: classes from its command line, arrays from
+    .npy files.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "sampler.bin").write_bytes(exported.serialize())
-    usage, cond = (" CLASS[,CLASS...]", LABELS) if labels else ("", "")
-    (out / "sample.py").write_text(SCRIPT.format(what=what, usage=usage, cond=cond))
+    usage, files, argument = "SEED NUM", "", ""
+    if is_labels(cond):
+        usage, argument = f"{usage} CLASS[,CLASS...]", LABELS
+    elif cond is not None:
+        paths, structure = jax.tree_util.tree_flatten_with_path(cond)
+        arrays = {f"{keystr(path, simple=True, separator='-') or 'cond'}.npy": array for path, array in paths}
+        usage = " ".join([usage, *arrays])
+        files = "".join(f"\n    # {name}: {a.dtype}, rows of shape {a.shape[1:]}" for name, a in arrays.items())
+        argument = ARRAYS.format(places=jax.tree.unflatten(structure, range(3, 3 + len(arrays))))
+    (out / "sample.py").write_text(SCRIPT.format(what=what, usage=usage, files=files, cond=argument))
     package = Path(find_spec("flatbuffers").origin).parent
     with zipfile.ZipFile(out / "flatbuffers.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(package.glob("*.py")):
             archive.write(file, f"flatbuffers/{file.name}")
+    return usage
 
 
 def is_labels(cond: Any) -> bool:

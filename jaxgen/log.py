@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl with every step, timing.jsonl, TensorBoard and the progress line."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -22,6 +23,15 @@ class NonFinite(Exception):
         self.name, self.step = name, step
 
 
+def means(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Mean of each metric over the steps that were not skipped, NaN where all were; of `skipped` over all of them."""
+    counted = np.asarray(columns.get("skipped", 0)) == 0
+    result = {name: np.mean(column, where=counted) if counted.any() else np.nan for name, column in columns.items()}
+    if "skipped" in columns:
+        result["skipped"] = np.mean(columns["skipped"])
+    return {name: float(value) for name, value in result.items()}
+
+
 class Clock:
     """Seconds and rates since it was made, for the timing log."""
 
@@ -39,13 +49,34 @@ class Clock:
         return time.monotonic() - self.start
 
 
-class Log:
+class Delayed:
+    """Metrics of calls, written once the next call is queued: the device never waits for a file."""
+
+    def __init__(self):
+        self._pending: list[dict[str, jax.Array]] = []
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a call just queued and writes those of the calls before it."""
+        self._pending.append(metrics)
+        while len(self._pending) > 1:
+            self._write(self._pending.pop(0))
+
+    def flush(self) -> None:
+        """Waits for what is queued and writes it."""
+        while self._pending:
+            self._write(self._pending.pop(0))
+
+    def _write(self, metrics: dict[str, jax.Array]) -> None:
+        raise NotImplementedError
+
+
+class Log(Delayed):
     """metrics.jsonl with every step, timing.jsonl and the progress line every `log_every`, TensorBoard."""
 
     def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
+        super().__init__()
         self.run, self.experiment, self.clock = run, experiment, clock
         self.queued = self.written = self.logged = start
-        self.pending: list[dict[str, jax.Array]] = []
         self.window: list[dict[str, np.ndarray]] = []
         self.board = Board(run.path / "tensorboard", start) if parallel.is_main() else None
         self.progress = shown or (progress(experiment.steps, start) if parallel.is_main() else Silent())
@@ -64,16 +95,8 @@ class Log:
                 self.board.close()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a call just queued, f32[K] each, and writes those of the calls before it."""
-        self.pending.append(metrics)
         self.queued += self.experiment.steps_per_call
-        while len(self.pending) > 1:
-            self._write(self.pending.pop(0))
-
-    def flush(self) -> None:
-        """Waits for what is queued and writes it."""
-        while self.pending:
-            self._write(self.pending.pop(0))
+        super().add(metrics)
 
     def _write(self, metrics: dict[str, jax.Array]) -> None:
         values = jax.device_get(metrics)
@@ -86,11 +109,11 @@ class Log:
         self.written += self.experiment.steps_per_call
         if self.written % self.experiment.log_every and self.written != self.experiment.steps:
             return
-        means = {name: float(np.mean(np.concatenate([w[name] for w in self.window]))) for name in values}
+        shown = means({name: np.concatenate([w[name] for w in self.window]) for name in values})
         rate = (self.written - self.logged) / max(self.clock.lap(), 1e-9)
         self.window, self.logged = [], self.written
         timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
         self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
         if self.board:
-            self.board.add(self.written, {**means, "steps_per_s": rate})
-        self.progress.update(self.written, means, rate, rate * self.experiment.batch_size)
+            self.board.add(self.written, {**shown, "steps_per_s": rate})
+        self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)

@@ -124,7 +124,7 @@ def _train(
     data, calls = _feed(experiment, run, start, stop, layout)
     if layout is not None:
         key = layout.put(key, layout.everywhere)
-    skip = experiment.on_nonfinite == "skip"
+    skip, poll = experiment.on_nonfinite == "skip", parallel.Poll()
     # The log waits for what is queued as it closes, so it is the first to.
     with Trace(run.path, profile) as trace, Log(run, experiment, start, clock) as log:
         for batches in calls:
@@ -135,8 +135,7 @@ def _train(
             # Counted here: reading state.step would wait for the call just queued.
             step = log.queued
             reason = interrupt.reason
-            if parallel.any_process(reason is not None):
-                reason = reason or "another process"
+            reason = (reason or "another process") if poll.ask(reason is not None) else None
             if step % experiment.save_every == 0 or step == stop or reason:
                 log.flush()
                 due = step % experiment.save_every == 0 or step == stop

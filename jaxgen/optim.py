@@ -68,6 +68,17 @@ class Adam(Optimizer):
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """g / (sqrt(mean of g^2) + eps) (Tieleman and Hinton, lecture 6.5, 2012), which WGAN with clipping asks for."""
+
+    decay: float = 0.99
+    eps: float = 1e-8
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)
+
+
 def is_matrix(params):
     """Mask for weight decay: True for arrays of two or more axes."""
     return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -169,6 +170,12 @@ class Layout:
 # --- processes ------------------------------------------------------------------------------------------------
 
 
+def divisible(batch: int, layout: Layout | None) -> int:
+    """`batch`, or the next multiple that splits over a mesh."""
+    groups = 1 if layout is None else layout.groups
+    return -(-batch // groups) * groups
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes and prints."""
     return jax.process_index() == 0
@@ -190,19 +197,45 @@ def any_process(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def on_main(work: Callable[[], T]) -> T | None:
-    """Runs `work` in the main process while the others wait; None there. A UserError ends them all."""
+class Poll:
+    """Whether a flag is set in any process, without waiting: each question is answered when the next one is asked.
+
+    Every process is to ask at the same points, and all get the same answers.
+    """
+
+    def __init__(self):
+        self._asked: jax.Array | None = None
+        if jax.process_count() > 1:
+            mesh = jax.make_mesh((len(jax.devices()),), ("all",), axis_types=(AxisType.Auto,))
+            self._each = NamedSharding(mesh, P("all"))
+            self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
+
+    def ask(self, flag: bool) -> bool:
+        """The answer to the question before, False to none; of a single process `flag` itself."""
+        if jax.process_count() == 1:
+            return flag
+        before, count = self._asked, len(jax.devices())
+        self._asked = self._any(jax.make_array_from_callback((count,), self._each, lambda _: np.array([flag])))
+        return before is not None and bool(np.asarray(before))
+
+
+def in_each(work: Callable[[], T]) -> T:
+    """Runs `work` in every process. An error in one is raised in all: the others would wait for it for ever."""
     if jax.process_count() == 1:
         return work()
     result, error = None, None
-    if is_main():
-        try:
-            result = work()
-        except UserError as refused:
-            error = refused
+    try:
+        result = work()
+    except Exception as failed:
+        error = failed
     if any_process(error is not None):
-        raise error or UserError("the main process refused; its output says why")
+        raise error or UserError("another process refused; its output says why")
     return result
+
+
+def on_main(work: Callable[[], T]) -> T | None:
+    """Runs `work` in the main process while the others wait; None there. An error ends them all."""
+    return in_each(lambda: work() if is_main() else None)
 
 
 def from_main(value: float | None) -> float:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import platform
 import subprocess
@@ -21,15 +22,9 @@ from safetensors.numpy import load_file, save_file
 from jaxgen import parallel
 from jaxgen.errors import UserError
 from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, to_json
+from jaxgen.files import PARTIAL, replacing, write_text
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file whole: a reader, or a crash, sees the old text or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 @contextmanager
@@ -77,7 +72,7 @@ class RunFolder:
             if other:
                 shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
                 raise UserError(f"{self.path} holds another experiment ({shown}): choose another folder with --out")
-        elif any(self.path.iterdir()):
+        elif any(not p.name.endswith(PARTIAL) for p in self.path.iterdir()):  # which a kill can leave
             raise UserError(f"{self.path} is not empty and holds no run: choose another folder with --out")
         self.write_json("experiment.json", new)
 
@@ -110,7 +105,8 @@ class RunFolder:
         """Writes what `examples` reads."""
         arrays = {name: np.ascontiguousarray(array) for name, array in batch.items()}
         if parallel.is_main():
-            save_file(arrays, self.path / "examples.safetensors")
+            with replacing(self.path / "examples.safetensors") as partial:
+                save_file(arrays, partial)
 
     def write_json(self, name: str, value: Any) -> None:
         if parallel.is_main():
@@ -158,14 +154,16 @@ class RunFolder:
                 write_text(file, "".join(kept))
 
     def mean(self, name: str, after: int) -> float:
-        """Mean of a metric over the logged steps after `after`, read from the end of the file."""
+        """Mean of a metric over the logged steps after `after`, less those skipped, read from the end of the file; NaN
+        where none is left."""
         values: list[float] = []
         for line in _backwards(self.metrics):
             record = json.loads(line)
             if record["step"] <= after:
                 break
-            values.append(record[name])
-        return float(np.mean(values[::-1]))
+            if not record.get("skipped"):
+                values.append(record[name])
+        return float(np.mean(values[::-1])) if values else math.nan
 
     def pictures(self, step: int) -> Path:
         """The folder of the pictures of one step."""

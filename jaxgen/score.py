@@ -26,10 +26,13 @@ from jaxgen.metrics.inputs import check_images
 from jaxgen.metrics.kid import kid
 from jaxgen.metrics.memorization import memorization
 from jaxgen.metrics.prdc import prdc
+from jaxgen.weights.store import content_hash
 
 PART = 10  # batches between two files of features, which an interrupted command finds again
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
+SPLITS = 10  # of the Inception score
+NEIGHBOURS = 5  # of precision, recall, density and coverage
 
 Rows = dict[str, np.ndarray]
 Shown = Callable[[Iterator, int, str], Iterator]
@@ -106,15 +109,20 @@ def classifier(run: Any, state: core.TrainState, codec: Any) -> Network:
 
 def real_rows(network: Network, data: Dataset, split: str, batch: int, shown: Shown) -> tuple[Rows, str]:
     """Features of a whole split, f32[N, ...] each, and the hash that names them; from the cache where it has them."""
-    images = data.arrays(split)["x"]
-    reference = digest({"images": array_digest(images), "network": network.key})
+    count = data.count(split)
+    content = hashlib.sha256()
+    for raw, mask in data.padded_batches(batch, split):
+        images = raw["x"]
+        content.update(np.ascontiguousarray(images[mask]).data)
+    kind = [images.dtype.str, count, *images.shape[1:]]
+    reference = digest({"images": content.hexdigest(), "kind": kind, "network": network.key})
     file = cache_folder() / "features" / f"{reference}.safetensors"
     try:
         return load_file(file), reference
     except (OSError, SafetensorError):  # not there, or cut short: computed again
         pass
     batches = ((raw["x"], mask) for raw, mask in data.padded_batches(batch, split))
-    rows = _features(network, shown(batches, -(-len(images) // batch), f"features of {split}"))
+    rows = _features(network, shown(batches, -(-count // batch), f"features of {split}"))
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _save(rows, file)
     return rows, reference
@@ -177,14 +185,15 @@ def _kid(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str,
 
 
 def _is(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    value = inception_score(samples["logits"])
-    return {"is": value["is"], "is_std": value["is_std"]}, {"splits": 10}
+    value = inception_score(samples["logits"], SPLITS)
+    return {"is": value["is"], "is_std": value["is_std"]}, {"splits": SPLITS}
 
 
 def _prdc(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
     # Equal numbers, as the papers take: the balls of the larger set would be the smaller ones.
     num = min(len(samples["features"]), len(real["features"]), 10_000)
-    return prdc(samples["features"][:num], real["features"][:num], 5), {"k": 5, "num_each": num}
+    values = prdc(some_of(samples, num)["features"], some_of(real, num)["features"], NEIGHBOURS)
+    return values, {"k": NEIGHBOURS, "num_each": num}
 
 
 def _memorization(samples: Rows, real: Rows, held_out: Rows) -> tuple[dict[str, float], dict[str, Any]]:
@@ -197,18 +206,32 @@ def _classes(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[
     return {"rarest_class": float(share.min()), "commonest_class": float(share.max())}, {"classes": len(share)}
 
 
+LEAST = {"is": SPLITS, "prdc": NEIGHBOURS + 1}
+"""Samples that a score cannot do with fewer of; of all others 2."""
+
 SCORES: dict[str, Callable[[Rows, Rows, Rows | None], tuple[dict[str, float], dict[str, Any]]]] = {
     "fid": _fid, "kid": _kid, "is": _is, "prdc": _prdc, "memorization": _memorization, "classes": _classes,
 }  # fmt: skip
 
 
-def check_metrics(text: str) -> list[str]:
-    """`fid,kid` as a list. Raises UserError for a name that is none."""
+def check_metrics(text: str, num: int, reference: str = "train") -> list[str]:
+    """`fid,kid` as a list. Raises UserError for a name that is none, for fewer samples than a score needs, and for a
+    reference that it cannot be taken against."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in SCORES:
             raise UserError(f"metric {name!r} is unknown{nearest(name, SCORES)}: choose from {', '.join(SCORES)}")
+        if num < (least := LEAST.get(name, 2)):
+            raise UserError(f"num is {num}: {name} needs at least {least} samples")
+        if name == "memorization" and reference != "train":
+            raise UserError(f"reference is {reference}: what a model memorizes is its training set; leave it at train")
     return names
+
+
+def some_of(rows: Rows, num: int) -> Rows:
+    """`num` rows in an order without meaning: samples come class by class, and so may the examples of a split."""
+    order = np.random.default_rng(0).permutation(len(rows["features"]))[:num]
+    return {name: a[order] for name, a in rows.items()}
 
 
 def scores(
@@ -226,16 +249,10 @@ def scores(
 # --- hashes ---------------------------------------------------------------------------------------------------
 
 
-def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's type, shape and content, 16 hex digits of it."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
-
-
 def tree_digest(tree: Any) -> str:
     """Of all arrays of a tree, with their paths."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return digest({jax.tree_util.keystr(path): array_digest(np.asarray(leaf)) for path, leaf in leaves})
+    return content_hash({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})[:16]
 
 
 def digest(value: Any) -> str:

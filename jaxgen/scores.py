@@ -12,6 +12,7 @@ from typing import Any
 from jaxgen import score
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, differences, to_json
+from jaxgen.parallel import Layout, divisible
 from jaxgen.progress import track
 from jaxgen.runfolder import RunFolder, environment
 from jaxgen.use import drawn
@@ -30,10 +31,12 @@ def score_run(
     batch: int,
     of: str,
     reference: str,
+    layout: Layout | None = None,
 ) -> list[Record]:
     """Scores samples of a run (`of` samples), or a split of its data, against the split `reference`, and keeps the
-    records in RUN/scores.json. restored: the codec and the state."""
+    records in RUN/scores.json. restored: the codec and the state. layout: the mesh that samples are split over."""
     codec, state = restored
+    batch = divisible(batch, layout)
     real, real_hash = score.real_rows(network, experiment.data, reference, batch, track)
     subject: Record = {"of": of, "run": run.path.resolve().name, "data": to_json(experiment.data)}
     if of == "samples":
@@ -47,12 +50,12 @@ def score_run(
         folder = run.path / "scores" / score.digest({**asked, "batch": batch, "network": network.key})
 
         def batches(firsts: range):
-            return drawn(model, state, seed, firsts, cond, codec)
+            return drawn(model, state, seed, firsts, cond, codec, layout)
 
         rows = score.sampled_rows(network, batches, num, batch, folder, track)
     else:
         rows, subject["hash"] = score.real_rows(network, experiment.data, of, batch, track)
-        rows = {name: a[:num] for name, a in rows.items()}
+        rows = score.some_of(rows, num)
     held_out = None
     if "memorization" in metrics:
         held_out, _ = score.real_rows(network, experiment.data, "test", batch, track)
@@ -97,7 +100,7 @@ def load(run: Path) -> list[Record]:
 
 
 def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
-    """A table of the scores that all runs have: its headings, and a row for each run.
+    """A table of the scores that all runs have: its headings, and a row for all of a run that was scored at once.
 
     Raises UserError when there is no such score, or when a score was taken by another protocol, and says which.
     """
@@ -110,10 +113,20 @@ def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
     heads = ["run", "scored", "num", *(name for metric in shared for name in names[metric])]
     rows = []
     for i, run in enumerate(runs):
-        last = chosen[shared[-1]][i]
-        values = [chosen[metric][i]["values"][name] for metric in shared for name in names[metric]]
-        about = [run.name, subject_line(last["subject"]), str(last["protocol"]["num"])]
-        rows.append([*about, *(f"{value:.4g}" for value in values)])
+        # Scores of two checkpoints of a run are two rows.
+        subjects: list[Record] = []
+        for metric in shared:
+            if (subject := chosen[metric][i]["subject"]) not in subjects:
+                subjects.append(subject)
+        for subject in subjects:
+            of_it = {metric: chosen[metric][i] for metric in shared if chosen[metric][i]["subject"] == subject}
+            nums = ", ".join(dict.fromkeys(str(r["protocol"]["num"]) for r in of_it.values()))
+            values = [
+                f"{of_it[metric]['values'][name]:.4g}" if metric in of_it else "-"
+                for metric in shared
+                for name in names[metric]
+            ]
+            rows.append([run.name, subject_line(subject), nums, *values])
     return heads, rows
 
 

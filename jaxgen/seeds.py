@@ -17,13 +17,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Checkpoints, saved_steps
 from jaxgen.core import TRAIN, TrainState
 from jaxgen.data.feed import feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.interrupt import Interrupt
-from jaxgen.log import Clock, Log, NonFinite
+from jaxgen.log import Clock, Delayed, Log, NonFinite, means
 from jaxgen.loop import initial_state, open_run, roll_back
 from jaxgen.progress import Silent, progress
 from jaxgen.runfolder import RunFolder, disk_errors, environment_line
@@ -54,6 +54,7 @@ def train_seeds(
     from jaxgen.report.seeds import write_seeds_report
 
     _check(experiment, count, out)
+    _check_saved(range(experiment.seed, experiment.seed + count), out)
     codec = experiment.codec.load()
     stopped = None
     with disk_errors(out), ExitStack() as stack:
@@ -64,9 +65,8 @@ def train_seeds(
             run = open_run(one, out / f"seed{seed}", {**(facts or {}), "seeds": count}, codec)
             lanes.append(Lane(one, run, stack.enter_context(Checkpoints(run.checkpoints, experiment.keep))))
         while True:
-            states = _start(lanes, codec)
             try:
-                states, stopped = _train(lanes, codec, states, interrupt)
+                states, stopped = _train(lanes, codec, _start(lanes, codec), interrupt)
                 break
             except _LaneNonFinite as bad:
                 for lane in lanes:
@@ -86,9 +86,32 @@ def _check(experiment: Experiment, count: int, out: Path) -> None:
         raise UserError(f"seeds is {count}: 2 or more are trained at once, one without --seeds")
     if experiment.mesh or jax.process_count() > 1:
         raise UserError("--seeds lays its lanes over the devices of one process itself: leave --mesh out")
+    if experiment.keep < 2:
+        # Lanes are saved one after the other: between two of them the step before is the one that all have.
+        raise UserError(f"keep is {experiment.keep}, 2 is expected: --seeds goes on from a step that all seeds saved")
     if (out / "experiment.json").exists():
         raise UserError(f"{out} holds a run of one seed: choose another folder with --out")
     experiment.check()
+
+
+def _check_saved(seeds: range, out: Path) -> None:
+    """Raises UserError where some of the seeds were trained but no step was saved by all: from 0 on, that would be
+    lost."""
+    saved = {seed: saved_steps(RunFolder(out / f"seed{seed}").checkpoints) for seed in seeds}
+    steps = set().union(*saved.values())
+    if not steps or set.intersection(*map(set, saved.values())):
+        return
+    begun = all((out / f"seed{seed}" / "experiment.json").exists() for seed in seeds)
+    if begun and len(steps) == 1:  # stopped in the middle of the first save, there is nothing to lose yet
+        return
+    found = "; ".join(f"seed {seed}: {', '.join(map(str, saved[seed])) or 'none'}" for seed in seeds)
+    first, *more = behind = [seed for seed in seeds if max(saved[seed], default=0) < max(steps)]
+    together = more and behind == list(range(first, first + len(behind)))
+    flags = f"--seeds {len(behind)} --out {out}" if together else f"--out {out / f'seed{first}'}"
+    raise UserError(
+        f"no step was saved by all seeds in {out} ({found}): train those behind by themselves first, as with --seed "
+        f"{first} {flags}, or choose another folder with --out"
+    )
 
 
 def _mesh(count: int) -> NamedSharding:
@@ -105,12 +128,18 @@ def _common_steps(lanes: list[Lane]) -> list[int]:
 
 
 def _start(lanes: list[Lane], codec: Any) -> list[TrainState]:
-    """The lanes' states at the newest step that all of them hold intact, or at step 0."""
+    """The lanes' states at the newest step that all of them hold intact, or at step 0 where they share none.
+
+    Raises UserError when no shared one is intact.
+    """
     shape = core.abstract_state(lanes[0].experiment.compute_model, lanes[0].run.examples(), codec)
-    for step in reversed(_common_steps(lanes)):
+    shared = _common_steps(lanes)
+    for step in reversed(shared):
         try:
             states = [lane.checkpoints.restore(shape, step) for lane in lanes]
         except UserError as damaged:
+            if step == shared[0]:
+                raise
             print(f"{damaged}: trying an older one")
             continue
         for lane in lanes:
@@ -123,13 +152,14 @@ def _start(lanes: list[Lane], codec: Any) -> list[TrainState]:
 
 
 def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[PyTree]]:
-    """Data on the device, or None, and what each call gets: [S, K, B] indices, or batches [S, K, B, ...]."""
+    """Data on the host, or None, and what each call gets: [S, K, B] indices, or batches [S, K, B, ...]."""
     feeds = []
+    every = np.arange(lanes[0].experiment.batch_size)  # asked for by rows, data is not put on the device by each lane
     for lane in lanes:
         lane.run.forget_after(start)
         e = lane.experiment
         order = e.seed + 1_000_003 * lane.run.rollbacks(start)
-        feeds.append(feed(e.data, order, e.batch_size, e.steps_per_call, start, stop, e.preload))
+        feeds.append(feed(e.data, order, e.batch_size, e.steps_per_call, start, stop, e.preload, every))
     calls = (jax.tree.map(lambda *a: np.stack(a), *some) for some in zip(*(calls for _, calls in feeds)))
     return feeds[0][0], calls
 
@@ -147,6 +177,7 @@ def _train(
         data = jax.device_put(data, NamedSharding(where.mesh, P()))
     keys = jax.device_put(jnp.stack([core.run_key(lane.experiment.seed, TRAIN) for lane in lanes]), where)
     stacked = jax.device_put(jax.tree.map(lambda *a: jnp.stack(a), *states), where)
+    del states  # here and below: a second copy of every lane
     step = start
     with _Logs(lanes, start) as logs:
         for batches in calls:
@@ -158,12 +189,16 @@ def _train(
             due = step % experiment.save_every == 0 or step == stop
             if due or reason:
                 logs.flush()
-                for lane, state in zip(lanes, _unstack(stacked)):
+                states = _unstack(stacked)
+                for lane in lanes:
+                    lane.checkpoints.wait()  # for all, so that none deletes the last step that they share
+                for lane, state in zip(lanes, states):
                     value = score(lane.experiment, state, codec, lane.run) if due else None
                     lane.checkpoints.save(state, value)
-            if reason and step != stop:
-                return _unstack(stacked), reason
-    return _unstack(stacked), None
+                if reason or step == stop:
+                    return states, None if step == stop else reason
+                del states
+    return _unstack(stacked), None  # there was nothing left to train
 
 
 def _unstack(stacked: TrainState) -> list[TrainState]:
@@ -182,7 +217,7 @@ def _finish(lanes: list[Lane], codec: Any, states: list[TrainState]) -> None:
         with jax.default_device(device):
             numbers, count = held_out_numbers(e, state, codec, 0, "test", None, e.batch_size)
         facts = {"split": "test", "num": count, "seed": 0, "step": int(state.step)}
-        facts |= {"parameters": "params" if state.ema is None else "ema"}
+        facts |= {"parameters": state.sampling_field}
         lane.run.write_json("evaluation.json", {**facts, "metrics": numbers})
 
     with ThreadPoolExecutor(len(devices)) as pool:
@@ -198,11 +233,12 @@ class _LaneNonFinite(Exception):
         self.lane, self.error = lane, error
 
 
-class _Logs:
+class _Logs(Delayed):
     """The lanes' logs behind one progress line."""
 
     def __init__(self, lanes: list[Lane], start: int):
-        self.lanes, self.pending = lanes, []
+        super().__init__()
+        self.lanes = lanes
         self.experiment = lanes[0].experiment
         self.step = self.shown = start
         self.clock = Clock()
@@ -220,17 +256,6 @@ class _Logs:
             log.__exit__(*error)
         self.progress.__exit__(*error)
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a call just queued, f32[S, K] each, and writes those of the call before it."""
-        self.pending.append(metrics)
-        while len(self.pending) > 1:
-            self._write(self.pending.pop(0))
-
-    def flush(self) -> None:
-        """Waits for what is queued and writes it."""
-        while self.pending:
-            self._write(self.pending.pop(0))
-
     def _write(self, metrics: dict[str, jax.Array]) -> None:
         values = jax.device_get(metrics)
         for i, (lane, log) in enumerate(zip(self.lanes, self.logs)):
@@ -243,5 +268,4 @@ class _Logs:
         if self.step % self.experiment.log_every == 0 or self.step == self.experiment.steps:
             rate = (self.step - self.shown) / max(self.clock.lap(), 1e-9)
             self.shown = self.step
-            means = {name: float(rows.mean()) for name, rows in values.items()}
-            self.progress.update(self.step, means, rate, rate * self.experiment.batch_size * len(self.lanes))
+            self.progress.update(self.step, means(values), rate, rate * self.experiment.batch_size * len(self.lanes))

@@ -1,7 +1,7 @@
 """What a trained model is used for: samples, numbers on held-out data, pictures."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,9 +9,13 @@ import numpy as np
 
 from jaxgen import core, parallel
 from jaxgen.core import TrainState
+from jaxgen.errors import UserError
 from jaxgen.experiment import HELD_OUT, Experiment
 from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder
+
+Distance = Callable[[jax.Array, jax.Array], jax.Array]
+"""f32[B] of two batches of raw images."""
 
 
 def draw(
@@ -26,8 +30,7 @@ def draw(
 ) -> np.ndarray:
     """Samples 0 to num - 1 of a seed as raw data, `batch` at a time (or the next multiple that splits over a mesh);
     the last batch is padded, not recompiled."""
-    groups = 1 if layout is None else layout.groups
-    batch = -(-min(batch, num) // groups) * groups
+    batch = parallel.divisible(min(batch, num), layout)
     return np.concatenate(list(drawn(model, state, seed, range(0, num, batch), cond, codec, layout)))[:num]
 
 
@@ -54,18 +57,24 @@ def held_out_numbers(
     limit: int | None,
     batch: int,
     layout: Layout | None = None,
+    distances: Mapping[str, Distance] | None = None,
 ) -> tuple[dict[str, dict[str, float]], int]:
-    """Mean and standard error of each number of `evaluate`, and over how many examples."""
+    """Mean and standard error of each number of `evaluate`, and over how many examples.
+
+    distances: further numbers, between what is sampled under each example's condition, an image, and the example.
+    """
     totals: dict[str, list[np.ndarray]] = {}
     count = min(limit or sys.maxsize, experiment.data.count(split))
-    groups = 1 if layout is None else layout.groups
-    batch = -(-min(batch, count) // groups) * groups
+    batch = parallel.divisible(min(batch, count), layout)
     batches = experiment.data.padded_batches(batch, split, limit)
     for i, (raw, mask) in enumerate(batches):
         keys = core.sample_keys(seed, batch, i * batch, core.EVAL)
         if layout is not None:
             keys, raw = layout.put((keys, raw), layout.batch())
         numbers = core.evaluate(experiment.compute_model, state, keys, raw, codec)
+        if distances:
+            images = _answers(experiment.compute_model, state, keys, raw, codec)
+            numbers |= {name: distance(images, raw["x"]) for name, distance in distances.items()}
         for name, values in parallel.whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     joined = {name: np.concatenate(parts) for name, parts in totals.items()}
@@ -73,6 +82,14 @@ def held_out_numbers(
         name: {"mean": float(v.mean()), "stderr": float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0}
         for name, v in joined.items()
     }, count
+
+
+def _answers(model: Any, state: TrainState, keys: jax.Array, raw: core.Batch, codec: Any) -> jax.Array:
+    """What the model makes of each example's condition, by the keys that `evaluate` has for it: raw data."""
+    cond = model.sample_cond(keys.shape[0], raw)
+    if not any(leaf.ndim >= 3 for leaf in jax.tree.leaves(cond)):
+        raise UserError(f"{type(model).__name__} makes no image of an image: there is none to compare with --lpips")
+    return core.sample(model, state, core.fold_each(keys, 1), cond, codec)
 
 
 def save_pictures(

@@ -273,6 +273,10 @@ def test_super_resolution_sees_the_small_image():
         model.check_cond(None)
     with pytest.raises(UserError, match="do not shrink by 3"):
         replace(model, factor=3).check(batch)
+    # Grids and scores ask for each small image as the class it is of.
+    cond = replace(model, num_classes=4).sample_cond(5, {**batch, "cond": jnp.array([3, 0, 2])})
+    np.testing.assert_allclose(cond["image"], small[jnp.array([0, 1, 2, 0, 1])])
+    assert cond["label"].tolist() == [3, 0, 2, 3, 0]
 
 
 def test_the_score_of_a_mixture_is_recovered():
@@ -327,6 +331,8 @@ GOOD = {"x": jnp.zeros((2, 4, 4, 1)), "cond": jnp.array([0, 2])}
         (replace(IMAGES, sampler=DDIM(500)), GOOD, "choose 1 to 100"),
         (replace(IMAGES, sampler=Heun(5, churn=3.0)), GOOD, "churn is 3"),
         (replace(IMAGES, guidance=Guidance(scale=2.0)), GOOD, "nothing to guide away from"),
+        (replace(IMAGES, bound_steps=500), GOOD, "choose 1 to 100"),
+        (replace(IMAGES, ode_steps=100), GOOD, "choose 1 to 100"),
         (EDM(network=IMAGES.network, shape=(4, 4, 1), sampler=Heun(0), schedule=Karras()), GOOD, "choose 1 or more"),
     ],
 )
@@ -342,7 +348,9 @@ def test_conditions_are_checked():
     MODEL.check_cond({"label": LABELS, "guidance": jnp.ones(3)})
     with pytest.raises(UserError, match="label -1 is out of range"):
         replace(MODEL, class_dropout=0.0).check_cond(NULL)
-    with pytest.raises(UserError, match="class_dropout 0"):
+    with pytest.raises(UserError, match="nothing to guide away from"):
+        replace(MODEL, class_dropout=0.0, guidance=Guidance(scale=3.0)).check_cond(LABELS)
+    with pytest.raises(UserError, match="without class_dropout"):
         replace(MODEL, class_dropout=0.0).check_cond({"label": LABELS, "guidance": jnp.ones(3)})
     with pytest.raises(UserError, match="no condition"):
         MODEL.check_cond({"guidance": jnp.ones(3)})

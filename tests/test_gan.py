@@ -12,11 +12,11 @@ from jaxgen import core
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import sample_keys
 from jaxgen.errors import UserError
-from jaxgen.models.gan import GAN, PASSES, RMSprop
+from jaxgen.models.gan import GAN, PASSES
 from jaxgen.nets.gan import Conv2D, DCGANCritic, DCGANGenerator, Head, MLPCritic, MLPGenerator, SpectralNorm
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator
 from jaxgen.ops.gan import Hinge, Wasserstein
-from jaxgen.optim import Adam
+from jaxgen.optim import Adam, RMSprop
 
 POINTS = GAN(
     shape=(3,), latent=2, generator=MLPGenerator(hidden=(8, 8), squash=False), critic=MLPCritic(hidden=(8,)),

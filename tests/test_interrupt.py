@@ -19,9 +19,11 @@ from test_loop import final_state, same
 from jaxgen import core
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.log import means
 from jaxgen.loop import train
 from jaxgen.models.vae import VAE
 from jaxgen.report import read_metrics
+from jaxgen.runfolder import RunFolder
 
 SMOKE = presets(EXPERIMENTS["vae"])["smoke"]
 LONG = dataclasses.replace(
@@ -147,6 +149,11 @@ def test_a_nan_step_is_left_out_where_asked(tmp_path):
     train(experiment, tmp_path / "run")
     skipped = read_metrics(tmp_path / "run" / "metrics.jsonl")["skipped"][1]
     assert [i + 1 for i, s in enumerate(skipped) if s] == [13]
+    # Its zeros are in no mean.
+    steps, loss = read_metrics(tmp_path / "run" / "metrics.jsonl")["loss"]
+    assert list(steps) == [*range(1, 13), *range(14, 21)]
+    assert np.all(loss > 0)
+    assert RunFolder(tmp_path / "run").mean("loss", 10) == pytest.approx(np.mean(loss[10:]))
     state = final_state(experiment, tmp_path / "run")
     assert int(state.step) == 20
     # The same as training without that step, noise and data of the others unchanged.
@@ -161,6 +168,19 @@ def test_a_nan_step_is_left_out_where_asked(tmp_path):
         expected, _ = core.train_steps(model, expected, core.run_key(0, core.TRAIN), batches, codec)
     for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected)):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mean_is_of_the_steps_that_were_not_skipped(tmp_path):
+    """NaN where there are none, which is never best."""
+    columns = {"loss": np.array([2.0, 0.0, 4.0, 0.0]), "skipped": np.array([0.0, 1.0, 0.0, 1.0])}
+    assert means(columns) == {"loss": 3.0, "skipped": 0.5}
+    last = means({name: column[3:] for name, column in columns.items()})
+    assert np.isnan(last["loss"]) and last["skipped"] == 1.0
+    run = RunFolder(tmp_path)
+    run.append_metrics(1, columns)
+    assert run.mean("loss", 0) == 3.0
+    assert run.mean("loss", 1) == 4.0
+    assert np.isnan(run.mean("loss", 3))
 
 
 def test_handlers_are_put_back(tmp_path):

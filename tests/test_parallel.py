@@ -9,14 +9,14 @@ import pytest
 from conftest import DEVICES, EXPERIMENTS
 
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints
-from jaxgen.core import INIT, TRAIN
+from jaxgen.checkpoint import Checkpoints, pack, unpack
+from jaxgen.core import INIT, TRAIN, TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.loop import train
 from jaxgen.models.vae import VAE
 from jaxgen.nets.mlp import MLP
-from jaxgen.parallel import Layout, parse
+from jaxgen.parallel import Layout, Poll, parse
 from jaxgen.report import read_metrics
 
 HALF = DEVICES // 2
@@ -104,6 +104,21 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored)} == {4}
 
 
+def test_unpacking_compiles_nothing(caplog):
+    """A program for each small array would be a thousand."""
+    layout = Layout.make("data=2,fsdp=2")
+    params = {str(n): layout.put(np.arange(n, dtype=np.float32), layout.everywhere) for n in (3, 101, 37)}
+    state = TrainState(step=layout.put(np.int32(1), layout.everywhere), params=params, opt_state={})
+    arrays, packs = pack(state)
+    like = layout.like(jax.eval_shape(lambda: state))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        again = unpack(arrays, like, packs)
+    assert "Compiling" not in caplog.text
+    for a, b, wanted in zip(*map(jax.tree.leaves, (again, state, like))):
+        np.testing.assert_array_equal(a, b)
+        assert a.sharding == wanted.sharding
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -116,6 +131,14 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
 def test_a_mesh_that_does_not_fit_is_refused(text, words):
     with pytest.raises(UserError, match=words):
         Layout.make(text, 32)
+
+
+def test_a_poll_answers_a_question_late(monkeypatch):
+    """So that it is of a call that has ended."""
+    assert [Poll().ask(flag) for flag in (False, True)] == [False, True]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    poll = Poll()
+    assert [poll.ask(flag) for flag in (False, True, False, False)] == [False, False, True, False]
 
 
 def test_no_mesh_is_one_device():

@@ -13,16 +13,17 @@ from conftest import EXPERIMENTS, ROOT
 from jaxgen.experiment import presets
 from jaxgen.loop import train
 from jaxgen.report import read_metrics
+from jaxgen.runfolder import RunFolder
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
 
 
-def start(folder, *flags):
+def start(folder, *flags, program=("experiments/vae.py",)):
     """Two processes of two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "experiments/vae.py", "smoke", "--device", "cpu", "--out", str(folder), *flags]
+    command = [sys.executable, *program, "smoke", "--device", "cpu", "--out", str(folder), *flags]
     command += ["--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id"]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # the tests' own four devices
     pipes = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -71,4 +72,31 @@ def test_a_refusal_ends_every_process(tmp_path):
     (tmp_path / "run" / "thesis.tex").write_text("...")
     said = finish(start(tmp_path / "run", "--mesh", "data=4"), code=2)
     assert "not empty" in said[0]
-    assert "main process" in said[1]
+    assert "another process" in said[1]
+
+
+def test_an_error_in_the_main_process_ends_every_process(tmp_path):
+    """One that is no refusal: what it is to read first is a folder."""
+    RunFolder(tmp_path / "run").create(VAE)
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    processes = start(tmp_path / "run", "--mesh", "data=4")
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 2], said
+    assert "IsADirectoryError" in said[0]
+    assert "another process" in said[1]
+
+
+FULL = """
+import runpy, shutil, sys
+real = shutil.disk_usage
+if sys.argv[-1] == "1":
+    shutil.disk_usage = lambda folder: real(folder)._replace(free=0)
+sys.argv[0] = "experiments/vae.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_full_disk_of_one_process_ends_every_process(tmp_path):
+    said = finish(start(tmp_path / "run", "--mesh", "data=4", program=("-c", FULL)), code=2)
+    assert "another process" in said[0]
+    assert "0.0 MiB of space are free" in said[1]

@@ -13,7 +13,8 @@ from PIL import Image
 from jaxgen.errors import UserError
 from jaxgen.report import curves, grid, picture, read_metrics, save_picture, scatter, write_report
 from jaxgen.report.curves import CHUNK, smooth, thin
-from jaxgen.report.page import _duration, _estimate, flatten
+from jaxgen.report.page import _duration, _estimate
+from jaxgen.report.parts import flatten
 
 rng = np.random.default_rng(0)
 

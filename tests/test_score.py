@@ -59,9 +59,10 @@ def test_a_score_says_how_it_was_taken(runs):
         assert {"jax", "jaxgen"} <= set(record["environment"]["versions"])
 
 
-def test_batches_do_not_matter(runs):
+@pytest.mark.parametrize("flags", [("--batch", "13"), ("--batch", "15", "--mesh", "data=4")])
+def test_batches_and_meshes_do_not_matter(runs, flags):
     first = values(evaluate(runs, "vae")[-6:])
-    second = values(evaluate(runs, "vae", "--batch", "13")[-6:])
+    second = values(evaluate(runs, "vae", *flags)[-6:])
     for name, value in first.items():
         # A level of a sample, where rounding meets a half, moves the memorization z-score of a tie.
         assert second[name] == pytest.approx(value, rel=2e-3, abs=1e-3), name
@@ -111,6 +112,29 @@ def test_only_like_is_lined_up(runs, capsys):
         line_up([runs / "vae", runs / "ddpm"])
 
 
+def test_scores_of_two_checkpoints_are_two_rows(runs):
+    for name in ("vae", "ddpm"):
+        (runs / name / "scores.json").unlink(missing_ok=True)
+        evaluate(runs, name, num=40, metrics="fid,kid")
+    evaluate(runs, "vae", "--step", "10", num=40, metrics="fid")
+    _, rows = line_up([runs / "vae", runs / "ddpm"])
+    assert [row[1].partition(" (")[0] for row in rows] == ["VAE step 10", "VAE step 20", "DDPM step 20"]
+    assert "-" in rows[0] and rows[0][3] != "-"
+    assert rows[1][3] == "-" and rows[1][4] != "-"
+
+
+def test_recall_is_of_every_class():
+    """Samples come class by class, and so does this reference: its first half would miss half of the classes."""
+    rng = np.random.default_rng(0)
+    classes = {num: {"features": np.repeat(np.eye(8), num // 8, axis=0) * 50 + rng.normal(size=(num, 8))}
+               for num in (400, 800)}  # fmt: skip
+    network = score.Network("", None, {})
+    for samples, real in ((400, 800), (800, 400)):
+        record = score.scores(["prdc"], network, classes[samples], classes[real], None)[0]
+        assert record["settings"] == {"k": 5, "num_each": 400}
+        assert min(record["values"]["recall"], record["values"]["coverage"]) > 0.8
+
+
 def test_the_same_score_twice_is_one_record(runs):
     (runs / "vae" / "scores.json").unlink(missing_ok=True)
     evaluate(runs, "vae", num=24, metrics="fid")
@@ -123,6 +147,9 @@ def test_the_same_score_twice_is_one_record(runs):
     [
         (("--metrics", "fdi"), "did you mean fid"),
         (("--metrics", "fid", "--num", "1"), "at least 2"),
+        (("--metrics", "fid,is", "--num", "9"), "is needs at least 10"),
+        (("--metrics", "prdc", "--num", "5"), "prdc needs at least 6"),
+        (("--metrics", "memorization", "--reference", "test"), "leave it at train"),
         (("--metrics", "fid", "--weights", "w.safetensors"), "one of the two"),
         (("--metrics", "fid", "--classifier", ""), "one of the two"),
         (("--metrics", "fid", "--classifier", "", "--weights", "nowhere.safetensors"), "nowhere.safetensors"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 from conftest import EXPERIMENTS
 from scipy import stats
 from test_interrupt import spoilt
-from test_loop import final_state
+from test_loop import damage, final_state
 
-from jaxgen import core
+from jaxgen import core, seeds
+from jaxgen.__main__ import report
+from jaxgen.checkpoint import saved_steps
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.loop import initial_state, train
 from jaxgen.report import read_metrics
+from jaxgen.runfolder import RunFolder
 from jaxgen.seeds import train_seeds
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
@@ -60,8 +64,12 @@ def test_the_interval_is_students(four):
     assert "seed3/report.html" in page
 
 
-def test_stopped_seeds_go_on_as_if_they_had_not(tmp_path):
+def test_stopped_seeds_go_on_as_if_they_had_not(tmp_path, monkeypatch):
+    copied = []
+    unstack = seeds._unstack
+    monkeypatch.setattr(seeds, "_unstack", lambda stacked: copied.append(stacked) or unstack(stacked))
     train_seeds(VAE, 2, tmp_path / "straight")
+    assert len(copied) == 2  # once for each save
     train_seeds(dataclasses.replace(VAE, steps=10), 2, tmp_path / "run")
     # One lane got further than the other before a crash.
     train(dataclasses.replace(VAE, seed=1), tmp_path / "run" / "seed1")
@@ -109,8 +117,80 @@ def test_lanes_lie_on_all_devices(tmp_path):
         assert word not in program
 
 
-@pytest.mark.parametrize(("count", "mesh", "words"), [(1, "", "2 or more"), (2, "data=2", "leave --mesh out")])
-def test_what_cannot_be_is_refused(count, mesh, words, tmp_path):
+@pytest.mark.parametrize(
+    ("count", "fields", "words"),
+    [(1, {}, "2 or more"), (2, {"mesh": "data=2"}, "leave --mesh out"), (2, {"keep": 1}, "keep is 1, 2 is expected")],
+)
+def test_what_cannot_be_is_refused(count, fields, words, tmp_path):
     with pytest.raises(UserError, match=words):
-        train_seeds(dataclasses.replace(VAE, mesh=mesh), count, tmp_path / "run")
+        train_seeds(dataclasses.replace(VAE, **fields), count, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("saved", "advice"),
+    [
+        ({0: [10, 20], 1: [10, 20], 2: None, 3: None}, r"seed 1: 10, 20; seed 2: none; .* --seed 2 --seeds 2 --out"),
+        ({0: [20], 1: None}, r"--seed 1 --out \S+/seed1,"),
+        ({0: [10, 20], 1: [30, 40], 2: [10, 20]}, r"--seed 0 --out \S+/seed0,"),
+        ({0: [10], 1: []}, None),  # stopped within the first save
+        ({0: [10, 20], 1: [10]}, None),  # and within the second
+        ({0: [], 1: None}, None),
+    ],
+)
+def test_what_was_trained_is_not_set_aside_unasked(saved, advice, tmp_path):
+    """saved: the steps that each seed has, None for no folder."""
+    for seed, steps in saved.items():
+        if steps is not None:
+            (tmp_path / f"seed{seed}").mkdir()
+            (tmp_path / f"seed{seed}" / "experiment.json").touch()
+        for step in steps or ():
+            (tmp_path / f"seed{seed}" / "checkpoints" / str(step)).mkdir(parents=True)
+    if advice is None:
+        return seeds._check_saved(range(len(saved)), tmp_path)
+    with pytest.raises(UserError, match=advice):
+        train_seeds(VAE, len(saved), tmp_path)
+    for seed, steps in saved.items():
+        assert (tmp_path / f"seed{seed}").exists() == (steps is not None)
+
+
+def test_seeds_are_added_to_those_that_are_there(four, tmp_path):
+    """As the refusal says."""
+    shutil.copytree(four, tmp_path / "run")
+    with pytest.raises(UserError, match=r"--seed 4 --seeds 2 --out"):
+        train_seeds(VAE, 6, tmp_path / "run")
+    train_seeds(dataclasses.replace(VAE, seed=4), 2, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "seeds.json").read_text())["seeds"] == [0, 1, 2, 3, 4, 5]
+
+
+def test_damaged_seeds_are_no_reason_to_start_anew(four, tmp_path):
+    shutil.copytree(four, tmp_path / "run")
+    (step,) = set.intersection(*(set(saved_steps(four / f"seed{i}" / "checkpoints")) for i in range(4))) - {10}
+    for old in (tmp_path / "run").glob("seed*/checkpoints/10"):
+        shutil.rmtree(old)
+    damage(tmp_path / "run" / "seed2" / "checkpoints" / str(step), "truncated")
+    with pytest.raises(UserError, match=rf"seed2/checkpoints/{step} is damaged"):
+        train_seeds(VAE, 4, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("seed*/set_aside"))
+
+
+def test_data_is_put_on_the_devices_once(tmp_path):
+    """Not by each lane: these are indices into what the caller puts there."""
+    lanes = [seeds.Lane(dataclasses.replace(VAE, seed=i), RunFolder(tmp_path), None) for i in range(2)]
+    data, calls = seeds._calls(lanes, 0, VAE.steps)
+    assert all(isinstance(array, np.ndarray) for array in data.values())
+    first = next(calls)
+    for i, lane in enumerate(first):
+        expected = VAE.data.batch_at(i, 0, VAE.batch_size)["x"]
+        np.testing.assert_array_equal(data["x"][lane[0]], expected)
+
+
+def test_killed_seeds_have_a_report_too(four, tmp_path, capsys):
+    """seeds.json is written at the end alone."""
+    shutil.copytree(four, tmp_path / "run")
+    for file in ("seeds.json", "report.html", "seed1/evaluation.json"):
+        (tmp_path / "run" / file).unlink()
+    report([str(tmp_path / "run")])
+    assert "seed3/report.html" in (tmp_path / "run" / "report.html").read_text()
+    report([str(tmp_path / "run" / "seed3")])
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'run' / 'seed3' / 'report.html'}"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.nets.unet import ResBlock, UNet, adm64, ddpm32, double, halve, improved32
+from jaxgen.nets.unet import ResBlock, UNet, adm64, ddpm32, improved32
+from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 PLAIN = UNet(width=8, mults=(1, 2), blocks=1, attention=(4,), head_dim=8)
 ADM = PLAIN.clone(scale_shift=True, resample_blocks=True, cross_attention=(8,))
@@ -29,6 +30,24 @@ def inputs(network):
 def params_of(network):
     x, t, out, y, context = inputs(network)
     return jax.eval_shape(lambda key: network.init(key, x, t, out, y, context), jax.random.key(0))
+
+
+def test_patches_are_pixels_of_more_channels():
+    x = normal(2, 8, 12, 3)
+    small = space_to_depth(x, 4)
+    np.testing.assert_array_equal(small[1, 1, 2], x[1, 4:8, 8:12].reshape(-1))
+    np.testing.assert_array_equal(depth_to_space(small, 4), x)
+
+
+def test_a_network_of_patches_is_the_plain_one_on_them():
+    x, t, out, y, _ = inputs(PLAIN)
+    patched = PLAIN.clone(patch=2)
+    shapes = jax.eval_shape(lambda key: patched.init(key, x, t, out, y), jax.random.key(0))
+    params = randomised(shapes)
+    expected = PLAIN.apply(params, space_to_depth(x, 2), t, 4 * out, y)
+    np.testing.assert_allclose(patched.apply(params, x, t, out, y), depth_to_space(expected, 2), atol=1e-5)
+    with pytest.raises(UserError, match="in patches of 2: height and width must be multiples of 4"):
+        patched.check((8, 6, 2))
 
 
 @pytest.mark.parametrize(
@@ -125,3 +144,7 @@ def test_halve_and_double():
     np.testing.assert_allclose(halve(x)[0, 1, 2], x[0, 2:4, 4:6].mean((0, 1)), rtol=1e-5)
     np.testing.assert_array_equal(double(x)[0, 5, 3], x[0, 2, 1])
     np.testing.assert_allclose(halve(double(x)), x, rtol=1e-6)
+    odd = halve(x[:, :3, :5])  # the last row and column count twice
+    assert odd.shape[1:3] == (2, 3)
+    np.testing.assert_allclose(odd[0, 1, 1], x[0, 2, 2:4].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(odd[0, 1, 2], x[0, 2, 4], rtol=1e-6)

@@ -3,6 +3,7 @@
 from jaxgen.data.dataset import SPLITS, Batch, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import feed
+from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.toys import Toy2D
 
@@ -13,6 +14,8 @@ __all__ = [
     "Dataset",
     "Digits",
     "Emoji",
+    "EmojiEdges",
+    "PairFolder",
     "RandomAccess",
     "Toy2D",
     "area_resize",

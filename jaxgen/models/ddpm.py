@@ -46,6 +46,10 @@ class DDPM(Diffusion):
     def outputs(self) -> int:
         return self.shape[-1] * (2 if self.learns_variance else 1)
 
+    @property
+    def error_name(self) -> str:
+        return "loss" if self.learns_variance or self.min_snr else super().error_name
+
     # --- times ---
 
     def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:

@@ -90,16 +90,30 @@ class Diffusion(LossModel):
         check_classes(self.num_classes, batch)
         self.network.check(self.shape)
         self.sampler.table(self.schedule)
-        if self.guidance.scale != 1 and not self.class_dropout:
+        self._check_guidance()
+        # Grids that `evaluate` alone asks for, refused here, before any training.
+        if self.bound_steps:
+            self.schedule.grid(self.bound_steps)
+        if self.ode_steps:
+            self.schedule.path(self.ode_steps + 1)
+
+    def _check_guidance(self) -> None:
+        if self.guidance.scale != 1 and not (self.class_dropout and self.num_classes):
             raise UserError(
-                f"guidance.scale is {self.guidance.scale} but class_dropout 0: without examples of no class there is "
-                "nothing to guide away from; pass --model.class-dropout 0.1"
+                f"guidance.scale is {self.guidance.scale}, num_classes {self.num_classes} and class_dropout "
+                f"{self.class_dropout}: without examples of no class there is nothing to guide away from; train with "
+                "classes and --model.class-dropout 0.1, or leave the scale at 1"
             )
 
     def check_cond(self, cond: PyTree) -> None:
+        self._check_guidance()
+        if isinstance(cond, dict) and "guidance" in cond and not (self.class_dropout and self.num_classes):
+            raise UserError("a guidance scale was given to a model trained without class_dropout: leave it out")
+        self.check_labels(cond)
+
+    def check_labels(self, cond: PyTree) -> None:
+        """Raises UserError for labels that are not the model's."""
         labels = label_of(cond)
-        if isinstance(cond, dict) and "guidance" in cond and not self.class_dropout:
-            raise UserError("a guidance scale was given to a model trained with class_dropout 0: leave it out")
         concrete = labels is not None and not isinstance(labels, jax.core.Tracer | jax.ShapeDtypeStruct)
         if self.class_dropout and concrete:
             labels = np.where(np.asarray(labels) == -1, 0, labels)
@@ -283,6 +297,7 @@ class Diffusion(LossModel):
 
     @property
     def error_name(self) -> str:
+        """`loss` where the error is weighted or has further parts."""
         return f"{self.kind}_mse"
 
     def bound(self, denoise: Denoise, x0: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -342,7 +357,7 @@ class Autoguided(GenerativeModel):
         return model.sampler(good if scale is None else denoise, model.schedule, keys, model.shape)
 
     def check_cond(self, cond: PyTree) -> None:
-        self.model.check_cond(label_of(cond))
+        self.model.check_labels(cond)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         return self.model.sample_cond(num, batch)

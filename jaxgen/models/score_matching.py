@@ -37,6 +37,10 @@ class ScoreMatching(Diffusion):
     def weight(self, alpha, sigma):
         return jnp.full_like(sigma, 0.5)
 
+    @property
+    def error_name(self) -> str:
+        return "loss"
+
     def score(self, params, x: jax.Array, t: jax.Array, cond=None) -> jax.Array:
         """The gradient of log p(x_t), f32 of x's shape, at level t: i32[B]."""
         alpha, sigma = self.schedule.at(t, x.ndim)

@@ -39,8 +39,7 @@ class SuperResolution(DDPM):
                 f"small images of shape {given} were given, {self.small} is expected: pass "
                 '{"image": [B, H, W, C]} as the condition'
             )
-        if self.num_classes:
-            super().check_cond({k: v for k, v in cond.items() if k != "image"})
+        super().check_cond({k: v for k, v in cond.items() if k != "image"})
 
     def shrink(self, x: jax.Array) -> jax.Array:
         """Means over squares of factor x factor pixels of f32[B, H, W, C]."""
@@ -60,11 +59,11 @@ class SuperResolution(DDPM):
         return {**super().inputs(cond), "image": large}
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        """The small images of `batch`, raw (uint8) or in model space, over and over."""
-        x = jnp.asarray(batch["x"])[jnp.arange(num) % len(batch["x"])]
+        """The small images of `batch`, raw (uint8) or in model space, and their labels, over and over."""
+        x = jnp.asarray(batch["x"])
         x = x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
-        label = {"label": super().sample_cond(num, batch)} if self.num_classes else {}
-        return {"image": self.shrink(x), **label}
+        cond = self.condition({**batch, "x": x})
+        return jax.tree.map(lambda a: jnp.asarray(a)[jnp.arange(num) % len(x)], cond)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Small images, what is made of them, and what they were."""

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import MLP, XAVIER, SelfAttention
 from jaxgen.nets.unet import ZERO, time_embedding
+from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 SMALL = nn.initializers.normal(0.02)
 SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -95,10 +96,10 @@ class DiT(nn.Module):
         """f32[B, H, W, out]."""
         if context is not None:
             raise UserError("a context was given to a DiT, which attends to none: use a U-Net with cross_attention")
-        batch, height, width, channels = x.shape
-        p, dtype = self.patch, self.dtype
-        rows, columns = height // p, width // p
-        patches = x.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3).reshape(batch, rows * columns, -1)
+        dtype = self.dtype
+        patches = space_to_depth(x, self.patch)
+        batch, rows, columns, channels = patches.shape
+        patches = patches.reshape(batch, rows * columns, channels)
         tokens = nn.Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="patches")(patches)
         tokens += jnp.asarray(position_embedding(rows, columns, self.width), tokens.dtype)[None]
 
@@ -116,8 +117,8 @@ class DiT(nn.Module):
 
         gains = nn.Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
         tokens = modulate(tokens, *jnp.split(gains, 2, axis=-1), dtype)
-        patches = nn.Dense(p * p * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
-        return patches.reshape(batch, rows, columns, p, p, out).swapaxes(2, 3).reshape(batch, height, width, out)
+        patches = nn.Dense(self.patch**2 * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
+        return depth_to_space(patches.reshape(batch, rows, columns, -1), self.patch)
 
 
 def dit(size: str, patch: int = 2, **fields: Any) -> DiT:

@@ -13,16 +13,10 @@ from flax import linen as nn
 
 from jaxgen.nets.conv import halved
 from jaxgen.nets.gan import Conv2D, Head, batch_norm, joined, normed
+from jaxgen.ops.resize import double, halve
 
 GLOROT = nn.initializers.glorot_uniform()
 GLOROT_RELU = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # of layers a ReLU follows or precedes
-
-
-def mean_pool(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2 pixels; an odd last row or column is padded by itself."""
-    _, height, width, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return nn.avg_pool(x, (2, 2), (2, 2))
 
 
 class ResNetGenerator(nn.Module):
@@ -47,7 +41,7 @@ class ResNetGenerator(nn.Module):
             inner = layer(features, kernel_init=GLOROT_RELU)(nn.relu(norm()(inner)))
             # A 1 x 1 convolution of doubled pixels is the doubled convolution.
             skip = layer(features, 1, kernel_init=GLOROT)(h)
-            h = inner + jnp.repeat(jnp.repeat(skip, 2, axis=1), 2, axis=2)
+            h = inner + double(skip)
         h = Conv2D(out, kernel_init=GLOROT, dtype=self.dtype)(nn.relu(norm()(h)))
         return jnp.tanh(h[:, :height, :width].astype(jnp.float32))
 
@@ -72,7 +66,7 @@ class ResNetCritic(nn.Module):
 
         h = x if self.projection else joined(x, y)
         for i, features in enumerate(self.channels):
-            pool = mean_pool if i < self.halvings else lambda h: h
+            pool = halve if i < self.halvings else lambda h: h
             # The image itself is not cut at zero.
             inner = layer(features, 3, GLOROT_RELU)(h if i == 0 else nn.relu(h))
             inner = pool(layer(features, 3, GLOROT_RELU)(nn.relu(inner)))

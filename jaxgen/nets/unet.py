@@ -15,6 +15,8 @@ from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, DoubleConv
 from jaxgen.nets.norm import GroupNorm
 from jaxgen.ops.attention import attention
+from jaxgen.ops.patches import depth_to_space, space_to_depth
+from jaxgen.ops.resize import double, halve
 
 ZERO = nn.initializers.zeros
 
@@ -29,17 +31,6 @@ def time_embedding(t: jax.Array, dim: int, longest: float = 10_000.0) -> jax.Arr
 def norm(channels: int, dtype: Any, name: str | None = None) -> GroupNorm:
     """32 groups, or as many as divide a narrower layer into groups of at least four channels."""
     return GroupNorm(math.gcd(32, max(1, channels // 4)), dtype=dtype, name=name)
-
-
-def halve(x: jax.Array) -> jax.Array:
-    """Means over 2 x 2 pixels of f32[B, H, W, C]."""
-    batch, height, width, channels = x.shape
-    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
-
-
-def double(x: jax.Array) -> jax.Array:
-    """Each pixel of f32[B, H, W, C] four times."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class ResBlock(nn.Module):
@@ -112,6 +103,8 @@ class UNet(nn.Module):
 
     attention: the heights at which self-attention follows each residual block (it always is in the middle).
     cross_attention: those at which attention to a context follows too (in the middle where there is any).
+    patch: pixels a side of the patches that the network sees as one pixel of patch^2 times the channels
+    (arXiv:2301.11093); heights above are counted in them.
     scale_shift: time scales and shifts. resample_blocks: residual blocks halve and double, in place of a convolution.
     remat: blocks are computed again in the backward pass, for less memory.
     """
@@ -125,16 +118,18 @@ class UNet(nn.Module):
     cross_attention: tuple[int, ...] = ()
     scale_shift: bool = False
     resample_blocks: bool = False
+    patch: int = 1
     remat: bool = False
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UserError when images of `shape` = (H, W, C) cannot be halved as often as `mults` asks."""
-        factor = 2 ** (len(self.mults) - 1)
+        factor = self.patch * 2 ** (len(self.mults) - 1)
         if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
             raise UserError(
-                f"images of shape {shape} cannot be halved {len(self.mults) - 1} times: height and width must be "
-                f"multiples of {factor}; give --model.network.mults fewer entries or resize the data"
+                f"images of shape {shape} cannot be halved {len(self.mults) - 1} times in patches of {self.patch}: "
+                f"height and width must be multiples of {factor}; give --model.network.mults fewer entries or resize "
+                f"the data"
             )
 
     @nn.compact
@@ -178,7 +173,7 @@ class UNet(nn.Module):
                 h = attend(self.head_dim, self.dtype, name=numbered("CrossAttentionBlock"))(h, context)
             return h
 
-        h = Conv(self.width, dtype=self.dtype)(x)
+        h = Conv(self.width, dtype=self.dtype)(space_to_depth(x, self.patch))
         skips = [h]
         for level, mult in enumerate(self.mults):
             for _ in range(self.blocks):
@@ -211,7 +206,8 @@ class UNet(nn.Module):
                 )
 
         h = nn.silu(norm(h.shape[-1], self.dtype, "out_norm")(h))
-        return Conv(out, kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)
+        h = Conv(out * self.patch**2, kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)
+        return depth_to_space(h, self.patch)
 
 
 def ddpm32() -> UNet:

@@ -50,11 +50,13 @@ def read_metrics(path):
     """{name: (steps, values)} of a .jsonl file with "step" in each line; null is NaN.
 
     Names come in the order of the file. A step that was run twice, as after resuming from an earlier
-    checkpoint, keeps its last value. What is not a number is passed over.
+    checkpoint, keeps its last value. What is not a number is passed over, and so is what a skipped step
+    (`on_nonfinite`) has beside that: zeros that stand for no number.
     """
     columns = defaultdict(list)  # name -> [(steps, values) of one chunk]
     for records in read_records(path):
         records = [r for r in records if isinstance(r.get("step"), int | float) and r["step"] % 1 == 0]
+        records = [{n: r[n] for n in ("step", "skipped")} if r.get("skipped") else r for r in records]
         for name in dict.fromkeys(itertools.chain.from_iterable(records)):
             rows = [r for r in records if name in r]
             try:

@@ -4,10 +4,7 @@ Reads what the loop wrote (experiment.json, environment.json, metrics.jsonl, hel
 pictures/STEP/NAME, evaluation.json); only the first has to be there.
 """
 
-import base64
-import json
 import math
-import shlex
 from html import escape
 from pathlib import Path
 
@@ -15,10 +12,8 @@ import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.report.curves import curves, read_metrics, read_records
-from jaxgen.report.render import write_bytes
-from jaxgen.report.style import SCRIPT, STYLE
+from jaxgen.report.parts import configuration, details, div, img, pictures_in, read_json, reproduce, section, write_page
 
-FIRST = ("samples", "reconstruction", "traversal", "interpolation", "trajectory")  # then by the alphabet
 FILM = 32  # steps shown over training: each is embedded, and a page should stay light
 EVENTS = 200
 
@@ -36,15 +31,15 @@ def write_report(run):
             f"{str(run)!r} {what}: give the folder of a run, as an experiment script prints at its start"
         )
     notes = []
-    experiment = _read_json(run / "experiment.json", notes)
+    experiment = read_json(run / "experiment.json", notes)
     if notes:
         raise UserError(
             f"{run.name}/experiment.json is not a JSON object: restore the file, or give another run"
         )
-    environment = _read_json(run / "environment.json", notes)
-    evaluation = _read_json(run / "evaluation.json", notes)
+    environment = read_json(run / "environment.json", notes)
+    evaluation = read_json(run / "evaluation.json", notes)
     metrics, timing, held_out = (read_metrics(run / f"{n}.jsonl") for n in ("metrics", "timing", "held_out"))
-    pictures = _pictures(run / "pictures")
+    pictures = pictures_in(run / "pictures")
     name, preset, seed = _identity(experiment, environment)
     rates = {n: curve for n, curve in timing.items() if n != "time"}
     parts = [
@@ -52,50 +47,15 @@ def write_report(run):
         _facts(experiment, environment, metrics, timing) + "</header>",
         _final(pictures),
         _film(pictures),
-        _section("Curves", _div("curves", curves({**metrics, **held_out, **rates}))),
+        section("Curves", div("curves", curves({**metrics, **held_out, **rates}))),
         _evaluation(evaluation),
         _events(run / "events.jsonl"),
-        _configuration(experiment, environment),
-        _reproduce(environment),
+        configuration(experiment, environment),
+        reproduce(environment),
         "".join(f'<p class="bad">{escape(note)}</p>' for note in notes),
     ]
     write_page(run / "report.html", " ".join(filter(None, (name, preset, seed))), parts)
     return run / "report.html"
-
-
-def write_page(file, title, parts):
-    """One HTML file of the parts that are not empty, with the style and script of all our pages inside."""
-    title = escape(title)
-    page = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        + "\n".join(filter(None, parts))
-        + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
-    write_bytes(file, page.encode("utf-8", "backslashreplace"))
-
-
-def _read_json(path, notes):
-    """The object in `path`; {} if there is no file, and with a note if there is one that cannot be read."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        notes.append(f"{path.name} is not a JSON object and was left out.")
-        return {}
-    return value
-
-
-def _section(title, body):
-    return f"<section><h2>{title}</h2>\n{body}\n</section>" if body else ""
-
-
-def _div(kind, body):
-    return f'<div class="{kind}">{body}</div>' if body else ""
 
 
 def _identity(experiment, environment):
@@ -155,39 +115,6 @@ def _duration(seconds):
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _pictures(folder):
-    """{name: {step: (file, width, height)}} of the readable .png and .gif files in folder/STEP."""
-    from PIL import Image
-
-    found = {}
-    for path in sorted(folder.glob("*/*")) if folder.is_dir() else ():
-        if (
-            path.suffix not in (".png", ".gif")
-            or path.name.startswith(".")
-            or not path.parent.name.isdecimal()
-        ):
-            continue
-        try:
-            with Image.open(path) as image:
-                found.setdefault(path.stem, {})[int(path.parent.name)] = (path, *image.size)
-        except OSError:  # cut short by a full disk, say: the others are still worth showing
-            continue
-    rank = {name: i for i, name in enumerate(FIRST)}
-    return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(FIRST)), item[0])))
-
-
-def _img(picture, alt, up_to=0):
-    """An <img> with its data inside, enlarged by a whole factor without smoothing to `up_to` px of width."""
-    path, width, height = picture
-    factor = max(1, up_to // width)
-    data = base64.b64encode(path.read_bytes()).decode()
-    pixels = ' class="pixels"' if width < 640 else ""
-    return (
-        f'<img{pixels} src="data:image/{path.suffix[1:]};base64,{data}" alt="{escape(alt)}" '
-        f'width="{factor * width}" height="{factor * height}">'
-    )
-
-
 def _final(pictures):
     """The latest picture of each name: samples large, the others beside each other."""
     figures = []
@@ -196,10 +123,10 @@ def _final(pictures):
         title = name.replace("_", " ").capitalize()
         wide = ' class="wide"' if name == "samples" or steps[step][1] > 2 * steps[step][2] else ""
         figures.append(
-            f"<figure{wide}>{_img(steps[step], f'{title} at step {step:,}', up_to=800)}"
+            f"<figure{wide}>{img(steps[step], f'{title} at step {step:,}', up_to=800)}"
             f"<figcaption>{escape(title)}, step {step:,}</figcaption></figure>"
         )
-    return _section("Final pictures", _div("pictures", "\n".join(figures)))
+    return section("Final pictures", div("pictures", "\n".join(figures)))
 
 
 def _film(pictures):
@@ -212,15 +139,15 @@ def _film(pictures):
     last, end = chosen[-1], len(chosen) - 1
     buttons = "\n".join(
         f'<button type="button" aria-current="{str(step == chosen[-1]).lower()}">'
-        f"{_img(steps[step], f'Samples at step {step:,}')}step {step:,}</button>"
+        f"{img(steps[step], f'Samples at step {step:,}')}step {step:,}</button>"
         for step in chosen
     )
     cut = (
         f'<p class="quiet">{len(chosen)} of {len(steps)} steps are shown.</p>' if end + 1 < len(steps) else ""
     )
-    return _section(
+    return section(
         "Over training",
-        f'<div class="film"><figure>{_img(steps[last], f"Samples at step {last:,}", up_to=560)}'
+        f'<div class="film"><figure>{img(steps[last], f"Samples at step {last:,}", up_to=560)}'
         f"<figcaption>step {last:,}</figcaption></figure>\n"
         f'<input type="range" min="0" max="{end}" value="{end}" aria-label="Training step" hidden>\n'
         f'<div class="strip">{buttons}</div>{cut}</div>',
@@ -244,11 +171,11 @@ def _evaluation(evaluation):
     ]
     rest = {k: v for k, v in evaluation.items() if k not in ("metrics", "split", "num", "step")}
     caption = f"<caption>{escape(', '.join(filter(None, said)))}</caption>" if any(said) else ""
-    return _section(
+    return section(
         "Evaluation",
         f'<div class="scroll"><table>{caption}<thead><tr><th scope="col">Metric</th>'
         '<th scope="col" class="num">Mean ± standard error</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>" + _details("Where these numbers come from", rest),
+        f"<tbody>{rows}</tbody></table></div>" + details("Where these numbers come from", rest),
     )
 
 
@@ -285,58 +212,4 @@ def _events(path):
     table = (
         f'<div class="scroll"><table>{cut}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
-    return _section("Events", table if events else "")
-
-
-def _configuration(experiment, environment):
-    shown = {k: v for k, v in environment.items() if k != "command"}
-    return _section("Configuration", _details("Experiment", experiment) + _details("Environment", shown))
-
-
-def flatten(value, name=""):
-    """[(dotted name, text)] of nested JSON: an object's "type" stands at its name, flat lists stay whole."""
-    nested = isinstance(value, dict) and value
-    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
-        value, nested = {str(i): v for i, v in enumerate(value)}, True
-    if not nested:
-        return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
-    rows = []
-    for key, v in value.items():
-        here = (
-            name if key == "type" and name and isinstance(v, str) else f"{name}.{key}" if name else str(key)
-        )
-        rows += flatten(v, here)
-    # The type of an object comes before its fields, wherever the file has it.
-    return sorted(rows, key=lambda row: row[0] != name)
-
-
-def _details(title, value):
-    """A table of dotted names that opens on a click; '' for nothing to show."""
-    if not value:
-        return ""
-    rows = flatten(value)
-    body = []
-    for name, text in rows:
-        path, _, field = name.rpartition(".")
-        prefix = f"<i>{escape(path)}.</i><wbr>" if path else ""
-        kind = ' class="kind"' if any(other.startswith(f"{name}.") for other, _ in rows) else ""
-        body.append(f'<tr{kind}><th scope="row">{prefix}{escape(field)}</th><td>{escape(text)}</td></tr>')
-    return (
-        f"<details><summary>{title}<small>{len(rows)} values</small></summary>"
-        f'<table class="tree"><tbody>{"".join(body)}</tbody></table></details>'
-    )
-
-
-def _reproduce(environment):
-    command = environment.get("command")
-    if not command:
-        return ""
-    command = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
-    git = environment.get("git")
-    git = git if isinstance(git, dict) else {}
-    at = f"At commit <code>{escape(str(git['commit']))}</code>" if git.get("commit") else ""
-    if at and git.get("dirty"):
-        at += ', <span class="bad">with changes that were not committed</span>'
-    return _section(
-        "To reproduce", f"<pre>{escape(command)}</pre>{f'<p class=quiet>{at}.</p>' if at else ''}"
-    )
+    return section("Events", table if events else "")

@@ -5,12 +5,12 @@ Letters: N samples, R rows, C columns, h w c the height, width and channels of o
 
 import io
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
 from jaxgen.errors import UserError
+from jaxgen.files import write_bytes
 
 TILE = 48  # px: below this an 8x8 image cannot be made out on a page
 WIDTH = 1600  # px: a grid is not enlarged, nor a flat list of images laid out, beyond this
@@ -217,15 +217,3 @@ def _indexed(frames):
     palette = Image.fromarray(pixels[None]).quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=2)
     # No dithering: inside an enlarged pixel it would show as texture that no sample has.
     return [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
-
-
-def write_bytes(path, data):
-    """Writes `data` beside `path`, then renames: a reader sees the old file or the new one, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

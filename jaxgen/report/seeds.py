@@ -2,15 +2,16 @@
 
 import json
 import re
+from functools import reduce
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from jaxgen.errors import UserError
+from jaxgen.files import write_text
 from jaxgen.report.curves import curves, read_metrics
-from jaxgen.report.page import _configuration, _div, _img, _pictures, _read_json, _reproduce, _section, write_page
-from jaxgen.report.render import write_bytes
+from jaxgen.report.parts import configuration, div, img, pictures_in, read_json, reproduce, section, write_page
 
 POINTS = 100  # windows that a curve over seeds is averaged in
 
@@ -37,22 +38,22 @@ def write_seeds_report(out):
     shared = [name for name in lanes[0] if all(name in lane for lane in lanes)]
     over = {name: _over_seeds([lane[name] for lane in lanes]) for name in shared}
     seeds = [int(folder.name[4:]) for folder in folders]
-    numbers = {f"train/{name}": _estimate(mean[-1], half[-1], seeds) for name, (_, mean, half) in over.items()}
-    held_out = [_read_json(folder / "evaluation.json", []).get("metrics", {}) for folder in folders]
+    numbers = {f"train/{n}": _estimate(mean[-1], half[-1], seeds) for n, (_, mean, half) in over.items() if len(mean)}
+    held_out = [read_json(folder / "evaluation.json", []).get("metrics", {}) for folder in folders]
     for name in held_out[0] if all(held_out) else ():
         mean, half = interval(np.array([lane[name]["mean"] for lane in held_out]))
         numbers[f"test/{name}"] = _estimate(mean, half, seeds)
-    write_bytes(out / "seeds.json", (json.dumps({"seeds": seeds, "metrics": numbers}, indent=2) + "\n").encode())
-    environment = _read_json(folders[0] / "environment.json", [])
+    write_text(out / "seeds.json", json.dumps({"seeds": seeds, "metrics": numbers}, indent=2) + "\n")
+    environment = read_json(folders[0] / "environment.json", [])
     name = " ".join(str(environment.get(k) or "") for k in ("experiment", "preset")).strip() or "run"
     title = f"{name}, seeds {seeds[0]} to {seeds[-1]}"
     parts = [
         f"<header><h1>{escape(name)} <small>seeds {seeds[0]} to {seeds[-1]}</small></h1></header>",
-        _section("Over seeds", _table(numbers, len(seeds))),
-        _section("Samples", _div("pictures", "\n".join(_samples(folder) for folder in folders))),
-        _section("Curves: mean and 95 % confidence interval", _div("curves", curves(over))),
-        _configuration(_read_json(folders[0] / "experiment.json", []), environment),
-        _reproduce(environment),
+        section("Over seeds", _table(numbers, len(seeds))),
+        section("Samples", div("pictures", "\n".join(_samples(folder) for folder in folders))),
+        section("Curves: mean and 95 % confidence interval", div("curves", curves(over))),
+        configuration(read_json(folders[0] / "experiment.json", []), environment),
+        reproduce(environment),
     ]
     write_page(out / "report.html", title, parts)
     return out / "report.html"
@@ -60,13 +61,13 @@ def write_seeds_report(out):
 
 def _over_seeds(lanes):
     """(steps, mean, half-width) of one metric in windows of equal length: noise between steps is not that of seeds."""
-    length = min(len(steps) for steps, _ in lanes)
-    width = max(1, length // POINTS)
-    count = length // width
+    shared = reduce(np.intersect1d, (steps for steps, _ in lanes))  # one may have skipped some, or got further
+    width = max(1, len(shared) // POINTS)
+    count = len(shared) // width
     # From the end, so that the last window is whole.
-    values = np.stack([v[length - count * width : length].reshape(count, width).mean(axis=1) for _, v in lanes])
-    steps = lanes[0][0][length - count * width : length].reshape(count, width)[:, -1]
-    return (steps, *interval(values))
+    last = shared[len(shared) - count * width :]
+    values = np.stack([v[np.isin(steps, last)].reshape(count, width).mean(axis=1) for steps, v in lanes])
+    return (last.reshape(count, width)[:, -1], *interval(values))
 
 
 def _estimate(mean, half, seeds):
@@ -87,7 +88,7 @@ def _table(numbers, count):
 
 def _samples(folder):
     """A seed's last samples, with a link to its own page."""
-    steps = _pictures(folder / "pictures").get("samples", {})
+    steps = pictures_in(folder / "pictures").get("samples", {})
     link = f'<a href="{folder.name}/report.html">{folder.name}</a>'
-    picture = _img(steps[max(steps)], f"Samples of {folder.name}", up_to=240) if steps else ""
+    picture = img(steps[max(steps)], f"Samples of {folder.name}", up_to=240) if steps else ""
     return f"<figure>{picture}<figcaption>{link}</figcaption></figure>"

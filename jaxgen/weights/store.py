@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.errors import UserError
+from jaxgen.files import replacing
 
 FORMAT = "jaxgen weights 1"
 
@@ -78,13 +79,10 @@ def save(path: Path, kind: str, arrays: Arrays, source: str, source_sha256: str,
         "format": FORMAT, "kind": kind, "sha256": sha256, "source": source, "source_sha256": source_sha256,
         "published": json.dumps(published),
     }  # fmt: skip
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror or error}): name another file") from error
     return sha256
 

@@ -1,0 +1,210 @@
+"""pix2pix, arXiv:1611.07004: image-to-image translation by a conditional GAN beside an L1 distance.
+
+Here x is the target (y in the paper), cond the source (x there), z the generator's dropout:
+
+    G* = arg min_G max_D  E log D(s, x) + E log(1 - D(s, G(s, z))) + lambda E |x - G(s, z)|          (eq. 4)
+
+with E log D(s, G(s, z)) for the generator to raise instead (section 3.3). A step of training makes one fake for each
+source; the critic learns from it, then, judged by the new critic, the generator does.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState, update_ema
+from jaxgen.errors import UserError
+from jaxgen.metrics.image import psnr, ssim
+from jaxgen.models.gan import PASSES
+from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
+from jaxgen.ops.gan import NonSaturating, Objective
+from jaxgen.ops.jitter import jitter
+from jaxgen.optim import Adam, Optimizer
+
+SSIM_SMALLEST = 11  # the side of its window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pix2Pix(GenerativeModel):
+    """x: f32[B, H, W, C] in [-1, 1]; cond: [B, H, W, C'], uint8 or f32 in [-1, 1]. A sample is of its source's size,
+    which may be any.
+
+    As of a GAN's, batch statistics are of one pass each: the critic's on real pairs, on fakes and within the
+    generator's step have running averages of their own.
+    """
+
+    generator: nn.Module = field(default_factory=UNetGenerator)
+    """(source, channels, train, noise) -> x."""
+    critic: nn.Module = field(default_factory=PatchCritic)
+    """(source, x, train) -> logits."""
+    objective: Objective = NonSaturating()
+    channels: int = 3
+    """Of the target."""
+    l1_weight: float = 100.0
+    """lambda; 0 for the game alone."""
+    gan_weight: float = 1.0
+    """Of the game in the generator's loss; 0 for L1 alone."""
+    optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
+    """The generator's."""
+    critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
+    jitter: float = 1.0
+    """Pairs are enlarged this many times in training and cropped back at random, 286 / 256 in the paper; 1 for no."""
+    mirror: bool = False
+    """Pairs are mirrored in training, by a coin."""
+    noise: bool = True
+    """Dropout in sampling, as in the paper the only source of noise; without it a source has one answer."""
+    ema_decay: float = 0.0
+    """Decay of the averaged generator, which samples; 0 keeps none."""
+
+    adversarial: ClassVar[bool] = True
+    """`loss` is the generator's: no number here falls for as long as both networks get better."""
+
+    def __post_init__(self):
+        if self.jitter < 1:
+            raise UserError(f"model.jitter is {self.jitter}: 1 or more is expected, as pairs are cropped to their size")
+
+    def check(self, batch: Batch) -> None:
+        x, cond = tuple(batch["x"].shape), tuple(getattr(batch.get("cond"), "shape", ()))
+        if len(x) != 4 or len(cond) != 4 or x[1:3] != cond[1:3]:
+            raise UserError(
+                f"targets have shape {x[1:]}, sources {cond[1:] or 'none'}: pairs of images of one size are expected, "
+                "as EmojiEdges and PairFolder give them"
+            )
+        if x[3] != self.channels:
+            raise UserError(f"targets have {x[3]} channels, model.channels is {self.channels}: change either")
+        self.generator.check(x[1:])
+        self.critic.check(x[1:])
+
+    @staticmethod
+    def source(cond: jax.Array) -> jax.Array:
+        """Sources in model space, f32 in [-1, 1]."""
+        return cond.astype(jnp.float32) / 127.5 - 1 if cond.dtype == jnp.uint8 else cond
+
+    # --- training ---
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        key_gen, key_critic = jax.random.split(key)
+        source = self.source(batch["cond"])
+        gen = dict(self.generator.init(key_gen, source, self.channels))
+        critic = dict(self.critic.init(key_critic, source, batch["x"]))
+        params = {"gen": gen.pop("params"), "critic": critic.pop("params")}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={
+                "gen": self.optimizer.tx.init(params["gen"]),
+                "critic": self.critic_optimizer.tx.init(params["critic"]),
+            },
+            # Copies: donating one buffer under two names is an error.
+            ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
+            extra={"gen": gen, "critic": {which: jax.tree.map(jnp.copy, critic) for which in PASSES}},
+        )
+
+    def _judge(
+        self, params: PyTree, extra: PyTree, which: str, source: jax.Array, x: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits f32[B, h, w], and `extra` with the running averages of that pass."""
+        logits, new = self.critic.apply(
+            {"params": params, **extra[which]}, source, x, True, mutable=["batch_stats"]
+        )  # fmt: skip
+        return logits, {**extra, which: dict(new)}
+
+    def critic_loss(
+        self, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array, fake: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        """What the critic minimises, and its new running averages. Halved, to slow it down (section 3.3)."""
+        on_real, extra = self._judge(params, extra, "real", source, x)
+        on_fake, extra = self._judge(params, extra, "fake", source, fake)
+        metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
+        return 0.5 * self.objective.critic(on_real, on_fake), (extra, metrics)
+
+    def generator_loss(
+        self, fake: jax.Array, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        """What the generator minimises by its fakes, judged by a critic of `params`, and that one's new averages."""
+        logits, extra = self._judge(params, extra, "generator", source, fake)
+        metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
+        return self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"], (extra, metrics)
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        key_jitter, key_noise = jax.random.split(key)
+        source, x = self.source(batch["cond"]), batch["x"]
+        if self.jitter > 1 or self.mirror:
+            source, x = jitter(key_jitter, (source, x), self.jitter, self.mirror)
+
+        def generate(params: PyTree) -> tuple[jax.Array, PyTree]:
+            return self.generator.apply(
+                {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
+                mutable=["batch_stats"], rngs={"dropout": key_noise},
+            )  # fmt: skip
+
+        # Both steps see the same fakes: they are made once, and led back through once the new critic has judged.
+        fake, back, gen_extra = jax.vjp(generate, state.params["gen"], has_aux=True)
+
+        loss = jax.value_and_grad(self.critic_loss, has_aux=True)
+        (critic_loss, (extra, metrics)), grads = loss(
+            state.params["critic"], state.extra["critic"], source, x, fake
+        )  # fmt: skip
+        updates, critic_opt = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], state.params["critic"])
+        critic = optax.apply_updates(state.params["critic"], updates)
+
+        judged = jax.value_and_grad(self.generator_loss, has_aux=True)
+        (value, (extra, more)), by_fake = judged(fake, critic, extra, source, x)
+        (gen_grads,) = back(by_fake)
+        updates, gen_opt = self.optimizer.tx.update(gen_grads, state.opt_state["gen"], state.params["gen"])
+        gen = optax.apply_updates(state.params["gen"], updates)
+        state = state.replace(
+            step=state.step + 1,
+            params={"gen": gen, "critic": critic},
+            opt_state={"gen": gen_opt, "critic": critic_opt},
+            ema=update_ema(state.ema, {"gen": gen}, self.ema_decay, state.step) if self.ema_decay else None,
+            extra={"gen": dict(gen_extra), "critic": extra},
+        )
+        norms = {"generator_grad_norm": optax.tree.norm(gen_grads), "critic_grad_norm": optax.tree.norm(grads)}
+        return state, {"loss": value, "critic_loss": critic_loss, **metrics, **more, **norms}
+
+    # --- use ---
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """G(s, z): f32[len(keys), H, W, channels] of sources [len(keys), H, W, C']."""
+        variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
+        source = self.source(cond)
+        if not self.noise:
+            return self.generator.apply(variables, source, self.channels)
+
+        def one(key: jax.Array, source: jax.Array) -> jax.Array:
+            return self.generator.apply(variables, source[None], self.channels, noise=True, rngs={"dropout": key})[0]
+
+        return jax.vmap(one)(keys, source)
+
+    def check_cond(self, cond: PyTree) -> None:
+        if getattr(cond, "ndim", 0) != 4:
+            given = getattr(cond, "shape", "none")
+            raise UserError(f"sources of shape {given} were given: pass images [B, H, W, C] as the condition")
+
+    def sample_cond(self, num: int, batch: Batch) -> jax.Array:
+        """The sources of `batch`, over and over."""
+        return jnp.asarray(batch["cond"])[jnp.arange(num) % len(batch["cond"])]
+
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
+        """Of samples under each source against its target: l1, mean absolute difference in model space; psnr in dB and,
+        of images of 11 x 11 or more, ssim, both of 8-bit images."""
+        x, fake = batch["x"], self.sample(state, keys, batch["cond"])
+        numbers = {"l1": jnp.mean(jnp.abs(x - fake), axis=(1, 2, 3))}
+        pair = [jnp.round((jnp.clip(a, -1, 1) + 1) * 127.5).astype(jnp.uint8) for a in (fake, x)]
+        numbers["psnr"] = psnr(*pair)
+        return numbers | ({"ssim": ssim(*pair)} if min(x.shape[1:3]) >= SSIM_SMALLEST else {})
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Rows of sources, of what is made of them, and of what was to be made."""
+        keys = keys[:10]
+        x, cond = (batch[name][: keys.shape[0]] for name in ("x", "cond"))
+        source = self.source(cond)
+        if source.shape[-1] != self.channels:
+            grey = jnp.mean(source, axis=-1, keepdims=True)
+            source = jnp.broadcast_to(grey, x.shape)
+        return {"translation.png": jnp.stack([source, self.sample(state, keys, cond), x])}
