@@ -33,12 +33,12 @@ PRESETS = {
     ),
     "emoji": Experiment(
         model=DDPM(
-            shape=(32, 32, 3), network=UNet(width=32, mults=(1, 2, 4), blocks=2, attention=(16, 8), head_dim=32),
-            schedule=Cosine(num_steps=1000), sampler=Ancestral(steps=250), ema_decay=0.999,
-            optimizer=Adam(lr=3e-4, warmup=200, clip=1.0),
+            shape=(32, 32, 3), network=UNet(48, (1, 2, 4), 1, (8,), head_dim=48, patch=2), kind="v",
+            schedule=Cosine(num_steps=1000), sampler=DDIM(steps=50), ema_decay=0.999, num_classes=9, class_dropout=0.1,
+            guidance=Guidance(scale=2.0), optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
         ),
-        data=Emoji(size=32), batch_size=16, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500,
+        data=Emoji(size=32), batch_size=32, steps=4000, steps_per_call=20, log_every=100, sample_every=1000,
+        save_every=500, num_samples=72,
     ),
     "emoji16": Experiment(
         model=DDPM(

@@ -100,7 +100,9 @@ def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) ->
         paths, structure = jax.tree_util.tree_flatten_with_path(cond)
         arrays = {f"{keystr(path, simple=True, separator='-') or 'cond'}.npy": array for path, array in paths}
         usage = " ".join([usage, *arrays])
-        files = "".join(f"\n    # {name}: {a.dtype}, rows of shape {a.shape[1:]}" for name, a in arrays.items())
+        files = "".join(
+            f"\n    # {name}: {a.dtype}, rows of shape {a.shape[1:]}, as of sample_cond" for name, a in arrays.items()
+        )
         argument = ARRAYS.format(places=jax.tree.unflatten(structure, range(3, 3 + len(arrays))))
     (out / "sample.py").write_text(SCRIPT.format(what=what, usage=usage, files=files, cond=argument))
     package = Path(find_spec("flatbuffers").origin).parent

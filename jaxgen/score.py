@@ -20,6 +20,7 @@ from jaxgen import core
 from jaxgen.cli import cache_folder
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
+from jaxgen.files import replacing
 from jaxgen.metrics.fid import Gaussian, frechet_distance
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.inputs import check_images
@@ -138,7 +139,6 @@ def sampled_rows(
 ) -> Rows:
     """Features of samples 0 to num - 1. batches(firsts) yields the `batch` samples from each of `firsts` on; parts
     already in `folder` are not computed again."""
-    folder.mkdir(parents=True, exist_ok=True)
     size, parts = PART * batch, []
     for first in range(0, num, size):
         file, last = folder / f"{first:09d}.safetensors", min(first + size, num)
@@ -165,9 +165,8 @@ def _features(network: Network, batches: Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _save(rows: Rows, file: Path) -> None:
-    partial = file.with_suffix(".partial")
-    save_file({name: np.ascontiguousarray(a) for name, a in rows.items()}, partial)
-    partial.replace(file)
+    with replacing(file) as partial:
+        save_file({name: np.ascontiguousarray(a) for name, a in rows.items()}, partial)
 
 
 # --- the scores -----------------------------------------------------------------------------------------------

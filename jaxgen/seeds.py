@@ -105,7 +105,8 @@ def _check_saved(seeds: range, out: Path) -> None:
     if begun and len(steps) == 1:  # stopped in the middle of the first save, there is nothing to lose yet
         return
     found = "; ".join(f"seed {seed}: {', '.join(map(str, saved[seed])) or 'none'}" for seed in seeds)
-    first, *more = behind = [seed for seed in seeds if max(saved[seed], default=0) < max(steps)]
+    newest = {seed: max(saved[seed], default=0) for seed in seeds}
+    first, *more = behind = [seed for seed in seeds if newest[seed] == min(newest.values())]
     together = more and behind == list(range(first, first + len(behind)))
     flags = f"--seeds {len(behind)} --out {out}" if together else f"--out {out / f'seed{first}'}"
     raise UserError(

@@ -71,10 +71,9 @@ def held_out_numbers(
         keys = core.sample_keys(seed, batch, i * batch, core.EVAL)
         if layout is not None:
             keys, raw = layout.put((keys, raw), layout.batch())
+        images = _answers(experiment.compute_model, state, keys, raw, codec) if distances else None
         numbers = core.evaluate(experiment.compute_model, state, keys, raw, codec)
-        if distances:
-            images = _answers(experiment.compute_model, state, keys, raw, codec)
-            numbers |= {name: distance(images, raw["x"]) for name, distance in distances.items()}
+        numbers |= {name: distance(images, raw["x"]) for name, distance in (distances or {}).items()}
         for name, values in parallel.whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     joined = {name: np.concatenate(parts) for name, parts in totals.items()}

@@ -108,9 +108,8 @@ class Pix2Pix(GenerativeModel):
         self, params: PyTree, extra: PyTree, which: str, source: jax.Array, x: jax.Array
     ) -> tuple[jax.Array, PyTree]:
         """Logits f32[B, h, w], and `extra` with the running averages of that pass."""
-        logits, new = self.critic.apply(
-            {"params": params, **extra[which]}, source, x, True, mutable=["batch_stats"]
-        )  # fmt: skip
+        variables = {"params": params, **extra[which]}
+        logits, new = self.critic.apply(variables, source, x, True, mutable=["batch_stats"])
         return logits, {**extra, which: dict(new)}
 
     def critic_loss(
@@ -145,12 +144,11 @@ class Pix2Pix(GenerativeModel):
         # Both steps see the same fakes: they are made once, and led back through once the new critic has judged.
         fake, back, gen_extra = jax.vjp(generate, state.params["gen"], has_aux=True)
 
+        old, extra = state.params["critic"], state.extra["critic"]
         loss = jax.value_and_grad(self.critic_loss, has_aux=True)
-        (critic_loss, (extra, metrics)), grads = loss(
-            state.params["critic"], state.extra["critic"], source, x, fake
-        )  # fmt: skip
-        updates, critic_opt = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], state.params["critic"])
-        critic = optax.apply_updates(state.params["critic"], updates)
+        (critic_loss, (extra, metrics)), grads = loss(old, extra, source, x, fake)
+        updates, critic_opt = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], old)
+        critic = optax.apply_updates(old, updates)
 
         judged = jax.value_and_grad(self.generator_loss, has_aux=True)
         (value, (extra, more)), by_fake = judged(fake, critic, extra, source, x)
