@@ -27,6 +27,7 @@ from jaxgen.metrics.inputs import check_images
 from jaxgen.metrics.kid import kid
 from jaxgen.metrics.memorization import memorization
 from jaxgen.metrics.prdc import prdc
+from jaxgen.paths import Distance, by_features
 from jaxgen.weights.store import content_hash
 
 PART = 10  # batches between two files of features, which an interrupted command finds again
@@ -45,11 +46,13 @@ class Network:
     """Images uint8[B, H, W, C] to `features` f32[B, D] and `logits` f32[B, K].
 
     name: of the features, "" for Inception's, whose scores have the published names. provenance: what fixes them.
+    distance: by the features, of images that are not rounded; None where there is none.
     """
 
     name: str
     apply: Callable[[np.ndarray], Rows]
     provenance: dict[str, Any]
+    distance: Distance | None = None
 
     @property
     def key(self) -> str:
@@ -102,7 +105,12 @@ def classifier(run: Any, state: core.TrainState, codec: Any) -> Network:
 
     data = experiment.data
     name = f"{getattr(data, 'name', None) or type(data).__name__.lower()}_cnn"
-    return Network(name, apply, {"network": name, "weights": tree_digest(state.sampling_params)})
+    provenance = {"network": name, "weights": tree_digest(state.sampling_params)}
+
+    def features(params: Any, images: jax.Array) -> jax.Array:
+        return model.classify(params, codec.encode({"x": 255 * images}, jax.random.key(0))["x"])[0]
+
+    return Network(name, apply, provenance, by_features(name, features, state.sampling_params, provenance))
 
 
 # --- what is scored -------------------------------------------------------------------------------------------
@@ -218,8 +226,8 @@ def check_metrics(text: str, num: int, reference: str = "train") -> list[str]:
     reference that it cannot be taken against."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in SCORES:
-            raise UserError(f"metric {name!r} is unknown{nearest(name, SCORES)}: choose from {', '.join(SCORES)}")
+        if name not in (known := [*SCORES, "ppl"]):
+            raise UserError(f"metric {name!r} is unknown{nearest(name, known)}: choose from {', '.join(known)}")
         if num < (least := LEAST.get(name, 2)):
             raise UserError(f"num is {num}: {name} needs at least {least} samples")
         if name == "memorization" and reference != "train":
@@ -236,9 +244,11 @@ def some_of(rows: Rows, num: int) -> Rows:
 def scores(
     names: list[str], network: Network, samples: Rows, real: Rows, held_out: Rows | None
 ) -> list[dict[str, Any]]:
-    """A record for each metric asked for: its numbers and the settings that are its own."""
+    """A record for each metric of samples asked for: its numbers and the settings that are its own."""
     records = []
     for name in names:
+        if name not in SCORES:
+            continue
         values, settings = SCORES[name](samples, real, held_out)
         renamed = {network.metric(key): value for key, value in values.items()}
         records.append({"metric": network.metric(name), "values": renamed, "settings": settings})

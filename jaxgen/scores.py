@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgen import score
+from jaxgen import paths, score
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, differences, to_json
 from jaxgen.parallel import Layout, divisible
@@ -32,10 +32,15 @@ def score_run(
     of: str,
     reference: str,
     layout: Layout | None = None,
+    distance: paths.Distance | None = None,
 ) -> list[Record]:
     """Scores samples of a run (`of` samples), or a split of its data, against the split `reference`, and keeps the
-    records in RUN/scores.json. restored: the codec and the state. layout: the mesh that samples are split over."""
+    records in RUN/scores.json. restored: the codec and the state. layout: the mesh that samples are split over.
+    distance: for path lengths, where it is not the network's own."""
     codec, state = restored
+    distance = distance or network.distance
+    if "ppl" in metrics:
+        check_paths(experiment.compute_model, codec, distance, of)
     batch = divisible(batch, layout)
     real, real_hash = score.real_rows(network, experiment.data, reference, batch, track)
     subject: Record = {"of": of, "run": run.path.resolve().name, "data": to_json(experiment.data)}
@@ -65,8 +70,21 @@ def score_run(
     for record in score.scores(metrics, network, rows, real, held_out):
         record["protocol"] = {**protocol, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})
+    if "ppl" in metrics:
+        record = paths.ppl(model, state, codec, distance, seed, num, cond, batch)
+        record["protocol"] = {**distance.provenance, "num": num, **record.pop("settings")}
+        records.append({**record, "subject": subject, "environment": environment()})
     _keep(run, records)
     return records
+
+
+def check_paths(model: Any, codec: Any, distance: paths.Distance | None, of: str) -> None:
+    """Raises UserError unless path lengths can be taken."""
+    if of != "samples":
+        raise UserError(f"ppl was asked for of {of}: only a model has paths; leave --of out")
+    if distance is None:
+        raise UserError("ppl needs a distance: give --classifier RUN, or --lpips TRUNK HEADS beside the weights")
+    paths.check_model(model, codec)
 
 
 def _sampler(model: Any) -> Any:
@@ -100,7 +118,8 @@ def load(run: Path) -> list[Record]:
 
 
 def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
-    """A table of the scores that all runs have: its headings, and a row for all of a run that was scored at once.
+    """A table of the scores that all runs have: its headings, and a row for each subject of each run, as a checkpoint
+    or a split of the data.
 
     Raises UserError when there is no such score, or when a score was taken by another protocol, and says which.
     """
@@ -108,26 +127,21 @@ def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
     shared = [m for m in dict.fromkeys(r["metric"] for r in records[0]) if all(_of(rs, m) for rs in records)]
     if not shared:
         raise UserError(f"no metric was taken of all of {', '.join(map(str, runs))}: evaluate them alike")
-    chosen = {metric: _alike(metric, runs, [_of(rs, metric) for rs in records]) for metric in shared}
-    names = {metric: list(picked[0]["values"]) for metric, picked in chosen.items()}
-    heads = ["run", "scored", "num", *(name for metric in shared for name in names[metric])]
+    protocols = {metric: _protocol(metric, runs, [_of(rs, metric) for rs in records]) for metric in shared}
+    alike = [[r for r in rs if protocols.get(r["metric"]) == r["protocol"]] for rs in records]
+    columns = [(m, name) for m in shared for name in _of(alike[0], m)[-1]["values"]]
     rows = []
-    for i, run in enumerate(runs):
-        # Scores of two checkpoints of a run are two rows.
+    for run, found in zip(runs, alike):
         subjects: list[Record] = []
-        for metric in shared:
-            if (subject := chosen[metric][i]["subject"]) not in subjects:
-                subjects.append(subject)
+        for record in found:
+            if record["subject"] not in subjects:
+                subjects.append(record["subject"])
         for subject in subjects:
-            of_it = {metric: chosen[metric][i] for metric in shared if chosen[metric][i]["subject"] == subject}
-            nums = ", ".join(dict.fromkeys(str(r["protocol"]["num"]) for r in of_it.values()))
-            values = [
-                f"{of_it[metric]['values'][name]:.4g}" if metric in of_it else "-"
-                for metric in shared
-                for name in names[metric]
-            ]
+            taken = {r["metric"]: r for r in found if r["subject"] == subject}
+            nums = ", ".join(dict.fromkeys(str(r["protocol"]["num"]) for r in taken.values()))
+            values = [f"{taken[metric]['values'][name]:.4g}" if metric in taken else "-" for metric, name in columns]
             rows.append([run.name, subject_line(subject), nums, *values])
-    return heads, rows
+    return ["run", "scored", "num", *(name for _, name in columns)], rows
 
 
 def subject_line(subject: Record) -> str:
@@ -135,7 +149,9 @@ def subject_line(subject: Record) -> str:
     if subject["of"] != "samples":
         return f"real {subject['of']}"
     sampler = subject["sampler"]
-    drawn_by = f", {sampler['type'].rpartition(':')[2]} {sampler.get('steps') or 'all'} steps" if sampler else ""
+    drawn_by = f", {sampler['type'].rpartition(':')[2]}" if sampler else ""
+    drawn_by += f" {sampler['steps'] or 'all'} steps" if sampler and "steps" in sampler else ""
+    drawn_by += f" psi {sampler['psi']}" if sampler and "psi" in sampler else ""
     return f"{subject['model']} step {subject['step']} ({subject['parameters']}{drawn_by}), seed {subject['seed']}"
 
 
@@ -143,12 +159,11 @@ def _of(records: list[Record], metric: str) -> list[Record]:
     return [r for r in records if r["metric"] == metric]
 
 
-def _alike(metric: str, runs: list[Path], found: list[list[Record]]) -> list[Record]:
-    """The newest record of each run under one protocol. Raises UserError when none is shared."""
+def _protocol(metric: str, runs: list[Path], found: list[list[Record]]) -> Record:
+    """The newest protocol that all runs share. Raises UserError when there is none."""
     for record in reversed(found[0]):
-        same = [[r for r in records if r["protocol"] == record["protocol"]] for records in found]
-        if all(same):
-            return [records[-1] for records in same]
+        if all(any(r["protocol"] == record["protocol"] for r in records) for records in found):
+            return record["protocol"]
     first = found[0][-1]["protocol"]
     for run, records in zip(runs[1:], found[1:]):
         if other := differences(first, records[-1]["protocol"]):

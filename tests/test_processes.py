@@ -80,7 +80,7 @@ def test_an_error_in_the_main_process_ends_every_process(tmp_path):
     RunFolder(tmp_path / "run").create(VAE)
     (tmp_path / "run" / "metrics.jsonl").mkdir()
     processes = start(tmp_path / "run", "--mesh", "data=4")
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [1, 2], said
     assert "IsADirectoryError" in said[0]
     assert "another process" in said[1]

@@ -117,10 +117,12 @@ def test_scores_of_two_checkpoints_are_two_rows(runs):
         (runs / name / "scores.json").unlink(missing_ok=True)
         evaluate(runs, name, num=40, metrics="fid,kid")
     evaluate(runs, "vae", "--step", "10", num=40, metrics="fid")
+    evaluate(runs, "vae", "--of", "test", num=40, metrics="fid")
     _, rows = line_up([runs / "vae", runs / "ddpm"])
-    assert [row[1].partition(" (")[0] for row in rows] == ["VAE step 10", "VAE step 20", "DDPM step 20"]
-    assert "-" in rows[0] and rows[0][3] != "-"
-    assert rows[1][3] == "-" and rows[1][4] != "-"
+    scored = [row[1].partition(" (")[0] for row in rows]
+    assert scored == ["VAE step 20", "VAE step 10", "real test", "DDPM step 20"]
+    assert [row[4] == "-" for row in rows] == [False, True, True, False]
+    assert len({row[3] for row in rows}) == 4
 
 
 def test_recall_is_of_every_class():

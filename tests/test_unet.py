@@ -8,6 +8,7 @@ import pytest
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import ResBlock, UNet, adm64, ddpm32, improved32
 from jaxgen.ops.patches import depth_to_space, space_to_depth
+from jaxgen.ops.resize import double, halve
 
 PLAIN = UNet(width=8, mults=(1, 2), blocks=1, attention=(4,), head_dim=8)
 ADM = PLAIN.clone(scale_shift=True, resample_blocks=True, cross_attention=(8,))

@@ -179,7 +179,8 @@ class TorchDDPM(nn.Module):
         if type(model) is not DDPM or type(model.network) is not unet.UNet:
             return False
         net = model.network
-        later = net.scale_shift, net.resample_blocks, net.cross_attention, model.class_dropout, model.min_snr
+        later = [net.scale_shift, net.resample_blocks, net.cross_attention, net.patch > 1]
+        later += [model.class_dropout, model.min_snr]
         return not any(later) and (model.objective, model.kind) == ("simple", "eps") and not model.importance
 
     def from_flax(self, params) -> None:

@@ -1,0 +1,101 @@
+"""Perceptual path length of a run: how fast its samples change along ways between latents (`--metrics ppl`).
+
+Distances are LPIPS where its weights are named; else of a classifier's features at unit length, and the number is named
+for the classifier.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen import core
+from jaxgen.codecs import Pixels
+from jaxgen.core import PyTree, TrainState
+from jaxgen.errors import UserError
+from jaxgen.metrics import lpips
+from jaxgen.metrics.ppl import PPL, path_lengths
+
+EPS = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """apply(params, x, y): f32[B] of two batches of images f32[B, H, W, C] in [0, 1], which it does not round.
+
+    name: of the features, "" for LPIPS', whose path length has the published name. provenance: what fixes them.
+    """
+
+    name: str
+    apply: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    params: PyTree
+    provenance: dict[str, Any]
+
+    @property
+    def metric(self) -> str:
+        return f"ppl_{self.name}" if self.name else "ppl"
+
+
+def by_lpips(metric: lpips.LPIPS) -> Distance:
+    """LPIPS with the weights of `metric`; grey images are repeated to three channels."""
+    network = lpips.TRUNKS[metric.name][1]
+
+    def apply(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
+        x, y = (jnp.broadcast_to(2 * image - 1, (*image.shape[:3], 3)) for image in (x, y))
+        return lpips.distance(network, *params, x, y)
+
+    return Distance("", apply, metric.params, {"distance": metric.name, **metric.provenance})
+
+
+def by_features(name: str, classify: Callable[[PyTree, jax.Array], jax.Array], params: PyTree, facts: dict) -> Distance:
+    """|u(x) - u(y)|^2, u features scaled to length 1. classify: (params, images in [0, 1]) to features f32[B, D]."""
+
+    def apply(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
+        features = classify(params, jnp.concatenate([x, y]))
+        a, b = jnp.split(features / jnp.linalg.norm(features, axis=1, keepdims=True), 2)
+        return jnp.sum((a - b) ** 2, axis=1)
+
+    return Distance(name, apply, params, facts)
+
+
+def check_model(model: Any, codec: Any) -> None:
+    """Raises UserError unless the model has latents to walk between and its images are pixels."""
+    if not hasattr(model, "latent_path"):
+        raise UserError(f"{type(model).__name__} has no path between latents: ppl is of GANs; leave it out")
+    if not isinstance(codec, Pixels):
+        raise UserError(f"{type(codec).__name__} images cannot be had unrounded: ppl needs the codec Pixels")
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _lengths(model: Any, codec: Pixels, apply: Any, params: PyTree, state: TrainState, keys: jax.Array, cond: PyTree):
+    generate, a, b, interpolate = model.latent_path(state, keys, cond)
+    t = jax.vmap(jax.random.uniform)(core.fold_each(keys, 5))
+
+    def images(latents: jax.Array) -> jax.Array:
+        return (generate(latents) - codec.low) / (codec.high - codec.low)
+
+    return path_lengths(images, partial(apply, params), a, b, t, EPS, interpolate)
+
+
+def ppl(
+    model: Any, state: TrainState, codec: Any, distance: Distance, seed: int, num: int, cond: PyTree, batch: int
+) -> dict[str, Any]:
+    """The record's metric, values and settings: over `num` paths, `batch` at a time, path i by key i of the seed.
+
+    cond: conditions of `num` paths or None. Raises UserError as `check_model`.
+    """
+    check_model(model, codec)
+    metric = PPL(capacity=num)
+    kept = metric.init()
+    for first in range(0, num, batch):
+        rows = np.arange(first, first + batch)
+        some = jax.tree.map(lambda c, rows=rows: np.take(c, rows, axis=0, mode="wrap"), cond)
+        keys = core.sample_keys(seed, batch, first)
+        lengths = _lengths(model, codec, distance.apply, distance.params, state, keys, some)
+        kept = metric.update(kept, lengths, jnp.asarray(rows < num))
+    values = {distance.metric: metric.compute(kept)["ppl"]}
+    return {"metric": distance.metric, "values": values, "settings": {"eps": EPS, "trim": metric.trim}}

@@ -1,0 +1,87 @@
+"""Samplers as files: what they may weigh, and the script that draws from them."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_diffusion import BATCH, LABELS, MODEL, Tiny, state_of
+
+from jaxgen import core, export
+from jaxgen.data import Toy2D
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.export import export_sampler, write_sampler
+from jaxgen.models.super_resolution import SuperResolution
+from jaxgen.ops.samplers import DDIM
+from jaxgen.ops.schedules import Linear
+
+LARGER = SuperResolution(
+    network=Tiny(), schedule=Linear(100), sampler=DDIM(3), shape=(4, 4, 1), factor=2, num_classes=3, ema_decay=0.9
+)
+IMAGES = {"x": jnp.linspace(-1, 1, 6 * 16).reshape(6, 4, 4, 1), "cond": BATCH["cond"]}
+
+
+def exported(model, state, batch):
+    experiment = Experiment(model=model, data=Toy2D())
+    return export_sampler(experiment, state, None, batch, platforms=("cpu",))
+
+
+def drawn(folder, *arguments):
+    command = [sys.executable, str(folder / "sample.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return np.load(folder / "samples.npy")
+
+
+def test_the_script_reads_classes(tmp_path):
+    state = state_of(MODEL)
+    usage = write_sampler(tmp_path, exported(MODEL, state, BATCH), "samples", MODEL.sample_cond(2, BATCH))
+    assert usage == "SEED NUM CLASS[,CLASS...]"
+    expected = core.sample(MODEL, state, core.sample_keys(7, 4), jnp.resize(LABELS, 4))
+    np.testing.assert_allclose(drawn(tmp_path, "7", "4", "0,1,2"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_script_reads_any_other_condition_from_files(tmp_path):
+    state = state_of(LARGER, IMAGES)
+    cond = LARGER.sample_cond(3, IMAGES)
+    assert write_sampler(tmp_path, exported(LARGER, state, IMAGES), "samples", cond) == "SEED NUM image.npy label.npy"
+    assert "image.npy: float32, rows of shape (2, 2, 1)" in (tmp_path / "sample.py").read_text()
+    for name, array in cond.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    # Five of three: they start over.
+    expected = core.sample(LARGER, state, core.sample_keys(7, 5), jax.tree.map(lambda a: a[jnp.arange(5) % 3], cond))
+    np.testing.assert_allclose(drawn(tmp_path, "7", "5", "image.npy", "label.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_sampling_does_not_read_weighs_nothing(monkeypatch):
+    """With averages there are two copies of the parameters and two in the optimizer; one is written."""
+    model = dataclasses.replace(MODEL, ema_decay=0.9)
+    state = state_of(model)
+    once = sum(leaf.nbytes for leaf in jax.tree.leaves(state.ema))
+    monkeypatch.setattr(export, "MAX_BYTES", once + 64)
+    found = exported(model, state, BATCH)
+    got = found.call(np.uint32(7), np.arange(3, dtype=np.uint32), LABELS)
+    np.testing.assert_allclose(got, core.sample(model, state, core.sample_keys(7, 3), LABELS), rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(export, "MAX_BYTES", once - 1)
+    with pytest.raises(UserError, match="ends at 2 GiB"):
+        exported(model, state, BATCH)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refusing(type(MODEL)):
+    def check_cond(self, cond):
+        raise UserError(f"no sampling under {cond}")
+
+    def sample(self, state, keys, cond=None):
+        pytest.fail("traced before the condition was checked")
+
+
+def test_a_refused_condition_is_refused_before_tracing():
+    model = Refusing(**{f.name: getattr(MODEL, f.name) for f in dataclasses.fields(MODEL)})
+    with pytest.raises(UserError, match=r"no sampling under \[0 1\]"):
+        exported(model, state_of(MODEL), BATCH)
