@@ -294,7 +294,7 @@ def train_seeds(
 
 @partial(jax.jit, static_argnums=0)
 def sample_program(model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree, codec: Any) -> PyTree:
-    """`sample` without its checks: what is compiled, for those who lower or export it."""
+    """`sample` without its checks: what is compiled, for those who lower it."""
     x = model.sample(state, keys, cond)
     return x if codec is None else codec.decode(x)
 

@@ -66,7 +66,9 @@ def export_sampler(
 
     def sampler(seed: jax.Array, index: jax.Array, *cond: Any) -> jax.Array:
         keys = core.fold_each(core.run_key(seed, core.SAMPLE), index)
-        return core.sample_program(model, state, keys, cond[0] if cond else None, codec)
+        # Not by core.sample_program: a program within another has all its arguments written, read or not.
+        x = model.sample(state, keys, cond[0] if cond else None)
+        return x if codec is None else codec.decode(x)
 
     (n,) = export.symbolic_shape("n")
 

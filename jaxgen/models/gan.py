@@ -5,6 +5,7 @@ steps of the critic, each on its own part of the batch and fakes of its own, the
 arXiv:1406.2661, of arXiv:1701.07875 and of arXiv:1704.00028, by the fields that are set.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState, normal_each, update_ema
+from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState, fold_each, normal_each, update_ema
 from jaxgen.errors import UserError
+from jaxgen.metrics.ppl import Interpolate, slerp
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.ops import gan as ops
@@ -22,17 +24,6 @@ from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.optim import Adam, Optimizer
 
 PASSES = ("real", "fake", "generator")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RMSprop(Optimizer):
-    """g / (sqrt(mean of g^2) + eps) (Tieleman and Hinton, lecture 6.5, 2012), which WGAN with clipping asks for."""
-
-    decay: float = 0.99
-    eps: float = 1e-8
-
-    def direction(self) -> optax.GradientTransformation:
-        return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,28 +196,32 @@ class GAN(GenerativeModel):
             params = ops.clip_weights(params, self.clip_weights)
         return (params, opt_state, extra), {"loss": value, **metrics, "critic_grad_norm": optax.tree.norm(grads)}
 
-    def _generator_step(self, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int):
-        """One step of the generator on `size` fakes: the new state, and the loss with its gradient's norm."""
+    def _generator_loss(
+        self, params: PyTree, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        """What the generator minimises on `size` fakes, what that changes of `extra`, and what to log."""
         key_z, key_gen, key_critic, key_noise = jax.random.split(key, 4)
         y = one_hot(cond, self.num_classes)
         z = jax.random.normal(key_z, (size, self.latent))
+        x, gen = self._generate(params, state.extra["gen"], z, y, key_gen)
+        x = self._noised(key_noise, x, state.step)
+        logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", x, y, key_critic)
+        value = self.objective.generator(logits)
+        return value, ({"gen": gen, "critic": critic}, {"generator_loss": value})
 
-        def loss(params: PyTree):
-            x, gen = self._generate(params, state.extra["gen"], z, y, key_gen)
-            x = self._noised(key_noise, x, state.step)
-            logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", x, y, key_critic)
-            return self.objective.generator(logits), {"gen": gen, "critic": critic}
-
-        (value, extra), grads = jax.value_and_grad(loss, has_aux=True)(state.params["gen"])
+    def _generator_step(self, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int):
+        """One step of the generator: the new state, and the loss with its gradient's norm."""
+        loss = jax.value_and_grad(self._generator_loss, has_aux=True)
+        (_, (extra, metrics)), grads = loss(state.params["gen"], state, key, cond, size)
         updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["gen"], state.params["gen"])
         gen = optax.apply_updates(state.params["gen"], updates)
         state = state.replace(
             params={**state.params, "gen": gen},
             opt_state={**state.opt_state, "gen": opt_state},
             ema=update_ema(state.ema, {"gen": gen}, self.ema_decay, state.step) if self.ema_decay else None,
-            extra=extra,
+            extra={**state.extra, **extra},
         )
-        return state, {"generator_loss": value, "generator_grad_norm": optax.tree.norm(grads)}
+        return state, {**metrics, "generator_grad_norm": optax.tree.norm(grads)}
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         """`n_critic` steps of the critic in a scan, one of the generator. `loss` is what the critic minimises, the mean
@@ -259,6 +254,16 @@ class GAN(GenerativeModel):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """G(z, y), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional GAN."""
         return self.decode(state, normal_each(keys, (self.latent,)), one_hot(cond, self.num_classes))
+
+    def latent_path(
+        self, state: TrainState, keys: jax.Array, cond: PyTree = None
+    ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
+        """For perceptual path length: images of latents f32[2 B, ...], of which i and B + i are by keys[i]; two latents
+        f32[B, ...] for each key; and the way from one to the other."""
+        y = one_hot(cond, self.num_classes)
+        twice = None if y is None else jnp.concatenate([y, y])
+        first, second = (normal_each(fold_each(keys, i), (self.latent,)) for i in (0, 1))
+        return lambda z: self.decode(state, z, twice), first, second, slerp
 
     def check_cond(self, cond: PyTree) -> None:
         check_labels(self.num_classes, cond)

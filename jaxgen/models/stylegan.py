@@ -1,0 +1,326 @@
+"""StyleGAN and StyleGAN2 (arXiv:1812.04948, arXiv:1912.04958): GANs whose generator works from styles.
+
+w = f(z) the style, ws one for each layer, x = g(ws, noise) the image. Beside what every GAN does: styles of two latents
+are mixed in training, the length of dx/dw is held to its running mean, samples are truncated towards the mean of w, and
+all that the critic sees is augmented with a probability that follows its overfitting (arXiv:2006.06676).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.errors import UserError
+from jaxgen.metrics.ppl import Interpolate, lerp
+from jaxgen.models.gan import GAN
+from jaxgen.models.projector import Noise, Projection, Projector, pixel_distance, project
+from jaxgen.models.shared import one_hot
+from jaxgen.nets.stylegan import doublings
+from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
+from jaxgen.ops.augment import Augment, adjusted
+from jaxgen.optim import Adam, Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncated:
+    """How samples are drawn."""
+
+    psi: float = 1.0
+    """w is moved to mean + psi (w - mean), section 3.1 of arXiv:1812.04948: below 1 better and more alike."""
+    layers: int = 0
+    """Only so many layers from the smallest map up are truncated; all when 0."""
+    noise: bool = True
+    """False leaves the noise maps out: the image follows from z alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN(GAN):
+    """x: f32[B, height, width, C] in [-1, 1], sides 4 to 7 times a power of two; cond: i32[B] when num_classes > 0.
+
+    The generator is a `StyleGenerator`, whose mean of w stands with the other batch statistics. Penalties are part of
+    the loss at every `penalty_every`-th and `path_every`-th step, so Adam's rates stay as they are.
+    """
+
+    generator: nn.Module = field(default_factory=StyleGAN2Generator)
+    critic: nn.Module = field(default_factory=StyleGAN2Critic)
+    shape: tuple[int, ...] = (32, 32, 3)
+    latent: int = 512
+    optimizer: Optimizer = Adam(lr=0.0025, b1=0.0, b2=0.99)
+    critic_optimizer: Optimizer = Adam(lr=0.0025, b1=0.0, b2=0.99)
+    r1: float = 1.0
+    """gamma of the gradient penalty on real examples; 0.0002 pixels / batch size is where arXiv:2006.06676 starts."""
+    penalty_every: int = 16
+    ema_decay: float = 0.998
+    mixing: float = 0.9
+    """Probability that an example in training takes the styles from a random layer on from another latent."""
+    path_length: float = 2.0
+    """Weight of the path-length penalty, eq. 4 of arXiv:1912.04958; 0 for none."""
+    path_every: int = 4
+    """Steps from one with that penalty to the next; its weight grows by as much."""
+    path_share: int = 2
+    """It is taken on the batch over this."""
+    path_decay: float = 0.99
+    """Of the running mean of lengths."""
+    augment: Augment = Augment()
+    augment_p: float = 0.0
+    """Probability of each augmentation at the first step; it stays there where augment_target is 0."""
+    augment_target: float = 0.0
+    """Mean sign of real logits that the probability is steered to, 0.6 in arXiv:2006.06676; 0 for no steering."""
+    augment_every: int = 4
+    """Steps of the critic from one adjustment to the next."""
+    augment_images: int = 500_000
+    """Real examples in which the probability can go from 0 to 1."""
+    sampler: Truncated = Truncated()
+    projector: Projector = Projector()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("path_every", "path_share", "augment_every", "augment_images"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}, at least 1 is expected")
+        for name in ("mixing", "augment_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}, a probability is expected")
+
+    def check(self, batch: Batch) -> None:
+        super().check(batch)
+        if len(self.shape) != 3:
+            raise UserError(f"model.shape is {self.shape}: images, (height, width, channels), are expected")
+        doublings(self.shape)
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        state, extra = super().init(key, batch), {}
+        if self.path_length:
+            extra["path"] = {"mean": jnp.zeros(())}
+        if self._augments:
+            start = {"p": jnp.float32(self.augment_p), "signs": jnp.zeros(()), "passes": jnp.zeros((), jnp.int32)}
+            extra["critic"] = {**state.extra["critic"], "augment": start}
+        return state.replace(extra={**state.extra, **extra})
+
+    @property
+    def _augments(self) -> bool:
+        return bool(self.augment_p or self.augment_target)
+
+    # --- the generator's two parts ---
+
+    def _styles(self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None) -> tuple[jax.Array, PyTree]:
+        """w: f32[B, style], and the statistics with their mean."""
+        variables = {"params": params, **stats}
+        w, new = self.generator.apply(variables, z, y, True, mutable=["batch_stats"], method="styles")
+        return w, dict(new)
+
+    def _repeated(self, w: jax.Array) -> jax.Array:
+        """ws: f32[B, layers, style], w for each layer."""
+        return jnp.repeat(w[:, None], self.generator.layers(self.shape), axis=1)
+
+    def _mixed(
+        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """ws, some from a layer on of another latent (section 3.1 of arXiv:1812.04948), and the statistics."""
+        w, new = self._styles(params, stats, z, y)
+        ws = self._repeated(w)
+        if not self.mixing:
+            return ws, new
+        key_z, key_mix, key_from = jax.random.split(key, 3)
+        other, _ = self._styles(params, stats, jax.random.normal(key_z, z.shape), y)
+        num, layers = ws.shape[:2]
+        start = jax.random.randint(key_from, (num,), 1, layers)
+        start = jnp.where(jax.random.bernoulli(key_mix, self.mixing, (num,)), start, layers)
+        return jnp.where((jnp.arange(layers)[None] < start[:, None])[..., None], ws, other[:, None]), new
+
+    def _noise(self, keys: jax.Array) -> Noise:
+        """The maps of all layers, those of example i by keys[i]."""
+        sizes = self.generator.noise_sizes(self.shape)
+        return tuple(normal_each(fold_each(keys, i), (*size, 1)) for i, size in enumerate(sizes))
+
+    def synthesize(self, params: PyTree, ws: jax.Array, noise: Noise | None = None) -> jax.Array:
+        """g(ws, noise): f32[B, *shape]."""
+        return self.generator.apply({"params": params}, ws, self.shape, noise, method="synthesize")
+
+    def _generate(
+        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        key_mix, key_noise = jax.random.split(key)
+        ws, new = self._mixed(params, stats, z, y, key_mix)
+        return self.synthesize(params, ws, self._noise(fold_each(key_noise, jnp.arange(z.shape[0])))), new
+
+    # --- training ---
+
+    def _judge(
+        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits of augmented images. R1, too, is of the gradient in the images before that."""
+        if not self._augments:
+            return super()._judge(params, extra, which, x, y, key)
+        key_augment, key = jax.random.split(key)
+        x = self.augment(key_augment, x, extra["augment"]["p"])
+        logits, extra = super()._judge(params, extra, which, x, y, key)
+        if which == "real":
+            seen = extra["augment"]
+            signs = seen["signs"] + jnp.mean(jnp.sign(jax.lax.stop_gradient(logits)))
+            extra = {**extra, "augment": {**seen, "signs": signs, "passes": seen["passes"] + 1}}
+        return logits, extra
+
+    def _critic_step(self, state: TrainState, key: jax.Array, i: jax.Array, part: Batch) -> tuple[PyTree, Metrics]:
+        (params, opt_state, extra), metrics = super()._critic_step(state, key, i, part)
+        if not self._augments:
+            return (params, opt_state, extra), metrics
+        seen = extra["augment"]
+        metrics["augment_p"], metrics["real_sign"] = seen["p"], seen["signs"] / seen["passes"]
+        due = seen["passes"] >= self.augment_every
+        p = seen["p"]
+        if self.augment_target:
+            share = part["x"].shape[0] * self.augment_every / self.augment_images
+            p = jnp.where(due, adjusted(p, metrics["real_sign"], self.augment_target, share), p)
+        again = {"signs": jnp.where(due, 0.0, seen["signs"]), "passes": jnp.where(due, 0, seen["passes"])}
+        return (params, opt_state, {**extra, "augment": {"p": p, **again}}), metrics
+
+    def _generator_loss(
+        self, params: PyTree, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int
+    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        if not self.path_length:
+            return super()._generator_loss(params, state, key, cond, size)
+        key_loss, key_path = jax.random.split(key)
+        value, (extra, metrics) = super()._generator_loss(params, state, key_loss, cond, size)
+        num, mean = max(1, size // self.path_share), state.extra["path"]["mean"]
+
+        def measured() -> tuple[jax.Array, jax.Array]:
+            lengths = self.path_lengths(params, state, key_path, None if cond is None else cond[:num], num)
+            new = mean + (1 - self.path_decay) * (jax.lax.stop_gradient(jnp.mean(lengths)) - mean)
+            return self.path_every * self.path_length * jnp.mean((lengths - new) ** 2), new
+
+        due = state.step % self.path_every == 0
+        penalty, mean = jax.lax.cond(due, measured, lambda: (jnp.zeros(()), mean))
+        metrics |= {"path_penalty": penalty, "path_length": mean}
+        return value + penalty, ({**extra, "path": {"mean": mean}}, metrics)
+
+    def path_lengths(
+        self, params: PyTree, state: TrainState, key: jax.Array, cond: jax.Array | None, num: int
+    ) -> jax.Array:
+        """|J^T y| of `num` random styles, f32[num]: J = dx/dws, y ~ N(0, 1) of the image's shape over the root of its
+        pixels, the mean over layers of squares (section 3.2 of arXiv:1912.04958)."""
+        key_z, key_mix, key_noise, key_y = jax.random.split(key, 4)
+        z = jax.random.normal(key_z, (num, self.latent))
+        ws, _ = self._mixed(params, state.extra["gen"], z, one_hot(cond, self.num_classes), key_mix)
+        noise = self._noise(fold_each(key_noise, jnp.arange(num)))
+        y = jax.random.normal(key_y, (num, *self.shape)) / (self.shape[0] * self.shape[1]) ** 0.5
+        grads = jax.grad(lambda ws: jnp.sum(self.synthesize(params, ws, noise) * y))(ws)
+        # Within the root: its gradient is infinite at zero.
+        return jnp.sqrt(jnp.mean(jnp.sum(grads**2, axis=2), axis=1) + 1e-12)
+
+    # --- use ---
+
+    def style_of(self, state: TrainState, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """w: f32[B, style] of z: f32[B, latent], untruncated."""
+        variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
+        return self.generator.apply(variables, z, y, method="styles")
+
+    def mean_style(self, state: TrainState) -> jax.Array:
+        """w_avg: f32[style]."""
+        return state.extra["gen"]["batch_stats"]["running"]["w_avg"]
+
+    def truncated(self, state: TrainState, w: jax.Array, psi: jax.Array | float, layers: int = 0) -> jax.Array:
+        """ws of w, the first `layers` (all when 0) moved to mean + psi (w - mean); psi: f32[B, 1] or a number."""
+        mean, ws = self.mean_style(state)[None], self._repeated(w)
+        first = jnp.arange(ws.shape[1]) < (layers or ws.shape[1])
+        # In this form w stays bitwise what it was at psi 1.
+        return jnp.where(first[None, :, None], (w + (1 - psi) * (mean - w))[:, None], ws)
+
+    def _drawn(self, state: TrainState, w: jax.Array, noise: Noise | None = None) -> jax.Array:
+        ws = self.truncated(state, w, self.sampler.psi, self.sampler.layers)
+        return self.synthesize(state.sampling_params["gen"], ws, noise)
+
+    def _latents(self, keys: jax.Array) -> jax.Array:
+        return normal_each(fold_each(keys, 0), (self.latent,))
+
+    def decode(self, state: TrainState, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """The image of z without noise, truncated as `sampler` says."""
+        return self._drawn(state, self.style_of(state, z, y))
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """f32[len(keys), *shape] as `sampler` says. cond: i32[len(keys)] for a conditional model."""
+        w = self.style_of(state, self._latents(keys), one_hot(cond, self.num_classes))
+        return self._drawn(state, w, self._noise(fold_each(keys, 1)) if self.sampler.noise else None)
+
+    def interpolate(
+        self, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree = None
+    ) -> jax.Array:
+        """From the samples of `keys` (weight 0) to those of `others` (weight 1), along a line between styles with the
+        noise of the first; weight: f32[len(keys)]."""
+        y = one_hot(cond, self.num_classes)
+        w, end = (self.style_of(state, self._latents(k), y) for k in (keys, others))
+        noise = self._noise(fold_each(keys, 1)) if self.sampler.noise else None
+        return self._drawn(state, w + weight[:, None] * (end - w), noise)
+
+    def latent_path(
+        self, state: TrainState, keys: jax.Array, cond: PyTree = None
+    ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
+        """As a GAN's, between styles."""
+        y = one_hot(cond, self.num_classes)
+        first, second = (self.style_of(state, self._latents(fold_each(keys, i)), y) for i in (2, 3))
+        noise = self._noise(fold_each(keys, 1)) if self.sampler.noise else None
+        twice = None if noise is None else tuple(jnp.concatenate([level, level]) for level in noise)
+        return lambda w: self._drawn(state, w, twice), first, second, lerp
+
+    def project(
+        self,
+        state: TrainState,
+        keys: jax.Array,
+        x: jax.Array,
+        distance: Callable[[jax.Array, jax.Array], jax.Array] = pixel_distance,
+    ) -> Projection:
+        """The styles and noise whose images are nearest to x: f32[len(keys), *shape], by `projector`."""
+        params, mean = state.sampling_params["gen"], self.mean_style(state)
+        # Over all classes, as the mean is.
+        num = 1000
+        key = jax.random.key(0)
+        y = one_hot(jnp.arange(num) % max(1, self.num_classes), self.num_classes)
+        w = self.style_of(state, jax.random.normal(key, (num, self.latent)), y)
+        deviation = jnp.sqrt(jnp.mean(jnp.sum((w - mean[None]) ** 2, axis=1)))
+        sizes = self.generator.noise_sizes(self.shape)
+
+        def generate(w: jax.Array, noise: Noise) -> jax.Array:
+            return self.synthesize(params, self._repeated(w), noise)
+
+        return project(generate, mean, deviation, sizes, keys, x, self.projector, distance)
+
+    def vary(self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None) -> jax.Array:
+        """Images on the way from x: f32[len(keys), *shape], projected (strength 0), to samples (strength 1) under the
+        projection's noise."""
+        found = self.project(state, fold_each(keys, 2), x)
+        w = self.style_of(state, self._latents(keys), one_hot(cond, self.num_classes))
+        ws = self._repeated(found.w + strength * (w - found.w))
+        return self.synthesize(state.sampling_params["gen"], ws, found.noise)
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Beside a GAN's: truncation from -0.5 to 1 in each row; coarse styles by row mixed with fine ones by column;
+        a closed walk through the latents as a film. All without noise."""
+        shown = super().pictures(state, fold_each(keys, 1), batch)
+        params = state.sampling_params["gen"]
+        z = normal_each(fold_each(keys[:12], 0), (self.latent,))
+        num = z.shape[0]
+        y = one_hot(jnp.arange(num) % max(1, self.num_classes), self.num_classes)
+        w = self.style_of(state, z, y)
+        psi, rows = jnp.linspace(-0.5, 1.0, 7), num // 2
+
+        def show(ws: jax.Array) -> jax.Array:
+            """[rows, cols, layers, style] to images, a row at a time."""
+            return jax.lax.map(lambda row: self.synthesize(params, row), ws)
+
+        def column(w: jax.Array) -> jax.Array:
+            return jax.vmap(lambda psi: self.truncated(state, w[None], psi)[0])(psi)
+
+        shown["truncation.png"] = show(jax.vmap(column)(w[:rows]))
+        # The usual division: sizes up to 8 pixels are pose and shape, the rest is detail and colour.
+        styles, coarse = self._repeated(w), jnp.arange(self.generator.layers(self.shape)) < 4
+        mixed = jnp.where(coarse[None, None, :, None], styles[:rows, None], styles[None, rows:])
+        shown["mixing.png"] = show(mixed)
+        # Around circles through two latents, one film each.
+        angle = jnp.linspace(0, 2 * jnp.pi, 48, endpoint=False)[:, None, None]
+        z = jnp.cos(angle) * z[None, :rows] + jnp.sin(angle) * z[None, rows : 2 * rows]
+        labels = None if y is None else y[:rows]
+        shown["walk.gif"] = jax.lax.map(lambda z: self.decode(state, z, labels), z)
+        return shown

@@ -1,0 +1,202 @@
+"""Augmentation of all that a critic sees, with a probability that follows its overfitting (arXiv:2006.06676).
+
+Each transformation comes to an example with probability p, so that for p below 0.8 or so the generator does not learn
+it (section 2.2). p rises while real logits are positive more often than a target says (section 3). Images are
+f32[B, H, W, C] in [-1, 1], of any size; everything is differentiable in them, to any order.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The low-pass filter of the symlet of order 6 (Daubechies, Ten Lectures on Wavelets, table 6.3), of sum sqrt(2):
+# filtering up and back down by it changes nothing.
+SYM6 = np.array([
+    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
+    0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
+    0.0017677118642428036, -0.007800708325034148,
+])  # fmt: skip
+MARGIN = len(SYM6) // 4  # pixels around the image that the filter reaches
+# Its middle lies off its centre: pixel i of an image is at 2 i + DELAY of the doubled one.
+DELAY = float(np.arange(len(SYM6)) @ SYM6 / SYM6.sum()) - (len(SYM6) // 2 - 1)
+EXACT = jax.lax.Precision.HIGHEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """The transformations of appendix B, `__call__(key, x, p)`: f32[B, H, W, C] to the same, p: f32[] in [0, 1].
+
+    An example that none is drawn for stays bitwise as it was.
+    """
+
+    blit: bool = True
+    """Flips, quarter turns, shifts by whole pixels up to an eighth of the size: pixels stay what they are."""
+    geometry: bool = True
+    """Scaling, rotation, scaling along one direction, shifts by fractions: filtered against aliasing."""
+    colour: bool = True
+    """Brightness, contrast, inverted lightness; of RGB also hue and saturation."""
+
+    def __call__(self, key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+        key_blit, key_geometry, key_colour = jax.random.split(key, 3)
+        x = blitted(key_blit, x, p) if self.blit else x
+        x = resampled(key_geometry, x, p) if self.geometry else x
+        return recoloured(key_colour, x, p) if self.colour else x
+
+
+def adjusted(p: jax.Array, sign: jax.Array, target: float, share: float) -> jax.Array:
+    """p moved by `share` towards where the mean sign r_t of real logits is `target`, within [0, 1] (section 3)."""
+    return jnp.clip(p + share * jnp.sign(sign - target), 0.0, 1.0)
+
+
+def _uniform(key: jax.Array, num: int, count: int) -> list[jax.Array]:
+    """`count` times f32[num] in [0, 1), in one draw: `u < p` is never true at p = 0, always at p = 1."""
+    return list(jax.random.uniform(key, (count, num)))
+
+
+def _mirrored(i, size: int):
+    """Coordinates outside [0, size - 1], whole or not, mirrored at the centres of the outermost pixels."""
+    last = size - 1
+    return last - abs(i % (2 * last) - last)
+
+
+# --- pixels that stay what they are ---------------------------------------------------------------------------
+
+
+def blitted(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+    """Flipped left to right, turned, then shifted; an image that is not square is turned by half turns alone."""
+    num, height, width, _ = x.shape
+    flips_too, turns_too, shifts_too, flip, turn, *shift = _uniform(key, num, 7)
+    flip = (flips_too < p) & (flip < 0.5)
+    quarters = 1 if height == width else 2
+    turns = jnp.where(turns_too < p, quarters * jnp.floor(turn * (4 // quarters)), 0).astype(jnp.int32)
+    shift = jnp.round((jnp.stack(shift, axis=1) - 0.5) * np.array([[height / 4, width / 4]], np.float32))
+    shift = jnp.where((shifts_too < p)[:, None], shift, 0).astype(jnp.int32)
+
+    # A turn is a transposition or none, then flips: turned[i, j] = x[j, W - 1 - i] for one quarter.
+    odd = turns % 2 == 1
+    if height == width:
+        x = jnp.where(odd[:, None, None, None], x.swapaxes(1, 2), x)
+    flips = jnp.stack([(turns == 1) | (turns == 2), (turns == 2) | (turns == 3)], axis=1)
+    flips = flips ^ (flip[:, None] & jnp.stack([odd, ~odd], axis=1))
+
+    def index(axis: int, size: int) -> jax.Array:
+        i = _mirrored(jnp.arange(size)[None] - shift[:, axis, None], size)
+        return jnp.where(flips[:, axis, None], size - 1 - i, i)
+
+    return jax.vmap(lambda a, i, j: a[i][:, j])(x, index(0, height), index(1, width))
+
+
+# --- resampling -----------------------------------------------------------------------------------------------
+
+
+def _rotation(angle: jax.Array) -> jax.Array:
+    """f32[B, 2, 2]."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.stack([jnp.stack([cos, -sin], axis=-1), jnp.stack([sin, cos], axis=-1)], axis=-2)
+
+
+def _inverse(key: jax.Array, p: jax.Array, num: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where an output pixel comes from, relative to the centre: source = matrix (target - size * shift).
+
+    matrix: f32[B, 2, 2], shift: f32[B, 2] as parts of the size, and whether there is anything to do, bool[B].
+    """
+    key_uniform, key_normal = jax.random.split(key)
+    *draws, first, second = _uniform(key_uniform, num, 7)
+    scale, stretch, *shift = jax.random.normal(key_normal, (4, num))
+    # A rotation before and one after scaling along an axis, so that either comes with probability p.
+    p_turn = 1 - jnp.sqrt(1 - p)
+    chosen = [u < q for u, q in zip(draws, (p, p_turn, p, p_turn, p))]
+    scale = jnp.where(chosen[0], jnp.exp2(0.2 * scale), 1.0)
+    first, second = (jnp.where(c, 2 * jnp.pi * u, 0.0) for c, u in ((chosen[1], first), (chosen[3], second)))
+    stretch = jnp.where(chosen[2], jnp.exp2(0.2 * stretch), 1.0)
+    shift = jnp.where(chosen[4][:, None], 0.125 * jnp.stack(shift, axis=1), 0.0)
+    along = jnp.stack([stretch, 1 / stretch], axis=1)[:, None]  # of columns: the inverse of scaling by 1 / stretch
+    turns = jnp.einsum("bij,bjk->bik", _rotation(-first) * along, _rotation(-second), precision=EXACT)
+    return turns / scale[:, None, None], shift, jnp.stack(chosen).any(axis=0)
+
+
+def _up(size: int) -> np.ndarray:
+    """f32[2 size, size]: doubling by the wavelet's filter, mirrored at the borders."""
+    matrix = np.zeros((2 * size, size), np.float32)
+    for n in range(2 * size):
+        for k in range(n % 2, len(SYM6), 2):
+            matrix[n, _mirrored((n + k) // 2 - MARGIN, size)] += math.sqrt(2) * SYM6[-1 - k]
+    return matrix
+
+
+def _down(size: int) -> np.ndarray:
+    """f32[size, 2 (size + 2 MARGIN)]: the way back, from an image with a margin."""
+    matrix = np.zeros((size, 2 * (size + 2 * MARGIN)), np.float32)
+    for m in range(size):
+        matrix[m, 2 * m + 1 : 2 * m + 1 + len(SYM6)] = SYM6 / math.sqrt(2)
+    return matrix
+
+
+def _filtered(rows: np.ndarray, columns: np.ndarray, x: jax.Array) -> jax.Array:
+    x = jnp.einsum("ah,bhwc->bawc", rows, x, precision=EXACT)
+    return jnp.einsum("aw,bhwc->bhac", columns, x, precision=EXACT)
+
+
+def _interpolated(x: jax.Array, at: jax.Array) -> jax.Array:
+    """Bilinear values of x: [B, H, W, C] at pixel coordinates `at`: f32[B, N, 2] within the image: [B, N, C]."""
+    num, height, width, channels = x.shape
+    corner = jnp.clip(jnp.floor(at), 0.0, jnp.array([[[height - 2.0, width - 2.0]]]))
+    part = at - corner
+    first = corner.astype(jnp.int32)
+    first = first[..., 0] * width + first[..., 1]
+    flat = x.reshape(num, height * width, channels)
+    total = jnp.zeros((num, at.shape[1], channels), x.dtype)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        weight = (part[..., 0] if i else 1 - part[..., 0]) * (part[..., 1] if j else 1 - part[..., 1])
+        values = jnp.take_along_axis(flat, (first + i * width + j)[..., None], axis=1)
+        total += weight[..., None].astype(x.dtype) * values
+    return total
+
+
+def resampled(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+    """Scaled, rotated, scaled along a direction, rotated and shifted, at twice the resolution between two filters that
+    undo each other; beyond its borders an image is mirrored."""
+    num, height, width, channels = x.shape
+    matrix, shift, chosen = _inverse(key, p, num)
+    size = np.array([height, width], np.float32)
+    fine = [2 * (n + 2 * MARGIN) for n in (height, width)]
+    # The fine output pixels, in pixels from the image's centre.
+    rows, columns = ((np.arange(f) - DELAY) / 2 - MARGIN - (n - 1) / 2 for f, n in zip(fine, (height, width)))
+    target = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32).reshape(1, -1, 2)
+    source = jnp.einsum("bij,bnj->bni", matrix, target - (size[None] * shift)[:, None], precision=EXACT)
+    source = source + (size / 2 - 0.5)[None, None]
+    source = jnp.stack([_mirrored(source[..., i], n) for i, n in enumerate((height, width))], axis=-1)
+    y = _interpolated(_filtered(_up(height), _up(width), x), 2 * source + DELAY)
+    y = _filtered(_down(height), _down(width), y.reshape(num, *fine, channels))
+    return jnp.where(chosen[:, None, None, None], y, x)
+
+
+# --- colours --------------------------------------------------------------------------------------------------
+
+
+def recoloured(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+    """Brightness, contrast, lightness inverted, hue, saturation, in this order, as one affine map of an example's
+    colours."""
+    num, *_, channels = x.shape
+    key_uniform, key_normal = jax.random.split(key)
+    *draws, invert, angle = _uniform(key_uniform, num, 7)
+    brightness, contrast, saturation = jax.random.normal(key_normal, (3, num))
+    chosen = [u < p for u in draws[: 5 if channels == 3 else 3]]
+    grey = np.full((channels, channels), 1 / channels, np.float32)[None]  # onto the axis of equal colours
+    rest = np.eye(channels, dtype=np.float32)[None] - grey
+    contrast = jnp.where(chosen[1], jnp.exp2(0.5 * contrast), 1.0)
+    inverted = jnp.where(chosen[2] & (invert < 0.5), -1.0, 1.0)
+    matrix = (contrast * inverted)[:, None, None] * grey + contrast[:, None, None] * rest
+    offset = jnp.where(chosen[0], 0.2 * brightness, 0.0) * contrast * inverted
+    if channels == 3:
+        angle = jnp.where(chosen[3], 2 * jnp.pi * angle, 0.0)
+        saturation = jnp.where(chosen[4], jnp.exp2(saturation), 1.0)
+        # Rodrigues' formula about the grey axis a: cos (1 - a a^T) + sin [a]x + a a^T.
+        cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32)[None] / math.sqrt(3)
+        turn = jnp.cos(angle)[:, None, None] * rest + jnp.sin(angle)[:, None, None] * cross
+        matrix = jnp.einsum("bij,bjk->bik", grey + saturation[:, None, None] * turn, matrix, precision=EXACT)
+    y = jnp.einsum("bij,bhwj->bhwi", matrix, x, precision=EXACT) + offset[:, None, None, None]
+    return jnp.where(jnp.stack(chosen).any(axis=0)[:, None, None, None], y, x)
