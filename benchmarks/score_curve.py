@@ -180,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> None:
     facts = {
         "run": run.path.resolve().name,
         "step": int(state.step),
-        "parameters": "params" if state.ema is None else "ema",
+        "parameters": state.sampling_field,
         "weights": weights,
         "experiment": described(experiment),
         "metric": network.metric("fid"),

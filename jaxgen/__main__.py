@@ -208,7 +208,7 @@ def evaluate(args: list[str]) -> None:
     if not numbers:
         raise UserError(f"{type(experiment.model).__name__} has no number per example: there is nothing to evaluate")
     facts = {"split": options.split, "num": count, "seed": options.seed, "step": int(state.step)}
-    facts |= {"parameters": "params" if state.ema is None else "ema"}
+    facts |= {"parameters": state.sampling_field}
     facts |= {"lpips": lpips.provenance} if lpips else {}
     run.write_json("evaluation.json", {**facts, "metrics": numbers, "environment": environment()})
     print(f"step {facts['step']}, {count} examples of {options.split}")

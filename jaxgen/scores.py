@@ -47,7 +47,7 @@ def score_run(
     if of == "samples":
         model = experiment.compute_model
         cond = model.sample_cond(num, run.examples())
-        parameters = "params" if state.ema is None else "ema"
+        parameters = state.sampling_field
         subject |= {"model": type(model).__name__, "step": int(state.step), "parameters": parameters}
         subject |= {"sampler": _sampler(model), "first_sample": 0, "seed": seed, "experiment": _fixed(experiment)}
         # Conditions are dealt out over all samples, so that another number of them changes each.

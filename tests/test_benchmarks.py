@@ -23,9 +23,10 @@ def results(path: Path, kind: str) -> list[dict]:
     written = json.loads(path.read_text())
     assert written["benchmark"] == kind
     provenance = written["provenance"]
-    for name in ("date", "command", "commit", "python", "jax", "jaxlib", "flax", "device", "cpu", "cores"):
+    for name in ("started", "command", "devices", "platform", "processor", "cores"):
         assert provenance[name], name
-    assert isinstance(provenance["dirty"], bool)
+    assert {"python", "jax", "jaxlib", "flax"} <= {name for name, value in provenance["versions"].items() if value}
+    assert provenance["git"] is None or set(provenance["git"]) == {"commit", "dirty"}
     assert provenance["matmul_flops"] > 0
     return written["results"]
 

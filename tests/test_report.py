@@ -15,7 +15,6 @@ from jaxgen.report import curves, grid, picture, read_metrics, save_picture, sca
 from jaxgen.report.curves import CHUNK, smooth, thin
 from jaxgen.report.page import _duration, _estimate
 from jaxgen.report.parts import flatten
-from jaxgen.report.seeds import _over_seeds
 
 rng = np.random.default_rng(0)
 
@@ -205,22 +204,6 @@ def test_read_metrics_joins_chunks(tmp_path):
     np.testing.assert_array_equal(steps, np.arange(n))
     np.testing.assert_array_equal(values, np.arange(n) / 4)
     assert steps.dtype == np.int64 and values.dtype == np.float64
-
-
-def test_skipped_steps_have_no_numbers(tmp_path):
-    """Nor in the mean over seeds of windows in which another seed skipped a step."""
-    for seed, gone in enumerate((2, None)):
-        lines = [{"step": i, "loss": seed + 1.0, "skipped": 0.0} for i in range(1, 6)]
-        if gone:
-            lines[gone - 1] |= {"loss": 0.0, "skipped": 1.0}
-        (tmp_path / f"seed{seed}").mkdir()
-        (tmp_path / f"seed{seed}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    lanes = [read_metrics(tmp_path / f"seed{seed}" / "metrics.jsonl") for seed in range(2)]
-    np.testing.assert_array_equal(lanes[0]["loss"], [[1, 3, 4, 5], [1, 1, 1, 1]])
-    np.testing.assert_array_equal(lanes[0]["skipped"][1], [0, 1, 0, 0, 0])
-    steps, mean, _ = _over_seeds([lane["loss"] for lane in lanes])
-    np.testing.assert_array_equal(steps, [1, 3, 4, 5])
-    np.testing.assert_array_equal(mean, [1.5] * 4)
 
 
 def test_thin_keeps_the_extremes_of_every_strip():

@@ -18,6 +18,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.loop import initial_state, train
 from jaxgen.report import read_metrics
+from jaxgen.report.seeds import _over_seeds
 from jaxgen.runfolder import RunFolder
 from jaxgen.seeds import train_seeds
 
@@ -192,3 +193,19 @@ def test_killed_seeds_have_a_report_too(four, tmp_path, capsys):
     assert "seed3/report.html" in (tmp_path / "run" / "report.html").read_text()
     report([str(tmp_path / "run" / "seed3")])
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'run' / 'seed3' / 'report.html'}"
+
+
+def test_skipped_steps_have_no_numbers(tmp_path):
+    """Nor in the mean over seeds of windows in which another seed skipped a step."""
+    for seed, gone in enumerate((2, None)):
+        lines = [{"step": i, "loss": seed + 1.0, "skipped": 0.0} for i in range(1, 6)]
+        if gone:
+            lines[gone - 1] |= {"loss": 0.0, "skipped": 1.0}
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    lanes = [read_metrics(tmp_path / f"seed{seed}" / "metrics.jsonl") for seed in range(2)]
+    np.testing.assert_array_equal(lanes[0]["loss"], [[1, 3, 4, 5], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(lanes[0]["skipped"][1], [0, 1, 0, 0, 0])
+    steps, mean, _ = _over_seeds([lane["loss"] for lane in lanes])
+    np.testing.assert_array_equal(steps, [1, 3, 4, 5])
+    np.testing.assert_array_equal(mean, [1.5] * 4)

@@ -30,6 +30,8 @@ with warnings.catch_warnings():
     with contextlib.suppress(ImportError):
         import_torchvision()  # asked for by transformers, which is asked for where it is installed
     from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+    from diffusers.utils import logging
+logging.set_verbosity_error()  # it warns of every cast of a network
 
 
 def check(model: Any) -> None:
