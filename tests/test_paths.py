@@ -55,9 +55,8 @@ def test_features_are_compared_by_direction():
     def flat(params, images):
         return params * images.reshape(-1, 4)
 
-    a, b = (
-        np.asarray(v).reshape(2, 4) / np.linalg.norm(v, axis=(1, 2, 3), keepdims=True).reshape(2, 1) for v in (x, y)
-    )
+    rows = [np.asarray(v).reshape(2, 4) for v in (x, y)]
+    a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rows)
     got = by_features("flat", flat, 7.0, {}).apply(7.0, x, y)
     np.testing.assert_allclose(got, np.sum((a - b) ** 2, axis=1), rtol=1e-5)
 
