@@ -59,7 +59,7 @@ class EvaluateOptions(Common):
     lpips_net: Literal["alex", "vgg"] = "alex"
     """What `lpips` are weights of."""
     metrics: str = ""
-    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes."""
+    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes, or ppl of a GAN."""
     num: int = 10_000
     """Samples to score."""
     weights: str = ""
@@ -230,6 +230,7 @@ def _lpips(options: EvaluateOptions) -> Any:
 def _score(run: Any, experiment: Any, options: EvaluateOptions) -> None:
     from jaxgen import score
     from jaxgen.parallel import Layout
+    from jaxgen.paths import by_lpips
     from jaxgen.runfolder import RunFolder
     from jaxgen.scores import score_run
 
@@ -242,11 +243,12 @@ def _score(run: Any, experiment: Any, options: EvaluateOptions) -> None:
         other = RunFolder(Path(options.classifier))
         codec, state = _restore(other, other.experiment(), Common())
         network = score.classifier(other, state, codec)
+    distance = by_lpips(_lpips(options)) if options.lpips else None
     layout = Layout.make(options.mesh)
     restored = _restore(run, experiment, options, layout)
     records = score_run(
         run, experiment, restored, network, metrics, options.num, options.seed, options.batch, options.of,
-        options.reference, layout,
+        options.reference, layout, distance,
     )  # fmt: skip
     for record in records:
         for name, value in record["values"].items():
