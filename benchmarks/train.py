@@ -32,6 +32,8 @@ class Options:
     """Time the PyTorch peer in turns with ours."""
     calls: int = 5
     """Turns of each side."""
+    steps: int = 0
+    """Steps fused into one call; the preset's when 0."""
     devices: int = 1
     """CPU devices to split each batch over; one a core is the fastest where convolutions are narrow."""
     folder: str = str(common.ROOT / "experiments")
@@ -40,9 +42,9 @@ class Options:
     """JSON file; benchmarks/results/train-PRESET.json when empty."""
 
 
-def measure(name: str, experiment: Experiment, calls: int, peer: bool, devices: int, matmul: float) -> common.Row:
+def measure(name: str, experiment: Experiment, options: Options, matmul: float) -> common.Row:
     """All numbers of one experiment's training, times in ms a step."""
-    model, k = experiment.compute_model, experiment.steps_per_call
+    model, k, devices = experiment.compute_model, options.steps or experiment.steps_per_call, options.devices
     codec = experiment.codec.load()
     key = core.run_key(experiment.seed, core.TRAIN)
     raw = experiment.data.batch_at(experiment.seed, 0, experiment.batch_size)
@@ -79,12 +81,12 @@ def measure(name: str, experiment: Experiment, calls: int, peer: bool, devices: 
         "peak_bytes": common.peak_bytes(fused),
     }
     sides, per = {"fused": run_fused, "unfused": run_unfused}, {"fused": k, "unfused": min(k, 20)}
-    if peer:
+    if options.peer:
         torch_sides = common.peer_sides(
             experiment, params, lambda peer: lambda: [peer.step() for _ in range(k)][-1].item()
         )
         sides, per = sides | torch_sides, per | dict.fromkeys(torch_sides, k)
-    times = common.in_turns(sides, calls)
+    times = common.in_turns(sides, options.calls)
     ms = {side: common.summary(times[side], per[side]) for side in sides}
     fused_ms = ms["fused"]["median"]
     return row | {
@@ -123,7 +125,7 @@ def main(args: Sequence[str] | None = None) -> None:
     experiments = common.chosen(Path(options.folder), scripts, options.preset) if scripts or every else {}
     experiments |= {name: case for name, case in CASES.items() if name in options.names or every}
     matmul = common.measure_matmul_flops()
-    rows = [measure(name, e, options.calls, options.peer, options.devices, matmul) for name, e in experiments.items()]
+    rows = [measure(name, experiment, options, matmul) for name, experiment in experiments.items()]
     common.show(f"training, {options.preset}", rows, COLUMNS)
     common.write(options.out or common.RESULTS / f"train-{options.preset}.json", "train", rows, matmul)
 

@@ -13,16 +13,21 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import torch.nn.functional as F  # noqa: E402
-from peers import module_of, optimizer_of  # noqa: E402
+from peers import module_of  # noqa: E402
+from peers.gan import TorchGAN  # noqa: E402
+from peers.optim import optimizer_of  # noqa: E402
 
 from jaxgen import core  # noqa: E402
 from jaxgen.models.ddpm import DDPM  # noqa: E402
+from jaxgen.models.gan import GAN  # noqa: E402
 from jaxgen.models.vae import VAE  # noqa: E402
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder  # noqa: E402
+from jaxgen.nets.gan import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator  # noqa: E402
 from jaxgen.nets.mlp import MLP  # noqa: E402
 from jaxgen.nets.unet import UNet  # noqa: E402
 from jaxgen.ops.conv import conv, upconv  # noqa: E402
 from jaxgen.ops.diffusion import q_sample  # noqa: E402
+from jaxgen.ops.gan import Wasserstein, gradient_penalty  # noqa: E402
 from jaxgen.ops.likelihood import Bernoulli, DiscretizedLogistic, Gaussian  # noqa: E402
 from jaxgen.ops.samplers import DDIM, Ancestral  # noqa: E402
 from jaxgen.optim import Adam  # noqa: E402
@@ -246,3 +251,75 @@ def test_upconv(shape):
     close(ours, theirs, 1e-5)
     close(dx, a.grad, 1e-5)
     close(dk, w.grad.numpy().transpose(2, 3, 0, 1), 1e-5)
+
+
+# --- GAN ----------------------------------------------------------------------------------------------------------
+
+GANS = {
+    "fully connected": GAN(
+        shape=(5, 4, 2), latent=3, generator=MLPGenerator(hidden=(6, 8)), critic=MLPCritic(hidden=(8, 6))
+    ),
+    "transposed": GAN(
+        shape=(14, 13, 3), latent=3, generator=DCGANGenerator(channels=(8, 6)), critic=DCGANCritic(channels=(6, 8))
+    ),
+    "gradient penalty": GAN(
+        shape=(8, 8, 1), latent=3, generator=DCGANGenerator(channels=(8, 6), up="nearest", slope=0.2),
+        critic=DCGANCritic(channels=(6, 8), size=3, normalize=False, bias=False), objective=Wasserstein(),
+        gradient_penalty=10.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GANS)
+def test_gan(name):
+    """Both losses by batch statistics, and their gradients by the network each is for."""
+    model, batch_size = GANS[name], 6
+    real, z = np.tanh(normal((batch_size, *model.shape))), normal((batch_size, model.latent), 1)
+    u = np.random.default_rng(2).uniform(size=batch_size).astype(np.float32)
+    state = model.init(fresh_key(), {"x": jnp.asarray(real)})
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * normal(p.shape)), state.params)
+
+    @jax.jit
+    def ours(params):
+        def judge(critic, x):
+            return model._judge(critic, state.extra["critic"], "fake", x, None, fresh_key())[0]
+
+        def fakes(gen):
+            return model._generate(gen, state.extra["gen"], jnp.asarray(z), None, fresh_key())[0]
+
+        fake = fakes(params["gen"])
+
+        def critic_loss(critic):
+            loss = model.objective.critic(judge(critic, jnp.asarray(real)), judge(critic, fake))
+            if model.gradient_penalty:
+                x = fake + u[:, None, None, None] * (real - fake)
+                loss += model.gradient_penalty * gradient_penalty(lambda x: judge(critic, x), x)
+            return loss
+
+        def generator_loss(gen):
+            return model.objective.generator(judge(params["critic"], fakes(gen)))
+
+        return {
+            "critic": jax.value_and_grad(critic_loss)(params["critic"]),
+            "gen": jax.value_and_grad(generator_loss)(params["gen"]),
+        }
+
+    values = ours(params)
+    assert TorchGAN.has(model)
+    module = module_of(model)
+    module.from_flax(params)
+    fake = module.gen(torch.tensor(z))
+    losses = {
+        "critic": module.critic_loss(to_torch(real), fake.detach(), torch.tensor(u)),
+        "gen": module.generator_loss(fake),
+    }
+    for network, loss in losses.items():
+        np.testing.assert_allclose(values[network][0], loss.item(), rtol=1e-4, atol=1e-5)
+        part = getattr(module, network)
+        module.zero_grad()
+        loss.backward(inputs=list(part.parameters()), retain_graph=True)
+        grads = {name: g for name, (_, g) in values.items()}
+        expected = module_of(model)
+        expected.from_flax(grads)
+        for (at, g), p in zip(getattr(expected, network).named_parameters(), part.parameters(), strict=True):
+            assert torch.linalg.norm(g - p.grad) <= 1e-3 * torch.linalg.norm(p.grad) + 1e-5, at

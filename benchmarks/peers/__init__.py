@@ -4,18 +4,19 @@ A peer is looked up by the types of the model and its networks, so every preset 
 They are written as one would write them in PyTorch: eager, `torch.optim.Adam` as it comes, NCHW or channels-last.
 """
 
-import math
 import os
 
 import torch
 from torch import nn
 
 from peers.ddpm import TorchDDPM
+from peers.gan import GANTrainer, TorchGAN
 from peers.layers import Codec, has_codec
 from peers.mlp import TorchRegression
+from peers.optim import Descent, is_written
 from peers.vae import TorchVAE
 
-FAMILIES = (TorchVAE, TorchDDPM, TorchRegression)
+FAMILIES = (TorchVAE, TorchDDPM, TorchGAN, TorchRegression)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -37,29 +38,13 @@ class Peer:
             x = x.movedim(-1, 1).contiguous(memory_format=self.format)
         labelled = getattr(self.model, "num_classes", 0)
         self.x, self.cond = x, torch.tensor(data["cond"], dtype=torch.long) if labelled else None
-        self.optimizer, self.scheduler = optimizer_of(self.model.optimizer, self.module.parameters())
-        self.ema = [p.detach().clone() for p in self.module.parameters()] if self.model.ema_decay else None
-        self.steps = 0
+        adversarial = isinstance(self.module, TorchGAN)
+        self.trainer = GANTrainer(self.module) if adversarial else Trainer(self.module, self.model)
 
     def step(self) -> torch.Tensor:
         """One step of training on a random batch."""
         index = torch.randint(0, len(self.x), (self.batch_size,))
-        loss = self.module.loss(
-            self.codec.encode(self.x[index]), None if self.cond is None else self.cond[index], self.steps
-        )
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.model.optimizer.clip:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.model.optimizer.clip)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        if self.ema is not None:
-            decay = min(self.model.ema_decay, (1 + self.steps) / (10 + self.steps))
-            with torch.no_grad():
-                torch._foreach_lerp_(self.ema, list(self.module.parameters()), 1 - decay)
-        self.steps += 1
-        return loss.detach()
+        return self.trainer.step(self.codec.encode(self.x[index]), None if self.cond is None else self.cond[index])
 
     @torch.inference_mode()
     def sample(self, num: int) -> torch.Tensor:
@@ -68,6 +53,19 @@ class Peer:
         cond = None if self.cond is None else torch.arange(num) * self.model.num_classes // num
         kwargs = {"memory_format": self.format} if isinstance(self.module, TorchDDPM) else {}
         return self.codec.decode(self.module.sample(num, cond, **kwargs))
+
+
+class Trainer:
+    """Steps down one loss."""
+
+    def __init__(self, module: nn.Module, model):
+        self.module = module
+        self.descent = Descent(model.optimizer, module.parameters(), model.ema_decay)
+
+    def step(self, x: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        loss = self.module.loss(x, cond, self.descent.steps)
+        self.descent.step(loss)
+        return loss.detach()
 
 
 def use_all_cores() -> None:
@@ -86,8 +84,7 @@ def has_peer(experiment) -> bool:
     model = experiment.model
     return (
         any(family.has(model) for family in FAMILIES)
-        and type(model.optimizer).__name__ == "Adam"
-        and model.optimizer.accumulate == 1
+        and is_written(model.optimizer)
         and has_codec(experiment.codec)
         and experiment.precision == "float32"
         and isinstance(experiment.data.arrays("train"), dict)
@@ -96,24 +93,3 @@ def has_peer(experiment) -> bool:
 
 def module_of(model) -> nn.Module:
     return next(family for family in FAMILIES if family.has(model))(model)
-
-
-def optimizer_of(settings, params):
-    """`torch.optim.Adam` or AdamW for a jaxgen.optim.Adam, and the scheduler of a rate that is not constant."""
-    kwargs = {"lr": settings.lr, "betas": (settings.b1, settings.b2), "eps": settings.eps}
-    if settings.weight_decay:
-        optimizer = torch.optim.AdamW(params, weight_decay=settings.weight_decay, **kwargs)
-    else:
-        optimizer = torch.optim.Adam(params, **kwargs)
-    if not settings.warmup and not settings.decay_steps:
-        return optimizer, None
-
-    def factor(step: int) -> float:
-        if step < settings.warmup:
-            return step / settings.warmup
-        if not settings.decay_steps:
-            return 1.0
-        progress = min(1.0, (step - settings.warmup) / max(1, settings.decay_steps - settings.warmup))
-        return settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

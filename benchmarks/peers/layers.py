@@ -38,10 +38,10 @@ class Linear(nn.Linear):
 class Conv(nn.Module):
     """Square kernel, SAME padding as TensorFlow and Flax define it: the odd pixel goes after."""
 
-    def __init__(self, inputs: int, features: int, size: int = 3, stride: int = 1):
+    def __init__(self, inputs: int, features: int, size: int = 3, stride: int = 1, bias: bool = True):
         super().__init__()
         self.size, self.stride = size, stride
-        self.conv = nn.Conv2d(inputs, features, size, stride)
+        self.conv = nn.Conv2d(inputs, features, size, stride, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pads = [max(0, (-(-n // self.stride) - 1) * self.stride + self.size - n) for n in x.shape[2:]]
@@ -53,7 +53,8 @@ class Conv(nn.Module):
 
     def from_flax(self, params) -> None:
         copy(self.conv.weight, np.asarray(params["kernel"]).transpose(3, 2, 0, 1))
-        copy(self.conv.bias, params["bias"])
+        if self.conv.bias is not None:
+            copy(self.conv.bias, params["bias"])
 
 
 class UpConv(nn.ConvTranspose2d):
