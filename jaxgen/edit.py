@@ -1,5 +1,5 @@
 """What a model does with a given image. A diffusion model: redraw a part of it, vary it, and the way between two
-samples. pix2pix: translate it.
+samples. StyleGAN: find its style and vary that, and the way between two. pix2pix: translate it.
 """
 
 from functools import partial
@@ -16,6 +16,10 @@ from jaxgen.data.pairs import open_picture
 from jaxgen.errors import UserError
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.pix2pix import Pix2Pix
+from jaxgen.models.stylegan import StyleGAN
+
+Varies = Diffusion | StyleGAN
+"""What redraws a picture and goes from one sample to another."""
 
 
 def translates(model: Any) -> bool:
@@ -23,12 +27,15 @@ def translates(model: Any) -> bool:
     return isinstance(model, Pix2Pix)
 
 
-def check_model(model: Any, image_only: bool = False) -> None:
-    """Raises UserError unless images can be given to the model's sampler; image_only: one, and no mask."""
-    if not isinstance(model, Diffusion) and not (image_only and translates(model)):
-        raise UserError(
-            f"{type(model).__name__} is no diffusion model: --mask and --between need one, --image that or pix2pix"
-        )
+def check_model(model: Any, image: bool, mask: bool, between: bool) -> None:
+    """Raises UserError unless the model takes all that was given of --image, --mask and --between."""
+    name = type(model).__name__
+    if mask and not isinstance(model, Diffusion):
+        raise UserError(f"{name} is no diffusion model: --mask needs one")
+    if between and not isinstance(model, Varies):
+        raise UserError(f"{name} is no diffusion model and no StyleGAN: --between needs one of them")
+    if image and not (isinstance(model, Varies) or translates(model)):
+        raise UserError(f"{name} is no diffusion model, StyleGAN or pix2pix: --image needs one of them")
 
 
 def sources(file: Path, channels: int, num: int) -> np.ndarray:
@@ -64,7 +71,7 @@ def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0,), static_argnames=("strength", "resample"))
 def redraw(
-    model: Diffusion,
+    model: Varies,
     state: TrainState,
     keys: jax.Array,
     image: jax.Array,
@@ -87,14 +94,14 @@ def redraw(
 
 @partial(jax.jit, static_argnums=0)
 def between(
-    model: Diffusion, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree, codec: Any
+    model: Varies, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree, codec: Any
 ) -> jax.Array:
     """Samples between those of `keys` (weight 0) and of `others` (weight 1), raw data; weight: f32[len(keys)]."""
     return codec.decode(model.interpolate(state, keys, others, weight, cond))
 
 
 def rows_between(
-    model: Diffusion, state: TrainState, seed: int, rows: int, columns: int, cond: PyTree, codec: Any
+    model: Varies, state: TrainState, seed: int, rows: int, columns: int, cond: PyTree, codec: Any
 ) -> np.ndarray:
     """[rows * columns, *shape]: row i goes from sample 2 i to sample 2 i + 1 of a seed, under the first one's
     condition."""

@@ -1,4 +1,4 @@
-"""Pictures given to a diffusion model, from the command line."""
+"""Pictures given to a diffusion model or a StyleGAN, from the command line."""
 
 import numpy as np
 import pytest
@@ -21,6 +21,13 @@ def run(tmp_path_factory):
     half = np.zeros((8, 8), np.uint8)
     half[:, 4:] = 255
     Image.fromarray(half).save(folder / "mask.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def style_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edit") / "style"
+    train(presets(EXPERIMENTS["stylegan2"])["smoke"], folder)
     return folder
 
 
@@ -71,3 +78,28 @@ def test_a_picture_of_another_size_is_refused(run, tmp_path):
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     with pytest.raises(UserError, match="is 9 x 8, the model draws 8 x 8"):
         sample(run, "--image", str(tmp_path / "wide.png"))
+
+
+def test_rows_between_styles_end_at_samples(style_run):
+    quiet = "--run.model.sampler.no-noise"
+    plain = sample(style_run, "--num", "4", quiet).astype(int)
+    rows = sample(style_run, "--num", "10", "--between", "5", quiet).reshape(2, 5, 8, 8, 1).astype(int)
+    assert np.abs(rows[:, [0, -1]] - plain.reshape(2, 2, 8, 8, 1)).max() <= 1
+
+
+def test_a_picture_is_projected(style_run, tmp_path):
+    """A sample of the model is found again, better by more steps; strength 1 goes to the samples of the seed."""
+    picture = sample(style_run, "--num", "1", "--run.model.sampler.no-noise")[0]
+    Image.fromarray(picture[..., 0]).save(tmp_path / "image.png")
+    flags = ("--num", "2", "--image", str(tmp_path / "image.png"), "--strength", "0")
+    far = [
+        np.abs(sample(style_run, *flags, "--run.model.projector.steps", n).astype(float) - picture).mean()
+        for n in ("1", "100")
+    ]
+    assert far[1] < 0.7 * far[0]
+
+
+@pytest.mark.parametrize("flags", [("--mask", "m.png", "--image", "i.png"), ("--mask", "m.png")])
+def test_a_style_model_fills_nothing_in(flags, style_run):
+    with pytest.raises(UserError, match="StyleGAN is no diffusion model: --mask"):
+        sample(style_run, *flags)

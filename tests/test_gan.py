@@ -12,7 +12,8 @@ from jaxgen import core
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import sample_keys
 from jaxgen.errors import UserError
-from jaxgen.models.gan import GAN, PASSES
+from jaxgen.models.adversarial import PASSES
+from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import Conv2D, DCGANCritic, DCGANGenerator, Head, MLPCritic, MLPGenerator, SpectralNorm
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator
 from jaxgen.ops.gan import Hinge, Wasserstein

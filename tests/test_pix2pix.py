@@ -22,7 +22,7 @@ from jaxgen.data import EmojiEdges
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.loop import saved_state, train
-from jaxgen.models.gan import PASSES
+from jaxgen.models.adversarial import PASSES
 from jaxgen.models.pix2pix import Pix2Pix
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter

@@ -7,49 +7,39 @@ arXiv:1406.2661, of arXiv:1701.07875 and of arXiv:1704.00028, by the fields that
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState, fold_each, normal_each, update_ema
+from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each
 from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, slerp
+from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.ops import gan as ops
-from jaxgen.ops.gan import NonSaturating, Objective
-from jaxgen.optim import Adam, Optimizer
-
-PASSES = ("real", "fake", "generator")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GAN(GenerativeModel):
+class GAN(AdversarialModel):
     """x: f32[B, *shape], in [-1, 1] where the generator ends in tanh; cond: i32[B] when num_classes > 0.
 
     B counts all that a step sees: B / n_critic examples for each of the critic's steps, and as many for the
-    generator's. Batch statistics are of one pass each: the critic's on real examples, on fakes and within the
-    generator's step have running averages of their own, and so have the generator's; samples use these.
+    generator's. `loss` is the critic's: no number here falls for as long as both networks get better.
     """
 
     generator: nn.Module = field(default_factory=MLPGenerator)
     """(z, shape, y, train) -> x."""
     critic: nn.Module = field(default_factory=MLPCritic)
     """(x, y, train) -> logits f32[B]."""
-    objective: Objective = NonSaturating()
     shape: tuple[int, ...] = (28, 28, 1)
     latent: int = 100
     num_classes: int = 0
     """Classes of a conditional GAN; 0 for none. Fakes have the labels of the real examples beside them."""
     n_critic: int = 1
     """Steps of the critic for one of the generator; divides the batch size."""
-    optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
-    """The generator's."""
-    critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
-    """The critic's, whose schedule counts the critic's steps."""
     clip_weights: float = 0.0
     """Bound of each critic weight after each of its steps, 0.01 in arXiv:1701.07875; 0 for none."""
     gradient_penalty: float = 0.0
@@ -64,11 +54,6 @@ class GAN(GenerativeModel):
     """Deviation of the noise on all that the critic sees, at the first step (arXiv:1610.04490)."""
     instance_noise_steps: int = 10_000
     """Steps at which it has faded linearly to nothing."""
-    ema_decay: float = 0.0
-    """Decay of the averaged generator, which samples; 0 keeps none."""
-
-    adversarial: ClassVar[bool] = True
-    """`loss` is the critic's: no number here falls for as long as both networks get better."""
 
     def __post_init__(self):
         for name in ("n_critic", "penalty_every"):
@@ -99,17 +84,8 @@ class GAN(GenerativeModel):
     def _judge(
         self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, key: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """Logits f32[B], and `extra` with the running averages of that pass. Spectral vectors move on with the pass on
-        real examples, which each step of the critic makes once."""
-        spectral = extra["spectral"]
-        mutable = ["batch_stats", "spectral"] if which == "real" else ["batch_stats"]
-        logits, new = self.critic.apply(
-            {"params": params, **extra[which], **spectral}, x, y, True, mutable=mutable, rngs={"dropout": key}
-        )
-        new = dict(new)
-        if "spectral" in new:
-            spectral = {"spectral": new.pop("spectral")}
-        return logits, {**extra, which: new, "spectral": spectral}
+        """Logits f32[B] and the new `extra`, as `_pass` has them."""
+        return self._pass(params, extra, which, x, y, key=key)
 
     def _noised(self, key: jax.Array, x: jax.Array, step: jax.Array) -> jax.Array:
         if not self.instance_noise:
@@ -123,28 +99,14 @@ class GAN(GenerativeModel):
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         key_gen, key_critic = jax.random.split(key)
         x, y = batch["x"], one_hot(batch.get("cond"), self.num_classes)
-        gen = dict(self.generator.init(key_gen, jnp.zeros((x.shape[0], self.latent)), self.shape, y))
-        critic = dict(self.critic.init(key_critic, x, y))
+        gen = self.generator.init(key_gen, jnp.zeros((x.shape[0], self.latent)), self.shape, y)
+        critic = self.critic.init(key_critic, x, y)
         if self._penalized and "batch_stats" in critic:
             raise UserError(
                 "gradient penalties are of each example's own gradient, which batch normalization mixes: choose a "
                 "critic without it"
             )
-        params = {"gen": gen.pop("params"), "critic": critic.pop("params")}
-        spectral = {"spectral": critic.pop("spectral")} if "spectral" in critic else {}
-        # A copy each: donating one buffer under two names is an error.
-        passes = {which: jax.tree.map(jnp.copy, critic) for which in PASSES}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state={
-                "gen": self.optimizer.tx.init(params["gen"]),
-                "critic": self.critic_optimizer.tx.init(params["critic"]),
-            },
-            # Of the generator alone, as nothing samples from an averaged critic.
-            ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
-            extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
-        )
+        return self._start(gen, critic)
 
     # --- training ---
 
@@ -190,8 +152,7 @@ class GAN(GenerativeModel):
             return total, (extra, metrics)
 
         (value, (extra, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params["critic"])
-        updates, opt_state = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], state.params["critic"])
-        params = optax.apply_updates(state.params["critic"], updates)
+        params, opt_state = self._critic_descent(state, grads)
         if self.clip_weights:
             params = ops.clip_weights(params, self.clip_weights)
         return (params, opt_state, extra), {"loss": value, **metrics, "critic_grad_norm": optax.tree.norm(grads)}
@@ -213,14 +174,7 @@ class GAN(GenerativeModel):
         """One step of the generator: the new state, and the loss with its gradient's norm."""
         loss = jax.value_and_grad(self._generator_loss, has_aux=True)
         (_, (extra, metrics)), grads = loss(state.params["gen"], state, key, cond, size)
-        updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["gen"], state.params["gen"])
-        gen = optax.apply_updates(state.params["gen"], updates)
-        state = state.replace(
-            params={**state.params, "gen": gen},
-            opt_state={**state.opt_state, "gen": opt_state},
-            ema=update_ema(state.ema, {"gen": gen}, self.ema_decay, state.step) if self.ema_decay else None,
-            extra={**state.extra, **extra},
-        )
+        state = self._generator_descent(state.replace(extra={**state.extra, **extra}), grads)
         return state, {**metrics, "generator_grad_norm": optax.tree.norm(grads)}
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -9,59 +9,44 @@ source; the critic learns from it, then, judged by the new critic, the generator
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState, update_ema
+from jaxgen.core import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr, ssim
-from jaxgen.models.gan import PASSES
+from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
-from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.ops.jitter import jitter
-from jaxgen.optim import Adam, Optimizer
 
 SSIM_SMALLEST = 11  # the side of its window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pix2Pix(GenerativeModel):
+class Pix2Pix(AdversarialModel):
     """x: f32[B, H, W, C] in [-1, 1]; cond: [B, H, W, C'], uint8 or f32 in [-1, 1]. A sample is of its source's size,
-    which may be any.
-
-    As of a GAN's, batch statistics are of one pass each: the critic's on real pairs, on fakes and within the
-    generator's step have running averages of their own.
+    which may be any. `loss` is the generator's: no number here falls for as long as both networks get better.
     """
 
     generator: nn.Module = field(default_factory=UNetGenerator)
     """(source, channels, train, noise) -> x."""
     critic: nn.Module = field(default_factory=PatchCritic)
     """(source, x, train) -> logits."""
-    objective: Objective = NonSaturating()
     channels: int = 3
     """Of the target."""
     l1_weight: float = 100.0
     """lambda; 0 for the game alone."""
     gan_weight: float = 1.0
     """Of the game in the generator's loss; 0 for L1 alone."""
-    optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
-    """The generator's."""
-    critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
     jitter: float = 1.0
     """Pairs are enlarged this many times in training and cropped back at random, 286 / 256 in the paper; 1 for no."""
     mirror: bool = False
     """Pairs are mirrored in training, by a coin."""
     noise: bool = True
     """Dropout in sampling, as in the paper the only source of noise; without it a source has one answer."""
-    ema_decay: float = 0.0
-    """Decay of the averaged generator, which samples; 0 keeps none."""
-
-    adversarial: ClassVar[bool] = True
-    """`loss` is the generator's: no number here falls for as long as both networks get better."""
 
     def __post_init__(self):
         if self.jitter < 1:
@@ -89,35 +74,15 @@ class Pix2Pix(GenerativeModel):
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         key_gen, key_critic = jax.random.split(key)
         source = self.source(batch["cond"])
-        gen = dict(self.generator.init(key_gen, source, self.channels))
-        critic = dict(self.critic.init(key_critic, source, batch["x"]))
-        params = {"gen": gen.pop("params"), "critic": critic.pop("params")}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state={
-                "gen": self.optimizer.tx.init(params["gen"]),
-                "critic": self.critic_optimizer.tx.init(params["critic"]),
-            },
-            # Copies: donating one buffer under two names is an error.
-            ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
-            extra={"gen": gen, "critic": {which: jax.tree.map(jnp.copy, critic) for which in PASSES}},
-        )
-
-    def _judge(
-        self, params: PyTree, extra: PyTree, which: str, source: jax.Array, x: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
-        """Logits f32[B, h, w], and `extra` with the running averages of that pass."""
-        variables = {"params": params, **extra[which]}
-        logits, new = self.critic.apply(variables, source, x, True, mutable=["batch_stats"])
-        return logits, {**extra, which: dict(new)}
+        gen = self.generator.init(key_gen, source, self.channels)
+        return self._start(gen, self.critic.init(key_critic, source, batch["x"]))
 
     def critic_loss(
         self, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array, fake: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         """What the critic minimises, and its new running averages. Halved, to slow it down (section 3.3)."""
-        on_real, extra = self._judge(params, extra, "real", source, x)
-        on_fake, extra = self._judge(params, extra, "fake", source, fake)
+        on_real, extra = self._pass(params, extra, "real", source, x)
+        on_fake, extra = self._pass(params, extra, "fake", source, fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         return 0.5 * self.objective.critic(on_real, on_fake), (extra, metrics)
 
@@ -125,7 +90,7 @@ class Pix2Pix(GenerativeModel):
         self, fake: jax.Array, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         """What the generator minimises by its fakes, judged by a critic of `params`, and that one's new averages."""
-        logits, extra = self._judge(params, extra, "generator", source, fake)
+        logits, extra = self._pass(params, extra, "generator", source, fake)
         metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
         return self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"], (extra, metrics)
 
@@ -144,22 +109,18 @@ class Pix2Pix(GenerativeModel):
         # Both steps see the same fakes: they are made once, and led back through once the new critic has judged.
         fake, back, gen_extra = jax.vjp(generate, state.params["gen"], has_aux=True)
 
-        old, extra = state.params["critic"], state.extra["critic"]
-        loss = jax.value_and_grad(self.critic_loss, has_aux=True)
-        (critic_loss, (extra, metrics)), grads = loss(old, extra, source, x, fake)
-        updates, critic_opt = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], old)
-        critic = optax.apply_updates(old, updates)
+        extra, loss = state.extra["critic"], jax.value_and_grad(self.critic_loss, has_aux=True)
+        (critic_loss, (extra, metrics)), grads = loss(state.params["critic"], extra, source, x, fake)
+        critic, critic_opt = self._critic_descent(state, grads)
 
         judged = jax.value_and_grad(self.generator_loss, has_aux=True)
         (value, (extra, more)), by_fake = judged(fake, critic, extra, source, x)
         (gen_grads,) = back(by_fake)
-        updates, gen_opt = self.optimizer.tx.update(gen_grads, state.opt_state["gen"], state.params["gen"])
-        gen = optax.apply_updates(state.params["gen"], updates)
+        state = self._generator_descent(state, gen_grads)
         state = state.replace(
             step=state.step + 1,
-            params={"gen": gen, "critic": critic},
-            opt_state={"gen": gen_opt, "critic": critic_opt},
-            ema=update_ema(state.ema, {"gen": gen}, self.ema_decay, state.step) if self.ema_decay else None,
+            params={**state.params, "critic": critic},
+            opt_state={**state.opt_state, "critic": critic_opt},
             extra={"gen": dict(gen_extra), "critic": extra},
         )
         norms = {"generator_grad_norm": optax.tree.norm(gen_grads), "critic_grad_norm": optax.tree.norm(grads)}
