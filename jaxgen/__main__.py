@@ -136,7 +136,7 @@ def sample(args: list[str]) -> None:
     from jaxgen import edit
     from jaxgen.parallel import Layout
     from jaxgen.report import save_picture
-    from jaxgen.use import draw
+    from jaxgen.use import draw, in_rows
 
     model = experiment.compute_model
     if options.image or options.mask or options.between:
@@ -163,7 +163,8 @@ def sample(args: list[str]) -> None:
     else:
         raw = draw(model, state, options.seed, num, cond, codec, options.batch, layout)
     out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
-    save_picture(out / "samples.png", raw)
+    columns = options.between if raw.ndim == 4 else 0
+    save_picture(out / "samples.png", raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond))
     if translated:
         edit.save_each(out, raw)
     save_file({"x": raw}, out / "samples.safetensors")

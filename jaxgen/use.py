@@ -48,6 +48,19 @@ def drawn(
         yield parallel.whole(core.sample(model, state, keys, some, codec))
 
 
+def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:
+    """Images uint8[N, h, w, c] whose labels i32[N] come in several equal runs, of two or more each, as
+    [classes, N / classes, h, w, c], for a picture with a row for each class; anything else as it is."""
+    if raw.ndim != 4 or getattr(cond, "shape", None) != (len(raw),):
+        return raw
+    (ends,) = np.nonzero(np.diff(np.asarray(cond)))
+    runs = len(ends) + 1
+    length = len(raw) // runs
+    if runs == 1 or length * runs != len(raw) or length < 2 or np.any((ends + 1) % length):
+        return raw
+    return raw.reshape(runs, length, *raw.shape[1:])
+
+
 def held_out_numbers(
     experiment: Experiment,
     state: TrainState,
@@ -100,7 +113,7 @@ def save_pictures(
     model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
     num = experiment.num_samples
     cond = model.sample_cond(num, batch)
-    pictures = {"samples.png": draw(model, state, experiment.seed, num, cond, codec, num, layout)}
+    pictures = {"samples.png": in_rows(draw(model, state, experiment.seed, num, cond, codec, num, layout), cond)}
     if final:
         some = core.sample_keys(experiment.seed, len(batch["x"]))
         if layout is not None:
