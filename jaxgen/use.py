@@ -11,6 +11,7 @@ from jaxgen import core, parallel
 from jaxgen.core import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import HELD_OUT, Experiment
+from jaxgen.metrics.modes import mode_coverage
 from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder
 
@@ -107,19 +108,25 @@ def _answers(model: Any, state: TrainState, keys: jax.Array, raw: core.Batch, co
 def save_pictures(
     run: RunFolder, experiment: Experiment, codec: Any, state: TrainState, final: bool, layout: Layout | None = None
 ) -> None:
-    """A grid of samples and, at the end, what else the family shows."""
+    """A grid of samples and, at the end, what else the family shows. Where the data's modes are known, how many of them
+    the samples reach goes to RUN/held_out.jsonl."""
     from jaxgen.report import save_picture
 
     model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
     num = experiment.num_samples
     cond = model.sample_cond(num, batch)
-    pictures = {"samples.png": in_rows(draw(model, state, experiment.seed, num, cond, codec, num, layout), cond)}
+    samples = draw(model, state, experiment.seed, num, cond, codec, num, layout)
+    pictures = {"samples.png": in_rows(samples, cond)}
     if final:
         some = core.sample_keys(experiment.seed, len(batch["x"]))
         if layout is not None:
             some, batch = layout.put((some, batch), layout.everywhere)
         pictures |= parallel.whole(core.pictures(model, state, some, batch, codec))
     if parallel.is_main():
+        if experiment.data.modes is not None:
+            counted = mode_coverage(samples, *experiment.data.modes)
+            finite = {f"samples/{name}": value for name, value in counted.items() if np.isfinite(value)}
+            run.append(run.held_out, [{"step": int(state.step), **finite}])
         for name, picture in pictures.items():
             save_picture(folder / name, picture)
 

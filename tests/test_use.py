@@ -1,10 +1,18 @@
-"""How samples are laid out for a picture."""
+"""How samples are laid out for a picture, and counted by mode."""
+
+import json
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXPERIMENTS
 
+from jaxgen.experiment import presets
+from jaxgen.metrics.modes import mode_coverage
 from jaxgen.models.shared import class_grid
+from jaxgen.report import read_metrics
+from jaxgen.seeds import train_seeds
 from jaxgen.use import in_rows
 
 
@@ -32,3 +40,24 @@ def test_what_has_no_classes_stays_a_list():
     assert in_rows(raw, None) is raw
     assert in_rows(raw, raw) is raw
     assert in_rows(points, jnp.arange(6) // 3) is points
+
+
+def test_modes_are_counted_at_each_picture(tmp_path):
+    """As the plain GAN's samples leave most of them out."""
+    toy = presets(EXPERIMENTS["gan"])["toy"]
+    short = {"steps": 20, "steps_per_call": 10, "log_every": 10, "save_every": 10, "sample_every": 10}
+    train_seeds(replace(toy, **short, batch_size=32, num_samples=64), 2, tmp_path / "run")
+    lanes = [read_metrics(tmp_path / "run" / f"seed{i}" / "held_out.jsonl") for i in range(2)]
+    counts = [lane["samples/modes"] for lane in lanes]
+    for steps, modes in counts:
+        assert list(steps) == [20]
+        assert 0 <= modes[0] < 25
+    found = json.loads((tmp_path / "run" / "seeds.json").read_text())["metrics"]["samples/modes"]
+    assert found["mean"] == np.mean([modes[0] for _, modes in counts])
+
+
+def test_the_data_itself_has_all_modes():
+    data = presets(EXPERIMENTS["gan"])["toy"].data
+    counted = mode_coverage(data.arrays("test")["x"][:2500], *data.modes)
+    assert counted["modes"] == 25
+    assert counted["good"] == pytest.approx(1 - np.exp(-4.5), abs=0.01)  # Rayleigh, within three deviations

@@ -54,6 +54,12 @@ class Dataset:
         """How many values `cond` can take; 0 when unlabelled."""
         return len(self.class_names)
 
+    @property
+    def modes(self) -> tuple[np.ndarray, float] | None:
+        """Centres f64[K, D] and standard deviation of the mixture of Gaussians that the data is, None where it is none:
+        samples are counted by it."""
+        return None
+
     def arrays(self, split: str = "train") -> Batch | RandomAccess:
         """The loaded split, read once per process. The arrays are read-only, as everyone shares them.
 

@@ -66,17 +66,23 @@ class Toy2D(Dataset):
         self._check()
         return tuple(str(i) for i in range(CLASSES[self.name]))
 
+    @property
+    def modes(self) -> tuple[np.ndarray, float] | None:
+        self._check()
+        if not self.name.startswith("gaussians"):
+            return None
+        _, scale = STANDARD[self.name]
+        return _centres(self.name) / scale, STD / scale
+
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """Exact log p(x) in nats of the two Gaussian mixtures. x: [..., 2] as in the data; returns f64[...].
 
         Raises:
           UserError: the data is no mixture of Gaussians.
         """
-        self._check()
-        if not self.name.startswith("gaussians"):
+        if self.modes is None:
             raise UserError(f"Toy2D {self.name!r} has no exact density: choose gaussians8 or gaussians25")
-        _, scale = STANDARD[self.name]
-        centres, std = _centres(self.name) / scale, STD / scale
+        centres, std = self.modes
         square = np.sum((np.asarray(x, np.float64)[..., None, :] - centres) ** 2, -1)
         each = -square / (2 * std**2) - np.log(2 * np.pi * std**2) - np.log(len(centres))
         return np.logaddexp.reduce(each, axis=-1)

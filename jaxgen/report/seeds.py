@@ -43,6 +43,11 @@ def write_seeds_report(out):
     for name in held_out[0] if all(held_out) else ():
         mean, half = interval(np.array([lane[name]["mean"] for lane in held_out]))
         numbers[f"test/{name}"] = _estimate(mean, half, seeds)
+    counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
+    for name in counted[0]:
+        if name.startswith("samples/") and all(name in lane for lane in counted):
+            mean, half = interval(np.array([lane[name][1][-1] for lane in counted]))
+            numbers[name] = _estimate(mean, half, seeds)
     write_text(out / "seeds.json", json.dumps({"seeds": seeds, "metrics": numbers}, indent=2) + "\n")
     environment = read_json(folders[0] / "environment.json", [])
     name = " ".join(str(environment.get(k) or "") for k in ("experiment", "preset")).strip() or "run"
