@@ -1,6 +1,7 @@
-"""2-D convolutions whose gradients stay fast inside a compiled loop.
+"""2-D convolutions whose gradients stay fast inside a compiled loop, to any order.
 
-Dimensions are NHWC for images and HWIO for kernels throughout.
+Dimensions are NHWC for images and HWIO for kernels throughout. y = C(x, k) is linear in each, and so are its
+transposes dx = X(k, dy) and dk = K(x, dy): the derivatives of each of the three are the other two.
 """
 
 from functools import partial
@@ -10,60 +11,88 @@ import jax.numpy as jnp
 from jax import lax
 
 DIMS = ("NHWC", "HWIO", "NHWC")
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Sizes = tuple[int, int]
+Pads = tuple[Sizes, Sizes]
+NONE: Pads = ((0, 0), (0, 0))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1), pads: Pads = ((0, 0), (0, 0))):
-    """Convolution of f32[B, H, W, I] with f32[h, w, I, O]: XLA's own forward, and its gradients bit for bit.
+def conv(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = NONE) -> jax.Array:
+    """Convolution of f32[B, H, W, I] with f32[h, w, I, O], XLA's own.
 
     Differentiated as usual, XLA folds the transposes of both gradients into the convolutions' dimension numbers once
     they stand in the body of a while loop, and its CPU back end then has only a naive loop for them: a 3x3
     convolution's gradients take 1,224 ms for five steps of a scan against 49 ms this way. Reverse mode only: jacrev
     and vjp work, to any order; jacfwd and jvp do not.
     """
+    return _xla(x, kernel, strides, pads)
+
+
+# Both gradients as convolutions in the plain NHWC form on a CPU; barriers keep the transposes where they stand.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _to_image(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, size: Sizes) -> jax.Array:
+    """X: what y's gradient dy is for an image of `size`."""
+
+    def default(kernel: jax.Array, dy: jax.Array) -> jax.Array:
+        x = jax.ShapeDtypeStruct((dy.shape[0], *size, kernel.shape[2]), dy.dtype)
+        return jax.linear_transpose(lambda x: _xla(x, kernel, strides, pads), x)(dy)[0]
+
+    def plain(kernel: jax.Array, dy: jax.Array) -> jax.Array:
+        """dx[n, i] = sum_{a, o} dy[(n + low - a) / s, o] kernel[a, i, o] over whole quotients."""
+        flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+        sizes = zip(kernel.shape[:2], pads, size, strides, dy.shape[1:3], strict=True)
+        around = [(k - 1 - lo, n - s * (m - 1) + lo - 1) for k, (lo, _), n, s, m in sizes]
+        return lax.conv_general_dilated(dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=DIMS)
+
+    return lax.platform_dependent(kernel, dy, cpu=plain, default=default)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _to_kernel(x: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, taps: Sizes) -> jax.Array:
+    """K: what y's gradient dy is for a kernel of `taps`."""
+
+    def default(x: jax.Array, dy: jax.Array) -> jax.Array:
+        kernel = jax.ShapeDtypeStruct((*taps, x.shape[3], dy.shape[3]), dy.dtype)
+        return jax.linear_transpose(lambda kernel: _xla(x, kernel, strides, pads), kernel)(dy)[0]
+
+    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
+        """dk[a, i, o] = sum_{b, p} x[b, s p + a - low, i] dy[b, p, o]."""
+        sizes = zip(taps, pads, x.shape[1:3], strides, dy.shape[1:3], strict=True)
+        around = [(lo, k + s * (m - 1) - n - lo) for k, (lo, _), n, s, m in sizes]
+        x, dy = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
+        dk = lax.conv_general_dilated(x, dy, (1, 1), around, rhs_dilation=strides, dimension_numbers=DIMS)
+        return lax.optimization_barrier(dk).transpose(1, 2, 0, 3)
+
+    return lax.platform_dependent(x, dy, cpu=plain, default=default)
+
+
+conv.defvjp(
+    lambda x, kernel, *how: (conv(x, kernel, *how), (x, kernel)),
+    lambda strides, pads, saved, dy: (
+        _to_image(saved[1], dy, strides, pads, saved[0].shape[1:3]),
+        _to_kernel(saved[0], dy, strides, pads, saved[1].shape[:2]),
+    ),
+)
+_to_image.defvjp(
+    lambda kernel, dy, *how: (_to_image(kernel, dy, *how), (kernel, dy)),
+    lambda strides, pads, size, saved, gx: (
+        _to_kernel(gx, saved[1], strides, pads, saved[0].shape[:2]),
+        conv(gx, saved[0], strides, pads),
+    ),
+)
+_to_kernel.defvjp(
+    lambda x, dy, *how: (_to_kernel(x, dy, *how), (x, dy)),
+    lambda strides, pads, taps, saved, gk: (
+        _to_image(gk, saved[1], strides, pads, saved[0].shape[1:3]),
+        conv(saved[0], gk, strides, pads),
+    ),
+)
+
+
+def _xla(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = NONE) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
-
-
-def _forward(x, kernel, strides, pads):
-    return conv(x, kernel, strides, pads), (x, kernel)
-
-
-def _backward(strides, pads, residuals, dy):
-    return lax.platform_dependent(
-        *residuals, dy, cpu=partial(_plain_gradients, strides, pads), default=partial(_gradients, strides, pads)
-    )
-
-
-def _gradients(strides, pads, x, kernel, dy):
-    def forward(x, kernel):
-        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
-
-    return jax.vjp(forward, x, kernel)[1](dy)
-
-
-def _plain_gradients(strides, pads, x, kernel, dy):
-    """Both gradients as convolutions in the plain NHWC form; barriers keep the transposes where they stand."""
-    height, width = x.shape[1:3]
-    low = (pads[0][0], pads[1][0])
-    reach = [stride * (n - 1) for stride, n in zip(strides, dy.shape[1:3], strict=True)]
-    x_t, dy_t, kernel_t = lax.optimization_barrier(
-        (x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), kernel[::-1, ::-1].swapaxes(2, 3))
-    )
-    sizes = list(zip(kernel.shape[:2], (height, width), low, reach, strict=True))
-    # dkernel[a, i, o] = sum_{b, p} x[b, s p + a - low, i] dy[b, p, o]
-    d_kernel = lax.conv_general_dilated(
-        x_t, dy_t, (1, 1), [(lo, k + r - n - lo) for k, n, lo, r in sizes], rhs_dilation=strides, dimension_numbers=DIMS
-    )
-    # dx[b, n, i] = sum_{a, o} dy[b, (n + low - a) / s, o] kernel[a, i, o] over whole quotients
-    d_x = lax.conv_general_dilated(
-        dy, kernel_t, (1, 1), [(k - 1 - lo, n - r + lo - 1) for k, n, lo, r in sizes], lhs_dilation=strides,
-        dimension_numbers=DIMS,
-    )  # fmt: skip
-    return d_x, lax.optimization_barrier(d_kernel).transpose(1, 2, 0, 3)
-
-
-conv.defvjp(_forward, _backward)
 
 
 def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
