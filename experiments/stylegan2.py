@@ -1,6 +1,6 @@
 """StyleGAN2 with adaptive augmentation of what the critic sees (arXiv:1912.04958, arXiv:2006.06676).
 
-    python experiments/stylegan2.py emoji             # 32 px, about 35 minutes on two cores
+    python experiments/stylegan2.py emoji             # 32 px, sized for a CPU of two cores
     jaxgen sample runs/stylegan2-emoji-0 --run.model.sampler.psi 0.7
     python experiments/stylegan2.py cifar10 --precision bfloat16
 
@@ -34,8 +34,8 @@ PRESETS = {
     ),
     "emoji": Experiment(
         model=StyleGAN(
-            shape=(32, 32, 3), latent=128, generator=StyleGAN2Generator(128, 4, 1024, 128, 0.995),
-            critic=StyleGAN2Critic(1024, 128), r1=0.1, ema_decay=0.999, augment_target=0.6, augment_images=100_000,
+            shape=(32, 32, 3), latent=128, generator=StyleGAN2Generator(128, 4, 512, 64, 0.995),
+            critic=StyleGAN2Critic(512, 64), r1=0.1, ema_decay=0.999, augment_target=0.6, augment_images=100_000,
         ),
         data=Emoji(size=32), batch_size=32, steps=4000, steps_per_call=10, log_every=50, save_every=500,
         sample_every=500,
