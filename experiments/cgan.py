@@ -53,8 +53,8 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=GAN(shape=(28, 28, 1), num_classes=10, critic=MLPCritic(dropout=0.3), ema_decay=0.999),
-        data=TFDS(name="mnist"), batch_size=128, steps=15_000, steps_per_call=50, log_every=500, save_every=3000,
-        sample_every=3000, num_samples=80,
+        data=TFDS(name="mnist"), batch_size=128, steps=10_000, steps_per_call=50, log_every=500, save_every=2000,
+        sample_every=2000, num_samples=80,
     ),
     "cifar10": Experiment(
         model=GAN(

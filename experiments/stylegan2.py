@@ -37,7 +37,7 @@ PRESETS = {
             shape=(32, 32, 3), latent=128, generator=StyleGAN2Generator(128, 4, 512, 64, 0.995),
             critic=StyleGAN2Critic(512, 64), r1=0.1, ema_decay=0.999, augment_target=0.6, augment_images=100_000,
         ),
-        data=Emoji(size=32), batch_size=32, steps=4000, steps_per_call=10, log_every=50, save_every=500,
+        data=Emoji(size=32), batch_size=32, steps=3000, steps_per_call=10, log_every=50, save_every=500,
         sample_every=500,
     ),
     "emoji64": Experiment(

@@ -66,11 +66,11 @@ PRESETS = {
             shape=(28, 28, 1), generator=DCGANGenerator(channels=(128, 64, 32)), ema_decay=0.999,
             critic=DCGANCritic(channels=(16, 32, 64), normalize=False, bias=False),
             **{
-                **WGAN_GP, "optimizer": Adam(lr=5e-4, b1=0.0, b2=0.9, decay_steps=2500),
-                "critic_optimizer": Adam(lr=5e-4, b1=0.0, b2=0.9, decay_steps=12_500),
+                **WGAN_GP, "optimizer": Adam(lr=5e-4, b1=0.0, b2=0.9, decay_steps=2000),
+                "critic_optimizer": Adam(lr=5e-4, b1=0.0, b2=0.9, decay_steps=10_000),
             },
         ),
-        data=TFDS(name="mnist"), batch_size=5 * 64, steps=2500, steps_per_call=10, save_every=500, sample_every=500,
+        data=TFDS(name="mnist"), batch_size=5 * 64, steps=2000, steps_per_call=10, save_every=500, sample_every=500,
     ),
     # As in the paper: residual networks 128 wide, Adam 2e-4, 100,000 steps.
     "cifar10": Experiment(
