@@ -60,7 +60,8 @@ class EvaluateOptions(Common):
     lpips_net: Literal["alex", "vgg"] = "alex"
     """What `lpips` are weights of."""
     metrics: str = ""
-    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes, or ppl of a GAN."""
+    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes; of a model of classes
+    also asked, of a GAN also ppl."""
     num: int = 10_000
     """Samples to score."""
     weights: str = ""

@@ -209,8 +209,13 @@ def _memorization(samples: Rows, real: Rows, held_out: Rows) -> tuple[dict[str, 
 
 
 def _classes(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    share = np.bincount(samples["logits"].argmax(axis=1), minlength=samples["logits"].shape[1]) / len(samples["logits"])
+    found = samples["logits"].argmax(axis=1)
+    share = np.bincount(found, minlength=samples["logits"].shape[1]) / len(found)
     return {"rarest_class": float(share.min()), "commonest_class": float(share.max())}, {"classes": len(share)}
+
+
+def _asked(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    return {"asked_class": float(np.mean(samples["logits"].argmax(axis=1) == samples["asked"]))}, {}
 
 
 LEAST = {"is": SPLITS, "prdc": NEIGHBOURS + 1}
@@ -218,6 +223,7 @@ LEAST = {"is": SPLITS, "prdc": NEIGHBOURS + 1}
 
 SCORES: dict[str, Callable[[Rows, Rows, Rows | None], tuple[dict[str, float], dict[str, Any]]]] = {
     "fid": _fid, "kid": _kid, "is": _is, "prdc": _prdc, "memorization": _memorization, "classes": _classes,
+    "asked": _asked,
 }  # fmt: skip
 
 
@@ -244,7 +250,8 @@ def some_of(rows: Rows, num: int) -> Rows:
 def scores(
     names: list[str], network: Network, samples: Rows, real: Rows, held_out: Rows | None
 ) -> list[dict[str, Any]]:
-    """A record for each metric of samples asked for: its numbers and the settings that are its own."""
+    """A record for each metric of samples asked for: its numbers and the settings that are its own. samples: for
+    the score of that name also `asked`, i32[N], the classes that they were drawn for."""
     records = []
     for name in names:
         if name not in SCORES:

@@ -9,6 +9,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxgen import paths, score
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, differences, to_json
@@ -41,6 +43,8 @@ def score_run(
     distance = distance or network.distance
     if "ppl" in metrics:
         check_paths(experiment.compute_model, codec, distance, of)
+    if "asked" in metrics:
+        check_asked(experiment.compute_model, network, of)
     batch = divisible(batch, layout)
     real, real_hash = score.real_rows(network, experiment.data, reference, batch, track)
     subject: Record = {"of": of, "run": run.path.resolve().name, "data": to_json(experiment.data)}
@@ -58,6 +62,8 @@ def score_run(
             return drawn(model, state, seed, firsts, cond, codec, layout)
 
         rows = score.sampled_rows(network, batches, num, batch, folder, track)
+        if "asked" in metrics:
+            rows = {**rows, "asked": np.asarray(cond)}
     else:
         rows, subject["hash"] = score.real_rows(network, experiment.data, of, batch, track)
         rows = score.some_of(rows, num)
@@ -76,6 +82,14 @@ def score_run(
         records.append({**record, "subject": subject, "environment": environment()})
     _keep(run, records)
     return records
+
+
+def check_asked(model: Any, network: score.Network, of: str) -> None:
+    """Raises UserError unless samples are drawn for classes that the network can tell."""
+    if of != "samples" or not getattr(model, "num_classes", 0):
+        raise UserError(f"asked needs samples of a model of classes, not {of} of {type(model).__name__}: leave it out")
+    if not network.name:
+        raise UserError("asked needs a classifier of the model's own classes: give --classifier RUN, not --weights")
 
 
 def check_paths(model: Any, codec: Any, distance: paths.Distance | None, of: str) -> None:

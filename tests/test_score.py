@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
+from safetensors.numpy import load_file
 
 from jaxgen import __main__ as commands
 from jaxgen import score, use
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.loop import train
+from jaxgen.runfolder import RunFolder
 from jaxgen.scores import line_up
 from jaxgen.weights import KINDS
 
@@ -135,6 +137,20 @@ def test_recall_is_of_every_class():
         record = score.scores(["prdc"], network, classes[samples], classes[real], None)[0]
         assert record["settings"] == {"k": 5, "num_each": 400}
         assert min(record["values"]["recall"], record["values"]["coverage"]) > 0.8
+
+
+def test_how_many_samples_are_of_the_class_that_was_asked_for(runs):
+    """As counted by hand."""
+    train(presets(EXPERIMENTS["cvae"])["smoke"], runs / "cvae")
+    found = values(evaluate(runs, "cvae", metrics="asked"))["asked_class_digits_cnn"]
+    commands.sample([str(runs / "cvae"), "--num", "64", "--out", str(runs / "drawn")])
+    images = load_file(runs / "drawn" / "samples.safetensors")["x"]
+    run = RunFolder(runs / "classifier")
+    codec, state = commands._restore(run, run.experiment(), commands.Common())
+    labels = score.classifier(run, state, codec).apply(images)["logits"].argmax(axis=1)
+    assert found == pytest.approx(np.mean(labels == np.arange(64) * 10 // 64))
+    with pytest.raises(UserError, match="needs samples of a model of classes"):
+        evaluate(runs, "vae", metrics="asked")
 
 
 def test_the_same_score_twice_is_one_record(runs):
