@@ -225,7 +225,7 @@ def through(
     return y, logdet, passes
 
 
-@partial(jax.custom_vjp, nondiff_argnums=0)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def through_reversibly(step: nn.Module, params: PyTree, x: jax.Array, context: Context) -> Answer:
     """`through` going forward; its gradient holds the activations of one step at a time."""
     return through(step, params, x, context, False)[:2]

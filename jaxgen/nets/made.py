@@ -131,7 +131,7 @@ class Rule:
         return self.transform(z, answer, inverse=True)[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=0)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def solve(rule: Rule, params: PyTree, z: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
     """x: f32[B, D] of which `rule.forward` makes z, and the passes it took, i32[B]."""
     update, start, size = partial(rule.update, params, z, context), jnp.zeros_like(z), z.shape[-1]
