@@ -17,7 +17,7 @@ from jax.scipy.stats import norm
 from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, density_picture, one_hot
-from jaxgen.nets.flows import CouplingStep, Identity, Repeat, sum_each
+from jaxgen.nets.flows import Identity, MultiScale, sum_each
 from jaxgen.ops.bijectors import logit
 
 TEMPERATURES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -33,7 +33,7 @@ class Flow(LossModel):
     """x: f32[B, *shape] in [0, 1) where `bits` is set (codec Dequantize), else any reals. cond: i32[B] in
     [0, num_classes) when num_classes > 0."""
 
-    flow: nn.Module = field(default_factory=lambda: Repeat(CouplingStep()))
+    flow: nn.Module = field(default_factory=lambda: MultiScale(levels=2))
     """(x, context, inverse) -> (z of x's shape, logdet); context is the one-hot class."""
     dequantizer: nn.Module = field(default_factory=Identity)
     """A flow as well, from noise to the Gaussian quantile of u, its context the levels: variational dequantization,
@@ -111,13 +111,13 @@ class Flow(LossModel):
     # --- training ---
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        key_flow, key_dequantizer, key_eps = jax.random.split(key, 3)
+        key_flow, key_dequantizer, key_eps, key_noise = jax.random.split(key, 4)
         x, y = batch["x"], self._context(batch.get("cond"))
         params = {}
         if self.bits:
             eps = jax.random.normal(key_eps, x.shape)
             params = {"dequantizer": self.dequantizer.init(key_dequantizer, eps, x - 0.5).get("params", {})}
-            x, _ = self.dequantize(params, fold_each(key_eps, jnp.arange(len(x))), x)
+            x, _ = self.dequantize(params, fold_each(key_noise, jnp.arange(len(x))), x)
             params = {name: tree for name, tree in params.items() if tree}
         # ActNorm takes its scale from what arrives.
         return {"flow": self.flow.init(key_flow, self._prepare(x)[0], y)["params"], **params}
