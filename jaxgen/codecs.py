@@ -82,17 +82,18 @@ class Dequantize(Codec):
     """uint8 to continuous: (x + u) / 2^bits in [0, 1), u ~ U[0, 1), mapped to [low, high).
 
     A density of it bounds the probability of the levels: E log p(x + u) <= log P(x), arXiv:1511.01844, section 3.1.
-    bits < 8 drops the low bits first, as Glow does.
+    bits < 8 drops the low bits first, as Glow does. Without noise u is 0, for a model that draws its own.
     """
 
     bits: int = static(8)
     low: float = static(0.0)
     high: float = static(1.0)
+    noise: bool = static(True)
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         levels = batch["x"] >> (8 - self.bits)
         # In f32, 255 + u is 256 for u within 2^-17 of one.
-        u = jax.random.uniform(key, levels.shape, maxval=1 - 2**-16)
+        u = jax.random.uniform(key, levels.shape, maxval=1 - 2**-16) if self.noise else 0.0
         unit = (levels.astype(jnp.float32) + u) / 2**self.bits
         return {**batch, "x": unit * (self.high - self.low) + self.low}
 

@@ -88,6 +88,12 @@ class Experiment:
         # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         self.model.check({**shapes, **labels})
+        given = getattr(self.codec, "bits", 0)
+        if getattr(self.model, "bits", given) != given:
+            raise UserError(
+                f"model.bits is {self.model.bits}, codec.bits {given}: likelihoods would be of other data; set both "
+                "alike, and model.bits to 0 for data that is continuous"
+            )
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
         if self.best:

@@ -16,7 +16,10 @@ def encode(codec, x, seed=0):
     return batch["x"]
 
 
-@pytest.mark.parametrize("codec", [Pixels(), Pixels(low=0.0), Pixels(low=-0.3, high=2.7), Dequantize(), Identity()])
+@pytest.mark.parametrize(
+    "codec",
+    [Pixels(), Pixels(low=0.0), Pixels(low=-0.3, high=2.7), Dequantize(), Dequantize(noise=False), Identity()],
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_all_256_levels_come_back(codec, seed):
     x = encode(codec, LEVELS, seed)

@@ -1,4 +1,6 @@
-"""Checks of shapes and classes that most image models make."""
+"""Checks of shapes and classes that most image models make, and the picture of a density in the plane."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -50,3 +52,23 @@ def one_hot(cond: jax.Array | None, num_classes: int) -> jax.Array | None:
 def class_grid(num: int, num_classes: int) -> jax.Array:
     """Labels i32[num] in runs, so that a grid with a row for each class shows a class in each row."""
     return jnp.arange(num, dtype=jnp.int32) * num_classes // num
+
+
+# From no density to the highest, in RGB: white, the blue of the scatter plots, near black.
+INK = ((255, 255, 255), (36, 87, 166), (11, 26, 50))
+
+
+def density_picture(log_density: Callable[[jax.Array], jax.Array], points: jax.Array, size: int = 240) -> jax.Array:
+    """exp(log_density) over the square around points, f32[N, 2], as uint8[size, size, 3], y upwards.
+
+    log_density: f32[M, 2] -> f32[M], up to a constant. Darkness goes with the root of the density, so that what is
+    faint beside a peak still shows; the highest on the grid is the darkest.
+    """
+    half = 1.2 * jnp.max(jnp.abs(points))
+    side = half * jnp.linspace(-1, 1, size)
+    grid = jnp.stack(jnp.meshgrid(side, side[::-1]), axis=-1)
+    log_p = jax.lax.map(log_density, grid)
+    dark = jnp.exp(0.5 * (jnp.nan_to_num(log_p, nan=-jnp.inf, neginf=-jnp.inf) - jnp.max(log_p)))
+    stops = jnp.linspace(0, 1, len(INK))
+    channels = [jnp.interp(dark, stops, jnp.asarray(channel, jnp.float32)) for channel in zip(*INK)]
+    return jnp.round(jnp.stack(channels, axis=-1)).astype(jnp.uint8)

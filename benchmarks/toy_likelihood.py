@@ -1,0 +1,81 @@
+"""Test log-likelihood of flows trained on 2-D points, beside that of the density which the points are drawn from.
+
+    python experiments/realnvp.py moons
+    python experiments/maf.py moons
+    python experiments/nsf.py moons
+    python benchmarks/toy_likelihood.py runs/realnvp-moons-0 runs/maf-moons-0 runs/nsf-moons-0
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import common
+import tyro
+
+from jaxgen import cli
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.core import count_params
+from jaxgen.data import Toy2D
+from jaxgen.errors import UserError
+from jaxgen.loop import saved_state
+from jaxgen.runfolder import RunFolder
+from jaxgen.use import held_out_numbers
+
+
+@dataclass(frozen=True)
+class Options:
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    batch: int = 2500
+    out: str = str(common.RESULTS / "toy-likelihood.json")
+
+
+def measure(path: Path, batch: int) -> common.Row:
+    """Mean log-likelihoods in nats of all held-out points of a run."""
+    run = RunFolder(path)
+    experiment = run.experiment()
+    if not isinstance(experiment.data, Toy2D):
+        raise UserError(f"{path} is no run on 2-D points: name runs on Toy2D")
+    with Checkpoints(run.checkpoints) as checkpoints:
+        state = saved_state(experiment, run.examples(), experiment.codec, checkpoints)
+    numbers, count = held_out_numbers(experiment, state, experiment.codec, experiment.seed, "test", None, batch)
+    if "nll" not in numbers:
+        raise UserError(f"{path} has no log-likelihood: name runs of flows")
+    true = experiment.data.log_density(experiment.data.arrays("test")["x"])
+    return {
+        "name": path.name,
+        "data": experiment.data.name,
+        "step": int(state.step),
+        "params": count_params(state.params),
+        "training_seconds": json.loads((path / "timing.jsonl").read_text().splitlines()[-1])["time"],
+        "test_points": count,
+        "log_likelihood": -numbers["nll"]["mean"],
+        "stderr": numbers["nll"]["stderr"],
+        "true_log_likelihood": float(true.mean()),
+        "gap": float(true.mean()) + numbers["nll"]["mean"],
+    }
+
+
+COLUMNS = {
+    "experiment": lambda r: r["name"],
+    "params": lambda r: f"{r['params']:,}",
+    "seconds": lambda r: f"{r['training_seconds']:.0f}",
+    "log-likelihood": lambda r: f"{r['log_likelihood']:.4f}",
+    "stderr": lambda r: f"{r['stderr']:.4f}",
+    "true": lambda r: f"{r['true_log_likelihood']:.4f}",
+    "gap": lambda r: f"{r['gap']:.4f}",
+}
+
+
+def main() -> None:
+    options = cli.parse(Options, None, sys.argv[1:], "toy_likelihood.py", __doc__)
+    cli.start_jax()
+    rows = [measure(Path(run), options.batch) for run in options.runs]
+    common.show("log-likelihood in nats", rows, COLUMNS)
+    common.write(options.out, "toy_likelihood", rows, common.measure_matmul_flops())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,184 @@
+"""Normalizing flow: RealNVP (arXiv:1605.08803), Glow (arXiv:1807.03039), MAF (arXiv:1705.07057), neural spline flow
+(arXiv:1906.04032), by which network `flow` is.
+
+z = f(x), p(z) = N(0, 1), log p(x) = log p(z) + log |det df/dx|. Of pixels a flow models x = (level + u) / 2^bits, u
+from q(u | level): log P(level) >= E log p(x) - log q(u | level) - bits log 2 a dimension, section 3.1 of
+arXiv:1902.00275; with q uniform, section 3.1 of arXiv:1511.01844.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.scipy.stats import norm
+
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.errors import UserError
+from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, density_picture, one_hot
+from jaxgen.nets.flows import Identity, MultiScale, sum_each
+from jaxgen.ops.bijectors import logit
+
+TEMPERATURES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def log_standard(z: jax.Array) -> jax.Array:
+    """log N(z; 0, 1) in nats: f32[B]."""
+    return sum_each(norm.logpdf(z))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(LossModel):
+    """x: f32[B, *shape] in [0, 1) where `bits` is set (codec Dequantize), else any reals. cond: i32[B] in
+    [0, num_classes) when num_classes > 0."""
+
+    flow: nn.Module = field(default_factory=lambda: MultiScale(levels=2))
+    """(x, context, inverse) -> (z of x's shape, logdet); context is the one-hot class."""
+    dequantizer: nn.Module = field(default_factory=Identity)
+    """A flow as well, from noise to the Gaussian quantile of u, its context the levels: variational dequantization,
+    section 3.1 of arXiv:1902.00275. The identity leaves u uniform."""
+    shape: tuple[int, ...] = (28, 28, 1)
+    bits: int = 8
+    """Bits of the levels that x stands for, as the codec's; 0 for data that is continuous."""
+    logit_alpha: float = 0.0
+    """alpha of the logit that x goes through first (`ops.bijectors.logit`); at 0 it is only centred."""
+    num_classes: int = 0
+    """Classes of a conditional flow, p(x | y); 0 for none."""
+    temperature: float = 1.0
+    """Standard deviation of the noise that samples are made of."""
+    importance_samples: int = 1
+    """Draws of u over which `evaluate` averages P(level): more make the bound tighter."""
+
+    def check(self, batch: Batch) -> None:
+        check_shape(self.shape, batch)
+        check_classes(self.num_classes, batch)
+        if not 0 <= self.bits <= 8:
+            raise UserError(f"model.bits is {self.bits}: give 1 to 8 for pixels, 0 for continuous data")
+        if not 0 <= self.logit_alpha < 0.5 or (self.logit_alpha and not self.bits):
+            raise UserError(
+                f"model.logit_alpha is {self.logit_alpha} with bits {self.bits}: pixels take a value from 0 up to 0.5, "
+                "continuous data 0"
+            )
+        x = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
+        y = jax.ShapeDtypeStruct((2, self.num_classes), jnp.float32) if self.num_classes else None
+        jax.eval_shape(self.flow.init, jax.random.key(0), x, y)  # refuses a shape that the network cannot take
+
+    # --- both directions ---
+
+    def encode(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """(z: f32[B, *shape], log |det dz/dx|: f32[B]) of x in model space."""
+        x, logdet = self._prepare(x)
+        z, more = self.flow.apply({"params": params["flow"]}, x, y)
+        return z, logdet + more
+
+    def decode(self, params: PyTree, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """x: f32[B, *shape] of z, the inverse of `encode`."""
+        x, _ = self.flow.apply({"params": params["flow"]}, z, y, inverse=True)
+        if self.logit_alpha:
+            return logit(x, self.logit_alpha, inverse=True)[0]
+        return x + 0.5 if self.bits else x
+
+    def _prepare(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the network is given for x, and the logdet of that."""
+        if self.logit_alpha:
+            x, log_slope = logit(x, self.logit_alpha)
+            return x, sum_each(log_slope)
+        return (x - 0.5 if self.bits else x), jnp.zeros(x.shape[:1])
+
+    def log_prob(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """log density of x in model space, in nats: f32[B]."""
+        z, logdet = self.encode(params, x, y)
+        return log_standard(z) + logdet
+
+    def dequantize(self, params: PyTree, keys: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(x in [0, 1) with new noise within its levels, log q(u | level) in nats: f32[B]), by one key an example."""
+        levels = jnp.floor(x * 2**self.bits)
+        eps = normal_each(keys, self.shape)
+        variables = {"params": params.get("dequantizer", {})}
+        v, logdet = self.dequantizer.apply(variables, eps, levels / 2**self.bits - 0.5)
+        # In f32, 255 + u is 256 for u within 2^-17 of one.
+        u = jnp.minimum(norm.cdf(v), 1 - 2**-16)
+        return (levels + u) / 2**self.bits, log_standard(eps) - logdet - log_standard(v)
+
+    def bound(self, params: PyTree, keys: jax.Array, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """log p of continuous data, or one draw's bound of log P of its levels, in nats: f32[B]."""
+        if not self.bits:
+            return self.log_prob(params, x, y)
+        x, log_q = self.dequantize(params, keys, x)
+        return self.log_prob(params, x, y) - log_q - math.prod(self.shape) * self.bits * math.log(2)
+
+    # --- training ---
+
+    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        key_flow, key_dequantizer, key_eps, key_noise = jax.random.split(key, 4)
+        x, y = batch["x"], self._context(batch.get("cond"))
+        params = {}
+        if self.bits:
+            eps = jax.random.normal(key_eps, x.shape)
+            params = {"dequantizer": self.dequantizer.init(key_dequantizer, eps, x - 0.5).get("params", {})}
+            x, _ = self.dequantize(params, fold_each(key_noise, jnp.arange(len(x))), x)
+            params = {name: tree for name, tree in params.items() if tree}
+        # ActNorm takes its scale from what arrives.
+        return {"flow": self.flow.init(key_flow, self._prepare(x)[0], y)["params"], **params}
+
+    def _context(self, cond: PyTree) -> jax.Array | None:
+        return one_hot(cond, self.num_classes)
+
+    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        """Nats a dimension."""
+        keys = fold_each(key, jnp.arange(len(batch["x"])))
+        nll = -jnp.mean(self.bound(params, keys, batch["x"], self._context(batch.get("cond"))))
+        return nll / math.prod(self.shape), self._named(nll)
+
+    def _named(self, nll: jax.Array) -> Metrics:
+        if not self.bits:
+            return {"nll": nll}
+        return {"nll": nll, "bits_per_dim": nll / (math.prod(self.shape) * math.log(2))}
+
+    # --- use ---
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """Samples f32[len(keys), *shape], of noise with standard deviation `temperature`."""
+        z = self.temperature * normal_each(keys, self.shape)
+        return self.decode(state.sampling_params, z, self._context(cond))
+
+    def check_cond(self, cond: PyTree) -> None:
+        check_labels(self.num_classes, cond)
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        return class_grid(num, self.num_classes) if self.num_classes else None
+
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
+        """`nll` in nats, f32[B]: of continuous data -log p(x), of pixels an upper bound of -log P(levels), with
+        `bits_per_dim` of the raw data."""
+        params, x, y = state.sampling_params, batch["x"], self._context(batch.get("cond"))
+        draws = self.importance_samples if self.bits else 1
+
+        def draw(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+            return jnp.logaddexp(total, self.bound(params, fold_each(keys, i), x, y)), None
+
+        total, _ = jax.lax.scan(draw, jnp.full(keys.shape, -jnp.inf), jnp.arange(draws))
+        return self._named(math.log(draws) - total)
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Of points their density, and the held-out ones beside the noise they are mapped to; of images samples by
+        temperature, and the way between pairs of held-out ones."""
+        params, x, y = state.sampling_params, batch["x"], self._context(batch.get("cond"))
+        if self.shape == (2,):
+            latents = {"latents.png": jnp.stack([x, self.encode(params, x, y)[0]])}
+            if self.num_classes:
+                return latents
+            return {"density.png": density_picture(lambda points: self.log_prob(params, points), x), **latents}
+        keys = keys[: min(10, len(x))]
+        y = y if y is None else y[: keys.shape[0]]
+        eps = normal_each(keys, self.shape)
+        rows = jax.lax.map(lambda t: self.decode(params, t * eps, y), jnp.asarray(TEMPERATURES))
+
+        pairs = min(6, len(x) // 2)
+        z, _ = self.encode(params, x[: 2 * pairs], y if y is None else self._context(batch["cond"][: 2 * pairs]))
+        weight = jnp.linspace(0, 1, 11).reshape(-1, *(1,) * z.ndim)
+        between = (1 - weight) * z[None, :pairs] + weight * z[None, pairs:]
+        y = y if y is None else self._context(batch["cond"][:pairs])
+        shown = jax.lax.map(lambda z: self.decode(params, z, y), between)
+        return {"temperature.png": rows, "interpolation.png": jnp.swapaxes(shown, 0, 1)}
