@@ -160,7 +160,7 @@ def test_a_run_that_diverges_stops_with_advice(tmp_path):
 
 
 def test_bad_settings_are_told():
-    with pytest.raises(UserError, match="--model.buffer 6"):
+    with pytest.raises(UserError, match="buffer 5 places: give it 6"):
         dataclasses.replace(SMALL, buffer=5).check(batch())
     with pytest.raises(UserError, match="restart"):
         dataclasses.replace(SMALL, restart=1.5)

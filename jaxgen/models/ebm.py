@@ -69,7 +69,7 @@ class EBM(LossModel):
         check_shape(self.shape, batch)
         size = batch["x"].shape[0]
         if self.buffer and size > self.buffer:
-            raise UserError(f"the batch has {size} examples, the buffer {self.buffer} chains: pass --model.buffer {size}")
+            raise UserError(f"the batch has {size} examples, model.buffer {self.buffer} places: give it {size} or more")
 
     # --- the network ---
 
@@ -102,7 +102,7 @@ class EBM(LossModel):
         return jnp.where(again, fresh, buffer[slots]), slots
 
     def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        """Contrastive divergence. Beside the numbers to log, `network`: what the pass changed of the network's state."""
+        """Contrastive divergence. Beside numbers to log there is `network`, what the pass changed of its state."""
         x = batch["x"] + self.data_noise * jax.random.normal(key, batch["x"].shape)
         x = jnp.clip(x, -self.bound, self.bound)
         variables = {"params": params["energy"], **state.extra["network"]}
