@@ -45,7 +45,7 @@ def test_round_trip_and_length(seed, count, lanes, symbols, sharpness):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 1e30), min_size=1, max_size=300).filter(lambda p: 0 < sum(p)))
+@given(st.lists(st.floats(0, 1e30), min_size=1, max_size=300).filter(lambda p: sum(p) > 0))
 def test_frequencies_add_up_and_leave_no_symbol_out(p):
     frequencies = quantise(np.array(p)).astype(np.int64)
     assert frequencies.sum() == TOTAL

@@ -1,8 +1,8 @@
 """Entropy coding by range asymmetric numeral systems, arXiv:1311.2540, section 2.3.
 
-A symbol s of frequency f_s out of M = 2^PRECISION, above it those of smaller symbols adding up to c_s, takes the state x
-to (x // f_s) M + c_s + x mod f_s, which grows it by log2(M / f_s) bits; decoding is the inverse, so that symbols come
-out in the reverse of the order they went in. x is kept in [2^31, 2^63) by moving words of 32 bits to and from a stack.
+A symbol s of frequency f_s out of M = 2^PRECISION, those of smaller symbols adding up to c_s, takes the state x to
+(x // f_s) M + c_s + x mod f_s, which grows it by log2(M / f_s) bits; decoding is the inverse, so that symbols come out
+in the reverse of the order they went in. x is kept in [2^31, 2^63) by moving words of 32 bits to and from a stack.
 Several states, the lanes, share one stack and take a symbol each at a time.
 """
 
