@@ -29,9 +29,9 @@ PRESETS = {
     # Noise that leaves exp(-E) as it is, so that energies are minus log densities up to a constant.
     "toy": Experiment(
         model=EBM(
-            shape=(2,), network=MLPEnergy(), bound=4.0, chain=Langevin(steps=40, step=0.005, noise=None, clip=0.0),
-            sampler=Langevin(steps=1000, step=0.005, noise=None, clip=0.0), data_noise=0.03, energy_penalty=0.001,
-            optimizer=Adam(lr=1e-3, b1=0.0, decay_steps=4000), ema_decay=0.995,
+            shape=(2,), network=MLPEnergy(), bound=4.0, chain=Langevin(steps=40, step=0.002, noise=None, clip=0.0),
+            sampler=Langevin(steps=200, step=0.002, noise=None, clip=0.0), sample_from_buffer=True, data_noise=0.02,
+            energy_penalty=0.001, optimizer=Adam(lr=1e-3, b1=0.0, decay_steps=4000), ema_decay=0.995,
         ),
         codec=Identity(), data=Toy2D(name="moons"), batch_size=256, steps=4000, steps_per_call=100, sample_every=1000,
         num_samples=2000,

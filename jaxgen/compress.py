@@ -41,8 +41,9 @@ class EntropyModel(Protocol):
     def code_init(self, state: TrainState, num: int, cond: PyTree) -> PyTree:
         """What is carried from symbol to symbol of `num` images; cond: i32[num] or None."""
 
-    def code_next(self, state: TrainState, cache: PyTree, position: jax.Array) -> jax.Array:
-        """Probabilities of the symbol at `position` given those before it, f32[num, K], up to a factor."""
+    def code_next(self, state: TrainState, cache: PyTree, position: jax.Array) -> tuple[PyTree, jax.Array]:
+        """The cache, and the probabilities of the symbol at `position` given those before it, f32[num, K], up to a
+        factor. Called once for each position in turn."""
 
     def code_push(self, state: TrainState, cache: PyTree, position: jax.Array, symbols: jax.Array) -> PyTree:
         """`cache` once `symbols`, i32[num], stand at `position`."""
@@ -70,7 +71,7 @@ def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
 # --- the walk over symbols, the same for both directions -----------------------------------------------------
 
 _init = partial(jax.jit, static_argnums=(0, 2))(lambda model, state, num, cond: model.code_init(state, num, cond))
-_next = partial(jax.jit, static_argnums=0)(lambda model, *args: model.code_next(*args))
+_next = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_next(*args))
 _push = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_push(*args))
 
 
@@ -83,7 +84,8 @@ def _walk(
     cache = _init(model, state, num, cond)
     for i in range(math.prod(model.shape)):
         position = np.int32(i)
-        frequencies = quantise(np.asarray(_next(model, state, cache, position)))
+        cache, probabilities = _next(model, state, cache, position)
+        frequencies = quantise(np.asarray(probabilities))
         cache = _push(model, state, cache, position, choose(i, frequencies).astype(np.int32))
 
 

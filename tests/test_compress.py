@@ -46,7 +46,7 @@ class Markov(LossModel):
 
     def code_next(self, state, cache, position):
         before, label = cache
-        return jax.nn.softmax(state.sampling_params["table"][label, before])
+        return cache, jax.nn.softmax(state.sampling_params["table"][label, before])
 
     def code_push(self, state, cache, position, symbols):
         return symbols, cache[1]
