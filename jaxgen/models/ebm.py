@@ -184,9 +184,10 @@ class EBM(LossModel):
         if self.shape == (2,):
             energies = self._lattice_energies(state)
             energies -= jnp.min(energies)
-            column, row = ((batch["x"] * jnp.array([[1, -1]]) / self.bound + 1) / 2 * SIDE).astype(int).T
-            counts = jnp.zeros((SIDE, SIDE)).at[row, column].add(1.0, mode="drop")
-            shown = jnp.stack([1 - energies / 10, jnp.exp(-energies), counts])
+            place = (batch["x"] * jnp.array([[1, -1]]) / self.bound + 1) / 2 * SIDE
+            column, row = jnp.clip(place, 0, SIDE - 1).astype(int).T
+            data = jnp.zeros((SIDE, SIDE)).at[row, column].set(1.0)
+            shown = jnp.stack([1 - energies / 10, jnp.exp(-energies), data])
             return {"energy.png": (255 * (1 - jnp.clip(shown, 0, 1))).astype(jnp.uint8)[None, ..., None]}
         if len(self.shape) != 3:
             return {}
