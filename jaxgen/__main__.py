@@ -1,4 +1,5 @@
-"""`jaxgen sample | evaluate | compare | export | report RUN`: what can be done with a run folder, and nothing else."""
+"""`jaxgen sample | evaluate | compare | export | compress | decompress | report RUN`: what can be done with a run
+folder, and nothing else."""
 
 import sys
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ class ExportOptions(Common):
     platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
     out: str = ""
     """Folder for what is written; RUN/export when empty."""
+
+
+@dataclass(frozen=True)
+class CompressOptions(Common):
+    cond: tuple[int, ...] = ()
+    """Of a conditional model: the class of each picture, or one for all."""
 
 
 def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, Any]:
@@ -299,6 +306,38 @@ def export(args: list[str]) -> None:
     print(f"{name} for {', '.join(exported.platforms)}: python {out / 'sample.py'} {usage}")
 
 
+def compress(args: list[str]) -> None:
+    """Pictures to a file without loss, by a run of an autoregressive model: RUN IN.png... OUT.jxg [flags]."""
+    from jaxgen.compress import check_model, compress_files
+
+    files, args = _leading(args, "compress RUN IN.png OUT.jxg")
+    run, given = _parse(CompressOptions, args, "compress", compress.__doc__)
+    check_model(given.experiment.compute_model)
+    _, state = _restore(run, given.experiment, given.options)
+    print(compress_files(given.experiment, state, files[:-1], files[-1], given.options.cond))
+
+
+def decompress(args: list[str]) -> None:
+    """The pictures of a file that the same run compressed: RUN IN.jxg OUT.png [flags]; OUT is a folder for several."""
+    from jaxgen.compress import check_model, decompress_file
+
+    files, args = _leading(args, usage := "decompress RUN IN.jxg OUT.png")
+    if len(files) > 2:
+        raise UserError(f"{len(files)} files were named, two are expected: jaxgen {usage}")
+    run, given = _parse(Common, args, "decompress", decompress.__doc__)
+    check_model(given.experiment.compute_model)
+    _, state = _restore(run, given.experiment, given.options)
+    print(decompress_file(given.experiment, state, *files))
+
+
+def _leading(args: list[str], usage: str) -> tuple[list[Path], list[str]]:
+    """The files named after RUN, and the arguments without them."""
+    end = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    if not any(arg in ("-h", "--help") for arg in args) and end < 3:
+        raise UserError(f"a run, what is read and what is written are expected: jaxgen {usage}")
+    return [Path(arg) for arg in args[1:end]], [*args[:1], *args[end:]] if end else args
+
+
 def report(args: list[str]) -> None:
     """Writes RUN/report.html anew from what is in the folder, of one seed or of many."""
     from jaxgen.report import write_report
@@ -322,7 +361,8 @@ def weights(args: list[str]) -> None:
 
 
 COMMANDS = {
-    "sample": sample, "evaluate": evaluate, "compare": compare, "export": export, "report": report, "weights": weights
+    "sample": sample, "evaluate": evaluate, "compare": compare, "export": export, "compress": compress,
+    "decompress": decompress, "report": report, "weights": weights,
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -76,6 +77,11 @@ class GenerativeModel:
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Numbers of held-out data, each f32[B], example i by keys[i]. Empty where the family has none."""
         return {}
+
+    def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:
+        """What to change, where metrics of training (f32[K] by name), finite as they are, say that it has gone wrong;
+        training stops with that. None while it goes well."""
+        return None
 
     def check_cond(self, cond: PyTree) -> None:
         """Raises UserError for a condition that cannot be sampled under."""

@@ -47,11 +47,21 @@ def sources(file: Path, channels: int, num: int) -> np.ndarray:
 
 def save_each(folder: Path, images: np.ndarray) -> None:
     """Images uint8[N, H, W, 1 or 3] as 0.png, 1.png, ..., pixel by pixel."""
+    for i, image in enumerate(images):
+        save_image(image, folder / f"{i}.png")
+
+
+def save_image(image: np.ndarray, file: Path) -> None:
+    """uint8[H, W, 1 or 3] pixel by pixel. Raises UserError when it cannot be written, or not without loss."""
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(images):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{i}.png")
+    if file.suffix != ".png":
+        raise UserError(f"{file} is to be written pixel by pixel: give it a name that ends in .png")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from error
 
 
 def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:

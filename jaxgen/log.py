@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgen import parallel
 from jaxgen.board import Board
+from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.progress import Progress, Silent, progress
 from jaxgen.runfolder import RunFolder
@@ -105,6 +106,10 @@ class Log(Delayed):
             bad = ~np.isfinite(column)
             if bad.any():
                 raise NonFinite(name, self.written + 1 + int(np.argmax(bad)))
+        if advice := self.experiment.model.diverged(values):
+            step = self.written + self.experiment.steps_per_call
+            self.run.note(step, "diverged", advice)
+            raise UserError(f"{self.run.path} diverged by step {step}: {advice}")
         self.window.append(values)
         self.written += self.experiment.steps_per_call
         if self.written % self.experiment.log_every and self.written != self.experiment.steps:

@@ -1,0 +1,194 @@
+"""Energy-based models, arXiv:1903.08689: p(x) = exp(-E(x)) / Z on the box [-bound, bound]^D, learnt by Langevin chains.
+
+x+ data, x- where chains end that start from noise (short runs) or from where earlier ones ended (persistent, kept in
+`state.extra["buffer"]`). The gradient of E(x+) - E(x-) is that of -log p(x+) where x- is drawn from p (contrastive
+divergence). Z is finite as the box is, and a small weight on squared energies keeps their level from drifting.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
+from jaxgen.errors import UserError
+from jaxgen.models.shared import check_shape
+from jaxgen.nets.energy import CNNEnergy
+from jaxgen.ops.langevin import Annealed, Energy, Langevin, ais, uniform_each
+from jaxgen.optim import Adam, Optimizer
+
+SIDE = 200  # of the lattice on which a density in the plane is shown and added up
+
+
+@dataclass(frozen=True, kw_only=True)
+class EBM(LossModel):
+    """x: f32[B, *shape] in [-bound, bound]."""
+
+    network: nn.Module = field(default_factory=CNNEnergy)
+    """x -> energies f32[B]."""
+    shape: tuple[int, ...] = (28, 28, 1)
+    bound: float = 1.0
+    """Chains start uniform in [-bound, bound] and stay there."""
+    chain: Langevin = Langevin()
+    """What a step of training runs."""
+    sampler: Langevin = Langevin(steps=256)
+    """What samples are drawn by, from noise or from the buffer."""
+    sample_from_buffer: bool = False
+    """Start samples where a chain of training, chosen by the sample's key, has come to."""
+    buffer: int = 8192
+    """Persistent chains that are kept, of which each step goes on with as many as the batch has examples; 0 for short
+    runs from noise."""
+    restart: float = 0.05
+    """Chance of a chain to start from noise again."""
+    data_noise: float = 0.005
+    """Deviation of the noise on data, without which an energy can be as steep as it likes around it."""
+    energy_penalty: float = 0.1
+    """Weight of E(x+)^2 + E(x-)^2."""
+    max_gap: float = 100.0
+    """|E(x-) - E(x+)|, the mean over a batch, at which training is given up."""
+    optimizer: Optimizer = Adam(lr=1e-4, b1=0.0, clip=0.1)
+
+    adversarial: ClassVar[bool] = True
+    """The chains play against the energy: `loss` stays about 0 for as long as they keep up with it."""
+
+    def __post_init__(self):
+        if self.buffer < 0 or not 0 <= self.restart <= 1 or self.bound <= 0:
+            raise UserError(
+                f"model.buffer is {self.buffer}, restart {self.restart}, bound {self.bound}: a buffer has 0 places or "
+                f"more, a chance lies in [0, 1], a bound above 0"
+            )
+        if self.sample_from_buffer and not self.buffer:
+            raise UserError("model.sample_from_buffer needs a buffer: give model.buffer some places")
+
+    def check(self, batch: Batch) -> None:
+        check_shape(self.shape, batch)
+        size = batch["x"].shape[0]
+        if self.buffer and size > self.buffer:
+            raise UserError(f"the batch has {size} examples, model.buffer {self.buffer} places: give it {size} or more")
+
+    # --- the network ---
+
+    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        return {"energy": self.network.init(key, batch["x"])["params"]}
+
+    def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        key_network, key_buffer = jax.random.split(key)
+        variables = dict(self.network.init(key_network, batch["x"]))
+        extra = {"network": {name: tree for name, tree in variables.items() if name != "params"}}
+        if self.buffer:
+            keys = fold_each(key_buffer, jnp.arange(self.buffer))
+            extra["buffer"] = uniform_each(keys, self.shape, self.bound)
+        return extra
+
+    def energy(self, params: PyTree, extra: PyTree) -> Energy:
+        """E: f32[B, *shape] -> f32[B]."""
+        return lambda x: self.network.apply({"params": params["energy"], **extra["network"]}, x)
+
+    # --- training ---
+
+    def _starts(self, buffer: jax.Array, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Where the chains of a step start, f32[B, *shape], and their places in the buffer, i32[B], all different: two
+        ends in one place would come in no certain order."""
+        key_slots, key_restart, key_fresh = jax.random.split(key, 3)
+        size = x.shape[0]
+        slots = jax.random.permutation(key_slots, self.buffer)[:size]
+        fresh = uniform_each(fold_each(key_fresh, jnp.arange(size)), self.shape, self.bound)
+        again = jax.random.bernoulli(key_restart, self.restart, (size, *[1] * len(self.shape)))
+        return jnp.where(again, fresh, buffer[slots]), slots
+
+    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        """Contrastive divergence. Beside numbers to log there is `network`, what the pass changed of its state."""
+        x = batch["x"] + self.data_noise * jax.random.normal(key, batch["x"].shape)
+        x = jnp.clip(x, -self.bound, self.bound)
+        variables = {"params": params["energy"], **state.extra["network"]}
+        real, network = self.network.apply(variables, x, mutable=["spectral"])
+        fake = self.energy(params, {"network": {**state.extra["network"], **network}})(batch["negative"])
+        gap = jnp.mean(fake) - jnp.mean(real)
+        penalty = self.energy_penalty * jnp.mean(real**2 + fake**2)
+        numbers = {"gap": gap, "data_energy": jnp.mean(real), "chain_energy": jnp.mean(fake), "penalty": penalty}
+        return penalty - gap, {**numbers, "network": dict(network)}
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        key_start, key_chain, key_loss = jax.random.split(key, 3)
+        x = batch["x"]
+        keys = fold_each(key_chain, jnp.arange(x.shape[0]))
+        if self.buffer:
+            start, slots = self._starts(state.extra["buffer"], key_start, x)
+        else:
+            start = uniform_each(fold_each(key_start, jnp.arange(x.shape[0])), self.shape, self.bound)
+        negative = self.chain(self.energy(state.params, state.extra), keys, start, self.bound)
+        state, metrics = super().train_step(state, key_loss, {**batch, "negative": negative})
+        extra = {**state.extra, "network": {**state.extra["network"], **metrics.pop("network")}}
+        if self.buffer:
+            extra["buffer"] = extra["buffer"].at[slots].set(negative)
+        return state.replace(extra=extra), metrics
+
+    def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:
+        gap = float(np.max(np.abs(metrics["gap"])))
+        if gap <= self.max_gap:
+            return None
+        return (
+            f"energies of data and chains lie {gap:.3g} apart, model.max_gap is {self.max_gap:g}: train anew with a "
+            f"lower --model.optimizer.lr, more --model.chain.steps or --model.data-noise, or a larger "
+            f"--model.energy-penalty"
+        )
+
+    # --- use ---
+
+    def _paths(self, state: TrainState, keys: jax.Array, frames: int = 0) -> jax.Array:
+        """The sampler's chains, one for each of `keys`; with `frames`, states on the way."""
+        first = fold_each(keys, 0)
+        if self.sample_from_buffer:
+            start = state.extra["buffer"][jax.vmap(lambda key: jax.random.randint(key, (), 0, self.buffer))(first)]
+        else:
+            start = uniform_each(first, self.shape, self.bound)
+        energy = self.energy(state.sampling_params, state.extra)
+        return self.sampler(energy, fold_each(keys, 1), start, self.bound, frames)
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """Where the sampler's chains end: f32[len(keys), *shape] in [-bound, bound]."""
+        return self._paths(state, keys)
+
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
+        """`energy`, f32[B], high for what is unlike the data; in the plane also `nll`, energy + log Z, in nats."""
+        energy = self.energy(state.sampling_params, state.extra)(batch["x"])
+        if self.shape != (2,):
+            return {"energy": energy}
+        return {"energy": energy, "nll": energy + self.lattice_log_z(state)}
+
+    def log_z(self, state: TrainState, keys: jax.Array, temperatures: int = 1000, leapfrog: int = 10) -> Annealed:
+        """log Z in nats by annealed importance sampling from the uniform density, a chain for each of `keys`."""
+        energy = self.energy(state.sampling_params, state.extra)
+        return ais(energy, keys, self.shape, temperatures, leapfrog, 0.1 * self.bound, bound=self.bound)
+
+    # --- in the plane ---
+
+    def _lattice_energies(self, state: TrainState) -> jax.Array:
+        """E at the centres of SIDE x SIDE cells of the box, f32[SIDE, SIDE], the first row at the top."""
+        side = ((jnp.arange(SIDE) + 0.5) / SIDE * 2 - 1) * self.bound
+        points = jnp.stack(jnp.meshgrid(side, side[::-1]), axis=-1).reshape(-1, 2)
+        return self.energy(state.sampling_params, state.extra)(points).reshape(SIDE, SIDE)
+
+    def lattice_log_z(self, state: TrainState) -> jax.Array:
+        """log Z of a model of points in the plane, by adding up, f32[]."""
+        return jax.nn.logsumexp(-self._lattice_energies(state)) + 2 * math.log(2 * self.bound / SIDE)
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Of images, chains on their way, one a row. In the plane, over the box: the energy up to 10 above its least,
+        exp(-E), and held-out data, dark where there is most."""
+        if self.shape == (2,):
+            energies = self._lattice_energies(state)
+            energies -= jnp.min(energies)
+            place = (batch["x"] * jnp.array([[1, -1]]) / self.bound + 1) / 2 * SIDE
+            column, row = jnp.clip(place, 0, SIDE - 1).astype(int).T
+            data = jnp.zeros((SIDE, SIDE)).at[row, column].set(1.0)
+            shown = jnp.stack([1 - energies / 10, jnp.exp(-energies), data])
+            return {"energy.png": (255 * (1 - jnp.clip(shown, 0, 1))).astype(jnp.uint8)[None, ..., None]}
+        if len(self.shape) != 3:
+            return {}
+        return {"chains.png": jnp.swapaxes(self._paths(state, keys[:6], 10), 0, 1)}

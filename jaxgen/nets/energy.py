@@ -1,0 +1,94 @@
+"""Networks that give an image or a point one number, its energy: (x f32[B, ...]) -> f32[B].
+
+Chains follow the energy's gradient, so activations are smooth; no row may see another, so nothing here normalises over
+a batch. The last layer has no bias, as exp(-E) / Z does not depend on it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.errors import UserError
+from jaxgen.nets.gan import LECUN, Conv2D, normed
+
+
+class Scalar(nn.Module):
+    """Features f32[B, F] to f32[B]."""
+
+    spectral: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        layer = nn.Dense(1, use_bias=False, dtype=self.dtype)
+        return normed(layer, self.spectral)(h)[:, 0].astype(jnp.float32)
+
+
+class MLPEnergy(nn.Module):
+    """Dense layers with swish."""
+
+    hidden: tuple[int, ...] = (128, 128, 128)
+    spectral: bool = False
+    """Layers under spectral normalization, arXiv:1802.05957, which bounds the energy's slope."""
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            h = nn.swish(normed(nn.Dense(width, dtype=self.dtype), self.spectral)(h))
+        return Scalar(self.spectral, self.dtype)(h)
+
+
+class CNNEnergy(nn.Module):
+    """Strided convolutions with swish, the first 5 x 5 and the others 3 x 3, then dense layers."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    width: int = 64
+    """Of the dense layer before the last."""
+    spectral: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x
+        for i, features in enumerate(self.channels):
+            layer = Conv2D(features, 3 if i else 5, 2, dtype=self.dtype)
+            h = nn.swish(normed(layer, self.spectral)(h))
+        return MLPEnergy((self.width,), self.spectral, self.dtype)(h)
+
+
+class WideResNetEnergy(nn.Module):
+    """A wide residual network (arXiv:1605.07146) without normalization, as in arXiv:1912.03263: swish and 3 x 3
+    convolutions in blocks of two at 16 k, 32 k and 64 k channels, a mean over pixels."""
+
+    depth: int = 28
+    """6 n + 4 layers, n blocks at each of the three sizes."""
+    widen: int = 10
+    """k."""
+    spectral: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.depth < 10 or self.depth % 6 != 4:
+            raise UserError(f"a wide residual network has 6 n + 4 layers, not {self.depth}: choose 10, 16, 22 or 28")
+        blocks = (self.depth - 4) // 6
+
+        def layer(features: int, size: int = 3, stride: int = 1, init: nn.initializers.Initializer = LECUN):
+            return normed(Conv2D(features, size, stride, kernel_init=init, dtype=self.dtype), self.spectral)
+
+        # Nothing normalises the sum of the blocks: each starts with its part of the variance.
+        share = nn.initializers.variance_scaling(1 / (3 * blocks), "fan_in", "truncated_normal")
+        h = layer(16)(x)
+        for level in range(3):
+            features = 16 * 2**level * self.widen
+            for block in range(blocks):
+                stride = 2 if level and not block else 1
+                inner = nn.swish(layer(features, 3, stride)(nn.swish(h)))
+                skip = h if block else layer(features, 1, stride)(h)
+                h = skip + layer(features, init=share)(inner)
+        phi = jnp.mean(nn.swish(h), axis=(1, 2))
+        return Scalar(self.spectral, self.dtype)(phi)

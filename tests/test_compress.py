@@ -1,0 +1,188 @@
+"""Compression by a small autoregressive model whose probabilities are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import __main__ as commands
+from jaxgen import core, loop
+from jaxgen.compress import check_model, compress, compress_files, decompress, decompress_file, fingerprint
+from jaxgen.core import LossModel
+from jaxgen.data import Digits
+from jaxgen.edit import save_each
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, presets
+from jaxgen.models.shared import check_labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Markov(LossModel):
+    """Each symbol by the one before it, from a table for each class: p(k | j, y) = softmax(table[y, j])_k."""
+
+    shape: tuple[int, ...] = (8, 8, 1)
+    code_levels: int = 256
+    num_classes: int = 1
+
+    def init_params(self, key, batch):
+        levels = self.code_levels
+        return {"table": 2 * jax.random.normal(key, (self.num_classes, levels, levels))}
+
+    def loss(self, params, state, key, batch):
+        symbols = jnp.round((batch["x"].reshape(batch["x"].shape[0], -1) + 1) / 2 * (self.code_levels - 1)).astype(int)
+        logp = jax.nn.log_softmax(params["table"][0])[symbols[:, :-1], symbols[:, 1:]]
+        return -jnp.mean(logp), {}
+
+    def sample(self, state, keys, cond=None):
+        return jax.vmap(lambda key: jax.random.uniform(key, self.shape))(keys)
+
+    def check_cond(self, cond):
+        check_labels(self.num_classes if self.num_classes > 1 else 0, cond)
+
+    def code_init(self, state, num, cond):
+        return jnp.zeros(num, jnp.int32), jnp.zeros(num, jnp.int32) if cond is None else cond
+
+    def code_next(self, state, cache, position):
+        before, label = cache
+        return cache, jax.nn.softmax(state.sampling_params["table"][label, before])
+
+    def code_push(self, state, cache, position, symbols):
+        return symbols, cache[1]
+
+
+def drawn(model, state, num, cond=None):
+    """Images that the model gives, and minus their log probabilities in bits."""
+    rng, size = np.random.default_rng(0), int(np.prod(model.shape))
+    table = np.asarray(jax.nn.softmax(state.params["table"]), np.float64)
+    label = np.zeros(num, int) if cond is None else np.asarray(cond)
+    last, rows, bits = np.zeros(num, int), [], 0.0
+    for _ in range(size):
+        p = table[label, last]
+        last = (p.cumsum(-1) < rng.random((num, 1)) * p.sum(-1, keepdims=True)).sum(-1)
+        bits -= np.log2(p[np.arange(num), last]).sum()
+        rows.append(last)
+    levels = np.stack(rows, -1).reshape(num, *model.shape)
+    return np.rint(levels * (255 / (model.code_levels - 1))).astype(np.uint8), bits
+
+
+def started(model):
+    return jax.jit(model.init)(jax.random.key(0), {"x": jnp.zeros((1, *model.shape))})
+
+
+@pytest.mark.parametrize(
+    "model, num",
+    [
+        (Markov(), 100),
+        (Markov(shape=(4, 5, 3), code_levels=2), 300),
+        (Markov(shape=(3, 3, 1), code_levels=5, num_classes=3), 7),
+    ],
+)
+def test_what_comes_out_is_what_went_in_and_as_long_as_the_model_says(model, num):
+    state = started(model)
+    cond = np.arange(num, dtype=np.int32) % model.num_classes if model.num_classes > 1 else None
+    images, bits = drawn(model, state, num, cond)
+    data = compress(model, state, images, b"abcd", cond)
+    np.testing.assert_array_equal(decompress(model, state, data, b"abcd"), images)
+    head = 8 * (12 + 8 + 8 + (num if cond is not None else 0))
+    assert bits - 40 < 8 * len(data) < 1.001 * bits + 64 + head
+    if num == 100:
+        assert 8 * len(data) < 1.02 * bits
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = Markov(shape=(2, 3, 1), code_levels=2)
+    state = started(model)
+    images, _ = drawn(model, state, 3)
+    return model, state, images, compress(model, state, images, b"mark")
+
+
+def test_files_that_do_not_fit_are_refused(small):
+    model, state, _, data = small
+    cases = {
+        "another model": (data, b"kram"),
+        "JXG": (b"PNG" + data[3:], b"mark"),
+        "format 9": (data[:3] + b"\x09" + data[4:], b"mark"),
+        "head is damaged": (data[:12] + b"\x05" * 5 + data[17:], b"mark"),
+        "does not end": (data[:13], b"mark"),
+        "cut short": (data[:-4], b"mark"),
+        "checksum": (data[:8] + bytes(4) + data[12:], b"mark"),
+    }
+    for words, (wrong, mark) in cases.items():
+        with pytest.raises(UserError, match=words):
+            decompress(model, state, wrong, mark)
+
+
+def test_images_that_do_not_fit_are_refused(small):
+    model, state, images, _ = small
+    with pytest.raises(UserError, match="between the 2 levels"):
+        compress(model, state, np.full_like(images, 128))
+    with pytest.raises(UserError, match="expected"):
+        compress(model, state, images[:, :1])
+    for name in ("vae", "ddpm"):
+        script = loop.Path(__file__).parents[1] / "experiments" / f"{name}.py"
+        with pytest.raises(UserError, match="autoregressive"):
+            check_model(presets(script)["smoke"].model)
+
+
+def test_commands(tmp_path, monkeypatch, capsys):
+    """From pictures to a file and back, by the run that wrote it and no other."""
+    experiment = Experiment(
+        model=Markov(), data=Digits(), batch_size=8, steps=2, steps_per_call=1, log_every=2, save_every=1,
+        sample_every=2, num_samples=4,
+    )  # fmt: skip
+    run, out = tmp_path / "run", tmp_path / "back"
+    loop.train(experiment, run)
+    images = Digits().arrays("test")["x"][:3]
+    save_each(tmp_path / "in", images)
+    pictures = [str(tmp_path / "in" / f"{i}.png") for i in range(3)]
+
+    def jaxgen(*argv):
+        monkeypatch.setattr("sys.argv", ["jaxgen", *map(str, argv)])
+        commands._main()
+
+    jaxgen("compress", run, *pictures, tmp_path / "all.jxg")
+    jaxgen("decompress", run, tmp_path / "all.jxg", out)
+    for picture in pictures:
+        there, back = (loop.Path(p) for p in (picture, out / loop.Path(picture).name))
+        assert there.read_bytes() == back.read_bytes()
+    assert "bits per dimension" in capsys.readouterr().out
+    with pytest.raises(UserError, match="another model"):
+        jaxgen("decompress", run, tmp_path / "all.jxg", out, "--step", "1")
+    with pytest.raises(UserError, match="jaxgen compress RUN"):
+        jaxgen("compress", run, pictures[0])
+    state = started(Markov())
+    with pytest.raises(UserError, match="not conditional"):
+        compress_files(experiment, state, [loop.Path(pictures[0])], tmp_path / "one.jxg", (3,))
+    compress_files(experiment, state, [loop.Path(pictures[0])], tmp_path / "one.jxg")
+    with pytest.raises(UserError, match=r"\.png"):
+        decompress_file(experiment, state, tmp_path / "one.jxg", tmp_path / "one.jpg")
+    with pytest.raises(UserError, match="cannot be read"):
+        decompress_file(experiment, state, tmp_path / "none.jxg", tmp_path / "one.png")
+
+
+def test_a_picture_that_would_lose_something_is_refused(small, tmp_path):
+    from PIL import Image
+
+    from jaxgen.compress import read_pixels
+
+    Image.fromarray(np.full((2, 3, 3), (255, 0, 0), np.uint8)).save(tmp_path / "red.png")
+    Image.fromarray(np.full((2, 3), 7000, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((2, 3), True)).save(tmp_path / "white.png")
+    for name in ("red", "deep"):
+        with pytest.raises(UserError, match="convert it first"):
+            read_pixels(tmp_path / f"{name}.png", (2, 3, 1))
+    assert np.all(read_pixels(tmp_path / "white.png", (2, 3, 1)) == 255)
+
+
+def test_a_fingerprint_is_of_weights_and_settings(small):
+    model, state, *_ = small
+    experiment = Experiment(model=model, data=Digits())
+    mark = fingerprint(experiment, state)
+    assert mark == fingerprint(experiment, jax.tree.map(jnp.array, state))
+    moved = state.replace(params=jax.tree.map(lambda p: p.at[0, 0, 0].add(1e-4), state.params))
+    assert mark != fingerprint(experiment, moved)
+    assert mark != fingerprint(dataclasses.replace(experiment, model=Markov(shape=(2, 3, 1), code_levels=3)), state)
+    assert core.count_params(state.params) == 4

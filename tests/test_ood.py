@@ -1,0 +1,72 @@
+"""Scores of what is unlike the data: the statistic, the sets, and the benchmark over runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxgen import loop
+from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+from jaxgen.metrics.auroc import auroc
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import ood
+
+scores = st.lists(st.integers(-3, 3) | st.floats(-1e3, 1e3), min_size=1, max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(scores, scores)
+def test_auroc_is_sklearns(inside, outside):
+    """Ties included."""
+    from sklearn.metrics import roc_auc_score
+
+    expected = roc_auc_score([0] * len(inside) + [1] * len(outside), [*inside, *outside])
+    assert auroc(np.array(inside), np.array(outside)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_auroc_refuses_what_is_no_score():
+    with pytest.raises(UserError, match="NaN"):
+        auroc(np.array([1.0, np.nan]), np.ones(2))
+    with pytest.raises(UserError, match="0 and 2 scores"):
+        auroc(np.ones(0), np.ones(2))
+
+
+def test_other_images_have_the_datas_shape():
+    others = ood.others((28, 28, 1), 50)
+    assert set(others) == {"emoji", "emoji_inverted", "uniform"}
+    for name, images in others.items():
+        assert images.dtype == np.uint8, name
+        assert images.shape == (50, 28, 28, 1), name
+    # Emoji are drawn over white, which shows in the corners; inverted they have a digit's dark ground.
+    assert np.median(others["emoji"][:, 0, 0]) == 255
+    np.testing.assert_array_equal(others["emoji_inverted"], 255 - others["emoji"])
+    assert others["uniform"].mean() == pytest.approx(127.5, abs=3)
+    assert ood.others((16, 16, 3), 5)["emoji"].shape == (5, 16, 16, 3)
+
+
+def test_benchmark(tmp_path):
+    """Two runs of one data set, each by a score of its own."""
+    runs = {}
+    for name in ("ebm", "vae"):
+        runs[name] = tmp_path / name
+        loop.train(presets(EXPERIMENTS[name])["smoke"], runs[name])
+    out = tmp_path / "ood.json"
+    ood.main([str(runs["ebm"]), str(runs["vae"]), "--num", "40", "--batch", "16", "--out", str(out)])
+    rows = json.loads(out.read_text())["results"]
+    assert [(row["run"], row["score"]) for row in rows] == [("ebm", "energy"), ("vae", "iwae")]
+    for row in rows:
+        assert row["num"] == {"test": 40, "emoji": 40, "emoji_inverted": 40, "uniform": 40}
+        assert set(row["auroc"]) == {"emoji", "emoji_inverted", "uniform"}
+        assert all(0 <= value <= 1 for value in row["auroc"].values())
+    # Twenty steps are enough to find noise unlikely.
+    assert rows[1]["auroc"]["uniform"] > 0.9
+    with pytest.raises(UserError, match="did you mean energy"):
+        ood.main([f"{runs['ebm']}:enrgy", "--num", "8", "--batch", "8", "--out", str(out)])
