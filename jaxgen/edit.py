@@ -1,5 +1,5 @@
 """What a model does with a given image. A diffusion model: redraw a part of it, vary it, and the way between two
-samples. pix2pix: translate it.
+samples. PixelCNN: redraw a part of it. pix2pix: translate it.
 """
 
 from functools import partial
@@ -16,6 +16,7 @@ from jaxgen.data.pairs import open_picture
 from jaxgen.errors import UserError
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.pix2pix import Pix2Pix
+from jaxgen.models.pixelcnn import PixelCNN
 
 
 def translates(model: Any) -> bool:
@@ -23,11 +24,14 @@ def translates(model: Any) -> bool:
     return isinstance(model, Pix2Pix)
 
 
-def check_model(model: Any, image_only: bool = False) -> None:
-    """Raises UserError unless images can be given to the model's sampler; image_only: one, and no mask."""
-    if not isinstance(model, Diffusion) and not (image_only and translates(model)):
+def check_model(model: Any, mask: bool, between: bool) -> None:
+    """Raises UserError unless an image, with a mask or without, or a way between two can be asked of the model."""
+    if isinstance(model, Diffusion) or (isinstance(model, PixelCNN) and mask and not between):
+        return
+    if not translates(model) or mask or between:
         raise UserError(
-            f"{type(model).__name__} is no diffusion model: --mask and --between need one, --image that or pix2pix"
+            f"{type(model).__name__} is no diffusion model: --between needs one, --mask that or PixelCNN, --image "
+            "without a mask that or pix2pix"
         )
 
 
@@ -64,7 +68,7 @@ def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0,), static_argnames=("strength", "resample"))
 def redraw(
-    model: Diffusion,
+    model: Diffusion | PixelCNN,
     state: TrainState,
     keys: jax.Array,
     image: jax.Array,
@@ -80,6 +84,8 @@ def redraw(
     mask: bool[H, W, 1], true where the image stays; None to noise all of it as far as `strength` says and come back.
     """
     x = jnp.broadcast_to(codec.encode({"x": image[None]}, jax.random.key(0))["x"], (keys.shape[0], *model.shape))
+    if isinstance(model, PixelCNN):
+        return codec.decode(model.complete(state, keys, x, mask[None], cond))
     if mask is None:
         return codec.decode(model.vary(state, keys, x, strength, cond))
     return codec.decode(model.inpaint(state, keys, x, mask[None], cond, resample))
