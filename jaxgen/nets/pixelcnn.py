@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.ops.conv import conv
+from jaxgen.ops.conv import conv, narrow_conv
 
 KERNEL = nn.initializers.lecun_normal()
 
@@ -61,13 +61,17 @@ class VerticalConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        above, strides = rows - 1, (self.stride, self.stride)
+        above, sides = rows - 1, (columns // 2, columns // 2)
         if cached:
             kept = self.variable("cache", "rows", jnp.zeros, (x.shape[0], above, *x.shape[2:]), x.dtype)
             x = jnp.concatenate([kept.value, x], axis=1)
             kept.value = x[:, 1:]
-            above, strides = 0, (1, self.stride)
-        return conv(x, kernel, strides, ((above, 0), (columns // 2, columns // 2))) + bias[None, None, None]
+            above = 0
+        if self.stride == 1:
+            x = narrow_conv(x, kernel, ((above, 0), sides))
+        else:
+            x = conv(x, kernel, (1 if cached else self.stride, self.stride), ((above, 0), sides))
+        return x + bias[None, None, None]
 
 
 def causal_mask(
@@ -118,6 +122,8 @@ class CausalConv(nn.Module):
         left = columns - 1 - self.right
         if self.size == (1, 1) and not self.first:
             x = x @ kernel[0, 0]
+        elif place is None and self.stride == 1:
+            x = narrow_conv(x, kernel, ((rows - 1, 0), (left, self.right)))
         elif place is None:
             x = conv(x, kernel, (self.stride, self.stride), ((rows - 1, 0), (left, self.right)))
         else:

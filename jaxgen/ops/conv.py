@@ -66,6 +66,40 @@ def _plain_gradients(strides, pads, x, kernel, dy):
 conv.defvjp(_forward, _backward)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def narrow_conv(x: jax.Array, kernel: jax.Array, pads: Pads):
+    """`conv` of stride 1 for kernels of a few taps: on CPU the weight gradient is one matrix product, with what lies
+    under each tap side by side, which takes half the time for 2 x 3 taps and 32 to 64 channels. Reverse mode only.
+    """
+    return conv(x, kernel, (1, 1), pads)
+
+
+def _narrow_forward(x, kernel, pads):
+    return narrow_conv(x, kernel, pads), (x, kernel)
+
+
+def _narrow_backward(pads, residuals, dy):
+    return lax.platform_dependent(
+        *residuals, dy, cpu=partial(_tap_gradients, pads), default=partial(_gradients, (1, 1), pads)
+    )
+
+
+def _tap_gradients(pads, x, kernel, dy):
+    rows, columns = kernel.shape[:2]
+    height, width = dy.shape[1:3]
+    flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+    # y[n] meets x[n + a - low] at tap a, so dx[n] meets dy[n + low - a].
+    back = [(k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape[:2], pads, strict=True)]
+    d_x = lax.conv_general_dilated(dy, flipped, (1, 1), back, dimension_numbers=DIMS)
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    taps = [padded[:, a : a + height, b : b + width] for a in range(rows) for b in range(columns)]
+    d_kernel = jnp.einsum("bhwi,bhwo->io", jnp.concatenate(taps, axis=-1), dy)
+    return d_x, d_kernel.reshape(kernel.shape)
+
+
+narrow_conv.defvjp(_narrow_forward, _narrow_backward)
+
+
 def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution, kernel 4, stride 2, padding 1 in PyTorch's sense: f32[B, H, W, I] -> [B, 2H, 2W, O].
 
