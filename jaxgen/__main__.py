@@ -33,13 +33,14 @@ class SampleOptions(Common):
     mesh: str = ""
     """Devices to sample on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
     image: str = ""
-    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in. Of pix2pix: one of any size to
-    translate, `num` times where dropout makes answers differ; they are also written as 0.png, 1.png, ... Of StyleGAN:
-    one to find the style of and vary that."""
+    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in. Of PixelCNN: one to fill in. Of
+    pix2pix: one of any size to translate, `num` times where dropout makes answers differ; they are also written as
+    0.png, 1.png, ... Of StyleGAN: one to find the style of and vary that."""
     strength: float = 0.6
     """How far `image` is noised before it is sampled back, or its style moved to a sample's; 1 keeps nothing of it."""
     mask: str = ""
-    """A picture of the same size, white where `image` is to be drawn anew."""
+    """A picture of the same size, white where `image` is to be drawn anew. PixelCNN goes from the top to the bottom, so
+    what it draws fits what is above it."""
     resample: int = 1
     """Times that each step of filling in is taken: more fit the parts together better."""
     between: int = 0

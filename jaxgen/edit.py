@@ -1,5 +1,6 @@
 """What a model does with a given image. A diffusion model: redraw a part of it, vary it, and the way between two
-samples. StyleGAN: find its style and vary that, and the way between two. pix2pix: translate it.
+samples. StyleGAN: find its style and vary that, and the way between two. PixelCNN: redraw a part of it. pix2pix:
+translate it.
 """
 
 from functools import partial
@@ -16,6 +17,7 @@ from jaxgen.data.pairs import open_picture
 from jaxgen.errors import UserError
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.pix2pix import Pix2Pix
+from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.models.stylegan import StyleGAN
 
 Varies = Diffusion | StyleGAN
@@ -30,12 +32,12 @@ def translates(model: Any) -> bool:
 def check_model(model: Any, image: bool, mask: bool, between: bool) -> None:
     """Raises UserError unless the model takes all that was given of --image, --mask and --between."""
     name = type(model).__name__
-    if mask and not isinstance(model, Diffusion):
-        raise UserError(f"{name} is no diffusion model: --mask needs one")
+    if mask and not isinstance(model, Diffusion | PixelCNN):
+        raise UserError(f"{name} is no diffusion model: --mask needs one, or PixelCNN")
     if between and not isinstance(model, Varies):
-        raise UserError(f"{name} is no diffusion model and no StyleGAN: --between needs one of them")
-    if image and not (isinstance(model, Varies) or translates(model)):
-        raise UserError(f"{name} is no diffusion model, StyleGAN or pix2pix: --image needs one of them")
+        raise UserError(f"{name} is no diffusion model: --between needs one, or StyleGAN")
+    if image and not (isinstance(model, Varies) or translates(model) or mask):
+        raise UserError(f"{name} is no diffusion model: --image without --mask needs one, or StyleGAN or pix2pix")
 
 
 def sources(file: Path, channels: int, num: int) -> np.ndarray:
@@ -81,7 +83,7 @@ def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0,), static_argnames=("strength", "resample"))
 def redraw(
-    model: Varies,
+    model: Varies | PixelCNN,
     state: TrainState,
     keys: jax.Array,
     image: jax.Array,
@@ -97,6 +99,8 @@ def redraw(
     mask: bool[H, W, 1], true where the image stays; None to noise all of it as far as `strength` says and come back.
     """
     x = jnp.broadcast_to(codec.encode({"x": image[None]}, jax.random.key(0))["x"], (keys.shape[0], *model.shape))
+    if isinstance(model, PixelCNN):
+        return codec.decode(model.complete(state, keys, x, mask[None], cond))
     if mask is None:
         return codec.decode(model.vary(state, keys, x, strength, cond))
     return codec.decode(model.inpaint(state, keys, x, mask[None], cond, resample))

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import common
+import pixelcnn_sampling
 import sample
 import train
 
@@ -110,3 +111,15 @@ def test_flops_of_convolutions(stride, pad, lhs_dilation, rhs_dilation):
         )  # fmt: skip
 
     assert common.flops(run, x, kernel) == 2 * float(jnp.sum(run(x, kernel)))
+
+
+def test_pixelcnn_sampling(tmp_path):
+    out = tmp_path / "pixelcnn.json"
+    pixelcnn_sampling.main(["pixelcnn", "--preset", "smoke", "--num", "2", "--out", str(out)])
+    (row,) = results(out, "pixelcnn sampling")
+    assert row["different"] == 0
+    # 64 pixels, each of which costs the naive sampler the whole image.
+    assert 30 < row["flops_ratio"] < 70
+    assert set(row["ms_per_batch"]) == {"cached", "naive"} and row["ratio"] > 0
+    with pytest.raises(UserError, match="a PixelCNN is expected"):
+        pixelcnn_sampling.main(["vae", "--preset", "smoke"])

@@ -1,4 +1,4 @@
-"""Pictures given to a diffusion model or a StyleGAN, from the command line."""
+"""Pictures given to a diffusion model, a StyleGAN or PixelCNN, from the command line."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jaxgen import __main__ as commands
+from jaxgen import core, edit
+from jaxgen.codecs import Binarize
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.loop import train
+from jaxgen.models.pixelcnn import PixelCNN
+from jaxgen.nets.pixelcnn import PlainPixelCNN
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,17 @@ def test_a_picture_is_projected(style_run, tmp_path):
 def test_a_style_model_fills_nothing_in(flags, style_run):
     with pytest.raises(UserError, match="StyleGAN is no diffusion model: --mask"):
         sample(style_run, *flags)
+
+
+def test_pixelcnn_fills_in_and_does_nothing_else():
+    model = PixelCNN(network=PlainPixelCNN(width=4, layers=1), shape=(4, 4, 1))
+    edit.check_model(model, image=True, mask=True, between=False)
+    for given in ("image", "between"):
+        with pytest.raises(UserError, match="PixelCNN is no diffusion model"):
+            edit.check_model(model, **{"image": False, "mask": False, "between": False, given: True})
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 1), dtype=np.uint8)
+    stays = np.arange(4).reshape(4, 1, 1) < 2
+    state = core.init(model, core.run_key(0, core.INIT), {"x": np.zeros((1, 4, 4, 1), np.float32)})
+    raw = edit.redraw(model, state, core.sample_keys(0, 5), image, stays, None, Binarize(dynamic=False))
+    np.testing.assert_array_equal(raw[:, :2], np.broadcast_to(np.where(image[:2] > 127, 255, 0), (5, 2, 4, 1)))
+    assert len(np.unique(raw[:, 2:], axis=0)) > 1

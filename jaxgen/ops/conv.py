@@ -95,6 +95,32 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = 
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def narrow_conv(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """`conv` of stride 1 for kernels of a few taps: on CPU the weight gradient is one matrix product, with what lies
+    under each tap side by side."""
+    return conv(x, kernel, (1, 1), pads)
+
+
+def _narrow_backward(pads: Pads, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    taps, (height, width) = kernel.shape[:2], dy.shape[1:3]
+
+    def product(x: jax.Array, dy: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        under = [padded[:, a : a + height, b : b + width] for a in range(taps[0]) for b in range(taps[1])]
+        return jnp.einsum("bhwi,bhwo->io", jnp.concatenate(under, axis=-1), dy).reshape(kernel.shape)
+
+    def default(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return _to_kernel(x, dy, (1, 1), pads, taps)
+
+    d_kernel = lax.platform_dependent(x, dy, cpu=product, default=default)
+    return _to_image(kernel, dy, (1, 1), pads, x.shape[1:3]), d_kernel
+
+
+narrow_conv.defvjp(lambda x, kernel, pads: (narrow_conv(x, kernel, pads), (x, kernel)), _narrow_backward)
+
+
 def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution, kernel 4, stride 2, padding 1 in PyTorch's sense: f32[B, H, W, I] -> [B, 2H, 2W, O].
 
