@@ -158,6 +158,26 @@ class PixelCNN(LossModel):
         pixel = jax.lax.dynamic_slice(x, (0, i, j, 0), (x.shape[0], 1, 1, channels))[:, 0, 0]
         return Coder(cache, side, answer), self.likelihood.log_probs(answer, pixel, channel)
 
+    # --- entropy coding, `compress.EntropyModel` ---
+
+    @property
+    def code_levels(self) -> int:
+        return self.likelihood.levels
+
+    def code_init(self, state: TrainState, num: int, cond: PyTree) -> PyTree:
+        x, y = jnp.zeros((num, *self.shape)), one_hot(cond, self.num_classes)
+        return self.start(state.sampling_params, x, y), x, y
+
+    def code_next(self, state: TrainState, cache: PyTree, position: jax.Array) -> tuple[PyTree, jax.Array]:
+        coder, x, y = cache
+        coder, log_probs = self.next_log_probs(state.sampling_params, coder, x, position, y)
+        return (coder, x, y), jnp.exp(log_probs)
+
+    def code_push(self, state: TrainState, cache: PyTree, position: jax.Array, symbols: jax.Array) -> PyTree:
+        coder, x, y = cache
+        flat = x.reshape(x.shape[0], -1).at[:, position].set(self.likelihood.value(symbols))
+        return coder, flat.reshape(x.shape), y
+
     # --- samples ---
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
