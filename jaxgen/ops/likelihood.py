@@ -83,11 +83,23 @@ class Gaussian(Likelihood):
         return self._split(params)[0]
 
 
+def log_logistic_level(x: jax.Array, mu: jax.Array, log_scale: jax.Array, levels: int = 256) -> jax.Array:
+    """log P of the level x, one of `levels` equal steps from -1 to 1: a logistic's mass between the half-way points to
+    both neighbours, the two end levels taking the tails. Arguments broadcast. Eq. 2 of arXiv:1701.05517.
+    """
+    half = 1 / (levels - 1)
+    inv = jnp.exp(-log_scale)
+    upper, lower = (x - mu + half) * inv, (x - mu - half) * inv
+    # log(sigmoid(u) - sigmoid(l)) with u - l = d > 0 equals log_sigmoid(u) + log_sigmoid(-l) + log(1 - e^-d):
+    # no difference of near-equal numbers in either tail.
+    inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-2 * half * inv))
+    at_low, at_high = x < -1 + half, x > 1 - half
+    return jnp.where(at_low, jax.nn.log_sigmoid(upper), jnp.where(at_high, jax.nn.log_sigmoid(-lower), inside))
+
+
 @dataclass(frozen=True)
 class DiscretizedLogistic(Likelihood):
-    """P of 8-bit x in [-1, 1]: a logistic's mass between the half-way points to both neighbours, the two end levels
-    taking the tails. Eq. 2 of arXiv:1606.04934 and eq. 2 of arXiv:1701.05517.
-    """
+    """P of 8-bit x in [-1, 1] by `log_logistic_level`. Eq. 2 of arXiv:1606.04934."""
 
     levels: int = 256
     bound: float = 7.0
@@ -103,14 +115,7 @@ class DiscretizedLogistic(Likelihood):
 
     def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
         mu, log_scale = self._split(params)
-        half = 1 / (self.levels - 1)
-        inv = jnp.exp(-log_scale)
-        upper, lower = (x - mu + half) * inv, (x - mu - half) * inv
-        # log(sigmoid(u) - sigmoid(l)) with u - l = d > 0 equals log_sigmoid(u) + log_sigmoid(-l) + log(1 - e^-d):
-        # no difference of near-equal numbers in either tail.
-        inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-2 * half * inv))
-        at_low, at_high = x < -1 + half, x > 1 - half
-        return jnp.where(at_low, jax.nn.log_sigmoid(upper), jnp.where(at_high, jax.nn.log_sigmoid(-lower), inside))
+        return log_logistic_level(x, mu, log_scale, self.levels)
 
     def mean(self, params: jax.Array) -> jax.Array:
         return jnp.clip(self._split(params)[0], -1, 1)

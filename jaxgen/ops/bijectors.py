@@ -1,0 +1,221 @@
+"""Invertible maps without parameters of their own: what flows are made of.
+
+x is on the side of the data, z on that of the noise; "forward" goes from x to z, "inverse" back. Each map takes
+`inverse` and returns (y, log |dy/dx|) of the direction asked for, so that log p(x) = log p(z) + logdet going forward.
+All in f32.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.ops.likelihood import soft_bound
+
+# --- elementwise maps whose parameters a network gives -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Transform:
+    """An increasing map of each element. x: f32[..., C]; params: f32[..., C * num_params], those of one element side by
+    side. Parameters of zero give the identity. Returns (y, log dy/dx), both f32[..., C]."""
+
+    @property
+    def num_params(self) -> int:
+        raise NotImplementedError
+
+    def __call__(self, x: jax.Array, params: jax.Array, inverse: bool = False) -> tuple[jax.Array, jax.Array]:
+        raise NotImplementedError
+
+    def _each(self, x: jax.Array, params: jax.Array) -> jax.Array:
+        """f32[..., C, num_params]"""
+        return params.astype(jnp.float32).reshape(*x.shape, self.num_params)
+
+
+@dataclass(frozen=True)
+class Affine(Transform):
+    """z = (x + shift) e^s, s smoothly within +-bound: eq. 7 of arXiv:1605.08803 with the shift taken first, eq. 4 of
+    arXiv:1705.07057 with mu = -shift and alpha = -s."""
+
+    bound: float = 3.0
+
+    @property
+    def num_params(self) -> int:
+        return 2
+
+    def __call__(self, x: jax.Array, params: jax.Array, inverse: bool = False) -> tuple[jax.Array, jax.Array]:
+        params = self._each(x, params)
+        shift, s = params[..., 0], soft_bound(params[..., 1], self.bound)
+        if inverse:
+            return x * jnp.exp(-s) - shift, -s
+        return (x + shift) * jnp.exp(s), s
+
+
+@dataclass(frozen=True)
+class Spline(Transform):
+    """A monotone rational-quadratic spline through bins + 1 knots on [-reach, reach], the identity outside,
+    arXiv:1906.04032, section 3.1."""
+
+    bins: int = 8
+    reach: float = 4.0
+    least: float = 1e-3
+    """Least share of a bin in the width and height of all, and least slope at a knot."""
+
+    @property
+    def num_params(self) -> int:
+        return 3 * self.bins - 1
+
+    def knots(self, params: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Places x_k, y_k and slopes at the knots, each f32[..., bins + 1], from params f32[..., num_params]."""
+        widths, heights, slopes = jnp.split(params, (self.bins, 2 * self.bins), axis=-1)
+
+        def places(raw: jax.Array) -> jax.Array:
+            share = self.least + (1 - self.bins * self.least) * jax.nn.softmax(raw)
+            inner = self.reach * (2 * jnp.cumsum(share, axis=-1)[..., :-1] - 1)
+            end = jnp.full_like(inner[..., :1], self.reach)
+            return jnp.concatenate([-end, inner, end], axis=-1)
+
+        # Slope 1 at zero, and at both ends, where it meets the identity.
+        slopes = self.least + jax.nn.softplus(slopes + math.log(math.expm1(1 - self.least)))
+        one = jnp.ones_like(slopes[..., :1])
+        return places(widths), places(heights), jnp.concatenate([one, slopes, one], axis=-1)
+
+    def __call__(self, x: jax.Array, params: jax.Array, inverse: bool = False) -> tuple[jax.Array, jax.Array]:
+        xs, ys, slopes = self.knots(self._each(x, params))
+        inside = jnp.abs(x) < self.reach
+        # Outside, a place in the domain: what is computed for it must have a finite gradient, though nobody sees it.
+        given = jnp.where(inside, x, 0.0)
+        k = jnp.sum(given[..., None] >= (ys if inverse else xs)[..., 1:-1], axis=-1, keepdims=True)
+
+        def left_and_right(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return (jnp.take_along_axis(a, i, axis=-1)[..., 0] for i in (k, k + 1))
+
+        x0, x1 = left_and_right(xs)
+        y0, y1 = left_and_right(ys)
+        d0, d1 = left_and_right(slopes)
+        width, height = x1 - x0, y1 - y0
+        s = height / width
+        bend = d0 + d1 - 2 * s
+        if inverse:  # eqs. 6 to 8: the root that stays exact as a goes to 0
+            rise = given - y0
+            a, b, c = height * (s - d0) + rise * bend, height * d0 - rise * bend, -s * rise
+            root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 1e-30))
+            xi = jnp.clip(-2 * c / (b + root), 0.0, 1.0)
+        else:
+            xi = (given - x0) / width
+        both = xi * (1 - xi)
+        denominator = s + bend * both
+        # eq. 5
+        slope = s**2 * (d1 * xi**2 + 2 * s * both + d0 * (1 - xi) ** 2) / denominator**2
+        y = x0 + xi * width if inverse else y0 + height * (s * xi**2 + d0 * both) / denominator  # eq. 4
+        log_slope = jnp.where(inside, jnp.log(slope), 0.0)
+        return jnp.where(inside, y, x), -log_slope if inverse else log_slope
+
+
+def logit(x: jax.Array, alpha: float, inverse: bool = False) -> tuple[jax.Array, jax.Array]:
+    """log(s / (1 - s)) of s = alpha + (1 - 2 alpha) x, x in [0, 1], so that what is modelled has no walls: section 4.1
+    of arXiv:1605.08803. Returns (y, log |dy/dx|), elementwise."""
+    scale = math.log1p(-2 * alpha)
+    if inverse:
+        return (jax.nn.sigmoid(x) - alpha) / (1 - 2 * alpha), jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) - scale
+    s = alpha + (1 - 2 * alpha) * x
+    log_s, log_rest = jnp.log(s), jnp.log1p(-s)
+    return log_s - log_rest, scale - log_s - log_rest
+
+
+# --- rearrangements ----------------------------------------------------------------------------------------------
+
+
+def squeeze(x: jax.Array) -> jax.Array:
+    """Squares of 2 x 2 pixels as channels: f32[B, H, W, C] -> [B, H / 2, W / 2, 4 C], fig. 3 of arXiv:1605.08803."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def unsqueeze(x: jax.Array) -> jax.Array:
+    """The inverse of `squeeze`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def checkerboard(height: int, width: int, odd: bool = False) -> np.ndarray:
+    """bool[1, H, W, 1], True where row plus column is even, or odd."""
+    return (np.add.outer(np.arange(height), np.arange(width)) % 2 == odd)[None, :, :, None]
+
+
+# --- a matrix by its LU parts ------------------------------------------------------------------------------------
+
+
+def lu_matrix(parts: jax.Array, log_s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """L: f32[C, C] with ones on the diagonal and U with e^log_s on it; the rest of both are the triangles of `parts`.
+    W = L U has log |det W| = sum(log_s), section 3.2 of arXiv:1807.03039."""
+    return jnp.tril(parts, -1) + jnp.eye(len(log_s)), jnp.triu(parts, 1) + jnp.diag(jnp.exp(log_s))
+
+
+def lu_rotation(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """(parts, log_s) of a random orthogonal matrix.
+
+    A rotation's own P L U needs a P, and signs, that no gradient could move. Its rows taken in P's order, and columns
+    turned so that the diagonal of U is positive, give an orthogonal matrix too, and that one is L U.
+    """
+    rotation = jnp.linalg.qr(jax.random.normal(key, (size, size)))[0]
+    _, lower, upper = jax.scipy.linalg.lu(rotation)
+    diagonal = jnp.diagonal(upper)
+    upper = upper * jnp.sign(diagonal)[None]
+    return jnp.tril(lower, -1) + jnp.triu(upper, 1), jnp.log(jnp.abs(diagonal))
+
+
+def lu_inverse(lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """(L U)^-1."""
+    solve = jax.scipy.linalg.solve_triangular
+    return solve(upper, solve(lower, jnp.eye(len(lower)), lower=True, unit_diagonal=True))
+
+
+# --- autoregressive maps -----------------------------------------------------------------------------------------
+
+
+def autoregressive_mask(degrees_in: np.ndarray, degrees_out: np.ndarray, strict: bool = False) -> np.ndarray:
+    """f32[I, O]: 1 where output o may see input i, degree_out >= degree_in, or > in the last layer. Eqs. 12 and 13 of
+    arXiv:1502.03509."""
+    see = np.greater if strict else np.greater_equal
+    return see.outer(degrees_out, degrees_in).T.astype(np.float32)
+
+
+def fixed_point(
+    update: Callable[[jax.Array], jax.Array], start: jax.Array, tolerance: float, limit: int
+) -> tuple[jax.Array, jax.Array]:
+    """x = update(x) by repetition, x: f32[B, D], and how many passes each row took, i32[B].
+
+    Where element d of `update` depends on elements before d alone, pass k makes the first k exact, whatever came
+    before (Jacobi iteration, arXiv:2002.03629): `limit` = D passes are always enough. A row stops once no element
+    moves by more than tolerance (1 + |x|) and is left as it is, so that it does not depend on the others.
+    """
+
+    def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
+        _, active, _, i = carry
+        return jnp.any(active) & (i < limit)
+
+    def one_pass(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        x, active, passes, i = carry
+        new = update(x)
+        moves = jnp.any(jnp.abs(new - x) > tolerance * (1 + jnp.abs(new)), axis=-1)
+        return jnp.where(active[:, None], new, x), active & moves, passes + active, i + 1
+
+    rows = start.shape[:1]
+    carry = (start, jnp.ones(rows, bool), jnp.zeros(rows, jnp.int32), jnp.zeros((), jnp.int32))
+    x, _, passes, _ = jax.lax.while_loop(unfinished, one_pass, carry)
+    return x, passes
+
+
+def one_by_one(update: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
+    """The same x in D passes that set an element each: the definition of an autoregressive sampler."""
+
+    def set_element(d: jax.Array, x: jax.Array) -> jax.Array:
+        return x.at[:, d].set(update(x)[:, d])
+
+    return jax.lax.fori_loop(0, start.shape[-1], set_element, start)

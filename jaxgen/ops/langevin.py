@@ -1,0 +1,191 @@
+"""Chains that draw from exp(-E(x)) / Z, and Z itself.
+
+E an energy, f32[B, *shape] -> f32[B], each row by itself; x a state of the chain, p its momentum, beta an inverse
+temperature. Unadjusted Langevin steps; Hamiltonian steps with a Metropolis test, of which one leapfrog step makes
+Metropolis-adjusted Langevin; annealed importance sampling over these (arXiv:physics/9803008). Annealing over noise
+levels of a denoiser instead is `ops.samplers.AnnealedLangevin`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core import fold_each, normal_each
+from jaxgen.errors import UserError
+
+Energy = Callable[[jax.Array], jax.Array]
+
+
+def uniform_each(keys: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:
+    """Uniform on [-bound, bound], f32[B, *shape], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-bound, maxval=bound))(keys)
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """x <- x - step grad E(x) + noise z, z ~ N(0, 1).
+
+    arXiv:1903.08689, section 3.1, and arXiv:1912.03263, eq. 3, write lambda / 2 (alpha / 2) for `step`, where the noise
+    that leaves exp(-E) as it is has variance lambda. Both then take far less noise than that, which is to sample at a
+    low temperature.
+    """
+
+    steps: int = 60
+    step: float = 10.0
+    noise: float | None = 0.005
+    """Deviation of the noise; None for sqrt(2 step), under which chains of small steps reach exp(-E)."""
+    clip: float = 0.03
+    """Bound of each component of the gradient; 0 for none."""
+
+    def __post_init__(self):
+        if self.steps < 1 or self.step <= 0:
+            raise UserError(f"a chain of {self.steps} steps of {self.step} leads nowhere: both are to be above 0")
+
+    def __call__(
+        self, energy: Energy, keys: jax.Array, x: jax.Array, bound: float = 0.0, frames: int = 0
+    ) -> jax.Array:
+        """Where the chains lead that start at x: f32[B, *shape], chain i by keys[i] alone.
+
+        bound: keeps them in [-bound, bound]; 0 for no bounds. frames: give states on the way instead,
+        [frames, B, *shape], at most one a step, of which the last is where they end.
+        """
+        force = jax.grad(lambda x: jnp.sum(energy(x)))
+        noise = math.sqrt(2 * self.step) if self.noise is None else self.noise
+        frames = min(frames, self.steps)
+
+        def step(carry: tuple[jax.Array, jax.Array], i: jax.Array):
+            x, film = carry
+            gradient = force(x)
+            if self.clip:
+                gradient = jnp.clip(gradient, -self.clip, self.clip)
+            x = x - self.step * gradient + noise * normal_each(fold_each(keys, i), x.shape[1:])
+            if bound:
+                x = jnp.clip(x, -bound, bound)
+            if frames:
+                film = film.at[i * frames // self.steps].set(x)
+            return (x, film), None
+
+        (x, film), _ = jax.lax.scan(step, (x, jnp.zeros((frames, *x.shape))), jnp.arange(self.steps))
+        return film if frames else x
+
+
+# --- Hamiltonian Monte Carlo ----------------------------------------------------------------------------------
+
+
+def _reflect(x: jax.Array, p: jax.Array, bound: float) -> tuple[jax.Array, jax.Array]:
+    """x folded back into [-bound, bound], and p turned where x was mirrored: a ball between two walls."""
+    if not bound:
+        return x, p
+    y = (x + bound) % (4 * bound)
+    beyond = y > 2 * bound
+    return jnp.where(beyond, 4 * bound - y, y) - bound, jnp.where(beyond, -p, p)
+
+
+def _per_row(values: jax.Array, like: jax.Array) -> jax.Array:
+    """f32[B] with axes of size 1 for the others of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def hmc_step(
+    energy: Energy, keys: jax.Array, x: jax.Array, step: jax.Array | float, leapfrog: int = 10, bound: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """One step of Hamiltonian Monte Carlo, section 5.3.2 of arXiv:1206.1901: exp(-E) is left exactly as it is.
+
+    x: f32[B, *shape]; step: of the leapfrog integrator, of which `leapfrog` make a proposal. bound: walls at -bound and
+    bound that reflect, for E on a box; 0 for none. Returns the new x and the chance with which each move was taken.
+    """
+    gradient = jax.value_and_grad(lambda x: (lambda e: (jnp.sum(e), e))(energy(x)), has_aux=True)
+
+    def kinetic(p: jax.Array) -> jax.Array:
+        return 0.5 * jnp.sum(p**2, axis=tuple(range(1, p.ndim)))
+
+    def leap(carry, _):
+        x, p, g, _ = carry
+        p = p - 0.5 * step * g
+        x, p = _reflect(x + step * p, p, bound)
+        (_, e), g = gradient(x)
+        return (x, p - 0.5 * step * g, g, e), None
+
+    p = normal_each(fold_each(keys, 0), x.shape[1:])
+    (_, e), g = gradient(x)
+    (new, p_new, _, e_new), _ = jax.lax.scan(leap, (x, p, g, e), length=leapfrog)
+    change = e_new + kinetic(p_new) - e - kinetic(p)
+    # A proposal without a number is one that went too far.
+    chance = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(-change, 0.0)), 0.0)
+    taken = jax.vmap(jax.random.uniform)(fold_each(keys, 1)) < chance
+    return jnp.where(_per_row(taken, x), new, x), chance
+
+
+# --- the partition function -----------------------------------------------------------------------------------
+
+
+class Annealed(NamedTuple):
+    """What annealed importance sampling finds."""
+
+    log_z: jax.Array
+    """Estimate of log Z in nats, f32[]; its expectation is at most log Z."""
+    ess: jax.Array
+    """Effective sample size (sum w)^2 / sum w^2, f32[], from 1 to B; log_z is off by about sqrt(1 / ess - 1 / B)."""
+    log_weights: jax.Array
+    """f32[B]."""
+    x: jax.Array
+    """Ends of the chains, f32[B, *shape], which with those weights are samples of exp(-E) / Z."""
+    acceptance: jax.Array
+    """Mean chance of a move at each temperature, f32[T]."""
+
+
+def ais(
+    energy: Energy,
+    keys: jax.Array,
+    shape: tuple[int, ...],
+    temperatures: int = 500,
+    leapfrog: int = 10,
+    step: float = 0.1,
+    scale: float = 1.0,
+    bound: float = 0.0,
+) -> Annealed:
+    """log Z = log of the integral of exp(-E(x)), from one chain for each of `keys`: section 2 of arXiv:physics/9803008.
+
+    From N(0, scale^2), or where `bound` is given from the uniform density on [-bound, bound]^D, to which E is then
+    restricted, over log f_beta = (1 - beta) log p_0 - beta E, beta = 0 to 1 in equal parts, with one Hamiltonian step
+    at each (Metropolis-adjusted Langevin where leapfrog is 1). Step sizes start from `step` and are found by chains of
+    their own, for moves taken in two of three cases: sizes that a chain chose for itself would bias its weight.
+    """
+    size = math.prod(shape)
+    log_volume = size * math.log(2 * bound if bound else scale * math.sqrt(2 * math.pi))
+
+    def log_base(x: jax.Array) -> jax.Array:
+        if bound:
+            return jnp.full(x.shape[0], -log_volume)
+        return -0.5 * jnp.sum((x / scale) ** 2, axis=tuple(range(1, x.ndim))) - log_volume
+
+    betas = jnp.arange(1, temperatures + 1) / temperatures
+    rise = 1 / temperatures
+
+    def anneal(keys: jax.Array, steps: jax.Array, tune: bool):
+        def at(carry, row):
+            x, log_weight, log_step = carry
+            i, beta, log_given = row
+            log_weight += rise * (-energy(x) - log_base(x))
+            used = log_step if tune else log_given
+            x, chance = hmc_step(
+                lambda x: beta * energy(x) - (1 - beta) * log_base(x), fold_each(keys, i), x, jnp.exp(used), leapfrog,
+                bound,
+            )  # fmt: skip
+            accepted = jnp.mean(chance)
+            return (x, log_weight, used + 0.2 * (accepted - 0.67)), (used, accepted)
+
+        first = fold_each(keys, 0)
+        x = uniform_each(first, shape, bound) if bound else scale * normal_each(first, shape)
+        carry = (x, jnp.zeros(keys.shape), jnp.log(jnp.asarray(step, jnp.float32)))
+        return jax.lax.scan(at, carry, (jnp.arange(1, temperatures + 1), betas, steps))
+
+    _, (steps, _) = anneal(fold_each(keys, 0), jnp.zeros(temperatures), True)
+    (x, log_weights, _), (_, acceptance) = anneal(fold_each(keys, 1), steps, False)
+    total = jax.nn.logsumexp(log_weights)
+    ess = jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
+    return Annealed(total - math.log(keys.shape[0]), ess, log_weights, x, acceptance)
