@@ -5,7 +5,8 @@
     python experiments/pix2pix.py folder --data.folder SOURCES --data.targets TARGETS
     jaxgen sample runs/pix2pix-emoji-0 --image drawing.png        # of any size
 
-Not yet run to the end.
+emoji: 23 minutes of one core; PSNR 14.22 dB over 212 held-out emoji without dropout (--model.no-noise), seed 0, where
+the training set's mean colour gives 10.66. folder: not yet run.
 """
 
 from jaxgen.data import EmojiEdges, PairFolder
