@@ -24,7 +24,6 @@ from jaxgen.data.dataset import take
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
 from jaxgen.loop import saved_state
-from jaxgen.metrics.auroc import auroc
 from jaxgen.runfolder import RunFolder
 
 SCORES = ("energy", "nll", "nats", "iwae", "nelbo", "bits_per_dim")  # the first of them that there is
@@ -64,6 +63,13 @@ def numbers(
         for name, values in core.evaluate(model, state, keys, batch, codec).items():
             parts.setdefault(name, []).append(np.asarray(values))
     return {name: np.concatenate(values)[: len(images)] for name, values in parts.items()}
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Probability that a score of `outside` is above one of `inside`, ties counted half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(np.repeat([0, 1], [len(inside), len(outside)]), np.concatenate([inside, outside])))
 
 
 def judge(name: str, options: Options) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from jaxgen.errors import UserError
 from jaxgen.nets.conditioners import CouplingMLP, CouplingResNet, GlowNet, PixelDense
 from jaxgen.ops import bijectors as ops
 from jaxgen.ops.bijectors import Affine, Transform
+from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 Answer = tuple[jax.Array, jax.Array]
 Context = jax.Array | None
@@ -314,8 +315,8 @@ class MultiScale(nn.Module):
         if i + 1 < self.levels or self.before_depth:
             layers += [Coupling(PixelDense(), name=f"prior{i}")] if self.prior else []
             layers += [partial(self._first_half, i)]
-        y, logdet = compose(layers, ops.squeeze(x), context, inverse)
-        return ops.unsqueeze(y), logdet
+        y, logdet = compose(layers, space_to_depth(x, 2), context, inverse)
+        return depth_to_space(y, 2), logdet
 
     def _first_half(self, i: int, x: jax.Array, context: Context, inverse: bool) -> Answer:
         on, done = jnp.split(x, 2, axis=-1)
