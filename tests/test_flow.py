@@ -37,7 +37,7 @@ def state_of(params):
 def test_density_integrates_to_one(name):
     """On a grid x = sinh(v), fine where points are and as far as the tails of a flow may go."""
     model = Flow(shape=(2,), bits=0, flow=FLOWS[name])
-    _, variables = start(model.flow, (2,), seed=3, scale=0.2)
+    _, variables = start(model.flow, (2,), seed=3, scale=0.1)
     v = np.linspace(-8, 8, 401)
     side, width = 0.04 * np.sinh(v), 0.04 * np.cosh(v) * (v[1] - v[0])
     grid = np.float32(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))

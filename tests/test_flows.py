@@ -50,7 +50,7 @@ def check(flow, shape, jacobian, seed=0, context=None):
 
     @jax.jit
     def everything(seed):
-        x, variables = start(flow, shape, seed=seed, context=context)
+        x, variables = start(flow, shape, seed=seed, context=context, scale=0.1)
         y, logdet = flow.apply(variables, x, context)
         back, logdet_back = flow.apply(variables, y, context, inverse=True)
 
