@@ -80,9 +80,10 @@ class Toy2D(Dataset):
         Raises:
           UserError: the data is no mixture of Gaussians.
         """
-        if self.modes is None:
+        modes = self.modes
+        if modes is None:
             raise UserError(f"Toy2D {self.name!r} has no exact density: choose gaussians8 or gaussians25")
-        centres, std = self.modes
+        centres, std = modes
         square = np.sum((np.asarray(x, np.float64)[..., None, :] - centres) ** 2, -1)
         each = -square / (2 * std**2) - np.log(2 * np.pi * std**2) - np.log(len(centres))
         return np.logaddexp.reduce(each, axis=-1)
