@@ -148,8 +148,7 @@ def sample(args: list[str]) -> None:
     from jaxgen.use import draw, in_rows
 
     model = experiment.compute_model
-    if options.image or options.mask or options.between:
-        edit.check_model(model, bool(options.image), bool(options.mask), bool(options.between))
+    edit.check_model(model, bool(options.image), bool(options.mask), bool(options.between))
     translated = bool(options.image) and edit.translates(model)
     if options.mask and not options.image:
         raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")

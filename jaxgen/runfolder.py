@@ -190,13 +190,14 @@ def environment_line() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, git commit and command line of this process."""
+    """Versions, devices, compiler flags, git commit and command line of this process."""
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "devices": [f"{d.device_kind} {d.id}" for d in jax.devices()],
         "processor": _processor() if device.platform == "cpu" else device.device_kind,
         "cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git": _git(),
         # By name: where a file lies on one machine helps nobody on another.
         "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),

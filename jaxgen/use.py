@@ -123,8 +123,8 @@ def save_pictures(
             some, batch = layout.put((some, batch), layout.everywhere)
         pictures |= parallel.whole(core.pictures(model, state, some, batch, codec))
     if parallel.is_main():
-        if experiment.data.modes is not None:
-            counted = mode_coverage(samples, *experiment.data.modes)
+        if (modes := experiment.data.modes) is not None:
+            counted = mode_coverage(samples, *modes)
             finite = {f"samples/{name}": value for name, value in counted.items() if np.isfinite(value)}
             run.append(run.held_out, [{"step": int(state.step), **finite}])
         for name, picture in pictures.items():

@@ -15,7 +15,7 @@ from jaxgen.nets.mlp import MLP
 from jaxgen.nets.norm import GroupNorm
 from jaxgen.nets.unet import UNet
 from jaxgen.ops.attention import attention
-from jaxgen.ops.conv import DIMS, conv, upconv
+from jaxgen.ops.conv import DIMS, NARROW, conv, upconv
 
 RNG = np.random.default_rng(0)
 
@@ -95,11 +95,15 @@ CONVS = [
 
 @pytest.mark.parametrize(
     ("height", "width", "h", "w", "strides", "padding"),
-    [(*how, "SAME") for how in CONVS] + [(*how, "VALID") for how in CONVS[::4]] + [(3, 3, 5, 5, (2, 2), "SAME")],
+    [(*how, "SAME") for how in CONVS]
+    + [(*how, "VALID") for how in CONVS[::4]]
+    + [(3, 3, 5, 5, (2, 2), "SAME"), (6, 6, 2, 4, (1, 3), ((2, 0), (2, 2)))],
 )
 def test_conv_and_its_gradients_are_xlas(height, width, h, w, strides, padding):
-    pads = tuple(lax.padtype_to_pads((height, width), (h, w), strides, padding))
-    x, kernel = normal(2, height, width, 3), normal(h, w, 3, 4)
+    pads = padding
+    if isinstance(padding, str):
+        pads = tuple(lax.padtype_to_pads((height, width), (h, w), strides, padding))
+    x, kernel = normal(2, height, width, NARROW + 1), normal(h, w, NARROW + 1, 4)
     how = (strides, pads)
 
     @jax.jit

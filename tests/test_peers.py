@@ -282,7 +282,7 @@ def test_gan(name):
     @jax.jit
     def ours(params):
         def judge(critic, x):
-            return model._judge(critic, state.extra["critic"], "fake", x, None, fresh_key())[0]
+            return model._judge(critic, state.extra["critic"], "fake", x, None, key=fresh_key())[0]
 
         def fakes(gen):
             return model._generate(gen, state.extra["gen"], jnp.asarray(z), None, fresh_key())[0]

@@ -1,8 +1,8 @@
 """The GAN of jaxgen.models.gan in eager PyTorch: fully connected and DCGAN networks, without classes."""
 
+import math
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,7 +11,7 @@ from jaxgen.models.gan import GAN
 from jaxgen.nets import gan as nets
 from jaxgen.nets.conv import halved
 from jaxgen.ops.gan import NonSaturating, Wasserstein
-from peers.layers import Conv, Linear, channels_first, copy
+from peers.layers import Conv, Linear, UpConv, channels_first, copy
 from peers.optim import Descent, is_written
 
 
@@ -43,7 +43,7 @@ class MLPGenerator(nn.Module):
             BatchNorm(nn.BatchNorm1d(o)) if norm else nn.Identity()
             for o, norm in zip(net.hidden, normalized, strict=True)
         )
-        self.last = Linear(widths[-1], int(np.prod(shape)))
+        self.last = Linear(widths[-1], math.prod(shape))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         for layer, norm in zip(self.layers, self.norms, strict=True):
@@ -67,7 +67,7 @@ class MLPCritic(nn.Module):
     def __init__(self, net: nets.MLPCritic, shape: tuple[int, ...]):
         super().__init__()
         self.shape, self.dropout = shape, nn.Dropout(net.dropout)
-        self.layers = nn.ModuleList(Linear(i, o) for i, o in pairwise([int(np.prod(shape)), *net.hidden]))
+        self.layers = nn.ModuleList(Linear(i, o) for i, o in pairwise([math.prod(shape), *net.hidden]))
         self.head = Linear(net.hidden[-1], 1, bias=net.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -84,25 +84,11 @@ class MLPCritic(nn.Module):
         self.head.from_flax(params["Head_0"]["Dense_0"])
 
 
-class Up(nn.Module):
-    """Doubling by a transposed convolution, or by the nearest pixel and a convolution."""
-
-    def __init__(self, inputs: int, features: int, up: str, bias: bool):
-        super().__init__()
-        self.up = up
-        if up == "transposed":
-            self.conv = nn.ConvTranspose2d(inputs, features, 4, stride=2, padding=1, bias=bias)
-        else:
-            self.conv = nn.Conv2d(inputs, features, 3, padding=1, bias=bias)
+class DoubleConv(Conv):
+    """Doubling by the nearest pixel, then a 3x3 convolution."""
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.conv(h if self.up == "transposed" else F.interpolate(h, scale_factor=2, mode="nearest"))
-
-    def from_flax(self, params) -> None:
-        axes = (2, 3, 0, 1) if self.up == "transposed" else (3, 2, 0, 1)
-        copy(self.conv.weight, np.asarray(params["kernel"]).transpose(axes))
-        if self.conv.bias is not None:
-            copy(self.conv.bias, params["bias"])
+        return super().forward(F.interpolate(h, scale_factor=2, mode="nearest"))
 
 
 class DCGANGenerator(nn.Module):
@@ -112,10 +98,11 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         self.shape, self.slope = shape, net.slope
         self.small = (net.channels[0], *(halved(n, len(net.channels)) for n in shape[1:]))
-        self.linear = Linear(latent, int(np.prod(self.small)), bias=False)
+        self.linear = Linear(latent, math.prod(self.small), bias=False)
         self.norms = nn.ModuleList(BatchNorm(nn.BatchNorm2d(n)) for n in net.channels)
         widths = list(pairwise([*net.channels, shape[0]]))
-        self.ups = nn.ModuleList(Up(i, o, net.up, bias=n == len(widths) - 1) for n, (i, o) in enumerate(widths))
+        up = UpConv if net.up == "transposed" else DoubleConv
+        self.ups = nn.ModuleList(up(i, o, bias=n == len(widths) - 1) for n, (i, o) in enumerate(widths))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         h = self.linear(z).view(-1, *self.small)
@@ -146,7 +133,7 @@ class DCGANCritic(nn.Module):
         )
         self.dropout = nn.Dropout2d(net.dropout)
         self.small = (net.channels[-1], *(halved(n, len(net.channels)) for n in shape[1:]))
-        self.head = Linear(int(np.prod(self.small)), 1, bias=net.bias)
+        self.head = Linear(math.prod(self.small), 1, bias=net.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):

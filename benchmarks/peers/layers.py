@@ -58,12 +58,13 @@ class Conv(nn.Module):
 
 
 class UpConv(nn.ConvTranspose2d):
-    def __init__(self, inputs: int, features: int):
-        super().__init__(inputs, features, 4, stride=2, padding=1)
+    def __init__(self, inputs: int, features: int, bias: bool = True):
+        super().__init__(inputs, features, 4, stride=2, padding=1, bias=bias)
 
     def from_flax(self, params) -> None:
         copy(self.weight, np.asarray(params["kernel"]).transpose(2, 3, 0, 1))
-        copy(self.bias, params["bias"])
+        if self.bias is not None:
+            copy(self.bias, params["bias"])
 
 
 class GroupNorm(nn.GroupNorm):

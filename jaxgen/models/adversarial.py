@@ -51,7 +51,7 @@ class AdversarialModel(GenerativeModel):
             extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
         )
 
-    def _pass(
+    def _judge(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, key: jax.Array | None = None
     ) -> tuple[jax.Array, PyTree]:
         """The critic's logits of `args` in training, and `extra` with the running averages of that pass. Spectral

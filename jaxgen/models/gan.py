@@ -81,12 +81,6 @@ class GAN(AdversarialModel):
         )
         return x, dict(new)
 
-    def _judge(
-        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, key: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
-        """Logits f32[B] and the new `extra`, as `_pass` has them."""
-        return self._pass(params, extra, which, x, y, key=key)
-
     def _noised(self, key: jax.Array, x: jax.Array, step: jax.Array) -> jax.Array:
         if not self.instance_noise:
             return x
@@ -116,7 +110,7 @@ class GAN(AdversarialModel):
         key_between, key_dropout = jax.random.split(key)
 
         def critic(x: jax.Array) -> jax.Array:
-            return self._judge(params, extra, "fake", x, y, key_dropout)[0]
+            return self._judge(params, extra, "fake", x, y, key=key_dropout)[0]
 
         def penalty() -> jax.Array:
             total = jnp.zeros(())
@@ -141,8 +135,8 @@ class GAN(AdversarialModel):
         fake = self._noised(key_noise_fake, fake, state.step)
 
         def loss(params: PyTree):
-            on_real, extra = self._judge(params, state.extra["critic"], "real", real, y, key_real)
-            on_fake, extra = self._judge(params, extra, "fake", fake, y, key_fake)
+            on_real, extra = self._judge(params, state.extra["critic"], "real", real, y, key=key_real)
+            on_fake, extra = self._judge(params, extra, "fake", fake, y, key=key_fake)
             metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
             total = self.objective.critic(on_real, on_fake)
             if self._penalized:
@@ -166,7 +160,8 @@ class GAN(AdversarialModel):
         z = jax.random.normal(key_z, (size, self.latent))
         x, gen = self._generate(params, state.extra["gen"], z, y, key_gen)
         x = self._noised(key_noise, x, state.step)
-        logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", x, y, key_critic)
+        params, extra = state.params["critic"], state.extra["critic"]
+        logits, critic = self._judge(params, extra, "generator", x, y, key=key_critic)
         value = self.objective.generator(logits)
         return value, ({"gen": gen, "critic": critic}, {"generator_loss": value})
 

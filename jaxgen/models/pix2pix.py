@@ -81,8 +81,8 @@ class Pix2Pix(AdversarialModel):
         self, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array, fake: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         """What the critic minimises, and its new running averages. Halved, to slow it down (section 3.3)."""
-        on_real, extra = self._pass(params, extra, "real", source, x)
-        on_fake, extra = self._pass(params, extra, "fake", source, fake)
+        on_real, extra = self._judge(params, extra, "real", source, x)
+        on_fake, extra = self._judge(params, extra, "fake", source, fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         return 0.5 * self.objective.critic(on_real, on_fake), (extra, metrics)
 
@@ -90,7 +90,7 @@ class Pix2Pix(AdversarialModel):
         self, fake: jax.Array, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         """What the generator minimises by its fakes, judged by a critic of `params`, and that one's new averages."""
-        logits, extra = self._pass(params, extra, "generator", source, fake)
+        logits, extra = self._judge(params, extra, "generator", source, fake)
         metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
         return self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"], (extra, metrics)
 

@@ -150,14 +150,14 @@ class StyleGAN(GAN):
     # --- training ---
 
     def _judge(
-        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, key: jax.Array
+        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, *, key: jax.Array
     ) -> tuple[jax.Array, PyTree]:
         """Logits of augmented images. R1, too, is of the gradient in the images before that."""
         if not self._augments:
-            return super()._judge(params, extra, which, x, y, key)
+            return super()._judge(params, extra, which, x, y, key=key)
         key_augment, key = jax.random.split(key)
         x = self.augment(key_augment, x, extra["augment"]["p"])
-        logits, extra = super()._judge(params, extra, which, x, y, key)
+        logits, extra = super()._judge(params, extra, which, x, y, key=key)
         if which == "real":
             seen = extra["augment"]
             signs = seen["signs"] + jnp.mean(jnp.sign(jax.lax.stop_gradient(logits)))

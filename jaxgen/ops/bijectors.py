@@ -129,20 +129,6 @@ def logit(x: jax.Array, alpha: float, inverse: bool = False) -> tuple[jax.Array,
 # --- rearrangements ----------------------------------------------------------------------------------------------
 
 
-def squeeze(x: jax.Array) -> jax.Array:
-    """Squares of 2 x 2 pixels as channels: f32[B, H, W, C] -> [B, H / 2, W / 2, 4 C], fig. 3 of arXiv:1605.08803."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def unsqueeze(x: jax.Array) -> jax.Array:
-    """The inverse of `squeeze`."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, 2, 2, channels // 4)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
-
-
 def checkerboard(height: int, width: int, odd: bool = False) -> np.ndarray:
     """bool[1, H, W, 1], True where row plus column is even, or odd."""
     return (np.add.outer(np.arange(height), np.arange(width)) % 2 == odd)[None, :, :, None]

@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxgen.ops.patches import depth_to_space
-
 DIMS = ("NHWC", "HWIO", "NHWC")
 Sizes = tuple[int, int]
 Pads = tuple[Sizes, Sizes]
 NONE: Pads = ((0, 0), (0, 0))
-NARROW = 8  # outputs up to which `upconv` is one convolution
+NARROW = 8  # channels up to which one convolution with zeros between its pixels beats one for each phase
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -45,11 +43,34 @@ def _to_image(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, size
     def plain(kernel: jax.Array, dy: jax.Array) -> jax.Array:
         """dx[n, i] = sum_{a, o} dy[(n + low - a) / s, o] kernel[a, i, o] over whole quotients."""
         flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+        rows, columns = (_phases(*of) for of in zip(kernel.shape[:2], strides, pads, size, dy.shape[1:3], strict=True))
+        if kernel.shape[2] > NARROW and rows and columns:
+            parts = [[_xla(dy, flipped[y, x], pads=(ys, xs)) for x, xs in columns] for y, ys in rows]
+            interleaved = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
+            return interleaved.reshape(dy.shape[0], *size, kernel.shape[2])
         sizes = zip(kernel.shape[:2], pads, size, strides, dy.shape[1:3], strict=True)
         around = [(k - 1 - lo, n - s * (m - 1) + lo - 1) for k, (lo, _), n, s, m in sizes]
         return lax.conv_general_dilated(dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=DIMS)
 
-    return lax.platform_dependent(kernel, dy, cpu=plain, default=default)
+    # XLA's CPU convolutions err where padding is negative.
+    usual = all(s <= k > max(pad) for k, s, pad in zip(kernel.shape[:2], strides, pads, strict=True))
+    return lax.platform_dependent(kernel, dy, cpu=plain if usual else default, default=default)
+
+
+def _phases(k: int, s: int, pad: Sizes, n: int, m: int) -> list[tuple[slice, Sizes]]:
+    """Along one axis of an image of n pixels, of each residue modulo s: the taps of a flipped kernel of k that reach
+    such pixels, and the padding of dy's m with which a convolution with those gives them. Without the zeros that a
+    dilated dy has between its pixels, 1 / s of the products are left. Empty where that cannot be had."""
+    found = []
+    for residue in range(s):
+        first, ahead = (residue + pad[0]) % s, (residue + pad[0]) // s
+        count = len(range(first, k, s))
+        before = count - 1 - ahead
+        after = n // s + ahead - m
+        if n % s or min(before, after) < 0:
+            return []
+        found.append((slice((k - 1 - first) % s, None, s), (before, after)))
+    return found
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -127,22 +148,10 @@ narrow_conv.defvjp(lambda x, kernel, pads: (narrow_conv(x, kernel, pads), (x, ke
 def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution, kernel 4, stride 2, padding 1 in PyTorch's sense: f32[B, H, W, I] -> [B, 2H, 2W, O].
 
-    kernel: f32[4, 4, I, O]; y[o] = sum_i x[i] kernel[o + 1 - 2i]. An even output row sees taps 3 and 1 of two input
-    rows, an odd one taps 2 and 0, so the result is four 2x2 convolutions interleaved; the direct form's gradient is
-    16 times slower on XLA's CPU.
+    kernel: f32[4, 4, I, O]; y[o] = sum_i x[i] kernel[o + 1 - 2i], what `conv` with that stride has for its image's
+    gradient.
     """
-    batch, height, width, _ = x.shape
-    phases = [(a, b) for a in (0, 1) for b in (0, 1)]
-    taps = [kernel[3 - a :: -2, 3 - b :: -2] for a, b in phases]
-    if kernel.shape[-1] <= NARROW:
-        # With a few outputs each, four convolutions spend their time on reading x: one of 3x3 reads it once.
-        around = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a, b in phases]
-        merged = jnp.concatenate([jnp.pad(t, pads) for t, pads in zip(taps, around, strict=True)], axis=-1)
-        return depth_to_space(conv(x, merged, pads=((1, 1), (1, 1))), 2)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    parts = [conv(padded[:, a : a + height + 1, b : b + width + 1], t) for (a, b), t in zip(phases, taps, strict=True)]
-    rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+    return _to_image(kernel.swapaxes(2, 3), x, (2, 2), ((1, 1), (1, 1)), (2 * x.shape[1], 2 * x.shape[2]))
 
 
 def doubled_kernel(kernel: jax.Array) -> jax.Array:

@@ -40,14 +40,14 @@ def write_seeds_report(out):
     seeds = [int(folder.name[4:]) for folder in folders]
     numbers = {f"train/{n}": _estimate(mean[-1], half[-1], seeds) for n, (_, mean, half) in over.items() if len(mean)}
     held_out = [read_json(folder / "evaluation.json", []).get("metrics", {}) for folder in folders]
-    for name in held_out[0] if all(held_out) else ():
-        mean, half = interval(np.array([lane[name]["mean"] for lane in held_out]))
-        numbers[f"test/{name}"] = _estimate(mean, half, seeds)
     counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
-    for name in counted[0]:
-        if name.startswith("samples/") and all(name in lane for lane in counted):
-            mean, half = interval(np.array([lane[name][1][-1] for lane in counted]))
-            numbers[name] = _estimate(mean, half, seeds)
+    ends = {f"test/{n}": [lane[n]["mean"] for lane in held_out] for n in (held_out[0] if all(held_out) else ())}
+    ends |= {
+        n: [lane[n][1][-1] for lane in counted]
+        for n in counted[0]
+        if n.startswith("samples/") and all(n in lane for lane in counted)
+    }
+    numbers |= {name: _estimate(*interval(np.array(values)), seeds) for name, values in ends.items()}
     write_text(out / "seeds.json", json.dumps({"seeds": seeds, "metrics": numbers}, indent=2) + "\n")
     environment = read_json(folders[0] / "environment.json", [])
     name = " ".join(str(environment.get(k) or "") for k in ("experiment", "preset")).strip() or "run"
