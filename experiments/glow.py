@@ -44,7 +44,7 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, clip=1.0),
         ),
         codec=Dequantize(bits=4, noise=False), data=Digits(), batch_size=128, steps=3000, log_every=100,
-        sample_every=1000, save_every=1000, num_samples=80,
+        sample_every=1000, save_every=250, num_samples=80, best="test/nll",
     ),
     # The noise within levels learned too, by couplings on a checkerboard.
     "digits_variational": Experiment(
@@ -54,7 +54,7 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, clip=1.0),
         ),
         codec=Dequantize(bits=4, noise=False), data=Digits(), batch_size=128, steps=3000, log_every=100,
-        sample_every=1000, save_every=1000,
+        sample_every=1000, save_every=250, best="test/nll",
     ),
     "emoji": Experiment(
         model=Flow(
@@ -67,9 +67,9 @@ PRESETS = {
     "mnist": Experiment(
         model=Flow(
             flow=scales(64, 2, 8), temperature=0.8,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
-        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=4000, steps_per_call=20,
+        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=2000, steps_per_call=20,
         log_every=100, sample_every=1000, save_every=1000,
     ),
     "mnist_paper": Experiment(

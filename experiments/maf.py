@@ -47,20 +47,20 @@ PRESETS = {
     ),
     "digits": Experiment(
         model=Flow(
-            shape=(8, 8, 1), bits=4, logit_alpha=0.05, flow=Flat(Repeat(MAFStep(MADE((256, 256))), 5)),
+            shape=(8, 8, 1), bits=4, logit_alpha=0.05, flow=Flat(Repeat(MAFStep(MADE((128, 128))), 5)),
             num_classes=10, importance_samples=16,
-            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, weight_decay=1e-2, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=1000, weight_decay=1e-2, clip=1.0),
         ),
-        codec=Dequantize(bits=4, noise=False), data=Digits(), batch_size=128, steps=3000, log_every=100,
-        sample_every=1000, save_every=1000, num_samples=80,
+        codec=Dequantize(bits=4, noise=False), data=Digits(), batch_size=128, steps=1000, log_every=100,
+        sample_every=500, save_every=100, num_samples=80, best="test/nll",
     ),
     "mnist": Experiment(
         model=Flow(
             logit_alpha=1e-6, flow=Flat(Repeat(MAFStep(MADE((512, 512))), 5)),
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
-        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=128, steps=8000, steps_per_call=20,
-        log_every=100, sample_every=4000, save_every=1000,
+        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=128, steps=5000, steps_per_call=20,
+        log_every=100, sample_every=2500, save_every=1000,
     ),
     "mnist_paper": Experiment(
         model=Flow(

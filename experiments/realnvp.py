@@ -47,7 +47,7 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, clip=1.0),
         ),
         codec=Dequantize(bits=4, noise=False), data=Digits(), batch_size=128, steps=3000, log_every=100,
-        sample_every=1000, save_every=1000,
+        sample_every=1000, save_every=250, best="test/nll",
     ),
     "mnist": Experiment(
         model=Flow(
