@@ -69,6 +69,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
 
 
+def choose_convolutions() -> None:
+    """Has XLA's CPU back end, before it starts, take its older convolutions, unless XLA_FLAGS says which."""
+    import jax
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    # A flag that XLA does not know ends the process: only where it was tried.
+    if "xla_cpu_experimental_ynn" not in flags and (0, 10) <= jax.__version_info__[:2] <= (0, 12):
+        os.environ["XLA_FLAGS"] = f"{flags} {PLAIN_CONVOLUTIONS}".lstrip()
+
+
 def start_jax(
     device: str = "auto",
     compilation_cache: bool = True,
@@ -86,10 +96,7 @@ def start_jax(
 
     from jaxgen import parallel
 
-    flags = os.environ.get("XLA_FLAGS", "")
-    # A flag that XLA does not know ends the process: only where it was tried, and before the back end starts.
-    if "xla_cpu_experimental_ynn" not in flags and (0, 10) <= jax.__version_info__[:2] <= (0, 12):
-        os.environ["XLA_FLAGS"] = f"{flags} {PLAIN_CONVOLUTIONS}".lstrip()
+    choose_convolutions()
     coordinator, num_processes, process_id = processes
     if not 0 <= process_id < num_processes:
         raise UserError(f"process_id is {process_id} of num_processes {num_processes}: count from 0")

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ood
 
+
 def test_auroc_is_of_the_outside_above_the_inside():
     assert ood.auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0, 4.0])) == 1
     assert ood.auroc(np.array([0.0, 1.0]), np.array([1.0])) == 0.75
