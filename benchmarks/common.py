@@ -23,10 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxgen import cli
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.core import TrainState
 from jaxgen.data import feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
-from jaxgen.runfolder import environment
+from jaxgen.loop import saved_state
+from jaxgen.parallel import Layout
+from jaxgen.runfolder import RunFolder, environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -214,6 +218,17 @@ def spread(count: int, whole: Any, *split: tuple[Any, int]) -> tuple[Any, ...]:
         return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*spec)))
 
     return put(whole), *(put(tree, *(None,) * axis, "data") for tree, axis in split)
+
+
+def restored(run: RunFolder, layout: Layout | None = None) -> tuple[Experiment, Any, TrainState]:
+    """A run's experiment, its codec, and the state of its newest checkpoint."""
+    experiment = run.experiment()
+    codec = experiment.codec.load()
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{run.path} has no checkpoints: train it first")
+    with Checkpoints(run.checkpoints) as checkpoints:
+        state = saved_state(experiment, run.examples(), codec, checkpoints, layout=layout, optimizer=False)
+    return experiment, codec, state
 
 
 def fed(experiment: Experiment, steps: int) -> tuple[Any, Any]:

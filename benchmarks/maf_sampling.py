@@ -19,9 +19,7 @@ import numpy as np
 import tyro
 
 from jaxgen import cli, core
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.errors import UserError
-from jaxgen.loop import saved_state
 from jaxgen.models.flow import Flow
 from jaxgen.models.shared import one_hot
 from jaxgen.runfolder import RunFolder
@@ -94,9 +92,7 @@ def main() -> None:
     options = cli.parse(Options, None, sys.argv[1:], "maf_sampling.py", __doc__)
     cli.start_jax()
     run = RunFolder(Path(options.run))
-    experiment = run.experiment()
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(experiment, run.examples(), experiment.codec, checkpoints)
+    experiment, _, state = common.restored(run)
     cond = experiment.model.sample_cond(options.num, run.examples())
     row = measure(run.path.name, experiment.compute_model, state, cond, options)
     common.show("sampling a masked autoregressive flow", [row], COLUMNS)

@@ -18,12 +18,10 @@ import numpy as np
 import tyro
 
 from jaxgen import cli, core
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.data import Emoji
 from jaxgen.data.dataset import take
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
-from jaxgen.loop import saved_state
 from jaxgen.runfolder import RunFolder
 
 SCORES = ("energy", "nll", "nats", "iwae", "nelbo", "bits_per_dim")  # the first of them that there is
@@ -76,10 +74,8 @@ def judge(name: str, options: Options) -> dict[str, Any]:
     """The row of one run, RUN or RUN:SCORE."""
     folder, _, asked = name.partition(":")
     run = RunFolder(Path(folder))
-    experiment = run.experiment()
-    codec, model = experiment.codec.load(), experiment.compute_model
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(experiment, run.examples(), codec, checkpoints, optimizer=False)
+    experiment, codec, state = common.restored(run)
+    model = experiment.compute_model
     count = min(options.num, experiment.data.count("test"))
     test = take(experiment.data.arrays("test"), np.arange(count))
     if test["x"].ndim != 4 or test["x"].shape[1] != test["x"].shape[2]:

@@ -22,12 +22,9 @@ import numpy as np
 import tyro
 
 from jaxgen import cli, score
-from jaxgen.checkpoint import Checkpoints
-from jaxgen.core import TrainState
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, differences, to_json
 from jaxgen.files import write_bytes, write_text
-from jaxgen.loop import saved_state
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun, Sampler, Table
 from jaxgen.parallel import Layout, divisible
@@ -126,17 +123,6 @@ def described(experiment: Experiment) -> dict[str, Any]:
 # --- the scores ---------------------------------------------------------------------------------------------------
 
 
-def restored(run: RunFolder, layout: Layout | None = None) -> tuple[Experiment, Any, TrainState]:
-    """A run's experiment, its codec, and the state of its newest checkpoint."""
-    experiment = run.experiment()
-    codec = experiment.codec.load()
-    if not run.checkpoints.is_dir():
-        raise UserError(f"{run.path} has no checkpoints: train it first")
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(experiment, run.examples(), codec, checkpoints, layout=layout, optimizer=False)
-    return experiment, codec, state
-
-
 def score_of(network: score.Network, rows: score.Rows, real: score.Rows) -> float:
     """The Frechet distance between two sets of features."""
     (record,) = score.scores(["fid"], network, rows, real, None)
@@ -162,13 +148,13 @@ def main(args: Sequence[str] | None = None) -> None:
     layout = Layout.make(options.mesh)
     run = RunFolder(Path(options.run))
     out = Path(options.out or common.RESULTS / f"score-curve-{run.path.resolve().name}.json")
-    experiment, codec, state = restored(run, layout)
+    experiment, codec, state = common.restored(run, layout)
     model = experiment.compute_model
     if not isinstance(model, Diffusion):
         raise UserError(f"{run.path} is a run of {type(model).__name__}, which has no samplers to compare")
     todo = points(model, options)
     judge = RunFolder(Path(options.classifier))
-    judged, judge_codec, judge_state = restored(judge)
+    judged, judge_codec, judge_state = common.restored(judge)
     network = score.classifier(judge, judge_state, judge_codec)
     batch = divisible(options.batch, layout)
     cond = model.sample_cond(options.num, run.examples())

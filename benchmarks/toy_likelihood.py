@@ -16,11 +16,9 @@ import common
 import tyro
 
 from jaxgen import cli
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import count_params
 from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
-from jaxgen.loop import saved_state
 from jaxgen.runfolder import RunFolder
 from jaxgen.use import held_out_numbers
 
@@ -35,12 +33,10 @@ class Options:
 def measure(path: Path, batch: int) -> common.Row:
     """Mean log-likelihoods in nats of all held-out points of a run."""
     run = RunFolder(path)
-    experiment = run.experiment()
-    if not isinstance(experiment.data, Toy2D):
+    if not isinstance(run.experiment().data, Toy2D):
         raise UserError(f"{path} is no run on 2-D points: name runs on Toy2D")
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(experiment, run.examples(), experiment.codec, checkpoints)
-    numbers, count = held_out_numbers(experiment, state, experiment.codec, experiment.seed, "test", None, batch)
+    experiment, codec, state = common.restored(run)
+    numbers, count = held_out_numbers(experiment, state, codec, experiment.seed, "test", None, batch)
     if "nll" not in numbers:
         raise UserError(f"{path} has no log-likelihood: name runs of flows")
     true = experiment.data.log_density(experiment.data.arrays("test")["x"])

@@ -16,9 +16,7 @@ import numpy as np
 import tyro
 
 from jaxgen import cli
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.data import Digits
-from jaxgen.loop import saved_state
 from jaxgen.metrics.two_sample import knn_two_sample
 from jaxgen.runfolder import RunFolder
 from jaxgen.use import draw
@@ -39,13 +37,11 @@ def main() -> None:
     options = cli.parse(Options, None, sys.argv[1:], "two_sample.py", __doc__)
     cli.start_jax()
     run = RunFolder(Path(options.run))
-    experiment = run.experiment()
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(experiment, run.examples(), experiment.codec, checkpoints)
+    experiment, codec, state = common.restored(run)
     real = Digits().arrays("all")["x"]
     cond = experiment.model.sample_cond(len(real), run.examples())
     model = experiment.compute_model
-    sampled = draw(model, state, options.seed, len(real), cond, experiment.codec, options.batch)
+    sampled = draw(model, state, options.seed, len(real), cond, codec, options.batch)
     # Real against real can only be halves, so the same halves are compared with samples too.
     rng, half = np.random.default_rng(0), len(real) // 2
     orders = [rng.permutation(len(real)) for _ in range(SPLITS)]
