@@ -12,11 +12,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import common
+import compression
 import pixelcnn_sampling
 import sample
 import train
+from conftest import EXPERIMENTS
 
+from jaxgen import loop
 from jaxgen.errors import UserError
+from jaxgen.experiment import presets
 
 
 def results(path: Path, kind: str) -> list[dict]:
@@ -123,3 +127,16 @@ def test_pixelcnn_sampling(tmp_path):
     assert set(row["ms_per_batch"]) == {"cached", "naive"} and row["ratio"] > 0
     with pytest.raises(UserError, match="a PixelCNN is expected"):
         pixelcnn_sampling.main(["vae", "--preset", "smoke"])
+
+
+def test_compression(tmp_path):
+    """Of a conditional model of two levels, whose file is as long as it says."""
+    loop.train(presets(EXPERIMENTS["pixelcnn"])["smoke"], tmp_path / "run")
+    out = tmp_path / "compression.json"
+    compression.main([str(tmp_path / "run"), "--num", "5", "--out", str(out)])
+    (row,) = results(out, "compression")
+    assert row["levels"] == 2 and row["images"] == 5
+    assert 0 < row["bytes"] - row["model_bits_per_dim"] * 5 * 64 / 8 < 60  # the head, classes, the coder's last state
+    assert row["png_bytes"] > row["png_sheet_bytes"] > 60
+    with pytest.raises(UserError, match="num is 9999"):
+        compression.main([str(tmp_path / "run"), "--num", "9999", "--out", str(out)])
