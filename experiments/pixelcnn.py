@@ -4,7 +4,8 @@
     python experiments/pixelcnn.py mnist --mesh data=2 --data.data-dir DIR # dynamically binarized
     jaxgen sample runs/pixelcnn-digits-0 --cond 7
 
-Not yet run to the end: all but `smoke`. The papers: binary MNIST 81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated.
+mnist takes 36 minutes of one core and comes to 88.7 nats. Not yet run to the end: the others. The papers: binary MNIST
+81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated.
 """
 
 from jaxgen.codecs import Binarize

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import common
-import compression
+import lossless
 import pixelcnn_sampling
 import sample
 import train
@@ -132,11 +132,11 @@ def test_pixelcnn_sampling(tmp_path):
 def test_compression(tmp_path):
     """Of a conditional model of two levels, whose file is as long as it says."""
     loop.train(presets(EXPERIMENTS["pixelcnn"])["smoke"], tmp_path / "run")
-    out = tmp_path / "compression.json"
-    compression.main([str(tmp_path / "run"), "--num", "5", "--out", str(out)])
+    out = tmp_path / "lossless.json"
+    lossless.main([str(tmp_path / "run"), "--num", "5", "--out", str(out)])
     (row,) = results(out, "compression")
     assert row["levels"] == 2 and row["images"] == 5
     assert 0 < row["bytes"] - row["model_bits_per_dim"] * 5 * 64 / 8 < 60  # the head, classes, the coder's last state
     assert row["png_bytes"] > row["png_sheet_bytes"] > 60
     with pytest.raises(UserError, match="num is 9999"):
-        compression.main([str(tmp_path / "run"), "--num", "9999", "--out", str(out)])
+        lossless.main([str(tmp_path / "run"), "--num", "9999", "--out", str(out)])

@@ -1,7 +1,7 @@
 """Bytes of test images compressed by a trained model, beside what it says they take, and beside PNG.
 
     python experiments/pixelcnn.py mnist --data.data-dir DIR
-    python benchmarks/compression.py runs/pixelcnn-mnist-0
+    python benchmarks/lossless.py runs/pixelcnn-mnist-0
 
 Images are rounded to the levels that the model knows first. PNG is Pillow's, optimized, of one bit a pixel where there
 are two levels: of each image alone, and of all in one sheet, as the header alone of a PNG is as long as a digit's code.
@@ -33,7 +33,7 @@ class Options:
     num: int = 100
     """Test images, the first ones."""
     out: str = ""
-    """JSON file; benchmarks/results/compression-RUN.json when empty."""
+    """JSON file; benchmarks/results/lossless-RUN.json when empty."""
 
 
 def png_bytes(image: np.ndarray, levels: int) -> int:
@@ -104,12 +104,12 @@ COLUMNS = {
 
 
 def main(args: list[str] | None = None) -> None:
-    options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "compression.py", __doc__)
+    options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "lossless.py", __doc__)
     cli.start_jax()
     run = RunFolder(Path(options.run))
     row = measure(run, options.num)
     common.show("lossless compression", [row], COLUMNS)
-    out = options.out or common.RESULTS / f"compression-{run.path.name}.json"
+    out = options.out or common.RESULTS / f"lossless-{run.path.name}.json"
     common.write(out, "compression", [row], common.measure_matmul_flops())
 
 
