@@ -31,6 +31,9 @@ jax.config.update("jax_debug_key_reuse", True)
 cli.use_compilation_cache(min_seconds=0.0)
 
 
+LONG = ("test_an_interrupted_run", "test_an_exported_sampler", "test_bfloat16", "test_remat")
+
+
 @functools.cache
 def first_of_their_model() -> set[str]:
     """Scripts of a class of model that no script before them has."""
@@ -42,12 +45,12 @@ def first_of_their_model() -> set[str]:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
-    """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. Runs
-    that are interrupted, the longest of those, are quick tests once for each class of model."""
+    """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. The
+    longest of those are quick tests once for each class of model."""
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
         script = given.get("smoke") or given.get("script") or ""
-        if "an_interrupted_run" in item.name and script and script not in first_of_their_model():
+        if script and item.name.startswith(LONG) and script not in first_of_their_model():
             item.add_marker(pytest.mark.slow)
         group = f"contract {script}" if item.path.name == "test_contract.py" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
