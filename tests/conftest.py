@@ -31,7 +31,9 @@ jax.config.update("jax_debug_key_reuse", True)
 cli.use_compilation_cache(min_seconds=0.0)
 
 
-LONG = ("test_an_interrupted_run", "test_an_exported_sampler", "test_bfloat16", "test_remat")
+SHORT = (
+    "test_experiment_is_a_value", "test_every_preset", "test_script_has", "test_a_step_keeps", "test_a_sample_depends"
+)  # fmt: skip
 
 
 @functools.cache
@@ -45,12 +47,12 @@ def first_of_their_model() -> set[str]:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
-    """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. The
-    longest of those are quick tests once for each class of model."""
+    """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. All
+    of those are quick tests once for each class of model; of other scripts the short ones are."""
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
         script = given.get("smoke") or given.get("script") or ""
-        if script and item.name.startswith(LONG) and script not in first_of_their_model():
+        if script and not item.name.startswith(SHORT) and script not in first_of_their_model():
             item.add_marker(pytest.mark.slow)
         group = f"contract {script}" if item.path.name == "test_contract.py" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
