@@ -22,8 +22,8 @@ PLAIN = PixelCNN(
 )
 # As deep as it takes to reach the far corner by 3 x 3 kernels.
 GATED = PixelCNN(
-    network=GatedPixelCNN(width=6, layers=6, first_size=3, head=6), likelihood=Categorical(levels=3), shape=(4, 6, 3),
-    num_classes=2,
+    network=GatedPixelCNN(width=6, layers=6, first_size=3, head=6, coordinates=True),
+    likelihood=Categorical(levels=3), shape=(4, 6, 3), num_classes=2,
 )  # fmt: skip
 PP = PixelCNN(
     network=PixelCNNPP(width=4, blocks=1, levels=2, dropout=0.5), likelihood=LogisticMixture(components=2, levels=5),

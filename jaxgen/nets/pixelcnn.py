@@ -218,6 +218,16 @@ class PlainPixelCNN(nn.Module):
         return self(x, out, y, groups=groups, place=Place(i, j, x.shape[2]))[:, 0, 0]
 
 
+def with_coordinates(x: jax.Array, height: int, row: jax.Array | None = None) -> jax.Array:
+    """x: [B, H, W, C], or its `row` alone, and after its channels a one, which tells the image from the zeros around
+    it, and row and column in [-1, 1]: [B, H, W, C + 3]."""
+    rows = jnp.arange(height) if row is None else jnp.reshape(row, 1)
+    vertical = jnp.broadcast_to((2 * rows / max(height - 1, 1) - 1)[:, None], (len(rows), x.shape[2]))
+    horizontal = jnp.broadcast_to(jnp.linspace(-1, 1, x.shape[2])[None], vertical.shape)
+    place = jnp.stack([jnp.ones_like(vertical), vertical, horizontal], axis=-1).astype(x.dtype)
+    return jnp.concatenate([x, jnp.broadcast_to(place[None], (x.shape[0], *place.shape))], axis=-1)
+
+
 class GatedVertical(nn.Module):
     """The vertical stack: what it says to each layer of the horizontal one, f32[B, H, W, 2 width] each.
 
@@ -281,6 +291,8 @@ class GatedPixelCNN(nn.Module):
 
     size: of the square whose upper half a layer sees; kernels have the taps of that half alone: (size // 2 + 1, size)
     in the vertical stack, (1, size // 2 + 1) in the horizontal one. head: width of the last 1 x 1 layer before out.
+    coordinates: the vertical stack is told where in the image it is, which convolutions alone find out only near the
+    border, and not even there where zero is a value of pixels.
     """
 
     width: int = 32
@@ -288,6 +300,7 @@ class GatedPixelCNN(nn.Module):
     size: int = 3
     first_size: int = 7
     head: int = 64
+    coordinates: bool = False
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...], groups: int) -> None:
@@ -303,11 +316,16 @@ class GatedPixelCNN(nn.Module):
     def __call__(
         self, x: jax.Array, out: int, y: jax.Array | None = None, *, groups: int = 1, train: bool = False
     ) -> jax.Array:
-        return self.horizontal(x, self.vertical(row_above(x), y), out, y, groups, None)
+        return self.horizontal(x, self.vertical(self._above(x), y), out, y, groups, None)
+
+    def _above(self, x: jax.Array, row: jax.Array | None = None) -> jax.Array:
+        """What the vertical stack sees of the image f32[B, H, W, C], of `row` alone when given."""
+        above = row_above(x, row)
+        return with_coordinates(above, x.shape[1], row) if self.coordinates else above
 
     def row(self, x: jax.Array, i: jax.Array, y: jax.Array | None = None) -> list[jax.Array]:
         """What the vertical stack says along row i, f32[B, 1, W, 2 width] to each layer."""
-        return self.vertical(row_above(x, i), y, cached=True)
+        return self.vertical(self._above(x, i), y, cached=True)
 
     def pixel(self, x, side, i, j, out, y=None, *, groups=1):
         """f32[B, out] of pixel (i, j)."""
