@@ -37,22 +37,23 @@ SHORT = (
 
 
 @functools.cache
-def first_of_their_model() -> set[str]:
-    """Scripts of a class of model that no script before them has."""
-    first: dict[type, str] = {}
+def first_of_their_code() -> set[str]:
+    """Scripts whose model trains and samples by code that no script before them has."""
+    first: dict[tuple, str] = {}
     for name, script in EXPERIMENTS.items():
-        first.setdefault(type(presets(script)["smoke"].model), name)
+        model = type(presets(script)["smoke"].model)
+        first.setdefault(tuple(getattr(model, part, None) for part in ("train_step", "loss", "sample")), name)
     return set(first.values())
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
     """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. All
-    of those are quick tests once for each class of model; of other scripts the short ones are."""
+    of those are quick tests once for each model's code; of other scripts the short ones are."""
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
         script = given.get("smoke") or given.get("script") or ""
-        if script and not item.name.startswith(SHORT) and script not in first_of_their_model():
+        if script and not item.name.startswith(SHORT) and script not in first_of_their_code():
             item.add_marker(pytest.mark.slow)
         group = f"contract {script}" if item.path.name == "test_contract.py" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
