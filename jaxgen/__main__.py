@@ -287,7 +287,7 @@ def report(args: list[str]) -> None:
 
 
 def weights(args: list[str]) -> None:
-    """Converts public weights of feature networks, once: convert KIND FILE OUT."""
+    """Converts public weights of feature networks, once: convert KIND FILE OUT. GPT-2's: import-gpt2, export-gpt2."""
     from jaxgen.weights.command import weights as command
 
     command(args)

@@ -47,8 +47,8 @@ class SampleOptions(Common):
 class WriteOptions(Common):
     """Of a run of text. How tokens are drawn are fields of the model, as --run.model.decoding.temperature 0.7."""
 
-    prompt: str = ""
-    """What to go on from; one held-out token when empty."""
+    prompt: str | None = None
+    """What to go on from; the first token of held-out text when None."""
     num: int = 1
     seed: int = 0
     """Sample i of a seed and prompt is the same text whatever `num` is."""

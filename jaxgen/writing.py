@@ -23,11 +23,6 @@ PART = 16
 """Tokens written in one compiled call: few enough to look like a stream."""
 
 
-def writes_text(run: RunFolder) -> bool:
-    """Whether samples of a run are text."""
-    return (run.path / "tokenizer.json").is_file() and isinstance(run.experiment().model, GPT)
-
-
 def tokenizer_of(run: RunFolder) -> Tokenizer:
     """The tokenizer that the run was trained with. Raises UserError when it is not there."""
     file = run.path / "tokenizer.json"
@@ -43,11 +38,9 @@ def stream(
     """What sample `index` of a seed writes after the prompt, i32[P], piece by piece."""
     params = state.sampling_params
     cond = gpt.prompts([prompt], model.network.window)
-    model.check_cond(cond)
     total = -(-model.num_tokens // PART) * PART  # whole parts: a shorter last one would be a program of its own
     writer = gpt.begin(model, params, 1, cond, total)
-    drawn, shown, said = np.zeros(0, np.int32), 0, tokenizer.decode(prompt)
-    shown = len(said)
+    drawn, shown = np.zeros(0, np.int32), len(tokenizer.decode(prompt))
     for first in range(0, total, PART):
         # Keys anew for each call: one array of them is to be used once.
         keys = core.sample_keys(seed, 1, index)
@@ -67,16 +60,18 @@ def stream(
 
 
 def write_samples(
-    run: RunFolder, model: GPT, state: TrainState, prompt: str, seed: int, num: int, out: str, show: Any = None
+    run: RunFolder, model: GPT, state: TrainState, prompt: str | None, seed: int, num: int, out: str, show: Any = None
 ) -> Path:
-    """Samples 0 to num - 1 of a seed after a prompt, to the terminal and to samples.txt. An empty prompt is the first
-    token of a held-out example."""
+    """Samples 0 to num - 1 of a seed after a prompt, to the terminal and to samples.txt. Without a prompt each
+    starts from the first token of a held-out example. Raises UserError for a prompt that cannot be gone on from."""
     show = show or sys.stdout
     tokenizer = tokenizer_of(run)
+    starts = run.examples()["x"][:, :1] if prompt is None else tokenizer.encode(prompt)[None]
+    model.check_cond(gpt.prompts(list(starts), model.network.window))
     texts = []
     for index in range(num):
-        tokens = tokenizer.encode(prompt) if prompt else run.examples()["x"][index % len(run.examples()["x"]), :1]
-        began = prompt or tokenizer.decode(tokens)
+        tokens = starts[index % len(starts)]
+        began = tokenizer.decode(tokens)
         if num > 1:
             print(f"--- {index} ---", file=show)
         print(began, end="", flush=True, file=show)

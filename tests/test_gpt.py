@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXPERIMENTS
 from tiny_gpt import randomised, state_of, tiny
 
 from jaxgen import core
@@ -238,8 +239,6 @@ def test_sketch_samples_without_dropout_and_past_its_length(params):
 
 
 def test_sketch_is_a_preset():
-    from conftest import EXPERIMENTS
-
     body = presets(EXPERIMENTS["gpt"])["sketch"].model.network.body
     assert not body.pre_norm and (body.width, body.depth, body.heads, body.dropout) == (768, 12, 12, 0.1)
 
