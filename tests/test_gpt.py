@@ -17,6 +17,7 @@ from jaxgen.models.gpt import GPT, check_tokens, joined, prompts
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding, penalise
+from jaxgen.optim import is_matrix
 
 ROWS = [[3], [1, 4, 1], [5, 9, 2, 6, 5, 3, 5, 8]]
 MODEL = tiny()
@@ -211,6 +212,14 @@ def test_data_that_does_not_fit():
             model.check(batch)
     with pytest.raises(UserError, match="token 12 is out of range"):
         check_tokens(np.array([[0, 12]]), 11)
+
+
+def test_weight_decay_is_of_matrices_and_embeddings_alone():
+    """Biases and scales of stacked layers have two axes, and are left alone all the same."""
+    mask = is_matrix(randomised(tiny(num_classes=2)))
+    for path, decayed in jax.tree_util.tree_flatten_with_path(mask)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert decayed != name.endswith(("bias", "scale")), name
 
 
 # --- the sketch's bugs ------------------------------------------------------------------------------------------

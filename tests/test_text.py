@@ -116,6 +116,7 @@ def test_a_run_keeps_its_tokenizer(tmp_path):
 def test_what_is_no_text_is_refused(corpus, tmp_path):
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     for fields, message in (
+        ({"source": ""}, "no text was named"),
         ({"source": "dogs"}, r"is no file or folder \(did you mean docs\?\)"),
         ({"source": str(tmp_path / "latin.txt")}, "is no UTF-8 text .*tokenizer bytes"),
         ({"source": str(corpus), "block": 10_000_000}, "0 examples"),

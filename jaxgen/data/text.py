@@ -78,6 +78,8 @@ class Text(Dataset):
     def _corpus(self) -> "Corpus":
         if self.source in NAMED:
             return Corpus(self.source, (), self.data_dir)
+        if not self.source:
+            raise UserError(f"no text was named: pass --data.source with a file or folder, or {' or '.join(NAMED)}")
         path = Path(self.source).expanduser()
         found = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
         if not found:
