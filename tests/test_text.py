@@ -1,5 +1,6 @@
 """Text: tokenizers to and fro, windows against slices, splits, large files, what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,33 @@ def test_shakespeare(shared_data):
     data = Text(source=str(shared_data / "tinyshakespeare.txt"))
     train, test = data.arrays("train").tokens, data.arrays("test").tokens
     assert (data.vocab, len(train), len(test)) == (65, 1_003_854, 111_540)
+
+
+def test_tiny_shakespeare_of_tensorflow_datasets(tmp_path):
+    """A prepared set of the same layout: three splits of one text each, listed in another order."""
+    from array_record.python import array_record_module
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    home = tmp_path / "tiny_shakespeare" / "1.0.0"
+    home.mkdir(parents=True)
+    splits, package = [], "tensorflow_datasets.core.features"
+    for name, part in (("test", "You are all resolved"), ("train", "First Citizen:\n"), ("validation", "Speak. ")):
+        example = tf_example_pb2.Example()
+        example.features.feature["text"].bytes_list.value.append(part.encode())
+        file = home / f"tiny_shakespeare-{name}.array_record-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+        writer.write(example.SerializeToString())
+        writer.close()
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        splits.append({"name": name, "numBytes": "1", "shardLengths": ["1"], "filepathTemplate": template})
+    info = {"name": "tiny_shakespeare", "version": "1.0.0", "fileFormat": "array_record", "splits": splits}
+    text = {"text": {}, "pythonClassName": f"{package}.text_feature.Text"}
+    kind = f"{package}.features_dict.FeaturesDict"
+    features = {"featuresDict": {"features": {"text": text}}, "pythonClassName": kind}
+    (home / "dataset_info.json").write_text(json.dumps(info))
+    (home / "features.json").write_text(json.dumps(features))
+    data = Text(source="tiny_shakespeare", block=4, data_dir=str(tmp_path))
+    assert data.texts(data.arrays("all").tokens[None]) == ["First Citizen:\nSpeak. You are all resolved"]
 
 
 def test_a_run_keeps_its_tokenizer(tmp_path):

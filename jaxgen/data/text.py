@@ -72,7 +72,7 @@ class Text(Dataset):
         return {"tokenizer.json": self.how.to_json()}
 
     def texts(self, raw: np.ndarray) -> list[str]:
-        return [self.how.decode(row) for row in np.asarray(raw)]
+        return [self.how.decode(row[: np.argmax(row == self.how.end)] if self.how.end in row else row) for row in raw]
 
     @property
     def _corpus(self) -> "Corpus":
