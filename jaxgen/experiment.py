@@ -88,6 +88,11 @@ class Experiment:
         # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         self.model.check({**shapes, **labels})
+        if self.data.vocab > getattr(self.model, "vocab", self.data.vocab):
+            raise UserError(
+                f"the data has {self.data.vocab} tokens, the model knows {self.model.vocab}: pass "
+                f"--model.network.vocab {self.data.vocab}"
+            )
         given = getattr(self.codec, "bits", 0)
         if getattr(self.model, "bits", given) != given:
             raise UserError(
