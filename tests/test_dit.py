@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.dit import DiT, DiTBlock, dit, position_embedding
+from jaxgen.nets.dit import DiT, DiTBlock, dit
+from jaxgen.nets.transformer import sinusoids
 from jaxgen.nets.unet import time_embedding
 from jaxgen.parallel import TENSOR_RULES
 
@@ -65,7 +66,7 @@ def test_the_scanned_block_is_a_loop_over_blocks(params):
     expected = jax.jit(lambda p: NET.apply(p, X, T, 5, Y))(params)
     embedding = nn.Dense(16).apply({"params": p["time_in"]}, time_embedding(T, 256))
     embedding = nn.Dense(16).apply({"params": p["time_out"]}, nn.silu(embedding)) + Y @ p["label"]["kernel"]
-    tokens += position_embedding(2, 3, 16)[None]
+    tokens += sinusoids(2, 3, 16)[None]
     for i in range(3):
         layer = jax.tree.map(lambda a, i=i: a[i], p["blocks"])
         tokens = DiTBlock(heads=2).apply({"params": layer}, tokens, embedding)
@@ -83,7 +84,7 @@ def test_a_patch_says_where_it_is(params):
     out = NET.apply(params, jnp.ones((1, 4, 6, 3)), T[:1], 5, Y[:1])
     patches = np.asarray(out).reshape(2, 2, 3, 2, 5).swapaxes(1, 2).reshape(6, -1)
     assert min(np.abs(patches[i] - patches[j]).max() for i in range(6) for j in range(i)) > 1e-3
-    embedding = position_embedding(5, 7, 32)
+    embedding = sinusoids(5, 7, 32)
     assert embedding.shape == (35, 32)
     distance = np.abs(embedding[:, None] - embedding[None]).max(-1) + np.eye(35)
     assert distance.min() > 0.1

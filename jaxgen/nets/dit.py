@@ -7,29 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.transformer import MLP, XAVIER, SelfAttention
+from jaxgen.nets.transformer import MLP, XAVIER, Attention, sinusoids
 from jaxgen.nets.unet import ZERO, time_embedding
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 SMALL = nn.initializers.normal(0.02)
 SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 """width, depth and heads by name: table 1, and one for two cores."""
-
-
-def position_embedding(height: int, width: int, dim: int) -> np.ndarray:
-    """Sinusoids of column and row at dim / 4 frequencies each, f32[height * width, dim], rows of patches in order."""
-    frequency = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
-
-    def sinusoids(position: np.ndarray) -> np.ndarray:
-        angle = position.reshape(-1, 1) * frequency
-        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-
-    row, column = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    return np.concatenate([sinusoids(column), sinusoids(row)], axis=1).astype(np.float32)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> jax.Array:
@@ -53,7 +40,7 @@ class DiTBlock(nn.Module):
         channels = tokens.shape[-1]
         gains = nn.Dense(6 * channels, kernel_init=ZERO, dtype=self.dtype, name="modulation")(nn.silu(embedding))
         shift, scale, gate, shift2, scale2, gate2 = jnp.split(gains, 6, axis=-1)
-        attend = SelfAttention(self.heads, dtype=self.dtype, name="self_attention")
+        attend = Attention(self.heads, dtype=self.dtype, name="self_attention")
         tokens += gate[:, None] * attend(modulate(tokens, shift, scale, self.dtype))
         mlp = MLP(self.mlp_ratio * channels, dtype=self.dtype, name="token_mlp")
         return tokens + gate2[:, None] * mlp(modulate(tokens, shift2, scale2, self.dtype))
@@ -101,7 +88,7 @@ class DiT(nn.Module):
         batch, rows, columns, channels = patches.shape
         patches = patches.reshape(batch, rows * columns, channels)
         tokens = nn.Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="patches")(patches)
-        tokens += jnp.asarray(position_embedding(rows, columns, self.width), tokens.dtype)[None]
+        tokens += jnp.asarray(sinusoids(rows, columns, self.width), tokens.dtype)[None]
 
         embedding = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_in")(time_embedding(t, 256))
         embedding = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
