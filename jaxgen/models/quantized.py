@@ -35,6 +35,15 @@ class Quantized(GenerativeModel):
         """The network: `encode`, `decode`, `maps`, `check`."""
         raise NotImplementedError
 
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of what the network makes of codes."""
+        return self.shape
+
+    def image(self, out: jax.Array) -> jax.Array:
+        """f32[B, *shape] of that."""
+        return out
+
     def weights(self, state: TrainState) -> Weights:
         """Those to use a trained model with."""
         raise NotImplementedError
@@ -74,7 +83,8 @@ class Quantized(GenerativeModel):
     def _begin(self, key: jax.Array, x: jax.Array) -> tuple[Weights, dict[str, Running]]:
         """Weights, and the codes' use, at step 0: codes lie where the new encoder puts x."""
         key_network, key_codes = jax.random.split(key)
-        network = self.coder.init(key_network, x, lambda level, z: z, self.codebook.dim)["params"]
+        sizes = (self.codebook.dim, self.out_shape)
+        network = self.coder.init(key_network, x, lambda level, z: z, *sizes)["params"]
         codes, running = {}, {}
 
         def start(level: int, z: jax.Array) -> jax.Array:
@@ -87,15 +97,20 @@ class Quantized(GenerativeModel):
         return weights, running
 
     def _rebuild(self, weights: Weights, running: dict[str, Running], x: jax.Array) -> tuple[jax.Array, list[Found]]:
-        """x by way of its codes, f32[B, *shape] with gradients straight through them, and what was found."""
+        """What the network makes of x by way of its codes, f32[B, *out_shape] with gradients straight through them, and
+        what was found."""
         codes, found = self._codes(weights, running), []
 
         def quantize(level: int, z: jax.Array) -> jax.Array:
             found.append(self.codebook.find(codes[level], z))
             return straight_through(found[-1].z, found[-1].q)
 
-        rebuilt = self.coder.apply({"params": weights["network"]}, x, quantize, self.codebook.dim)
-        return rebuilt, found
+        sizes = (self.codebook.dim, self.out_shape)
+        return self.coder.apply({"params": weights["network"]}, x, quantize, *sizes), found
+
+    def _decode(self, weights: Weights, q: list[jax.Array]) -> jax.Array:
+        """Images f32[B, *shape] of all levels' codes, as vectors."""
+        return self.image(self.coder.apply({"params": weights["network"]}, q, self.out_shape, method="decode"))
 
     def _code_loss(self, found: list[Found]) -> jax.Array:
         """Of the codes, all levels together."""
@@ -131,7 +146,7 @@ class Quantized(GenerativeModel):
             stop = start + math.prod(size)
             found.append(codes[tokens[:, start:stop]].reshape(-1, *size, self.codebook.dim))
             start = stop
-        return self.coder.apply({"params": weights["network"]}, found, self.shape, method="decode")
+        return self._decode(weights, found)
 
     def _check_tokens(self, tokens: jax.Array) -> None:
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
@@ -152,8 +167,7 @@ class Quantized(GenerativeModel):
     def from_latent(self, state: TrainState, z: jax.Array) -> jax.Array:
         """Images f32[B, *shape] of z, which is quantized first."""
         weights = self.weights(state)
-        q = self.codebook.find(self._codes(weights, state.extra["codes"])[0], z).q
-        return self.coder.apply({"params": weights["network"]}, [q], self.shape, method="decode")
+        return self._decode(weights, [self.codebook.find(self._codes(weights, state.extra["codes"])[0], z).q])
 
     # --- use ---
 
@@ -173,7 +187,7 @@ class Quantized(GenerativeModel):
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Of what comes back of x: mse per element in model space, psnr in dB of 8-bit images; each f32[B]."""
         x = batch["x"]
-        rebuilt, _ = self._rebuild(self.weights(state), state.extra["codes"], x)
+        rebuilt = self.image(self._rebuild(self.weights(state), state.extra["codes"], x)[0])
         pair = [jnp.round((jnp.clip(a, -1, 1) + 1) * 127.5).astype(jnp.uint8) for a in (rebuilt, x)]
         return {"mse": jnp.mean((x - rebuilt) ** 2, axis=(1, 2, 3)), "psnr": psnr(*pair)}
 
@@ -181,4 +195,4 @@ class Quantized(GenerativeModel):
         """Reconstructions under their originals."""
         x = batch["x"][:10]
         rebuilt, _ = self._rebuild(self.weights(state), state.extra["codes"], x)
-        return {"reconstruction.png": jnp.stack([x, rebuilt])}
+        return {"reconstruction.png": jnp.stack([x, self.image(rebuilt)])}

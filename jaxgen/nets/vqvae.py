@@ -115,6 +115,11 @@ class VQNetwork(nn.Module):
         times = [sum(self.halvings[: i + 1]) for i in range(len(self.halvings))]
         return tuple((halved(shape[0], n), halved(shape[1], n)) for n in reversed(times))
 
+    @property
+    def last(self) -> tuple[str, ...]:
+        """Where in the parameters the last layer's kernel is."""
+        return "out", f"UpConv_{self.halvings[0] - 1}", "kernel"
+
     def setup(self) -> None:
         block = {"width": self.width, "hidden": self.hidden, "blocks": self.blocks, "dtype": self.dtype}
         # All by level, the finest first.
@@ -144,5 +149,5 @@ class VQNetwork(nn.Module):
             h = beside(h, finer)
         return self.out(h, shape).astype(jnp.float32)
 
-    def __call__(self, x: jax.Array, quantize: Quantize, dim: int) -> jax.Array:
-        return self.decode(self.encode(x, quantize, dim), x.shape[1:])
+    def __call__(self, x: jax.Array, quantize: Quantize, dim: int, shape: tuple[int, ...]) -> jax.Array:
+        return self.decode(self.encode(x, quantize, dim), shape)
