@@ -1,0 +1,171 @@
+"""Text to tokens and back: bytes, characters, byte-pair encoding. A tokenizer is JSON, so a run keeps its own."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.errors import UserError
+
+
+class Tokenizer:
+    """The interface: `size` tokens, numbered from 0."""
+
+    size: int
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32[T]. Raises UserError for what it has no token for."""
+        raise NotImplementedError
+
+    def decode(self, tokens: Any) -> str:
+        raise NotImplementedError
+
+    def lengths(self) -> np.ndarray:
+        """int32[size]: bytes of UTF-8 that each token stands for."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Bytes(Tokenizer):
+    """The bytes of UTF-8."""
+
+    size: int = 256
+
+    def encode(self, text: str) -> np.ndarray:
+        # What Python reads from a file that is not UTF-8 goes back as it came.
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        return bytes(int(t) & 255 for t in tokens).decode("utf-8", "replace")
+
+    def lengths(self) -> np.ndarray:
+        return np.ones(256, np.int32)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "bytes"})
+
+
+@dataclass(frozen=True)
+class Characters(Tokenizer):
+    """Those characters that the corpus has, in order."""
+
+    characters: str
+
+    @property
+    def size(self) -> int:
+        return len(self.characters)
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        table = np.full(0x110000, -1, np.int32)
+        table[[ord(c) for c in self.characters]] = np.arange(len(self.characters))
+        return table
+
+    def encode(self, text: str) -> np.ndarray:
+        tokens = self._table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
+        if len(tokens) and tokens.min() < 0:
+            stranger = text[int(np.argmin(tokens))]
+            raise UserError(f"the character {stranger!r} is not in the corpus: leave it out, or train on bytes")
+        return tokens
+
+    def decode(self, tokens: Any) -> str:
+        return "".join(self.characters[int(t)] if 0 <= int(t) < self.size else "\ufffd" for t in tokens)
+
+    def lengths(self) -> np.ndarray:
+        return np.array([len(c.encode("utf-8", "surrogatepass")) for c in self.characters], np.int32)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "characters", "characters": self.characters})
+
+
+class BPE(Tokenizer):
+    """Byte-pair encoding of bytes (Sennrich et al., arXiv:1508.07909; GPT-2's form), by the package `tokenizers`."""
+
+    def __init__(self, definition: str):
+        self.definition = definition
+        try:
+            self.backend = _package().Tokenizer.from_str(definition)
+        except UserError:
+            raise
+        except Exception as error:  # the package raises Exception itself
+            raise UserError(f"the tokenizer's definition cannot be read ({error}): restore tokenizer.json") from error
+        self.size = self.backend.get_vocab_size()
+
+    @classmethod
+    def train(cls, text: str, size: int) -> "BPE":
+        """`size` tokens at most, of this text. The same text gives the same tokens."""
+        package = _package()
+        if size < 257:
+            raise UserError(f"vocab_size is {size}: 257 at least is expected, the bytes and one pair of them")
+        tokenizer = package.Tokenizer(package.models.BPE())
+        tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = package.decoders.ByteLevel()
+        alphabet = package.pre_tokenizers.ByteLevel.alphabet()
+        trainer = package.trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+        # In lines, as the package counts words of one after the other, in as many threads as there are cores.
+        tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+        return cls(tokenizer.to_str())
+
+    @classmethod
+    def gpt2(cls, folder: Path) -> "BPE":
+        """Of vocab.json and merges.txt, GPT-2's own files. Raises UserError when they are not in the folder."""
+        package = _package()
+        files = [folder / "vocab.json", folder / "merges.txt"]
+        for file in files:
+            if not file.is_file():
+                raise UserError(f"{file} is no file: name the folder of GPT-2's vocab.json and merges.txt")
+        try:
+            tokenizer = package.Tokenizer(package.models.BPE.from_file(*map(str, files)))
+        except Exception as error:
+            raise UserError(f"{folder} holds no vocabulary of GPT-2's form ({error})") from error
+        tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = package.decoders.ByteLevel()
+        if "<|endoftext|>" in tokenizer.get_vocab():
+            tokenizer.add_special_tokens(["<|endoftext|>"])
+        return cls(tokenizer.to_str())
+
+    def encode(self, text: str) -> np.ndarray:
+        # Whole text at once would be one array of objects; blocks end at a line, where no token goes on.
+        return np.array(self.backend.encode(text).ids, np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        return self.backend.decode([int(t) for t in tokens if 0 <= int(t) < self.size], skip_special_tokens=False)
+
+    def lengths(self) -> np.ndarray:
+        # In the vocabulary each character stands for one byte.
+        return np.array([len(self.backend.id_to_token(i) or "") for i in range(self.size)], np.int32)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "bpe", "definition": self.definition})
+
+
+def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
+    """The tokenizer that `to_json` wrote. Raises UserError when it is none."""
+    try:
+        match value := json.loads(text):
+            case {"kind": "bytes"}:
+                return Bytes()
+            case {"kind": "characters", "characters": str(characters)}:
+                return Characters(characters)
+            case {"kind": "bpe", "definition": str(definition)}:
+                return BPE(definition)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where} cannot be read ({error}): restore it, or train anew") from error
+    kind = value.get("kind") if isinstance(value, dict) else None
+    raise UserError(f"{where} is of kind {kind!r}: bytes, characters or bpe is expected")
+
+
+def _package() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError("byte-pair encoding needs the package tokenizers: pip install 'jaxgen[text]'") from error
+    return tokenizers

@@ -1,0 +1,71 @@
+"""A transformer over tokens: embeddings in, logits of the next token out. GPT-2's layout by default."""
+
+from dataclasses import field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.errors import UserError
+from jaxgen.nets.transformer import KeysValues, Transformer
+
+
+class TokenTransformer(nn.Module):
+    """tokens: i32[B, T] in [0, vocab). Positions are learnt, unless the body turns keys by theirs.
+
+    `starts`, f32[n, width] where given, are embeddings of the further tokens vocab to vocab + n - 1, which are read and
+    never written.
+    """
+
+    vocab: int = 256
+    window: int = 64
+    """Positions there are."""
+    body: Transformer = field(default_factory=lambda: Transformer(causal=True))
+    tied: bool = True
+    """The head is the embedding's transpose, arXiv:1608.05859; else a layer of its own."""
+    dtype: Any = None
+
+    def check(self) -> None:
+        """Raises UserError for sizes that do not fit."""
+        self.body.check()
+        if self.vocab < 2 or self.window < 1:
+            raise UserError(f"vocab is {self.vocab}, window {self.window}: 2 tokens and 1 position at least are needed")
+        if not self.body.causal:
+            raise UserError("model.network.body.causal is False: each token would see itself; set it")
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(self.body.std or 0.02)
+        width = self.body.width
+        self.tokens = self.param("tokens", init, (self.vocab, width))
+        if not self.body.rotary:
+            self.positions = self.param("positions", init, (self.window, width))
+        if not self.tied:
+            self.head = self.param("head", init, (self.vocab, width))
+        self.drop = nn.Dropout(self.body.dropout)
+
+    def embed(self, tokens: jax.Array, positions: jax.Array, starts: jax.Array | None = None) -> jax.Array:
+        """f32[B, T, width]; positions: i32[B or 1, T] in [0, window)."""
+        x = self.tokens[jnp.minimum(tokens, self.vocab - 1)]
+        if starts is not None:
+            first = starts[jnp.maximum(tokens - self.vocab, 0)]
+            x = jnp.where((tokens >= self.vocab)[..., None], first, x)
+        if not self.body.rotary:
+            x = x + jnp.broadcast_to(self.positions[jnp.minimum(positions, self.window - 1)], x.shape)
+        return x if self.dtype is None else x.astype(self.dtype)
+
+    def logits(self, h: jax.Array) -> jax.Array:
+        """f32[..., vocab] of what the body says, [..., width]."""
+        table = self.tokens if self.tied else self.head
+        # f32 sums: bf16 logits tie.
+        return jnp.einsum("...c,vc->...v", h, table.astype(h.dtype), preferred_element_type=jnp.float32)
+
+    def __call__(self, tokens: jax.Array, starts: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """f32[B, T, vocab]: of position t, what comes after tokens 0 to t."""
+        x = self.embed(tokens, jnp.arange(tokens.shape[1])[None], starts)
+        return self.logits(self.body(self.drop(x, deterministic=not train), train=train))
+
+    def keep(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array | None = None) -> KeysValues:
+        """Keys and values of all blocks, [depth, B, groups, T, d] each, to decode on from."""
+        x = self.embed(tokens, positions)
+        return self.body(x, positions=positions, mask=mask, keep=True)[1]
