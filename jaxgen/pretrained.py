@@ -140,8 +140,8 @@ class Loaded(Codec):
             raise UserError(f"{type(model).__name__} takes no {self.form}: try --codec.form {other}")
         if given != expected:
             flag = "--model.network.vocab" if self.form == "tokens" else "--model.likelihood.levels"
-            run = self.provenance["run"]
-            raise UserError(f"the model knows {given} codes, the first stage {run} has {expected}: pass {flag} {expected}")
+            stage = f"the first stage {self.provenance['run']}"
+            raise UserError(f"the model knows {given} codes, {stage} has {expected}: pass {flag} {expected}")
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         key_codec, key_latent = jax.random.split(key)

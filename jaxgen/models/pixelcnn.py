@@ -123,8 +123,9 @@ class PixelCNN(LossModel):
     def _pixel(self, params: PyTree, cache: PyTree, side: PyTree, x, i, j, y):
         """The caches after pixel (i, j), and the answer f32[B, outputs]."""
         variables = {"params": params["network"], "cache": cache}
+        x = self._seen(params, x)
         answer, new = self.network.apply(
-            variables, self._seen(params, x), side, i, j, self._outputs, y, groups=self._groups, method="pixel", mutable=["cache"]
+            variables, x, side, i, j, self._outputs, y, groups=self._groups, method="pixel", mutable=["cache"]
         )
         return {**cache, **new.get("cache", {})}, answer
 

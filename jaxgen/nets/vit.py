@@ -2,6 +2,7 @@
 from image to image."""
 
 import math
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -73,8 +74,8 @@ class ViTCoder(nn.Module):
     the codes and before the pixels. One level of codes, one for each patch; see `nets.vqvae` for what it answers."""
 
     patch: int = 8
-    encoder: Transformer = Transformer(width=512, depth=8, heads=8)
-    decoder: Transformer = Transformer(width=512, depth=8, heads=8)
+    encoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
+    decoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -92,8 +93,9 @@ class ViTCoder(nn.Module):
         return "from_code", "pixels", "kernel"
 
     def setup(self) -> None:
-        self.to_code = PatchEncoder(self.encoder, self.patch, self.dtype)
-        self.from_code = PatchDecoder(self.decoder, self.patch, self.dtype)
+        # Copies: one module under both names would be one set of parameters.
+        self.to_code = PatchEncoder(self.encoder.clone(), self.patch, self.dtype)
+        self.from_code = PatchDecoder(self.decoder.clone(), self.patch, self.dtype)
 
     def encode(self, x: jax.Array, quantize: Quantize, dim: int) -> list[jax.Array]:
         """[what `quantize` gave]. x: f32[B, H, W, C]; dim: D."""
@@ -116,7 +118,7 @@ class ViTGenerator(nn.Module):
 
     patch: int = 8
     """A power of two."""
-    body: Transformer = Transformer(width=256, depth=6, heads=8)
+    body: Transformer = field(default_factory=lambda: Transformer(width=256, depth=6, heads=8))
     channels: tuple[int, ...] = (128, 64)
     """Of the first transposed convolutions but the last; further ones have the last of these."""
     dropout: float = 0.5
