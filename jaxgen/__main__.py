@@ -4,93 +4,11 @@ folder, and nothing else."""
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from jaxgen import cli
 from jaxgen.errors import UserError, nearest
-
-
-@dataclass(frozen=True)
-class Common:
-    step: int = -1
-    """Checkpoint to use; the newest when negative."""
-    best: bool = False
-    """Use the best checkpoint, of a run trained with --best."""
-    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder."""
-
-
-@dataclass(frozen=True)
-class SampleOptions(Common):
-    num: int = 64
-    seed: int = 0
-    """Sample i of a seed is the same picture whatever `num` and `batch` are."""
-    batch: int = 256
-    """Samples computed at once."""
-    cond: tuple[int, ...] = ()
-    """Classes to sample, repeated to `num`; every class in turn when empty."""
-    mesh: str = ""
-    """Devices to sample on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
-    image: str = ""
-    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in. Of PixelCNN: one to fill in. Of
-    pix2pix: one of any size to translate, `num` times where dropout makes answers differ; they are also written as
-    0.png, 1.png, ... Of StyleGAN: one to find the style of and vary that."""
-    strength: float = 0.6
-    """How far `image` is noised before it is sampled back, or its style moved to a sample's; 1 keeps nothing of it."""
-    mask: str = ""
-    """A picture of the same size, white where `image` is to be drawn anew. PixelCNN goes from the top to the bottom, so
-    what it draws fits what is above it."""
-    resample: int = 1
-    """Times that each step of filling in is taken: more fit the parts together better."""
-    between: int = 0
-    """Of a diffusion model or StyleGAN: rows of this many pictures on the way between pairs of samples."""
-    out: str = ""
-    """Folder for samples.png and samples.safetensors; RUN/samples/SEED when empty."""
-
-
-@dataclass(frozen=True)
-class EvaluateOptions(Common):
-    split: Literal["test", "train", "all"] = "test"
-    limit: int = 0
-    """Only the first so many examples; all when 0."""
-    batch: int = 200
-    seed: int = 0
-    lpips: tuple[str, ...] = ()
-    """Of a model that makes an image of an image: files of LPIPS weights, trunk and heads, that `jaxgen weights
-    convert` wrote, to measure its answers by."""
-    lpips_net: Literal["alex", "vgg"] = "alex"
-    """What `lpips` are weights of."""
-    metrics: str = ""
-    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes; of a model of classes
-    also asked, of a GAN also ppl."""
-    num: int = 10_000
-    """Samples to score."""
-    weights: str = ""
-    """Inception weights to score by, a file that `jaxgen weights convert inception` wrote."""
-    resize: Literal["tf1", "clean"] = "tf1"
-    """How Inception's images are resized: as the original did, or with antialiasing."""
-    classifier: str = ""
-    """Run of experiments/classifier.py to score by instead; the scores are named for it."""
-    reference: Literal["train", "test", "all"] = "train"
-    """Split that samples are compared with."""
-    mesh: str = ""
-    """Devices to compute on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
-    of: Literal["samples", "train", "test", "all"] = "samples"
-    """What is scored: samples of the run, or a split of its data, to see what real data gets."""
-
-
-@dataclass(frozen=True)
-class ExportOptions(Common):
-    platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
-    out: str = ""
-    """Folder for what is written; RUN/export when empty."""
-
-
-@dataclass(frozen=True)
-class CompressOptions(Common):
-    cond: tuple[int, ...] = ()
-    """Of a conditional model: the class of each picture, or one for all."""
+from jaxgen.options import Common, CompressOptions, EvaluateOptions, ExportOptions, SampleOptions, WriteOptions
 
 
 def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, Any]:
@@ -133,8 +51,10 @@ def _restore(run: Any, experiment: Any, options: Common, layout: Any = None) -> 
 
 
 def sample(args: list[str]) -> None:
-    """Samples from a run: a grid, and the raw arrays. Any field of the experiment is a flag, as
-    `--run.model.sampler.steps 50`."""
+    """Samples from a run: a grid and the raw arrays, or text as it is written (--prompt). Any field of the experiment
+    is a flag, as `--run.model.sampler.steps 50`."""
+    if args and (Path(args[0]) / "tokenizer.json").is_file():
+        return _write(args)
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -178,6 +98,19 @@ def sample(args: list[str]) -> None:
         edit.save_each(out, raw)
     save_file({"x": raw}, out / "samples.safetensors")
     print(f"{num} samples of step {int(state.step)}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+
+
+def _write(args: list[str]) -> None:
+    from jaxgen import writing
+
+    run, given = _parse(WriteOptions, args, "sample", sample.__doc__)
+    options = given.options
+    if options.num < 1 or options.seed < 0 or options.tokens < 0:
+        raise UserError(f"num is {options.num}, seed {options.seed}: num starts at 1, seed and tokens at 0")
+    model = writing.with_tokens(given.experiment.compute_model, options.tokens)
+    _, state = _restore(run, given.experiment, options)
+    file = writing.write_samples(run, model, state, options.prompt, options.seed, options.num, options.out)
+    print(f"step {int(state.step)}: {file}", file=sys.stderr)
 
 
 def _edited(model: Any, state: Any, codec: Any, cond: Any, options: SampleOptions) -> Any:
@@ -355,7 +288,7 @@ def report(args: list[str]) -> None:
 
 
 def weights(args: list[str]) -> None:
-    """Converts public weights of feature networks, once: convert KIND FILE OUT."""
+    """Converts public weights of feature networks, once: convert KIND FILE OUT. GPT-2's: import-gpt2, export-gpt2."""
     from jaxgen.weights.command import weights as command
 
     command(args)

@@ -90,6 +90,11 @@ class Experiment:
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         codec.check_model(self.model)
         self.model.check({**shapes, **labels})
+        if self.data.vocab > getattr(self.model, "vocab", self.data.vocab):
+            raise UserError(
+                f"the data has {self.data.vocab} tokens, the model knows {self.model.vocab}: pass "
+                f"--model.network.vocab {self.data.vocab}"
+            )
         given = getattr(self.codec, "bits", 0)
         if getattr(self.model, "bits", given) != given:
             raise UserError(

@@ -55,6 +55,7 @@ def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, co
     count = min(experiment.num_samples, experiment.data.count("test"))
     batch = next(experiment.data.padded_batches(count, "test"))[0]
     run.keep_examples(batch)
+    run.keep_files(experiment.data.files())
     params = core.abstract_state(experiment.compute_model, batch, codec).params
     counts = {name: core.count_params(tree) for name, tree in params.items()}
     run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})

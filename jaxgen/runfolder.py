@@ -117,6 +117,15 @@ class RunFolder:
             with replacing(self.path / "examples.safetensors") as partial:
                 save_file(arrays, partial)
 
+    def keep_files(self, files: Mapping[str, str]) -> None:
+        """Writes what samples of this data are read by. Raises UserError where the run began with another."""
+        for name, text in files.items():
+            file = self.path / name
+            if file.exists() and file.read_text() != text:
+                raise UserError(f"{file} is not what the data now gives: the corpus has changed; choose another --out")
+            if parallel.is_main():
+                write_text(file, text)
+
     def write_json(self, name: str, value: Any) -> None:
         if parallel.is_main():
             write_text(self.path / name, json.dumps(value, indent=2) + "\n")

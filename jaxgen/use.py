@@ -11,6 +11,7 @@ from jaxgen import core, parallel
 from jaxgen.core import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import HELD_OUT, Experiment
+from jaxgen.files import write_text
 from jaxgen.metrics.modes import mode_coverage
 from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder
@@ -114,15 +115,16 @@ def _answers(model: Any, state: TrainState, keys: jax.Array, raw: core.Batch, co
 def save_pictures(
     run: RunFolder, experiment: Experiment, codec: Any, state: TrainState, final: bool, layout: Layout | None = None
 ) -> None:
-    """A grid of samples and, at the end, what else the family shows. Where the data's modes are known, how many of them
-    the samples reach goes to RUN/held_out.jsonl."""
+    """A grid of samples, or their text, and, at the end, what else the family shows. Where the data's modes are known,
+    how many of them the samples reach goes to RUN/held_out.jsonl."""
     from jaxgen.report import save_picture
 
     model, folder, batch = experiment.compute_model, run.pictures(int(state.step)), run.examples()
     num = experiment.num_samples
     cond = model.sample_cond(num, batch)
     samples = draw(model, state, experiment.seed, num, cond, codec, num, layout)
-    pictures = {"samples.png": in_rows(samples, cond)}
+    texts = experiment.data.texts(samples)
+    pictures = {"samples.png": in_rows(samples, cond)} if texts is None else {}
     if final:
         some = core.sample_keys(experiment.seed, len(batch["x"]))
         if layout is not None:
@@ -133,8 +135,15 @@ def save_pictures(
             counted = mode_coverage(samples, *modes)
             finite = {f"samples/{name}": value for name, value in counted.items() if np.isfinite(value)}
             run.append(run.held_out, [{"step": int(state.step), **finite}])
+        if texts is not None:
+            write_text(folder / "samples.txt", in_one(texts))
         for name, picture in pictures.items():
             save_picture(folder / name, picture)
+
+
+def in_one(texts: list[str]) -> str:
+    """Several texts in one, each under its number."""
+    return "\n".join(f"--- {i} ---\n{text}" for i, text in enumerate(texts)) + "\n"
 
 
 def score(

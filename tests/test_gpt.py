@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXPERIMENTS
+from tiny_gpt import randomised, state_of, tiny
 
 from jaxgen import core
 from jaxgen.errors import UserError
@@ -15,7 +17,6 @@ from jaxgen.models.gpt import GPT, check_tokens, joined, prompts
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding, penalise
-from tiny_gpt import randomised, state_of, tiny
 
 ROWS = [[3], [1, 4, 1], [5, 9, 2, 6, 5, 3, 5, 8]]
 MODEL = tiny()
@@ -162,7 +163,7 @@ def test_codes_are_predicted_from_the_first_on(coded):
     np.testing.assert_allclose(total, 1, rtol=1e-5)
 
     sampled = core.sample(model, state_of(model, params), core.sample_keys(0, 4), jnp.array([0, 1, 2, 2]))
-    assert sampled.shape == (4, 8) and 0 <= int(sampled.min()) and int(sampled.max()) < 11
+    assert sampled.shape == (4, 8) and int(sampled.min()) >= 0 and int(sampled.max()) < 11
 
     def step(model, y):
         writer = model.begin(params, 1, jnp.array([y]))
@@ -238,8 +239,6 @@ def test_sketch_samples_without_dropout_and_past_its_length(params):
 
 
 def test_sketch_is_a_preset():
-    from conftest import EXPERIMENTS
-
     body = presets(EXPERIMENTS["gpt"])["sketch"].model.network.body
     assert not body.pre_norm and (body.width, body.depth, body.heads, body.dropout) == (768, 12, 12, 0.1)
 

@@ -11,8 +11,8 @@ from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 
 
-def tiny(vocab: int = 11, window: int = 8, depth: int = 2, pre_norm: bool = True, dropout: float = 0.0, **fields) -> GPT:
-    body = Transformer(width=16, depth=depth, heads=2, causal=True, pre_norm=pre_norm, dropout=dropout)
+def tiny(vocab: int = 11, window: int = 8, pre_norm: bool = True, dropout: float = 0.0, **fields) -> GPT:
+    body = Transformer(width=16, depth=2, heads=2, causal=True, pre_norm=pre_norm, dropout=dropout)
     return GPT(network=TokenTransformer(vocab=vocab, window=window, body=body), **fields)
 
 

@@ -4,6 +4,7 @@ from jaxgen.data.dataset import SPLITS, Batch, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import feed
 from jaxgen.data.pairs import EmojiEdges, PairFolder
+from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.toys import Toy2D
 
@@ -17,6 +18,7 @@ __all__ = [
     "EmojiEdges",
     "PairFolder",
     "RandomAccess",
+    "Text",
     "Toy2D",
     "area_resize",
     "feed",

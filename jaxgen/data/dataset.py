@@ -60,6 +60,19 @@ class Dataset:
         samples are counted by it."""
         return None
 
+    @property
+    def vocab(self) -> int:
+        """How many tokens the data is made of; 0 where it is not of tokens."""
+        return 0
+
+    def files(self) -> dict[str, str]:
+        """What a run keeps of the data to read its own samples by, text by file name."""
+        return {}
+
+    def texts(self, raw: np.ndarray) -> list[str] | None:
+        """Raw samples as text, None where they are none."""
+        return None
+
     def arrays(self, split: str = "train") -> Batch | RandomAccess:
         """The loaded split, read once per process. The arrays are read-only, as everyone shares them.
 

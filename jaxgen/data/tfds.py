@@ -60,7 +60,7 @@ class TFDS(Dataset):
         if self.size is not None and self.size < 1:
             raise UserError(f"TFDS size is {self.size}: give a side in pixels, such as 64, or None")
         spec = {"train": self.train, "test": self.test, "all": f"{self.train}+{self.test}"}[split]
-        folder = _prepared(self.name, self.data_dir)
+        folder = prepared(self.name, self.data_dir)
         cached = _Cache(self, folder, spec)
         data = cached.read()
         if data is None:
@@ -73,7 +73,7 @@ class TFDS(Dataset):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        folder = _prepared(self.name, self.data_dir)
+        folder = prepared(self.name, self.data_dir)
         # Read from the set's own files, as importing tensorflow_datasets takes most of a second.
         feature = _features(folder).get(self.label_key, {})
         if "classLabel" not in feature:
@@ -99,7 +99,7 @@ def _line(error: BaseException, limit: int = 160) -> str:
     return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
 
 
-def _prepared(name: str, data_dir: str | None) -> pathlib.Path:
+def prepared(name: str, data_dir: str | None) -> pathlib.Path:
     """The folder of a prepared set, prepared now if need be and possible."""
     match = re.fullmatch(r"(\w+)((?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?", name)
     if not match:
@@ -142,6 +142,27 @@ def _prepare(name: str, base: str, root: pathlib.Path) -> pathlib.Path:
         tried = f"{name} is not prepared in {root} and preparing it failed ({_line(e)})"
         raise UserError(f"{tried}: {advice}") from e
     return pathlib.Path(builder.data_path)
+
+
+def read_texts(name: str, data_dir: str | None) -> list[str]:
+    """The texts of a prepared set of one feature, `text`, all its splits in order."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = prepared(name, data_dir)
+    if "text" not in _features(folder):
+        raise UserError(f"{name} has no feature 'text': it has {', '.join(_features(folder))}")
+    raw, texts = tfds.decode.DeserializeMethod.RAW_BYTES, []
+    try:
+        builder = tfds.builder_from_directory(folder)
+        for split in _splits(folder):
+            for record in builder.as_data_source(split=split, deserialize_method=raw):
+                feature = tf_example_pb2.Example.FromString(record).features.feature
+                texts.append(feature["text"].bytes_list.value[0].decode())
+    # Readers, protobuf and the set's own code have no common error.
+    except Exception as e:
+        raise UserError(f"{folder} cannot be read ({_line(e)}): prepare it again as array_record") from e
+    return texts
 
 
 class _Records:

@@ -130,8 +130,13 @@ class BPE(Tokenizer):
             tokenizer.add_special_tokens(["<|endoftext|>"])
         return cls(tokenizer.to_str())
 
+    @property
+    def end(self) -> int:
+        """GPT-2's end of text, -1 where there is none."""
+        token = self.backend.token_to_id("<|endoftext|>")
+        return -1 if token is None else token
+
     def encode(self, text: str) -> np.ndarray:
-        # Whole text at once would be one array of objects; blocks end at a line, where no token goes on.
         return np.array(self.backend.encode(text).ids, np.int32)
 
     def decode(self, tokens: Any) -> str:

@@ -16,6 +16,7 @@ from jaxgen.report.parts import configuration, details, div, img, pictures_in, r
 
 FILM = 32  # steps shown over training: each is embedded, and a page should stay light
 EVENTS = 200
+LETTERS = 20_000
 
 
 def write_report(run):
@@ -45,6 +46,7 @@ def write_report(run):
     parts = [
         f"<header><h1>{escape(name)} <small>{escape(', '.join(filter(None, (preset, seed))))}</small></h1>",
         _facts(experiment, environment, metrics, timing) + "</header>",
+        _texts(run / "pictures"),
         _final(pictures),
         _film(pictures),
         section("Curves", div("curves", curves({**metrics, **held_out, **rates}))),
@@ -127,6 +129,19 @@ def _final(pictures):
             f"<figcaption>{escape(title)}, step {step:,}</figcaption></figure>"
         )
     return section("Final pictures", div("pictures", "\n".join(figures)))
+
+
+def _texts(folder):
+    """The latest samples of a model of text, what is no letter of it shown as such."""
+    found = [f for f in folder.glob("*/samples.txt") if f.parent.name.isdecimal()]
+    if not found:
+        return ""
+    latest = max(found, key=lambda f: int(f.parent.name))
+    text = latest.read_text(encoding="utf-8", errors="replace")
+    cut = "\n\u2026" if len(text) > LETTERS else ""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:LETTERS])
+    return section("Samples", f'<pre class="text">{escape(shown)}{cut}</pre><p class="quiet">step '
+                   f"{int(latest.parent.name):,}</p>")
 
 
 def _film(pictures):

@@ -1,17 +1,24 @@
-"""`jaxgen weights convert KIND FILE OUT` and `jaxgen weights show KIND FILE`."""
+"""`jaxgen weights convert KIND FILE OUT`, `show KIND FILE`, and GPT-2's weights as a run and back."""
+
+from pathlib import Path
 
 from jaxgen.errors import UserError
 from jaxgen.weights import KINDS, Weights, convert, load
 
 USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights show KIND FILE
+       jaxgen weights import-gpt2 FILE VOCABULARY OUT
+       jaxgen weights export-gpt2 RUN FILE
+
+GPT-2's FILE is Hugging Face's model.safetensors, VOCABULARY a folder of its vocab.json and merges.txt, OUT a run.
 
 KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
 """ + "\n".join(f"  {name:10} {' or '.join(kind.published.values())}" for name, kind in KINDS.items())
 
 
 def weights(args: list[str]) -> None:
-    """Converts a public PyTorch weights file to safetensors, hash checked; or says what such a file holds."""
+    """Converts a public PyTorch weights file to safetensors, hash checked, or says what such a file holds; makes a run
+    of GPT-2's weights, or GPT-2's file of a run."""
     match args:
         case ["-h" | "--help"]:
             print(USAGE)
@@ -19,6 +26,16 @@ def weights(args: list[str]) -> None:
             print(described(convert(kind, source, out)) + f"\nwritten to {out}")
         case ["show", kind, file]:
             print(described(load(kind, file)))
+        case ["import-gpt2", file, vocabulary, out]:
+            from jaxgen.weights.gpt2_runs import import_run
+
+            import_run(Path(file), Path(vocabulary), Path(out))
+            print(f"written to {out}: jaxgen sample {out} --prompt ...")
+        case ["export-gpt2", run, file]:
+            from jaxgen.weights.gpt2_runs import export_run
+
+            export_run(Path(run), Path(file))
+            print(f"written to {file}, config.json beside it")
         case _:
             raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")
 

@@ -1,0 +1,57 @@
+"""GPT-2's file in and out without transformers: what is written reads back, runs come and go, what is refused."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_gpt import randomised, tiny
+
+from jaxgen.data.tokenizers import BPE
+from jaxgen.errors import UserError
+from jaxgen.nets.transformer import Transformer
+from jaxgen.weights import gpt2
+from jaxgen.weights.command import weights
+
+TEXT = "the cat sat on the mat and the dog sat on the log\n" * 20
+
+
+@pytest.fixture
+def written(tmp_path):
+    model = tiny(vocab=270, window=16)
+    params = randomised(model)
+    gpt2.write(tmp_path / "model.safetensors", model, params)
+    return model, params, tmp_path / "model.safetensors"
+
+
+def test_a_file_becomes_a_run_and_back(written, tmp_path):
+    pytest.importorskip("tokenizers")
+    _, _, file = written
+    vocabulary, smaller = tmp_path / "vocabulary", tmp_path / "smaller"
+    for folder, size in ((vocabulary, 270), (smaller, 260)):
+        folder.mkdir()
+        BPE.train(TEXT, size).backend.model.save(str(folder))
+    weights(["import-gpt2", str(file), str(vocabulary), str(tmp_path / "run")])
+    weights(["export-gpt2", str(tmp_path / "run"), str(tmp_path / "again" / "model.safetensors")])
+    before, after = load_file(file), load_file(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+    with pytest.raises(UserError, match=r"has 260 tokens, .* is of 270"):
+        weights(["import-gpt2", str(file), str(smaller), str(tmp_path / "other")])
+
+
+def test_what_is_not_gpt2s_is_refused(written, tmp_path):
+    model, _, file = written
+    tensors = load_file(file)
+    some = dict(list(tensors.items())[1:])
+    save_file(some, tmp_path / "short.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    rotary = tiny()
+    rotary = rotary.network.clone(body=Transformer(width=16, depth=2, heads=2, causal=True, rotary=True))
+    for name, network, message in (
+        ("none", model.network, "is no file"), ("text", model.network, "no safetensors file"),
+        ("short", model.network, "lacks|has no"), ("model", rotary, "not of GPT-2's form"),
+        ("model", model.network.clone(vocab=65), r"vocabulary of 270, model\.network\.vocab is 65"),
+        ("model", model.network.clone(body=model.network.body.clone(bias=False)), "has biases"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            gpt2.read(tmp_path / f"{name}.safetensors", network)

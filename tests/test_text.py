@@ -1,0 +1,139 @@
+"""Text: tokenizers to and fro, windows against slices, splits, large files, what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS
+
+from jaxgen.data import Text, text
+from jaxgen.data.tokenizers import BPE, Bytes, Characters, from_json
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, presets
+from jaxgen.runfolder import RunFolder
+
+LINES = "Grüße, Jürgen\r\n" + "".join(f"line {i}: the {i % 7}th day of the {i % 5}th month\n" for i in range(200))
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    file = tmp_path / "corpus.txt"
+    file.write_bytes(LINES.encode())
+    return file
+
+
+def tokenizers():
+    pytest.importorskip("tokenizers")
+    return [Bytes(), Characters("".join(sorted(set(LINES)))), BPE.train(LINES, 300)]
+
+
+def test_tokenizers_give_back_the_text_and_read_back_equal():
+    for tokenizer in tokenizers():
+        tokens = tokenizer.encode(LINES)
+        assert tokens.dtype == np.int32 and tokens.max() < tokenizer.size
+        assert tokenizer.decode(tokens) == LINES
+        assert tokenizer.lengths()[tokens].sum() == len(LINES.encode())
+        again = from_json(tokenizer.to_json())
+        np.testing.assert_array_equal(again.encode(LINES), tokens)
+    assert tokenizer.size == 300 and len(tokens) < len(LINES) / 2
+    assert BPE.train(LINES, 300).to_json() == tokenizer.to_json()
+
+
+def test_bpe_reads_gpt2s_files(tmp_path):
+    pytest.importorskip("tokenizers")
+    trained = BPE.train(LINES, 300)
+    trained.backend.model.save(str(tmp_path))
+    ours = BPE.gpt2(tmp_path)
+    np.testing.assert_array_equal(ours.encode(LINES), trained.encode(LINES))
+    data = Text(source=str(tmp_path), tokenizer="bpe", gpt2=str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"vocab\.json is no file"):
+        _ = Text(source="docs", tokenizer="bpe", gpt2=str(tmp_path / "none")).how
+    with pytest.raises(UserError, match=r"has no \.txt file|is no file"):
+        _ = data.how
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_examples_are_windows(corpus, kind):
+    data = Text(source=str(corpus), tokenizer=kind, block=10, stride=3)
+    everything = data.how.encode(LINES)
+    cut = len(everything) * 9 // 10
+    batch = data.batch_at(seed=3, step=5, batch_size=7)
+    for x, count, i in zip(batch["x"], batch["bytes"], data.indices_at(3, 5, 7)):
+        np.testing.assert_array_equal(x, everything[:cut][3 * i : 3 * i + 11])
+        assert count == len(data.texts(x[None, 1:])[0].encode()) or kind == "bytes"
+    assert batch["x"].dtype == batch["bytes"].dtype == np.int32
+    # Each held-out token is predicted once, but for what does not fill a window.
+    held = np.concatenate([b["x"][:, 1:][mask].ravel() for b, mask in data.padded_batches(4)])
+    np.testing.assert_array_equal(held, everything[cut + 1 :][: len(held)])
+    assert len(everything) - cut - len(held) <= 10
+
+
+def test_a_folder_is_read_in_order_and_large_text_from_a_file(corpus, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "b.txt").write_text("second\n")
+    (folder / "deep" / "c.txt").write_text("third\n")
+    (folder / "a.txt").write_text("first\n")
+    (folder / "not.md").write_text("nothing")
+    data = Text(source=str(folder), tokenizer="bytes", block=1)
+    assert Bytes().decode(data.arrays("all").tokens) == "first\nsecond\nthird\n"
+
+    monkeypatch.setattr(text, "LARGE", 100)
+    monkeypatch.setattr(text, "PIECE", 50)
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):  # written, then found
+        text._encoded.cache_clear()
+        large = Text(source=str(corpus), tokenizer="characters", block=12)
+        tokens = large.load("all").tokens
+        assert isinstance(tokens, np.memmap)
+        assert large.how.decode(tokens) == LINES
+    assert len(list((tmp_path / "cache" / "text").iterdir())) == 1
+
+
+def test_the_embedded_corpus():
+    data = Text(block=16)
+    assert 90 < data.vocab < 130 and data.count() > 300_000  # Python's versions differ
+    assert "assert" in "".join(data.texts(data.arrays("all").tokens[None]))
+
+
+def test_shakespeare(shared_data):
+    """nanoGPT's own counts of the file."""
+    data = Text(source=str(shared_data / "tinyshakespeare.txt"))
+    train, test = data.arrays("train").tokens, data.arrays("test").tokens
+    assert (data.vocab, len(train), len(test)) == (65, 1_003_854, 111_540)
+
+
+def test_a_run_keeps_its_tokenizer(tmp_path):
+    run = RunFolder(tmp_path)
+    run.keep_files(Text(block=16).files())
+    assert from_json((tmp_path / "tokenizer.json").read_text()).size == Text().vocab
+    run.keep_files(Text(block=16).files())
+    with pytest.raises(UserError, match="the corpus has changed"):
+        run.keep_files(Text(block=16, tokenizer="bytes").files())
+
+
+def test_what_is_no_text_is_refused(corpus, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
+    for fields, message in (
+        ({"source": "dogs"}, r"is no file or folder \(did you mean docs\?\)"),
+        ({"source": str(tmp_path / "latin.txt")}, "is no UTF-8 text .*tokenizer bytes"),
+        ({"source": str(corpus), "block": 10_000_000}, "0 examples"),
+        ({"source": str(corpus), "tokenizer": "bpe", "vocab_size": 9}, "257 at least"),
+        ({"source": str(corpus), "block": 0}, "both start at 1"),
+    ):
+        if fields.get("tokenizer") == "bpe":
+            pytest.importorskip("tokenizers")
+        with pytest.raises(UserError, match=message):
+            Text(**fields).arrays("train")
+    with pytest.raises(UserError, match="the character 'ß' is not in the corpus"):
+        Characters("abc").encode("aß")
+    with pytest.raises(UserError, match="of kind None"):
+        from_json("{}")
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused():
+    smoke: Experiment = presets(EXPERIMENTS["gpt"])["smoke"]
+    small = replace(smoke.model, network=replace(smoke.model.network, vocab=103))
+    with pytest.raises(UserError, match=r"256 tokens, the model knows 103: pass --model\.network\.vocab 256"):
+        replace(smoke, model=small).check()
