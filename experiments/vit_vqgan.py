@@ -22,7 +22,7 @@ from jaxgen.ops.quantize import Codebook
 from jaxgen.optim import Adam
 
 TINY = Transformer(width=16, depth=1, heads=2)
-SMALL = Transformer(width=128, depth=4, heads=4)
+SMALL = Transformer(width=128, depth=3, heads=4)
 BASE = Transformer(width=768, depth=12, heads=12)
 
 PRESETS = {
@@ -40,21 +40,21 @@ PRESETS = {
         model=VQGAN(
             shape=(64, 64, 3), codebook=Codebook(size=512, dim=16, cosine=True, decay=0.0),
             generator=ViTCoder(patch=8, encoder=SMALL, decoder=SMALL), critic=PatchCritic(channels=(24, 48, 96)),
-            gan_start=2000, optimizer=Adam(lr=1e-3, b1=0.9, b2=0.99, warmup=200, decay_steps=4000, final=0.1),
+            gan_start=1500, optimizer=Adam(lr=1e-3, b1=0.9, b2=0.99, warmup=200, decay_steps=3000, final=0.1),
             critic_optimizer=Adam(lr=2e-4, b1=0.5), ema_decay=0.999,
         ),
-        data=Emoji(size=64), batch_size=16, steps=4000, steps_per_call=10, log_every=50, save_every=500,
+        data=Emoji(size=64), batch_size=16, steps=3000, steps_per_call=10, log_every=50, save_every=500,
         sample_every=1000,
     ),
     # The convolutional network of VQ-VAE in the same game: VQGAN without its attention.
     "emoji_conv": Experiment(
         model=VQGAN(
             shape=(64, 64, 3), codebook=Codebook(size=512, dim=16), generator=VQNetwork(width=64, halvings=(3,)),
-            critic=PatchCritic(channels=(24, 48, 96)), gan_start=2000,
-            optimizer=Adam(lr=1e-3, b1=0.9, b2=0.99, warmup=200, decay_steps=4000, final=0.1),
+            critic=PatchCritic(channels=(24, 48, 96)), gan_start=1500,
+            optimizer=Adam(lr=1e-3, b1=0.9, b2=0.99, warmup=200, decay_steps=3000, final=0.1),
             critic_optimizer=Adam(lr=2e-4, b1=0.5), ema_decay=0.999,
         ),
-        data=Emoji(size=64), batch_size=16, steps=4000, steps_per_call=10, log_every=50, save_every=500,
+        data=Emoji(size=64), batch_size=16, steps=3000, steps_per_call=10, log_every=50, save_every=500,
         sample_every=1000,
     ),
     # Base of table 2 and section 4.1 there; its critic is StyleGAN's, this one of patches.

@@ -38,6 +38,11 @@ def test_size_in_is_size_out_whatever_halves_evenly(two):
     assert [f.indices.shape for f in found] == [(16, 2, 3), (16, 4, 5)]
 
 
+def test_a_state_has_the_types_of_the_next(two):
+    """A number without a type of its own at step 0 would have the step compiled twice."""
+    assert not [a for a in jax.tree.leaves(two) if a.weak_type]
+
+
 def test_decoded_codes_are_the_reconstruction(two):
     """All that the decoder knows of an image is its codes, of all levels."""
     tokens = jax.jit(TWO.encode_codes)(two, X)

@@ -133,7 +133,7 @@ class Codebook:
         """Codes f32[K, D] from the first batch's z: f32[..., D], and their use, as even as it can be."""
         z = self.compared(z).reshape(-1, self.dim)
         codes = kmeans(key, z, self.size, self.kmeans, self.cosine)
-        count = jnp.full(self.size, len(z) / self.size)
+        count = jnp.full(self.size, len(z) / self.size, jnp.float32)  # of a type: the step would compile twice
         total = None if self.by_gradient else codes * count[:, None]
         return codes, Running(count, total, jnp.zeros(self.size, jnp.int32))
 
