@@ -26,18 +26,18 @@ from jaxgen.pretrained import Pretrained
 
 SMOKE = {"batch_size": 16, "steps": 20, "steps_per_call": 5, "log_every": 10, "save_every": 10, "sample_every": 10}
 EMOJI = {
-    "data": Emoji(size=32), "batch_size": 32, "steps": 3000, "steps_per_call": 20, "log_every": 100,
+    "data": Emoji(size=32), "batch_size": 32, "steps": 2000, "steps_per_call": 20, "log_every": 100,
     "sample_every": 500, "save_every": 500, "num_samples": 72,
 }  # fmt: skip
 MNIST = {
-    "data": TFDS(name="mnist"), "batch_size": 64, "steps": 3000, "steps_per_call": 20, "log_every": 100,
+    "data": TFDS(name="mnist"), "batch_size": 48, "steps": 3000, "steps_per_call": 20, "log_every": 100,
     "sample_every": 1000, "save_every": 500, "num_samples": 100,
 }  # fmt: skip
 # A thousand and a half emoji are learnt by heart in a few hundred steps.
-EMOJI_ADAM = Adam(lr=1e-3, b2=0.99, warmup=100, decay_steps=3000, weight_decay=0.1, clip=1.0)
+EMOJI_ADAM = Adam(lr=1e-3, b2=0.99, warmup=100, decay_steps=2000, weight_decay=0.1, clip=1.0)
 MNIST_ADAM = Adam(lr=1e-3, b2=0.99, warmup=100, decay_steps=3000, weight_decay=0.01, clip=1.0)
 EMOJI_BODY = {"width": 128, "depth": 4, "heads": 4, "dropout": 0.3}
-MNIST_BODY = {"width": 128, "depth": 4, "heads": 4, "dropout": 0.1}
+MNIST_BODY = {"width": 128, "depth": 3, "heads": 4}
 
 PRESETS = {
     "smoke": Experiment(
@@ -75,7 +75,7 @@ PRESETS = {
         model=PixelCNN(
             shape=(8, 8, 1), network=GatedPixelCNN(width=64, layers=6, first_size=5, head=128),
             likelihood=Categorical(levels=256), embed=32, num_classes=9, ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=2000, clip=1.0),
         ),
         codec=Pretrained(run="runs/vqvae-emoji-0", form="levels"), **EMOJI, best="test/nats",
     ),
