@@ -4,8 +4,8 @@
     python benchmarks/train.py vae ddpm mlp3 --preset digits --peer
 
 Of each: seconds to compile, ms a step with steps_per_call steps fused into one call and with one, the rate, the
-share of the machine's own matrix product, memory. `mlp3` is a case of its own, see cases.py. Takes a minute for the
-smoke presets on two cores, several for larger ones.
+share of the machine's own matrix product, memory. `mlp3` and `gpt-cpu` are cases of their own, see cases.py. Takes a
+minute for the smoke presets on two cores, several for larger ones.
 """
 
 import sys

@@ -80,5 +80,10 @@ class RMSprop(Optimizer):
 
 
 def is_matrix(params):
-    """Mask for weight decay: True for arrays of two or more axes."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    """Mask for weight decay: True for arrays of two or more axes, but for biases and scales, which have two where the
+    layers they are of are stacked."""
+
+    def matrix(path, p) -> bool:
+        return p.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(matrix, params)

@@ -121,7 +121,7 @@ class RunFolder:
         """Writes what samples of this data are read by. Raises UserError where the run began with another."""
         for name, text in files.items():
             file = self.path / name
-            if file.exists() and file.read_text() != text:
+            if file.exists() and file.read_text(encoding="utf-8") != text:
                 raise UserError(f"{file} is not what the data now gives: the corpus has changed; choose another --out")
             if parallel.is_main():
                 write_text(file, text)

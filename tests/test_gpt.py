@@ -17,6 +17,8 @@ from jaxgen.models.gpt import GPT, check_tokens, joined, prompts
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding, penalise
+from jaxgen.optim import Adam, is_matrix
+from jaxgen.parallel import Layout
 
 ROWS = [[3], [1, 4, 1], [5, 9, 2, 6, 5, 3, 5, 8]]
 MODEL = tiny()
@@ -213,6 +215,14 @@ def test_data_that_does_not_fit():
         check_tokens(np.array([[0, 12]]), 11)
 
 
+def test_weight_decay_is_of_matrices_and_embeddings_alone():
+    """Biases and scales of stacked layers have two axes, and are left alone all the same."""
+    mask = is_matrix(randomised(tiny(num_classes=2)))
+    for path, decayed in jax.tree_util.tree_flatten_with_path(mask)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert decayed != name.endswith(("bias", "scale")), name
+
+
 # --- the sketch's bugs ------------------------------------------------------------------------------------------
 
 
@@ -247,3 +257,21 @@ def test_joined_moves_what_was_drawn_to_the_end_of_each_prompt():
     cond = {"prompt": np.array([[1, 0, 0], [1, 2, 3]]), "length": np.array([1, 3])}
     out = joined(cond, jnp.array([[7, 8], [7, 8]]), 9)
     np.testing.assert_array_equal(out, [[1, 7, 8, 9, 9], [1, 2, 3, 7, 8]])
+
+
+@pytest.mark.slow
+def test_a_mesh_trains_as_one_device_does():
+    """Data and tensor parallel: the two layers of each pair are split, and the losses are the same."""
+    model, losses = tiny(optimizer=Adam(lr=1e-2)), []
+    batches = {"x": np.random.default_rng(0).integers(0, 11, (3, 8, 9)).astype(np.int32)}
+    first = {"x": batches["x"][0]}
+    for layout in (None, Layout.make("data=2,tensor=2", 8)):
+        state, key, data = core.init(model, core.run_key(0, core.INIT), first, None, layout), jax.random.key(1), batches
+        if layout is not None:
+            data, key = layout.put(batches, layout.batch(1)), layout.put(key, layout.everywhere)
+            blocks = state.params["network"]["body"]["blocks"]
+            assert blocks["self_attention"]["qkv"]["kernel"].sharding.spec[2] == "tensor"
+            assert blocks["token_mlp"]["down"]["kernel"].sharding.spec[1] == "tensor"
+        _, metrics = core.train_steps(model, state, key, data, None, None, False, layout)
+        losses.append(np.asarray(metrics["loss"]))
+    np.testing.assert_allclose(*losses, rtol=1e-4)

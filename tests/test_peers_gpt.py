@@ -110,3 +110,36 @@ def test_weights_of_another_vocabulary_are_refused(ours, folder):
     model, _ = ours
     with pytest.raises(UserError, match=r"vocabulary of 97, model\.network\.vocab is 65: set it to 97"):
         gpt2.read(folder / "model.safetensors", model.network.clone(vocab=65))
+
+
+def test_the_peer_of_the_benchmarks_is_the_same_network():
+    """Losses and gradients of pre- and post-norm, and the steps that follow."""
+    from peers import Peer, has_peer, module_of
+    from peers.optim import Descent
+
+    from jaxgen.codecs import Identity
+    from jaxgen.data import Text
+    from jaxgen.experiment import Experiment
+    from jaxgen.optim import Adam
+
+    x = np.random.default_rng(0).integers(0, 11, (4, 9))
+    for fields in ({}, {"pre_norm": False}):
+        model = tiny(optimizer=Adam(lr=1e-2, clip=1.0), **fields)
+        params = randomised(model)
+        state = core.TrainState(
+            step=jnp.int32(0), params=params, opt_state={"all": model.optimizer.tx.init(params)}
+        )  # fmt: skip
+        peer = module_of(model)
+        peer.from_flax(params)
+        descent = Descent(model.optimizer, peer.parameters())
+        for key in jax.random.split(jax.random.key(0), 3):
+            state, metrics = jax.jit(model.train_step)(state, key, {"x": jnp.asarray(x)})
+            loss = peer.loss(torch.tensor(x))
+            descent.step(loss)
+            assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
+    experiment = Experiment(
+        model=tiny(vocab=256), codec=Identity(), data=Text(tokenizer="bytes", block=8), batch_size=4, steps=50
+    )  # fmt: skip
+    assert has_peer(experiment)
+    peer = Peer(experiment, randomised(experiment.model))
+    assert np.isfinite(peer.step().item())

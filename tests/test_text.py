@@ -1,5 +1,6 @@
 """Text: tokenizers to and fro, windows against slices, splits, large files, what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,33 @@ def test_shakespeare(shared_data):
     assert (data.vocab, len(train), len(test)) == (65, 1_003_854, 111_540)
 
 
+def test_tiny_shakespeare_of_tensorflow_datasets(tmp_path):
+    """A prepared set of the same layout: three splits of one text each, listed in another order."""
+    from array_record.python import array_record_module
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    home = tmp_path / "tiny_shakespeare" / "1.0.0"
+    home.mkdir(parents=True)
+    splits, package = [], "tensorflow_datasets.core.features"
+    for name, part in (("test", "You are all resolved"), ("train", "First Citizen:\n"), ("validation", "Speak. ")):
+        example = tf_example_pb2.Example()
+        example.features.feature["text"].bytes_list.value.append(part.encode())
+        file = home / f"tiny_shakespeare-{name}.array_record-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+        writer.write(example.SerializeToString())
+        writer.close()
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        splits.append({"name": name, "numBytes": "1", "shardLengths": ["1"], "filepathTemplate": template})
+    info = {"name": "tiny_shakespeare", "version": "1.0.0", "fileFormat": "array_record", "splits": splits}
+    text = {"text": {}, "pythonClassName": f"{package}.text_feature.Text"}
+    kind = f"{package}.features_dict.FeaturesDict"
+    features = {"featuresDict": {"features": {"text": text}}, "pythonClassName": kind}
+    (home / "dataset_info.json").write_text(json.dumps(info))
+    (home / "features.json").write_text(json.dumps(features))
+    data = Text(source="tiny_shakespeare", block=4, data_dir=str(tmp_path))
+    assert data.texts(data.arrays("all").tokens[None]) == ["First Citizen:\nSpeak. You are all resolved"]
+
+
 def test_a_run_keeps_its_tokenizer(tmp_path):
     run = RunFolder(tmp_path)
     run.keep_files(Text(block=16).files())
@@ -116,6 +144,7 @@ def test_a_run_keeps_its_tokenizer(tmp_path):
 def test_what_is_no_text_is_refused(corpus, tmp_path):
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     for fields, message in (
+        ({"source": ""}, "no text was named"),
         ({"source": "dogs"}, r"is no file or folder \(did you mean docs\?\)"),
         ({"source": str(tmp_path / "latin.txt")}, "is no UTF-8 text .*tokenizer bytes"),
         ({"source": str(corpus), "block": 10_000_000}, "0 examples"),

@@ -47,7 +47,7 @@ def test_what_is_streamed_is_what_is_sampled(state, run):
 
 def test_a_letter_waits_until_it_is_whole(state, monkeypatch):
     """Bytes of one letter in two parts."""
-    letters = iter([list(b"abc") + [0xC3] + [0] * 0, [0xA9, *b"def"]])
+    letters = iter([[*b"abc", 0xC3], [0xA9, *b"def"]])
     monkeypatch.setattr(writing, "PART", 4)
     monkeypatch.setattr(writing.gpt, "write", lambda *args: (None, np.array([next(letters)])))
     model = replace(MODEL, decoding=Decoding(tokens=8))

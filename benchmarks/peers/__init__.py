@@ -9,14 +9,16 @@ import os
 import torch
 from torch import nn
 
+from jaxgen.data.text import Windows
 from peers.ddpm import TorchDDPM
 from peers.gan import GANTrainer, TorchGAN
+from peers.gpt import TorchGPT
 from peers.layers import Codec, has_codec
 from peers.mlp import TorchRegression
 from peers.optim import Descent, is_written
 from peers.vae import TorchVAE
 
-FAMILIES = (TorchVAE, TorchDDPM, TorchGAN, TorchRegression)
+FAMILIES = (TorchVAE, TorchDDPM, TorchGAN, TorchGPT, TorchRegression)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -31,9 +33,9 @@ class Peer:
         self.module = module_of(self.model)
         self.module.from_flax(params)
         data = experiment.data.arrays("train")
-        x = torch.tensor(data["x"], dtype=torch.float32)
+        x = Tokens(data) if isinstance(data, Windows) else torch.tensor(data["x"], dtype=torch.float32)
         self.format = LAYOUTS[layout]
-        if x.ndim == 4:
+        if isinstance(x, torch.Tensor) and x.ndim == 4:
             self.module.to(memory_format=self.format)
             x = x.movedim(-1, 1).contiguous(memory_format=self.format)
         labelled = getattr(self.model, "num_classes", 0)
@@ -53,6 +55,20 @@ class Peer:
         cond = None if self.cond is None else torch.arange(num) * self.model.num_classes // num
         kwargs = {"memory_format": self.format} if isinstance(self.module, TorchDDPM) else {}
         return self.codec.decode(self.module.sample(num, cond, **kwargs))
+
+
+class Tokens:
+    """Windows of text in memory, by index: i64[B, block + 1]."""
+
+    def __init__(self, data: Windows):
+        self.tokens, self.stride, self.count = torch.tensor(data.tokens.astype("int64")), data.stride, len(data)
+        self.window = torch.arange(data.block + 1)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        return self.tokens[index[:, None] * self.stride + self.window]
 
 
 class Trainer:
@@ -87,7 +103,7 @@ def has_peer(experiment) -> bool:
         and is_written(model.optimizer)
         and has_codec(experiment.codec)
         and experiment.precision == "float32"
-        and isinstance(experiment.data.arrays("train"), dict)
+        and isinstance(experiment.data.arrays("train"), dict | Windows)
     )
 
 

@@ -72,12 +72,14 @@ class Text(Dataset):
         return {"tokenizer.json": self.how.to_json()}
 
     def texts(self, raw: np.ndarray) -> list[str]:
-        return [self.how.decode(row) for row in np.asarray(raw)]
+        return [self.how.decode(row[: np.argmax(row == self.how.end)] if self.how.end in row else row) for row in raw]
 
     @property
     def _corpus(self) -> "Corpus":
         if self.source in NAMED:
             return Corpus(self.source, (), self.data_dir)
+        if not self.source:
+            raise UserError(f"no text was named: pass --data.source with a file or folder, or {' or '.join(NAMED)}")
         path = Path(self.source).expanduser()
         found = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
         if not found:

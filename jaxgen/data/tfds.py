@@ -145,7 +145,7 @@ def _prepare(name: str, base: str, root: pathlib.Path) -> pathlib.Path:
 
 
 def read_texts(name: str, data_dir: str | None) -> list[str]:
-    """The texts of a prepared set of one feature, `text`, all its splits in order."""
+    """The texts of a prepared set of one feature, `text`: train, validation, test, as the text was cut into them."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -155,7 +155,7 @@ def read_texts(name: str, data_dir: str | None) -> list[str]:
     raw, texts = tfds.decode.DeserializeMethod.RAW_BYTES, []
     try:
         builder = tfds.builder_from_directory(folder)
-        for split in _splits(folder):
+        for split in (s for s in ("train", "validation", "test") if s in _splits(folder)):
             for record in builder.as_data_source(split=split, deserialize_method=raw):
                 feature = tf_example_pb2.Example.FromString(record).features.feature
                 texts.append(feature["text"].bytes_list.value[0].decode())

@@ -15,6 +15,8 @@ class Tokenizer:
     """The interface: `size` tokens, numbered from 0."""
 
     size: int
+    end: int = -1
+    """The token that ends a text, negative where there is none."""
 
     def encode(self, text: str) -> np.ndarray:
         """int32[T]. Raises UserError for what it has no token for."""
@@ -96,6 +98,8 @@ class BPE(Tokenizer):
         except Exception as error:  # the package raises Exception itself
             raise UserError(f"the tokenizer's definition cannot be read ({error}): restore tokenizer.json") from error
         self.size = self.backend.get_vocab_size()
+        end = self.backend.token_to_id("<|endoftext|>")
+        self.end = -1 if end is None else end
 
     @classmethod
     def train(cls, text: str, size: int) -> "BPE":
@@ -129,12 +133,6 @@ class BPE(Tokenizer):
         if "<|endoftext|>" in tokenizer.get_vocab():
             tokenizer.add_special_tokens(["<|endoftext|>"])
         return cls(tokenizer.to_str())
-
-    @property
-    def end(self) -> int:
-        """GPT-2's end of text, -1 where there is none."""
-        token = self.backend.token_to_id("<|endoftext|>")
-        return -1 if token is None else token
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self.backend.encode(text).ids, np.int32)

@@ -149,8 +149,9 @@ class GPT(LossModel):
         _, drawn = self.write(params, writer, keys, 0, self.num_tokens)
         return drawn if self.from_start else joined(cond, drawn, max(0, self.decoding.end))
 
-    def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0) -> Writer:
-        """Before the first of `tokens` tokens (`num_tokens` when 0) of `num` samples: the prompt is read."""
+    def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0, slots: int = 0) -> Writer:
+        """Before the first of `tokens` tokens (`num_tokens` when 0) of `num` samples: the prompt is read. slots: of the
+        cache, as many as are needed when 0."""
         tokens, window = tokens or self.num_tokens, self.network.window
         seen = None
         if self.from_start:
@@ -164,7 +165,7 @@ class GPT(LossModel):
             token = jnp.take_along_axis(prompt, length[:, None] - 1, axis=1)[:, 0]
             count = length - 1
         # Slots for all that is ever seen at once.
-        long, slots = size + tokens > window, min(size + tokens, window)
+        long, slots = size + tokens > window, slots or min(size + tokens, window)
         rows = token.shape[0]
         cache = self.network.body.empty_cache(rows, slots)
         kept = jnp.zeros((rows, slots), jnp.int32) if long else None

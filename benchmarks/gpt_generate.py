@@ -1,0 +1,112 @@
+"""Times GPT's compiled generation beside transformers' cached `generate` with the same weights.
+
+    python benchmarks/gpt_generate.py                      # batches of 8 and 1, 256 new tokens, 6 layers of 384
+    python benchmarks/gpt_generate.py --batches 32 --tokens 64
+
+Both take the likeliest token, from parameters of step 0; `different` counts the tokens in which rounding made them
+write another. Takes a minute on two cores. The time to compile is told apart.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import common
+import jax
+import numpy as np
+
+from jaxgen import cli, core
+from jaxgen.models.gpt import GPT, prompts
+from jaxgen.nets.gpt import TokenTransformer
+from jaxgen.nets.transformer import Transformer
+from jaxgen.ops.decoding import Decoding
+
+
+@dataclass(frozen=True)
+class Options:
+    batches: tuple[int, ...] = (8, 1)
+    """Texts at a time."""
+    tokens: int = 256
+    """New tokens of each."""
+    prompt: int = 16
+    """Tokens of the prompts."""
+    width: int = 384
+    depth: int = 6
+    heads: int = 6
+    vocab: int = 256
+    calls: int = 3
+    """Turns of each side."""
+    peer: bool = True
+    """Time transformers beside."""
+    out: str = ""
+    """JSON file; benchmarks/results/gpt-generate.json when empty."""
+
+
+def measure(options: Options, batch: int, matmul: float) -> common.Row:
+    """Both sides at one batch size."""
+    body = Transformer(width=options.width, depth=options.depth, heads=options.heads, causal=True)
+    network = TokenTransformer(vocab=options.vocab, window=options.prompt + options.tokens, body=body)
+    model = GPT(network=network, decoding=Decoding(temperature=0, tokens=options.tokens))
+    state = core.init(model, jax.random.key(0), {"x": np.zeros((1, 2), np.int32)})
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, options.vocab, (batch, options.prompt))
+    cond, keys = prompts(list(rows), network.window), core.sample_keys(0, batch)
+    program, seconds = common.compiled(core.sample_program, model, state, keys, cond, None)
+    work = common.flops(lambda *args: core.sample(model, *args), state, keys, cond)
+    texts: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        texts["ours"] = np.asarray(program(state, keys, cond, None))[:, : options.prompt + options.tokens]
+
+    sides = {"ours": ours}
+    if options.peer:
+        from peers import use_all_cores
+        from peers.gpt import generate, hugging_face
+
+        use_all_cores()
+        theirs = hugging_face(model, jax.device_get(state.params))
+
+        def transformers() -> None:
+            texts["transformers"] = generate(theirs, rows, options.tokens)
+
+        sides["transformers"] = transformers
+    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.calls).items()}
+    total = batch * options.tokens
+    return {
+        "batch": batch,
+        "new_tokens": options.tokens,
+        "prompt": options.prompt,
+        "params": core.count_params(state.params),
+        "compile_seconds": seconds,
+        "flops_per_batch": work,
+        "ms_per_batch": ms,
+        "ms_per_token": ms["ours"]["median"] / options.tokens,
+        "tokens_per_second": {side: 1000 * total / each["median"] for side, each in ms.items()},
+        "matmul_share": 1000 * work / ms["ours"]["median"] / matmul,
+        "different": int(np.sum(texts["ours"] != texts["transformers"])) if options.peer else None,
+        "ratio": ms["transformers"]["median"] / ms["ours"]["median"] if options.peer else None,
+    }
+
+
+COLUMNS = {
+    "batch": lambda r: str(r["batch"]),
+    "params": lambda r: f"{r['params']:,}",
+    "compile s": lambda r: f"{r['compile_seconds']:.1f}",
+    "ms/token": lambda r: common.ms(r["ms_per_token"]),
+    "tokens/s": lambda r: f"{r['tokens_per_second']['ours']:,.0f}",
+    "transformers": lambda r: f"{r['tokens_per_second'].get('transformers', 0):,.0f}",
+    "different": lambda r: str(r["different"]),
+    "theirs/ours": lambda r: "" if r["ratio"] is None else f"{r['ratio']:.2f}",
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "gpt_generate.py", __doc__)
+    matmul = common.measure_matmul_flops()
+    rows = [measure(options, batch, matmul) for batch in options.batches]
+    common.show(f"generation of {options.tokens} tokens, {options.depth} layers of {options.width}", rows, COLUMNS)
+    common.write(options.out or common.RESULTS / "gpt-generate.json", "gpt generation", rows, matmul)
+
+
+if __name__ == "__main__":
+    cli.run(main)
