@@ -64,7 +64,7 @@ PRESETS = {
     "imagenet_maskgit": Experiment(
         model=MaskGIT(
             network=MaskedTransformer(
-                vocab=8192, window=1024, body=Transformer(width=768, depth=24, heads=16, dropout=0.1)
+                vocab=8192, window=1024, body=Transformer(width=768, depth=24, heads=8, dropout=0.1)
             ),
             num_classes=1000, steps=12, ema_decay=0.999,
             optimizer=Adam(lr=1e-4, b1=0.9, b2=0.96, warmup=5000, weight_decay=4.5e-2, clip=1.0),

@@ -39,7 +39,7 @@ PRESETS = {
         data=Emoji(size=32, label="group"), batch_size=32, steps=4000, steps_per_call=20, log_every=100,
         sample_every=1000, save_every=500, best="test/mse",
     ),
-    # The document's sketch, its strips of one channel put right: codes learnt by gradient, from where it starts them.
+    # The document's sketch, its strips of one channel put right: codes learnt by gradient, none restarted.
     "emoji_gradient": Experiment(
         model=VQVAE(
             shape=(32, 32, 3), codebook=Codebook(size=256, dim=32, decay=0.0, restart=0.0, kmeans=0),
@@ -66,7 +66,7 @@ PRESETS = {
         data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=500,
     ),
-    # Section 4.2: 512 codes in maps of 8 x 8 x 10 there, of which one map is kept; 256 features, 250,000 steps of 128.
+    # Section 4.1: 512 codes in maps of 8 x 8 x 10 there, of which one map is kept; 256 features, 250,000 steps of 128.
     "cifar10": Experiment(
         model=VQVAE(
             shape=(32, 32, 3), codebook=Codebook(size=512, dim=64, kmeans=0),
@@ -75,11 +75,11 @@ PRESETS = {
         data=TFDS(name="cifar10"), batch_size=128, steps=250_000, log_every=500, sample_every=10_000,
         save_every=10_000,
     ),
-    # Table 4 there: 512 codes of 64, maps of 32 x 32 and 64 x 64, two residual blocks of 32 in 128 features.
+    # VQ-VAE-2's maps of 32 x 32 and 64 x 64, 512 codes of 64 each.
     "imagenet_two_levels": Experiment(
         model=VQVAE(
-            shape=(256, 256, 3), codebook=Codebook(size=512, dim=64), network=VQNetwork(halvings=(2, 1)),
-            optimizer=Adam(lr=3e-4), ema_decay=0.9999,
+            shape=(256, 256, 3), codebook=Codebook(size=512, dim=64),
+            network=VQNetwork(hidden=64, halvings=(2, 1)), optimizer=Adam(lr=3e-4),
         ),
         data=TFDS(name="imagenet2012", size=256), batch_size=128, steps=2_200_000, log_every=500, sample_every=20_000,
         save_every=20_000,

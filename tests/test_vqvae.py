@@ -63,6 +63,11 @@ def test_a_latent_comes_back_as_the_reconstruction():
         TWO.to_latent(state, X, jax.random.key(0))
 
 
+def test_maps_of_one_size_are_refused():
+    with pytest.raises(UserError, match="two of one size"):
+        replace(TWO, shape=(2, 2, 1)).check({"x": jnp.zeros((1, 2, 2, 1))})
+
+
 def test_tokens_that_are_no_codes_are_refused(two):
     with pytest.raises(UserError, match="token 8 is out of range: codes go from 0 to 7"):
         TWO.decode_codes(two, jnp.full((1, 26), 8))

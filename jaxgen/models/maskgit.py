@@ -140,7 +140,7 @@ class MaskGIT(LossModel):
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """`nats_per_token`, f32[B]: an estimate, from a few masks, of the bound of -log p(x) / T by a model that draws
-        one token after another in any order, eq. 5 of arXiv:2110.02037: E_n E_M |M| = n: mean of -log p over M, n
+        one token after another in any order, section 2 of arXiv:2110.02037: E_n E_M |M| = n: mean of -log p over M, n
         uniform over 1 to T."""
         x, cond = batch["x"], batch.get("cond")
         length = x.shape[1]

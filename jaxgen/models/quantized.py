@@ -51,6 +51,11 @@ class Quantized(GenerativeModel):
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
         self.coder.check(self.shape)
+        if len(set(self.maps)) < len(self.maps):
+            raise UserError(
+                f"images of {self.shape[0]} x {self.shape[1]} have maps of codes {self.maps}, two of one size: leave "
+                "the coarser ones out of --model.network.halvings"
+            )
 
     # --- levels ---
 

@@ -123,7 +123,7 @@ class DiscretizedLogistic(Likelihood):
 
 @dataclass(frozen=True)
 class LogitLaplace(Likelihood):
-    """x in [-1, 1], moved to u in [0.1, 0.9], of which logit(u) is Laplace about mu with scale b: eq. 2 of
+    """x in [-1, 1], moved to u in [0.1, 0.9], of which logit(u) is Laplace about mu with scale b:
     arXiv:2102.12092, appendix A.3. A density over (0, 1) alone, as pixels have bounds.
 
     Its log is of the density of u; log b lies smoothly within +-bound.
