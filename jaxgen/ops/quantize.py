@@ -130,12 +130,13 @@ class Codebook:
         return not self.decay
 
     def start(self, key: jax.Array, z: jax.Array) -> tuple[jax.Array, Running]:
-        """Codes f32[K, D] from the first batch's z: f32[..., D], and their use, as even as it can be."""
+        """Codes f32[K, D] from the first batch's z: f32[..., D], and their use, as if it had been even until long
+        ago."""
         z = self.compared(z).reshape(-1, self.dim)
         codes = kmeans(key, z, self.size, self.kmeans, self.cosine)
         count = jnp.full(self.size, len(z) / self.size, jnp.float32)  # of a type: the step would compile twice
         total = None if self.by_gradient else codes * count[:, None]
-        return codes, Running(count, total, jnp.zeros(self.size, jnp.int32))
+        return codes, Running(count, total, jnp.full(self.size, LATELY, jnp.int32))
 
     def compared(self, z: jax.Array) -> jax.Array:
         """z as it is compared with codes, f32."""
