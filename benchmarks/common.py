@@ -31,6 +31,7 @@ from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.loop import saved_state
 from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder, environment
+from jaxgen.use import loaded_codec
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -223,7 +224,7 @@ def spread(count: int, whole: Any, *split: tuple[Any, int]) -> tuple[Any, ...]:
 def restored(run: RunFolder, layout: Layout | None = None) -> tuple[Experiment, Any, TrainState]:
     """A run's experiment, its codec, and the state of its newest checkpoint."""
     experiment = run.experiment()
-    codec = experiment.codec.load()
+    codec = loaded_codec(run, experiment, layout)
     if not run.checkpoints.is_dir():
         raise UserError(f"{run.path} has no checkpoints: train it first")
     with Checkpoints(run.checkpoints) as checkpoints:

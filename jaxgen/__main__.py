@@ -40,8 +40,9 @@ def _restore(run: Any, experiment: Any, options: Common, layout: Any = None) -> 
     """The codec, and the state without what only training needs."""
     from jaxgen.checkpoint import Checkpoints
     from jaxgen.loop import saved_state
+    from jaxgen.use import loaded_codec
 
-    codec = experiment.codec.load()
+    codec = loaded_codec(run, experiment, layout)
     if not run.checkpoints.is_dir():
         raise UserError(f"{run.path} has no checkpoints: train it first")
     with Checkpoints(run.checkpoints) as checkpoints:

@@ -120,27 +120,33 @@ class LossModel(GenerativeModel):
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         key_params, key_extra = jax.random.split(key)
-        params = self.init_params(key_params, batch)
+        return self._start(self.init_params(key_params, batch), self.init_extra(key_extra, batch))
+
+    def _start(self, params: dict[str, PyTree], extra: dict[str, PyTree]) -> TrainState:
+        """The state at step 0 with these."""
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state={"all": self.optimizer.tx.init(params)},
             # A copy: donating one buffer under two names is an error.
             ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
-            extra=self.init_extra(key_extra, batch),
+            extra=extra,
         )
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         (loss, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, state, key, batch)
+        return self._descent(state, grads), {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
+
+    def _descent(self, state: TrainState, grads: PyTree) -> TrainState:
+        """The state after a step along `grads`."""
         updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["all"], state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(
+        return state.replace(
             step=state.step + 1,
             params=params,
             opt_state={"all": opt_state},
             ema=update_ema(state.ema, params, self.ema_decay, state.step) if self.ema_decay else None,
         )
-        return state, {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
 
 
 def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> PyTree:

@@ -84,9 +84,11 @@ class Experiment:
         split = self.data.arrays("train")
         self.data.indices_at(self.seed, 0, self.batch_size)
         raw = self.data.batch_at(self.seed, 0, self.batch_size)
-        shapes = jax.eval_shape(lambda b: self.codec.encode(b, jax.random.key(0)), raw)
+        codec = self.codec.load()
+        shapes = jax.eval_shape(lambda b: codec.encode(b, jax.random.key(0)), raw)
         # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
+        codec.check_model(self.model)
         self.model.check({**shapes, **labels})
         if self.data.vocab > getattr(self.model, "vocab", self.data.vocab):
             raise UserError(
@@ -102,18 +104,18 @@ class Experiment:
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
         if self.best:
-            self._check_best(raw)
+            self._check_best(raw, codec)
 
-    def _check_best(self, raw: Any) -> None:
+    def _check_best(self, raw: Any, codec: Codec) -> None:
         """Raises UserError unless `best` names a metric of this model."""
         model, key = self.compute_model, jax.random.key(0)
-        state = abstract_state(model, raw, self.codec)
+        state = abstract_state(model, raw, codec)
         name = self.best.removeprefix("-")
         if name.startswith("test/"):
             keys = jax.eval_shape(lambda: sample_keys(0, self.batch_size))
-            names = [f"test/{n}" for n in jax.eval_shape(partial(evaluate, model), state, keys, raw, self.codec)]
+            names = [f"test/{n}" for n in jax.eval_shape(partial(evaluate, model), state, keys, raw, codec)]
         else:
-            batch = jax.eval_shape(lambda b: self.codec.encode(b, key), raw)
+            batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
             names = list(jax.eval_shape(model.train_step, state, key, batch)[1])
         if name not in names:
             raise UserError(f"best is {self.best!r}{nearest(name, names)}: choose one of {', '.join(names) or 'none'}")

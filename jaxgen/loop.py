@@ -20,7 +20,7 @@ from jaxgen.log import Clock, Log, NonFinite
 from jaxgen.parallel import Layout
 from jaxgen.runfolder import RunFolder, disk_errors, environment_line
 from jaxgen.trace import Trace
-from jaxgen.use import save_pictures, score
+from jaxgen.use import loaded_codec, save_pictures, score
 
 MAX_ROLLBACKS = 3
 
@@ -51,6 +51,7 @@ def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, co
     """The run's folder with what a reader needs before the first step. Raises UserError when it is another run's."""
     run = RunFolder(out)
     run.create(experiment)
+    run.keep_codec(codec.provenance)
     count = min(experiment.num_samples, experiment.data.count("test"))
     batch = next(experiment.data.padded_batches(count, "test"))[0]
     run.keep_examples(batch)
@@ -78,7 +79,7 @@ def train(
 
     experiment.check()
     layout = Layout.make(experiment.mesh, experiment.batch_size)
-    codec = experiment.codec.load()
+    codec = loaded_codec(RunFolder(out), experiment, layout)
     parallel.on_main(lambda: open_run(experiment, out, facts, codec))
     run, clock = RunFolder(out), Clock()
     checkpoints = Checkpoints(run.checkpoints, experiment.keep)

@@ -99,7 +99,16 @@ class RunFolder:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file} cannot be read ({error}): training the run again writes it anew") from error
 
+    def codec_record(self) -> dict[str, Any] | None:
+        """What the codec had read from files when the run began; None where it read nothing, or there is no run yet."""
+        return self._json("first_stage.json") if (self.path / "first_stage.json").exists() else None
+
     # --- writing ---
+
+    def keep_codec(self, provenance: Mapping[str, Any]) -> None:
+        """Writes what `codec_record` reads, where the codec reads files."""
+        if provenance:
+            self.write_json("first_stage.json", provenance)
 
     def keep_examples(self, batch: Mapping[str, np.ndarray]) -> None:
         """Writes what `examples` reads."""

@@ -27,7 +27,7 @@ from jaxgen.log import Clock, Delayed, Log, NonFinite, means
 from jaxgen.loop import initial_state, open_run, roll_back
 from jaxgen.progress import Silent, progress
 from jaxgen.runfolder import RunFolder, disk_errors, environment_line
-from jaxgen.use import held_out_numbers, save_pictures, score
+from jaxgen.use import held_out_numbers, loaded_codec, save_pictures, score
 
 PyTree = Any
 
@@ -55,7 +55,7 @@ def train_seeds(
 
     _check(experiment, count, out)
     _check_saved(range(experiment.seed, experiment.seed + count), out)
-    codec = experiment.codec.load()
+    codec = loaded_codec(RunFolder(out / f"seed{experiment.seed}"), experiment)
     stopped = None
     with disk_errors(out), ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt(max_hours))

@@ -20,6 +20,12 @@ Distance = Callable[[jax.Array, jax.Array], jax.Array]
 """f32[B] of two batches of raw images."""
 
 
+def loaded_codec(run: RunFolder, experiment: Experiment, layout: Layout | None = None) -> Any:
+    """The experiment's codec with what it reads from files in place, the same that the run began with."""
+    codec = experiment.codec.load(run.codec_record())
+    return codec if layout is None else layout.put(codec, layout.everywhere)
+
+
 def draw(
     model: Any,
     state: TrainState,

@@ -1,5 +1,6 @@
 """How every test runs: four CPU devices, rank promotion and key reuse as errors, warnings as errors."""
 
+import dataclasses
 import functools
 import os
 import tempfile
@@ -19,7 +20,10 @@ import jax
 import pytest
 
 from jaxgen import cli
+from jaxgen.checkpoint import Checkpoints
 from jaxgen.experiment import Experiment, presets, scripts
+from jaxgen.loop import initial_state, open_run
+from jaxgen.pretrained import Pretrained
 
 DEVICES = int(os.environ["JAXGEN_TEST_DEVICES"])
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +72,23 @@ def shared_data() -> Path:
     return folder
 
 
+def first_stage(name: str, folder: Path) -> Path:
+    """The run that a smoke preset names as its first stage, runs/SCRIPT-PRESET-SEED, at step 0, in `folder`."""
+    path = folder / Path(name).name
+    if not path.exists():
+        script, preset, _ = path.name.split("-")
+        experiment = presets(EXPERIMENTS[script])[preset]
+        run = open_run(experiment, path, None, experiment.codec)
+        with Checkpoints(run.checkpoints) as checkpoints:
+            checkpoints.save(initial_state(experiment, experiment.codec))
+    return path
+
+
 @pytest.fixture(scope="session", params=EXPERIMENTS)
-def smoke(request) -> Experiment:
-    """The smoke preset of each experiment script in turn."""
-    return presets(EXPERIMENTS[request.param])["smoke"]
+def smoke(request, tmp_path_factory) -> Experiment:
+    """The smoke preset of each experiment script in turn. One of a second stage finds its first stage, untrained."""
+    experiment = presets(EXPERIMENTS[request.param])["smoke"]
+    if not isinstance(experiment.codec, Pretrained):
+        return experiment
+    path = first_stage(experiment.codec.run, tmp_path_factory.getbasetemp())
+    return dataclasses.replace(experiment, codec=dataclasses.replace(experiment.codec, run=str(path)))

@@ -39,7 +39,7 @@ class Started:
 
     @property
     def codec(self) -> Codec:
-        return self.experiment.codec
+        return self.experiment.codec.load()
 
     @property
     def batch(self) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ def run(smoke) -> Started:
     smoke.check()
     key = core.run_key(smoke.seed, INIT)
     batches = [smoke.data.batch_at(smoke.seed, step, smoke.batch_size) for step in range(smoke.steps_per_call)]
-    state = core.init(smoke.compute_model, key, batches[0], smoke.codec)
+    state = core.init(smoke.compute_model, key, batches[0], smoke.codec.load())
     yield Started(smoke, jax.device_get(state), jax.tree.map(lambda *a: np.stack(a), *batches))
     # Programs take memory maps, of which a process has 65,530: all experiments together need more.
     jax.clear_caches()
@@ -251,7 +251,7 @@ def test_an_interrupted_run_is_the_straight_run(smoke, strike, tmp_path, request
     states = []
     for run in runs:
         with Checkpoints(run.checkpoints) as checkpoints:
-            states.append(loop.saved_state(smoke, run.examples(), smoke.codec, checkpoints))
+            states.append(loop.saved_state(smoke, run.examples(), smoke.codec.load(), checkpoints))
     assert int(states[0].step) == smoke.steps
     assert equal(*states)
     assert runs[0].metrics.read_text() == runs[1].metrics.read_text()

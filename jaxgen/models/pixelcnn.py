@@ -38,6 +38,8 @@ class PixelCNN(LossModel):
     """What the outputs say of a pixel."""
     shape: tuple[int, ...] = (28, 28, 1)
     num_classes: int = 0
+    embed: int = 0
+    """Learnt numbers that stand for a level, for levels without order such as codes; 0: its value does."""
     temperature: float = 1.0
     """Of sampling: log p of each channel is divided by it."""
     cached: bool = True
@@ -65,10 +67,17 @@ class PixelCNN(LossModel):
     def _outputs(self) -> int:
         return self.likelihood.outputs(self.shape[-1])
 
+    def _seen(self, params: PyTree, x: jax.Array) -> jax.Array:
+        """x as the network sees it: [B, H, W, C], or [B, H, W, C embed] of what stands for its levels."""
+        if not self.embed:
+            return x
+        return params["embed"]["embedding"][self.likelihood.level(x)].reshape(*x.shape[:3], -1)
+
     def answer(
         self, params: PyTree, x: jax.Array, y: jax.Array | None = None, dropout: jax.Array | None = None
     ) -> jax.Array:
         """Parameters of `likelihood` for all pixels, f32[B, H, W, outputs]. dropout: its key, in training."""
+        x = self._seen(params, x)
         return self.network.apply(
             {"params": params["network"]}, x, self._outputs, y, groups=self._groups, train=dropout is not None,
             rngs=None if dropout is None else {"dropout": dropout},
@@ -80,8 +89,13 @@ class PixelCNN(LossModel):
         return jnp.sum(self.likelihood.log_prob(self.answer(params, x, y, dropout), x), axis=(1, 2, 3))
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        y = one_hot(batch.get("cond"), self.num_classes)
-        return {"network": self.network.init(key, batch["x"], self._outputs, y, groups=self._groups)["params"]}
+        y, params = one_hot(batch.get("cond"), self.num_classes), {}
+        if self.embed:
+            key, key_embed = jax.random.split(key)
+            shape = (self.likelihood.levels, self.embed)
+            params["embed"] = {"embedding": jax.random.normal(key_embed, shape)}
+        x = self._seen(params, batch["x"])
+        return params | {"network": self.network.init(key, x, self._outputs, y, groups=self._groups)["params"]}
 
     def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """Bits per dimension; `nats` per example beside."""
@@ -103,12 +117,13 @@ class PixelCNN(LossModel):
     def _row(self, params: PyTree, cache: PyTree, x: jax.Array, i: jax.Array, y: jax.Array | None):
         """The caches after row i began, and what it says to its pixels."""
         variables = {"params": params["network"], "cache": cache}
-        side, new = self.network.apply(variables, x, i, y, method="row", mutable=["cache"])
+        side, new = self.network.apply(variables, self._seen(params, x), i, y, method="row", mutable=["cache"])
         return {**cache, **new.get("cache", {})}, side
 
     def _pixel(self, params: PyTree, cache: PyTree, side: PyTree, x, i, j, y):
         """The caches after pixel (i, j), and the answer f32[B, outputs]."""
         variables = {"params": params["network"], "cache": cache}
+        x = self._seen(params, x)
         answer, new = self.network.apply(
             variables, x, side, i, j, self._outputs, y, groups=self._groups, method="pixel", mutable=["cache"]
         )

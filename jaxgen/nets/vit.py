@@ -1,0 +1,151 @@
+"""Vision transformers that answer with an image of the size they were given: to codes and back (arXiv:2110.04627), and
+from image to image."""
+
+import math
+from dataclasses import field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.errors import UserError
+from jaxgen.nets.conv import UpConv
+from jaxgen.nets.transformer import XAVIER, Transformer, sinusoids
+from jaxgen.nets.vqvae import Quantize
+from jaxgen.ops.patches import depth_to_space, space_to_depth
+
+
+def check_patches(patch: int, body: Transformer, shape: tuple[int, ...]) -> None:
+    """Raises UserError when images of `shape` = (H, W, C) are not made of whole patches, or the transformer's sizes do
+    not fit."""
+    if len(shape) != 3 or patch < 1 or shape[0] % patch or shape[1] % patch:
+        raise UserError(
+            f"images of shape {tuple(shape)} are not made of whole patches of {patch} x {patch}: choose another patch"
+        )
+    body.check()
+    if body.causal:
+        raise UserError("the transformer is causal: patches would not see those after them; unset causal")
+
+
+def attend(body: Transformer, maps: jax.Array, train: bool = False) -> jax.Array:
+    """Features of patches, [B, h, w, width], after a transformer that is told where each lies."""
+    batch, height, width, channels = maps.shape
+    place = jnp.asarray(sinusoids(height, width, channels), maps.dtype)
+    return body(maps.reshape(batch, -1, channels) + place[None], train=train).reshape(maps.shape)
+
+
+class PatchEncoder(nn.Module):
+    """Patches of x to vectors f32[B, h, w, dim]."""
+
+    body: Transformer
+    patch: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, dim: int) -> jax.Array:
+        h = nn.Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
+            space_to_depth(x, self.patch)
+        )
+        h = attend(self.body, h)
+        h = nn.tanh(nn.Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="code_up")(h))
+        # Few numbers are compared: section 3.2, factorized codes.
+        return nn.Dense(dim, dtype=self.dtype, name="code")(h).astype(jnp.float32)
+
+
+class PatchDecoder(nn.Module):
+    """Codes f32[B, h, w, D] to an image f32[B, *shape]."""
+
+    body: Transformer
+    patch: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, q: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        h = nn.Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="code")(q)
+        h = attend(self.body, h)
+        h = nn.tanh(nn.Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="pixels_up")(h))
+        h = nn.Dense(self.patch**2 * shape[2], dtype=self.dtype, name="pixels")(h)
+        return depth_to_space(h.astype(jnp.float32), self.patch)
+
+
+class ViTCoder(nn.Module):
+    """Encoder and decoder of ViT-VQGAN, section 3.1: patches, a transformer each, two layers with tanh between before
+    the codes and before the pixels. One level of codes, one for each patch; see `nets.vqvae` for what it answers."""
+
+    patch: int = 8
+    encoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
+    decoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
+    dtype: Any = None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError when images of `shape` = (H, W, C) cannot be encoded."""
+        check_patches(self.patch, self.encoder, shape)
+        check_patches(self.patch, self.decoder, shape)
+
+    def maps(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Height and width of the one map of codes of images of `shape`."""
+        return ((shape[0] // self.patch, shape[1] // self.patch),)
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """Where in the parameters the last layer's kernel is."""
+        return "from_code", "pixels", "kernel"
+
+    def setup(self) -> None:
+        # Copies: one module under both names would be one set of parameters.
+        self.to_code = PatchEncoder(self.encoder.clone(), self.patch, self.dtype)
+        self.from_code = PatchDecoder(self.decoder.clone(), self.patch, self.dtype)
+
+    def encode(self, x: jax.Array, quantize: Quantize, dim: int) -> list[jax.Array]:
+        """[what `quantize` gave]. x: f32[B, H, W, C]; dim: D."""
+        return [quantize(0, self.to_code(x, dim))]
+
+    def decode(self, found: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        """f32[B, *shape]."""
+        return self.from_code(found[0], shape)
+
+    def __call__(self, x: jax.Array, quantize: Quantize, dim: int, shape: tuple[int, ...]) -> jax.Array:
+        return self.decode(self.encode(x, quantize, dim), shape)
+
+
+class ViTGenerator(nn.Module):
+    """The document's generator, from image to image: patches, a transformer, transposed convolutions back with ReLU
+    between, tanh. As many double the size as the patches' side was halved, so that an image comes back at its size.
+
+    A source is padded to whole patches at its border, and cropped back.
+    """
+
+    patch: int = 8
+    """A power of two."""
+    body: Transformer = field(default_factory=lambda: Transformer(width=256, depth=6, heads=8))
+    channels: tuple[int, ...] = (128, 64)
+    """Of the first transposed convolutions but the last; further ones have the last of these."""
+    dropout: float = 0.5
+    """Of what the transformer says, in sampling too where noise is asked for."""
+    dtype: Any = None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError when patches cannot be doubled back to their size."""
+        if self.patch < 2 or self.patch & (self.patch - 1):
+            raise UserError(f"patch is {self.patch}: a power of two from 2 on is expected, as each layer doubles")
+        if not self.channels:
+            raise UserError("model.generator.channels is empty: give one width or more")
+        check_patches(1, self.body, shape)
+
+    @nn.compact
+    def __call__(self, source: jax.Array, out: int, train: bool = False, noise: bool = False) -> jax.Array:
+        """f32[B, H, W, C] -> f32[B, H, W, out] in [-1, 1]. noise: dropout, which needs the rng `dropout`."""
+        height, width = source.shape[1:3]
+        around = [(0, -size % self.patch) for size in (height, width)]
+        x = jnp.pad(source, ((0, 0), *around, (0, 0)), mode="edge")
+        h = nn.Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
+            space_to_depth(x, self.patch)
+        )
+        h = attend(self.body, h, train)
+        h = nn.Dropout(self.dropout, deterministic=not noise)(h)
+        times = int(math.log2(self.patch))
+        for i in range(times - 1):
+            h = nn.relu(UpConv(self.channels[min(i, len(self.channels) - 1)], dtype=self.dtype)(h))
+        h = UpConv(out, dtype=self.dtype)(h)
+        return jnp.tanh(h[:, :height, :width].astype(jnp.float32))

@@ -1,0 +1,153 @@
+"""The networks of VQ-VAE (arXiv:1711.00937, section 4.1) and VQ-VAE-2 (arXiv:1906.00446, figure 2a): one design for any
+number of levels of codes, the coarsest first."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.errors import UserError
+from jaxgen.nets.conv import Conv, UpConv, halved
+
+Quantize = Callable[[int, jax.Array], jax.Array]
+"""(level, z: f32[B, h, w, D]) -> what stands for it from there on, of z's shape. Level 0 is the coarsest."""
+
+
+class Residual(nn.Module):
+    """x plus ReLU, 3x3 to `hidden` channels, ReLU, 1x1 back, `blocks` times; then ReLU."""
+
+    hidden: int
+    blocks: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(self.blocks):
+            h = Conv(self.hidden, 3, dtype=self.dtype)(nn.relu(x))
+            x = x + Conv(x.shape[-1], 1, dtype=self.dtype)(nn.relu(h))
+        return nn.relu(x)
+
+
+class Down(nn.Module):
+    """Halved `times` times by 4x4 convolutions, then a residual stack: f32[B, H, W, C] -> f32[B, h, w, width]."""
+
+    width: int
+    hidden: int
+    blocks: int
+    times: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.times):
+            features = self.width if i else max(1, self.width // 2)
+            x = nn.relu(Conv(features, 4, 2, dtype=self.dtype)(x))
+        x = Conv(self.width, 3, dtype=self.dtype)(x)
+        return Residual(self.hidden, self.blocks, dtype=self.dtype)(x)
+
+
+class Up(nn.Module):
+    """A residual stack, then doubled `times` times: f32[B, h, w, C] -> f32[B, *shape], cropped to that."""
+
+    width: int
+    hidden: int
+    blocks: int
+    times: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        x = Conv(self.width, 3, dtype=self.dtype)(x)
+        x = Residual(self.hidden, self.blocks, dtype=self.dtype)(x)
+        for _ in range(self.times - 1):
+            x = nn.relu(UpConv(max(1, self.width // 2), dtype=self.dtype)(x))
+        return UpConv(shape[2], dtype=self.dtype)(x)[:, : shape[0], : shape[1]]
+
+
+class ToCode(nn.Module):
+    """A level's features, and what is `above` it, as vectors to quantize, f32[B, h, w, dim]."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, h: jax.Array, above: list[jax.Array], dim: int) -> jax.Array:
+        return Conv(dim, 1, dtype=self.dtype)(jnp.concatenate([h, *above], axis=-1)).astype(jnp.float32)
+
+
+class Beside(nn.Module):
+    """x doubled `times` times, channel for channel, and cropped to `finer`, which is put beside it."""
+
+    times: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, finer: jax.Array) -> jax.Array:
+        for _ in range(self.times):
+            x = UpConv(x.shape[-1], dtype=self.dtype)(x)
+        return jnp.concatenate([x[:, : finer.shape[1], : finer.shape[2]], finer.astype(x.dtype)], axis=-1)
+
+
+class VQNetwork(nn.Module):
+    """Encoder and decoder of one level of codes or more.
+
+    halvings: of the image for the finest level, then of each level's map for the next coarser one: (2,) is VQ-VAE,
+    whose codes stand for 4 x 4 pixels, (2, 1) VQ-VAE-2. A level is quantized knowing what the coarser ones say.
+    """
+
+    width: int = 128
+    hidden: int = 32
+    """Of residual blocks."""
+    blocks: int = 2
+    halvings: tuple[int, ...] = (2,)
+    dtype: Any = None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError when images of `shape` = (H, W, C) cannot be encoded."""
+        if not self.halvings or min(self.halvings) < 1:
+            raise UserError(f"halvings are {self.halvings}: one number or more is expected, each 1 or more")
+        if len(shape) != 3:
+            raise UserError(f"model.shape is {tuple(shape)}: height, width and channels are expected")
+
+    def maps(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Height and width of each level's map of codes, the coarsest first, of images of `shape`."""
+        times = [sum(self.halvings[: i + 1]) for i in range(len(self.halvings))]
+        return tuple((halved(shape[0], n), halved(shape[1], n)) for n in reversed(times))
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """Where in the parameters the last layer's kernel is."""
+        return "out", f"UpConv_{self.halvings[0] - 1}", "kernel"
+
+    def setup(self) -> None:
+        block = {"width": self.width, "hidden": self.hidden, "blocks": self.blocks, "dtype": self.dtype}
+        # All by level, the finest first.
+        self.down = [Down(times=times, **block) for times in self.halvings]
+        self.to_code = [ToCode(dtype=self.dtype) for _ in self.halvings]
+        self.tell = [Up(times=times, **block) for times in self.halvings[1:]]
+        self.beside = [Beside(times, dtype=self.dtype) for times in self.halvings[1:]]
+        self.out = Up(times=self.halvings[0], **block)
+
+    def encode(self, x: jax.Array, quantize: Quantize, dim: int) -> list[jax.Array]:
+        """What `quantize` gave for each level, the coarsest first. x: f32[B, H, W, C]; dim: D."""
+        features = []
+        for down in self.down:
+            x = down(x)
+            features.append(x)
+        found: list[jax.Array] = []
+        for i in reversed(range(len(features))):
+            h = features[i]
+            above = [self.tell[i](found[-1], (*h.shape[1:3], dim)).astype(h.dtype)] if found else []
+            found.append(quantize(len(found), self.to_code[i](h, above, dim)))
+        return found
+
+    def decode(self, found: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        """f32[B, *shape] of all levels' codes, the coarsest first."""
+        h = found[0]
+        for beside, finer in zip(reversed(self.beside), found[1:]):
+            h = beside(h, finer)
+        return self.out(h, shape).astype(jnp.float32)
+
+    def __call__(self, x: jax.Array, quantize: Quantize, dim: int, shape: tuple[int, ...]) -> jax.Array:
+        return self.decode(self.encode(x, quantize, dim), shape)

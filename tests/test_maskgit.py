@@ -1,0 +1,83 @@
+"""MaskGIT: its schedule, what it sees, and samples of a distribution that is known."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import core
+from jaxgen.errors import UserError
+from jaxgen.models.maskgit import MaskedTransformer, MaskGIT, masked_left
+from jaxgen.nets.transformer import Transformer
+from jaxgen.optim import Adam
+
+BODY = Transformer(width=16, depth=2, heads=2)
+TINY = MaskGIT(network=MaskedTransformer(vocab=5, window=6, body=BODY), steps=3, optimizer=Adam(lr=3e-3))
+X = np.random.default_rng(0).integers(0, 5, (8, 6)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return core.init(TINY, core.run_key(0, core.INIT), {"x": X})
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(64, 8), (64, 64), (49, 12), (6, 1), (5, 5)])
+def test_each_step_settles_one_token_at_least_and_the_last_step_all(tokens, steps):
+    left = [int(masked_left(tokens, steps, jnp.int32(i))) for i in range(steps)]
+    assert np.all(np.diff([tokens, *left]) < 0)
+    assert left[-1] == 0
+    if steps == 8:
+        assert left == [math.floor(64 * math.cos(math.pi * (i + 1) / 16)) for i in range(7)] + [0]
+
+
+def test_a_masked_token_is_not_seen_and_all_others_are(state):
+    """What stands under a mask changes nothing; what stands elsewhere does, before it and after it."""
+    mask = jnp.zeros((1, 6), bool).at[0, 2].set(True)
+    logits = jax.jit(lambda x: TINY.logits(state.params, x, mask)[0, 2])
+    x = jnp.asarray(X[:1])
+    for place in range(6):
+        other = x.at[0, place].set((x[0, place] + 1) % 5)
+        assert bool(jnp.any(logits(other) != logits(x))) == (place != 2), place
+
+
+def test_the_loss_is_of_masked_tokens_alone(state):
+    """All logits are equal where the network is zero: log of the vocabulary, whatever is masked."""
+    params = jax.tree.map(jnp.zeros_like, state.params)
+    loss, numbers = jax.jit(TINY.loss)(params, state, jax.random.key(0), {"x": jnp.asarray(X)})
+    assert float(loss) == pytest.approx(math.log(5), rel=1e-5)
+    assert float(numbers["nats"]) == pytest.approx(math.log(5), rel=1e-5)
+    keys = core.sample_keys(0, 8)
+    numbers = core.evaluate(TINY, state.replace(params=params), keys, {"x": X})
+    np.testing.assert_allclose(numbers["nats_per_token"], math.log(5), rtol=1e-5)
+
+
+def test_codes_that_go_together_are_drawn_together():
+    """Two rows of six tokens, each whole or not at all: independent draws would be so in one of 32."""
+    rows = np.array([[0, 1, 0, 1, 1, 0], [2, 3, 4, 3, 2, 4]], np.int32)
+    batches = {"x": np.stack([np.tile(rows, (8, 1))] * 400)}
+    sharp = replace(TINY, label_smoothing=0.0)
+    state = core.init(sharp, core.run_key(0, core.INIT), {"x": batches["x"][0]})
+    state, _ = core.train_steps(sharp, state, core.run_key(0, core.TRAIN), batches)
+    x = np.asarray(core.sample(sharp, state, core.sample_keys(0, 64)))
+    whole = [(x == row).all(axis=1).mean() for row in rows]
+    assert sum(whole) > 0.8
+    assert min(whole) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"steps": 7}, "from 1 to 6"), ({"num_classes": 3}, "no labels"), ({"temperature": 0.0}, "more than 0")],
+)
+def test_settings_that_cannot_be_are_refused(change, match):
+    with pytest.raises(UserError, match=match):
+        replace(TINY, **change).check({"x": X})
+
+
+def test_another_number_of_tokens_is_refused():
+    with pytest.raises(UserError, match=r"pass --model\.network\.window 5"):
+        TINY.check({"x": X[:, :5]})
+    with pytest.raises(UserError, match="token 9 is out of range"):
+        TINY.check({"x": np.full((2, 6), 9, np.int32)})
