@@ -8,9 +8,10 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxgen.errors import UserError
 
@@ -21,6 +22,19 @@ T = TypeVar("T")
 PLAIN_CONVOLUTIONS = (
     "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 )
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all commands about a run take."""
+
+    step: int = -1
+    """Checkpoint to use; the newest when negative."""
+    best: bool = False
+    """Use the best checkpoint, of a run trained with --best."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder."""
 
 
 def parse(kind: type[T], default: T | None, args: Sequence[str], prog: str, description: str | None = None) -> T:

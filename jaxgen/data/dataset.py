@@ -60,6 +60,12 @@ class Dataset:
         samples are counted by it."""
         return None
 
+    @property
+    def frame(self) -> tuple[int, int] | None:
+        """Height and width of the pictures whose pixels the examples are, where they are no more than that: held-out
+        ones come picture by picture, row by row."""
+        return None
+
     def arrays(self, split: str = "train") -> Batch | RandomAccess:
         """The loaded split, read once per process. The arrays are read-only, as everyone shares them.
 
