@@ -44,7 +44,7 @@ PRESETS = {
             optimizer=Adam(lr=5e-4, warmup=2500, decay_steps=1_000_000, final=0.01), chunk=1024,
         ),
         codec=UNIT, data=SceneFolder(), batch_size=4096, steps=1_000_000, steps_per_call=100, log_every=500,
-        save_every=10_000, sample_every=10_000, num_samples=100 * 800, preload=4 << 30,
+        save_every=10_000, sample_every=10_000, num_samples=800 * 800, preload=4 << 30,
     ),
     # One round of proposals of 64 intervals, 32 for the field, and the weight of the distortion in arXiv:2111.12077.
     "proposal": Experiment(
@@ -54,7 +54,7 @@ PRESETS = {
             chunk=2048,
         ),
         codec=UNIT, data=SceneFolder(), batch_size=4096, steps=250_000, steps_per_call=100, log_every=500,
-        save_every=10_000, sample_every=10_000, num_samples=100 * 800, preload=4 << 30,
+        save_every=10_000, sample_every=10_000, num_samples=800 * 800, preload=4 << 30,
     ),
 }  # fmt: skip
 

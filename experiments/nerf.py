@@ -52,7 +52,7 @@ PRESETS = {
     "blender": Experiment(
         model=NeRF(optimizer=Adam(lr=5e-4, decay_steps=300_000, final=0.01), chunk=1024), codec=UNIT,
         data=SceneFolder(), batch_size=4096, steps=300_000, steps_per_call=100, log_every=500, save_every=10_000,
-        sample_every=10_000, num_samples=100 * 800, preload=4 << 30,
+        sample_every=10_000, num_samples=800 * 800, preload=4 << 30,
     ),
     # Taken from one side, without an end: samples even in one over distance, no box.
     "llff": Experiment(
@@ -60,7 +60,7 @@ PRESETS = {
             bound=4.0, box=False, disparity=True, optimizer=Adam(lr=5e-4, decay_steps=200_000, final=0.01), chunk=1024,
         ),
         codec=UNIT, data=SceneFolder(downscale=8), batch_size=4096, steps=200_000, steps_per_call=100, log_every=500,
-        save_every=10_000, sample_every=10_000, num_samples=100 * 504, preload=4 << 30,
+        save_every=10_000, sample_every=10_000, num_samples=378 * 504, preload=4 << 30,
     ),
 }  # fmt: skip
 

@@ -57,7 +57,7 @@ PRESETS = {
             optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=30_000, final=0.03),
         ),
         codec=UNIT, data=SceneFolder(), batch_size=8192, steps=30_000, steps_per_call=100, log_every=500,
-        save_every=5000, sample_every=5000, num_samples=100 * 800, preload=4 << 30,
+        save_every=5000, sample_every=5000, num_samples=800 * 800, preload=4 << 30,
     ),
 }  # fmt: skip
 

@@ -117,8 +117,8 @@ def render_run(
 def _views(
     experiment: Experiment, state: TrainState, codec: Any, options: RenderOptions, out: Path, lpips: Any
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen, of
-    what is, of depth and of opacity. Each picture is also written by itself."""
+    """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
+    of what is, of depth and of opacity. Each picture is also written by itself."""
     data, model = experiment.data, experiment.compute_model
     views = data.views(options.split)
     count = min(options.limit or len(views.pixels), len(views.pixels))
@@ -184,8 +184,8 @@ def _at(model: NeRF, state: TrainState, x: jax.Array, d: jax.Array) -> tuple[jax
 
 
 def mesh(model: NeRF, state: TrainState, points: int, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The surface where the density is `level`, on a lattice of `points` a side: vertices f32[V, 3], triangles i32[F, 3]
-    that turn counter-clockwise seen from outside, and the vertices' colours uint8[V, 3], as seen along the normal.
+    """The surface where the density is `level`, on a lattice of `points` a side: vertices f32[V, 3], triangles
+    i32[F, 3] that turn counter-clockwise seen from outside, and the vertices' colours uint8[V, 3], seen along the normal.
 
     Raises UserError when the density does not cross the level.
     """

@@ -64,8 +64,8 @@ def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:
 
 
 def in_frames(raw: np.ndarray, frame: tuple[int, int] | None) -> np.ndarray:
-    """Pixels uint8[..., N, c] of pictures of size `frame` as [..., K, h, w, c], as far as they fill pictures, or else as
-    one picture of the rows that they fill; what has no frame as it is."""
+    """Pixels uint8[..., N, c] of pictures of size `frame` as [..., K, h, w, c], as far as they fill pictures, or else
+    as one picture of the rows that they fill; what has no frame as it is."""
     if frame is None or raw.ndim < 2:
         return raw
     (height, width), num = frame, raw.shape[-2]

@@ -47,7 +47,7 @@ class AnalyticScene(PosedViews):
         return Views(pixels, poses, np.tile(_intrinsics(self.size), (len(poses), 1)), NEAR * one, FAR * one)
 
     def depth(self, split: str = "test") -> np.ndarray:
-        """f32[V, H, W]: how far the first solid is along the ray of each pixel's centre, infinite where there is none."""
+        """f32[V, H, W]: how far the first solid is along the ray of each pixel's centre, infinite where none is."""
         rays = [view_rays(p, _intrinsics(self.size), (self.size,) * 2, NEAR, FAR) for p in self._poses(split)]
         return np.stack([trace(r)[0].reshape(self.size, self.size) for r in rays]).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Posed pictures of one scene as rays: x uint8[N, 3], the colour over white, cond f32[N, 9], the ray through the pixel's
+"""Posed pictures of one scene as rays: x uint8[N, 3], the colour over white, cond f32[N, 9], the ray through a pixel's
 centre (see `jaxgen.ops.cameras`), alpha uint8[N, 1]. Rays come view by view, row by row; whole views are held out.
 """
 
@@ -16,8 +16,8 @@ ELEVATION = np.pi / 6  # of the cameras of a turntable
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """pixels: uint8[V, H, W, 4], colours not multiplied by alpha. poses: f64[V, 3, 4]. intrinsics: f64[V, 4]. near, far:
-    f64[V]."""
+    """pixels: uint8[V, H, W, 4], colours not multiplied by alpha. poses: f64[V, 3, 4]. intrinsics: f64[V, 4]. near,
+    far: f64[V]."""
 
     pixels: np.ndarray
     poses: np.ndarray

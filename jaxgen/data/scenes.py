@@ -1,4 +1,4 @@
-"""A folder with pictures of one scene and where they were taken from: Blender's transforms, LLFF's poses, COLMAP's text.
+"""A folder with pictures of one scene and where they were taken from: Blender's, LLFF's or COLMAP's files.
 
 Blender: transforms_train.json and transforms_test.json, which name the pictures. LLFF: poses_bounds.npy and images/.
 COLMAP: cameras.txt and images.txt, in the folder or in sparse/0/, with images/ and, for near and far, points3D.txt.
@@ -29,8 +29,8 @@ class SceneFolder(PosedViews):
     Scenes of LLFF and COLMAP are moved to their cameras' mean pose, and scaled so that what is nearest is 4/3 away.
 
     Raises:
-      UserError: on use: no kind is recognised, a picture is missing or cannot be read, pictures differ in size, a pose is
-        not rigid, near is not below far, or the files cannot be understood.
+      UserError: on use: no kind is recognised, a picture is missing or cannot be read, pictures differ in size, a pose
+        is not rigid, near is not below far, or the files cannot be understood.
     """
 
     folder: str = ""
@@ -121,7 +121,7 @@ class SceneFolder(PosedViews):
         # Its axes are down, right, backwards.
         poses = np.stack([matrix[:, :, 1], -matrix[:, :, 0], matrix[:, :, 2], matrix[:, :, 3]], axis=-1)
         _check_poses(file, files, list(poses))
-        pixels, (height, width) = self._pictures(file, files)
+        pixels, (_, width) = self._pictures(file, files)
         # Poses were found at the size that the table names; pictures may be smaller.
         focal = matrix[:, 2, 4] * (width / matrix[:, 1, 4]) / self.downscale
         middle = np.full(len(files), 0.5)
@@ -139,7 +139,7 @@ class SceneFolder(PosedViews):
             given = np.stack([cameras[placed[name][1]] for name in names])
         except KeyError as error:
             raise UserError(f"{sparse / 'images.txt'} names camera {error}, which cameras.txt lacks") from error
-        pixels, (height, width) = self._pictures(sparse / "images.txt", files)
+        pixels, _ = self._pictures(sparse / "images.txt", files)
         scale = np.stack([pixels.shape[2] / given[:, 0], pixels.shape[1] / given[:, 1]] * 2, axis=-1)
         poses = np.stack(poses)
         near, far = self._depths(sparse / "points3D.txt", poses)

@@ -21,10 +21,10 @@ class NeRFMLP(nn.Module):
     skip: int = 5
     """The layer to whose activation the encoded place is given once more; 0 for none."""
     position_frequencies: int = 10
-    """Of a sketch that gives both encodings this number, the colour's layer has other inputs than it was made for."""
+    """Apart from those of directions: a layer made for one number and given the other does not fit."""
     direction_frequencies: int = 4
     shift: float = -1.0
-    """Added before the softplus that makes a density: where a ReLU is 0 for all of a scene at the start, it stays so."""
+    """Added before the softplus that makes a density. A ReLU that is 0 all over a scene at the start would stay so."""
     dtype: Any = None
 
     @nn.compact

@@ -33,8 +33,8 @@ def _angles(x: jax.Array, num: int) -> jax.Array:
 def frustum_gaussians(
     origin: jax.Array, direction: jax.Array, radius: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Means and variances, f32[B, N, 3] each, of the parts of cones between the edges t: f32[B, N+1], eq. 7, 8 and 16 of
-    arXiv:2103.13415, in its form for f32. direction: f32[B, 3] of length one; radius: f32[B] at distance one."""
+    """Means and variances, f32[B, N, 3] each, of the parts of cones between the edges t: f32[B, N+1], eq. 7, 8 and 16
+    of arXiv:2103.13415, in its form for f32. direction: f32[B, 3] of length one; radius: f32[B] at distance one."""
     middle, half = (t[:, 1:] + t[:, :-1]) / 2, (t[:, 1:] - t[:, :-1]) / 2
     bottom = jnp.maximum(3 * middle**2 + half**2, 1e-12)
     mean_t = middle + 2 * middle * half**2 / bottom
