@@ -185,7 +185,7 @@ def _at(model: NeRF, state: TrainState, x: jax.Array, d: jax.Array) -> tuple[jax
 
 def mesh(model: NeRF, state: TrainState, points: int, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The surface where the density is `level`, on a lattice of `points` a side: vertices f32[V, 3], triangles
-    i32[F, 3] that turn counter-clockwise seen from outside, and the vertices' colours uint8[V, 3], seen along the normal.
+    i32[F, 3] that turn counter-clockwise seen from outside, and the vertices' colours uint8[V, 3], along the normal.
 
     Raises UserError when the density does not cross the level.
     """
