@@ -3,7 +3,7 @@
     python experiments/mipnerf.py analytic
     python experiments/mipnerf.py blender --data.folder DIR
     python experiments/mipnerf.py proposal --data.folder DIR    # with mip-NeRF 360's proposals and distortion loss
-    jaxgen render runs/mipnerf-analytic-0 --turntable 60 --mesh 192
+    jaxgen render runs/mipnerf-analytic-0 --turntable 60 --lattice 192
 
 Not yet run to the end.
 """

@@ -4,7 +4,7 @@
     python experiments/nerf.py lego_small --data.folder DIR            # Blender's layout, 100 x 100 pixels
     python experiments/nerf.py blender --data.folder DIR --data.downscale 2
     python experiments/nerf.py llff --data.folder DIR                  # poses_bounds.npy, or COLMAP's text files
-    jaxgen render runs/nerf-analytic-0 --turntable 60 --mesh 192       # PSNR and SSIM of held-out views, film, mesh
+    jaxgen render runs/nerf-analytic-0 --turntable 60 --lattice 192       # PSNR and SSIM of held-out views, film, mesh
 
 Not yet run to the end.
 """

@@ -3,7 +3,7 @@
     python experiments/ngp.py analytic
     python experiments/ngp.py lego_small --data.folder DIR             # Blender's layout, 100 x 100 pixels
     python experiments/ngp.py blender --data.folder DIR
-    jaxgen render runs/ngp-analytic-0 --turntable 60 --mesh 192
+    jaxgen render runs/ngp-analytic-0 --turntable 60 --lattice 192
 
 Not yet run to the end.
 """

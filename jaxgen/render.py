@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgen.cli import Common
 from jaxgen.core import TrainState
+from jaxgen.data import AnalyticScene
 from jaxgen.data.rays import PosedViews, Views, over_white
 from jaxgen.edit import save_image
 from jaxgen.errors import UserError
@@ -37,8 +38,8 @@ class RenderOptions(Common):
     """Frames of turntable.gif, a film around the scene (of LLFF's and COLMAP's scenes, of a swaying look into it)."""
     size: int = 0
     """Width of its frames in pixels; that of the pictures when 0."""
-    mesh: int = 0
-    """Points a side of the lattice that mesh.ply is found on, by marching cubes; needs scikit-image."""
+    lattice: int = 0
+    """Points a side of the lattice on which mesh.ply is found, by marching cubes; needs scikit-image. No mesh when 0."""
     level: float = 10.0
     """Density at which the mesh has its surface, per unit of the scene's length."""
     lpips: tuple[str, ...] = ()
@@ -53,12 +54,12 @@ def check(experiment: Experiment, options: RenderOptions) -> None:
     """Raises UserError for a run that is no radiance field, or numbers out of range."""
     if not isinstance(experiment.model, NeRF) or not isinstance(experiment.data, PosedViews):
         raise UserError(f"{type(experiment.model).__name__} is no radiance field: name a run of experiments/nerf.py")
-    if min(options.limit, options.turntable, options.size) < 0 or options.mesh < 0 or options.mesh == 1:
+    if min(options.limit, options.turntable, options.size) < 0 or options.lattice < 0 or options.lattice == 1:
         raise UserError(
-            f"limit is {options.limit}, turntable {options.turntable}, size {options.size}, mesh {options.mesh}: each "
-            "is 0 or more, a mesh 2 or more"
+            f"limit is {options.limit}, turntable {options.turntable}, size {options.size}, lattice {options.lattice}: each "
+            "is 0 or more, a lattice 2 or more"
         )
-    if options.mesh:
+    if options.lattice:
         _marching_cubes()
 
 
@@ -106,8 +107,8 @@ def render_run(
         for folder in (out, pictures):
             save_picture(folder / "turntable.gif", film)
         lines.append(f"turntable of {len(film)} frames: {out / 'turntable.gif'}")
-    if options.mesh:
-        vertices, faces, colours = mesh(model, state, options.mesh, options.level)
+    if options.lattice:
+        vertices, faces, colours = mesh(model, state, options.lattice, options.level)
         write_ply(out / "mesh.ply", vertices, faces, colours)
         lines.append(f"mesh of {len(vertices)} vertices and {len(faces)} triangles: {out / 'mesh.ply'}")
     lines.append(f"report: {write_report(run.path)}")
@@ -122,6 +123,7 @@ def _views(
     data, model = experiment.data, experiment.compute_model
     views = data.views(options.split)
     count = min(options.limit or len(views.pixels), len(views.pixels))
+    true = data.depth(options.split) if isinstance(data, AnalyticScene) else None
     numbers: dict[str, list[float]] = {}
     rows: list[list[np.ndarray]] = []
     for i in range(count):
@@ -136,9 +138,17 @@ def _views(
         measures |= {lpips.name: lpips} if lpips else {}
         for name, measure in measures.items():
             numbers.setdefault(name, []).append(float(measure(*pair)[0]))
+        if true is not None:
+            numbers.setdefault("depth_error", []).append(depth_error(depth, true[i]))
         if i < SHOWN:
             rows.append([pair[1][0], picture, *(np.repeat(a, 3, axis=-1) for a in grey)])
     return {name: np.array(values) for name, values in numbers.items()}, np.stack([np.stack(r) for r in zip(*rows)])
+
+
+def depth_error(depth: np.ndarray, true: np.ndarray) -> float:
+    """Median over pixels with something in them, which have a finite true depth, of the relative error."""
+    there = np.isfinite(true)
+    return float(np.median(np.abs(depth[there] - true[there]) / true[there])) if there.any() else math.nan
 
 
 def _rays_of(views: Views, i: int) -> np.ndarray:
@@ -202,9 +212,9 @@ def mesh(model: NeRF, state: TrainState, points: int, level: float) -> tuple[np.
         )
     # Logarithms: between two points the density of a surface grows by factors, and the crossing would stick to one.
     logs, level = np.log(density + 1e-6), np.log(level + 1e-6)
-    # The density falls outwards, which scikit-image calls descent.
     vertices, faces, normals, _ = _marching_cubes()(logs, level, spacing=(side[1] - side[0],) * 3)
-    vertices = (vertices - model.bound).astype(np.float32)
+    # Its triangles turn clockwise seen from where the density is low.
+    vertices, faces = (vertices - model.bound).astype(np.float32), faces[:, ::-1]
     inwards = _inwards(vertices, faces, normals).astype(np.float32)
     # In one shape whatever the count, so that one program does.
     block = points * points
