@@ -43,9 +43,9 @@ PRESETS = {
         model=NeRF(
             network=NeRFMLP(depth=6, width=128, skip=4, position_frequencies=8), coarse=128, fine=0, bound=1.2,
             occupancy=Occupancy(resolution=64, budget=16), random_background=True,
-            optimizer=Adam(lr=1.5e-3, decay_steps=4000, final=0.05),
+            optimizer=Adam(lr=1.5e-3, decay_steps=5000, final=0.05),
         ),
-        codec=UNIT, data=SceneFolder(), batch_size=1024, steps=4000, log_every=50, save_every=250, sample_every=1000,
+        codec=UNIT, data=SceneFolder(), batch_size=1024, steps=5000, log_every=50, save_every=500, sample_every=1000,
         num_samples=100 * 100, best="test/mse",
     ),
     # The paper's: 64 + 128 samples, 8 layers of 256, batches of 4,096 rays; 300,000 steps.

@@ -39,7 +39,8 @@ class RenderOptions(Common):
     size: int = 0
     """Width of its frames in pixels; that of the pictures when 0."""
     lattice: int = 0
-    """Points a side of the lattice on which mesh.ply is found, by marching cubes; needs scikit-image. No mesh when 0."""
+    """Points a side of the lattice on which mesh.ply is found by marching cubes, for which scikit-image is needed; no
+    mesh when 0."""
     level: float = 10.0
     """Density at which the mesh has its surface, per unit of the scene's length."""
     lpips: tuple[str, ...] = ()
@@ -56,8 +57,8 @@ def check(experiment: Experiment, options: RenderOptions) -> None:
         raise UserError(f"{type(experiment.model).__name__} is no radiance field: name a run of experiments/nerf.py")
     if min(options.limit, options.turntable, options.size) < 0 or options.lattice < 0 or options.lattice == 1:
         raise UserError(
-            f"limit is {options.limit}, turntable {options.turntable}, size {options.size}, lattice {options.lattice}: each "
-            "is 0 or more, a lattice 2 or more"
+            f"limit is {options.limit}, turntable {options.turntable}, size {options.size}, lattice {options.lattice}: "
+            "each is 0 or more, a lattice 2 or more"
         )
     if options.lattice:
         _marching_cubes()
