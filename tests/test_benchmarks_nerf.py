@@ -20,6 +20,7 @@ from jaxgen.experiment import presets
 QUICK = ["--calls", "1", "--steps", "2"]
 
 
+@pytest.mark.slow
 def test_beside_pytorch(tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "peer.json"
@@ -31,6 +32,7 @@ def test_beside_pytorch(tmp_path):
     assert (training["rays"], rendering["rays"]) == (32, 32)
 
 
+@pytest.mark.slow
 def test_skipping_and_curves_of_a_run(tmp_path):
     run = tmp_path / "run"
     loop.train(dataclasses.replace(presets(EXPERIMENTS["ngp"])["smoke"], best="test/mse"), run)

@@ -28,11 +28,11 @@ from jaxgen.ops.volume import Rendered
 
 
 class Pass(NamedTuple):
-    """One way along rays: edges, weights, and what is seen."""
+    """One way along rays: edges, weights, and what is seen, None where only weights were asked for."""
 
     s: jax.Array
     w: jax.Array
-    seen: Rendered
+    seen: Rendered | None
 
 
 @dataclass(frozen=True, kw_only=True)
