@@ -267,15 +267,15 @@ class NeRF(LossModel):
     def render(self, state: TrainState, rays: jax.Array) -> Rendered:
         """What is seen along rays f32[N, 9], `chunk` at a time."""
         params, background = state.sampling_params, jnp.array(self.background)[None]
+        if not self.occupancy.resolution:
+            return in_chunks(lambda rays: self.passes(params, rays, background)[-1].seen, rays, self.chunk)
+        cells = self.occupancy.occupied(state.extra["occupancy"], state.step)
+        size = self.chunk * min(self.occupancy.budget, self.coarse)
 
-        def one(rays: jax.Array) -> Rendered:
-            if not self.occupancy.resolution:
-                return self.passes(params, rays, background)[-1].seen
-            cells = self.occupancy.occupied(state.extra["occupancy"], state.step)
-            size = self.chunk * min(self.occupancy.budget, self.coarse)
+        def skipping(rays: jax.Array) -> Rendered:
             return self._skipped(params, cells, rays, background, None, size, True)[0].seen
 
-        return in_chunks(one, rays, self.chunk)
+        return in_chunks(skipping, rays, self.chunk)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """The colours along rays f32[len(keys), 9]: f32[len(keys), 3] in [0, 1]."""
