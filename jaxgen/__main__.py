@@ -1,5 +1,5 @@
-"""`jaxgen sample | evaluate | compare | export | compress | decompress | report RUN`: what can be done with a run
-folder, and nothing else."""
+"""`jaxgen sample | evaluate | render | compare | export | compress | decompress | report RUN`: what can be done with a
+run folder, and nothing else."""
 
 import sys
 from dataclasses import dataclass
@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 from jaxgen import cli
 from jaxgen.errors import UserError, nearest
-from jaxgen.options import Common, CompressOptions, EvaluateOptions, ExportOptions, SampleOptions, WriteOptions
+from jaxgen.options import (
+    Common,
+    CompressOptions,
+    EvaluateOptions,
+    ExportOptions,
+    RenderOptions,
+    SampleOptions,
+    WriteOptions,
+)
 
 
 def _parse(kind: type, args: list[str], command: str, text: str) -> tuple[Any, Any]:
@@ -66,7 +74,7 @@ def sample(args: list[str]) -> None:
     from jaxgen import edit
     from jaxgen.parallel import Layout
     from jaxgen.report import save_picture
-    from jaxgen.use import draw, in_rows
+    from jaxgen.use import draw, in_frames, in_rows
 
     model = experiment.compute_model
     edit.check_model(model, bool(options.image), bool(options.mask), bool(options.between))
@@ -93,7 +101,8 @@ def sample(args: list[str]) -> None:
         raw = draw(model, state, options.seed, num, cond, codec, options.batch, layout)
     out = Path(options.out) if options.out else run.path / "samples" / f"seed{options.seed}-num{options.num}"
     columns = options.between if raw.ndim == 4 else 0
-    save_picture(out / "samples.png", raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond))
+    shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond)
+    save_picture(out / "samples.png", in_frames(shown, experiment.data.frame))
     if translated:
         edit.save_each(out, raw)
     save_file({"x": raw}, out / "samples.safetensors")
@@ -160,7 +169,7 @@ def evaluate(args: list[str]) -> None:
         print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
 
 
-def _lpips(options: EvaluateOptions) -> Any:
+def _lpips(options: Any) -> Any:
     """The distance whose weights are named."""
     from jaxgen.metrics.lpips import LPIPS, TRUNKS
     from jaxgen.weights import load
@@ -198,6 +207,18 @@ def _score(run: Any, experiment: Any, options: EvaluateOptions) -> None:
         for name, value in record["values"].items():
             print(f"{name:24} {value:.6g}")
     print(f"{records[0]['protocol']['num']} of {options.of} against {options.reference}; {run.path / 'scores.json'}")
+
+
+def render(args: list[str]) -> None:
+    """Of a radiance field: held-out views with PSNR, SSIM and LPIPS, depth and opacity, a turntable, a mesh."""
+    from jaxgen.render import check, render_run
+
+    run, given = _parse(RenderOptions, args, "render", render.__doc__)
+    options, experiment = given.options, given.experiment
+    check(experiment, options)
+    lpips = _lpips(options) if options.lpips else None
+    codec, state = _restore(run, experiment, options)
+    print(render_run(run, experiment, state, codec, options, lpips))
 
 
 def compare(args: list[str]) -> None:
@@ -295,8 +316,8 @@ def weights(args: list[str]) -> None:
 
 
 COMMANDS = {
-    "sample": sample, "evaluate": evaluate, "compare": compare, "export": export, "compress": compress,
-    "decompress": decompress, "report": report, "weights": weights,
+    "sample": sample, "evaluate": evaluate, "render": render, "compare": compare, "export": export,
+    "compress": compress, "decompress": decompress, "report": report, "weights": weights,
 }  # fmt: skip
 
 

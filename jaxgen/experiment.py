@@ -56,7 +56,7 @@ class Experiment:
     """Newest checkpoints kept."""
     best: str = ""
     """Keep the checkpoint of the lowest of this too: a metric of training, as `loss` (mean since the last save), or of
-    1,024 held-out examples, as `test/nelbo`. A leading `-` keeps the highest."""
+    1,024 held-out examples, or a picture where they are pixels, as `test/nelbo`. A leading `-` keeps the highest."""
     preload: int = 1 << 30
     """Data of at most this many bytes is put on the device once; larger data streams."""
 

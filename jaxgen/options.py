@@ -90,6 +90,29 @@ class EvaluateOptions(Common):
 
 
 @dataclass(frozen=True)
+class RenderOptions(Common):
+    split: Literal["test", "train"] = "test"
+    """Whose views are rendered and measured."""
+    limit: int = 0
+    """Only the first so many views; all when 0."""
+    turntable: int = 0
+    """Frames of turntable.gif, a film around the scene (of LLFF's and COLMAP's scenes, of a swaying look into it)."""
+    size: int = 0
+    """Width of its frames in pixels; that of the pictures when 0."""
+    lattice: int = 0
+    """Points a side of the lattice on which mesh.ply is found by marching cubes, for which scikit-image is needed; no
+    mesh when 0."""
+    level: float = 10.0
+    """Density at which the mesh has its surface, per unit of the scene's length."""
+    lpips: tuple[str, ...] = ()
+    """Files of LPIPS weights, trunk and heads, that `jaxgen weights convert` wrote, to measure views by."""
+    lpips_net: Literal["alex", "vgg"] = "alex"
+    """What `lpips` are weights of."""
+    out: str = ""
+    """Folder for views, film and mesh; RUN/render when empty."""
+
+
+@dataclass(frozen=True)
 class ExportOptions(Common):
     platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
     out: str = ""

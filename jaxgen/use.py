@@ -1,5 +1,6 @@
 """What a trained model is used for: samples, numbers on held-out data, pictures."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -69,6 +70,19 @@ def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:
     return raw.reshape(runs, length, *raw.shape[1:])
 
 
+def in_frames(raw: np.ndarray, frame: tuple[int, int] | None) -> np.ndarray:
+    """Pixels uint8[..., N, c] of pictures of size `frame` as [..., K, h, w, c], as far as they fill pictures, or else
+    as one picture of the rows that they fill; what has no frame as it is."""
+    if frame is None or raw.ndim < 2:
+        return raw
+    (height, width), num = frame, raw.shape[-2]
+    if num < height * width:
+        width = min(width, num)
+        height = num // width
+    pictures = num // (height * width)
+    return raw[..., : pictures * height * width, :].reshape(*raw.shape[:-2], pictures, height, width, raw.shape[-1])
+
+
 def held_out_numbers(
     experiment: Experiment,
     state: TrainState,
@@ -125,6 +139,7 @@ def save_pictures(
     samples = draw(model, state, experiment.seed, num, cond, codec, num, layout)
     texts = experiment.data.texts(samples)
     pictures = {"samples.png": in_rows(samples, cond)} if texts is None else {}
+    frame = experiment.data.frame
     if final:
         some = core.sample_keys(experiment.seed, len(batch["x"]))
         if layout is not None:
@@ -138,7 +153,7 @@ def save_pictures(
         if texts is not None:
             write_text(folder / "samples.txt", in_one(texts))
         for name, picture in pictures.items():
-            save_picture(folder / name, picture)
+            save_picture(folder / name, in_frames(picture, frame))
 
 
 def in_one(texts: list[str]) -> str:
@@ -158,8 +173,10 @@ def score(
         since = (step - 1) // experiment.save_every * experiment.save_every
         # From the file, not from memory, so that a resumed run finds what a straight one does.
         return sign * parallel.from_main(parallel.on_main(lambda: run.mean(name, since)))
+    # Of pixels the first picture at least: its first rows may show nothing.
+    limit = max(HELD_OUT, math.prod(experiment.data.frame or (0,)))
     numbers, _ = held_out_numbers(
-        experiment, state, codec, experiment.seed, "test", HELD_OUT, experiment.batch_size, layout
+        experiment, state, codec, experiment.seed, "test", limit, experiment.batch_size, layout
     )
     means = {f"test/{n}": value["mean"] for n, value in numbers.items()}
     run.append(run.held_out, [{"step": step, **means}])

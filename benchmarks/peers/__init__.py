@@ -15,10 +15,11 @@ from peers.gan import GANTrainer, TorchGAN
 from peers.gpt import TorchGPT
 from peers.layers import Codec, has_codec
 from peers.mlp import TorchRegression
+from peers.nerf import TorchNeRF
 from peers.optim import Descent, is_written
 from peers.vae import TorchVAE
 
-FAMILIES = (TorchVAE, TorchDDPM, TorchGAN, TorchGPT, TorchRegression)
+FAMILIES = (TorchVAE, TorchDDPM, TorchGAN, TorchGPT, TorchNeRF, TorchRegression)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -38,21 +39,27 @@ class Peer:
         if isinstance(x, torch.Tensor) and x.ndim == 4:
             self.module.to(memory_format=self.format)
             x = x.movedim(-1, 1).contiguous(memory_format=self.format)
-        labelled = getattr(self.model, "num_classes", 0)
+        labelled, self.rays = getattr(self.model, "num_classes", 0), isinstance(self.module, TorchNeRF)
         self.x, self.cond = x, torch.tensor(data["cond"], dtype=torch.long) if labelled else None
+        if self.rays:
+            self.cond = torch.tensor(data["cond"])
         adversarial = isinstance(self.module, TorchGAN)
         self.trainer = GANTrainer(self.module) if adversarial else Trainer(self.module, self.model)
 
     def step(self) -> torch.Tensor:
         """One step of training on a random batch."""
         index = torch.randint(0, len(self.x), (self.batch_size,))
-        return self.trainer.step(self.codec.encode(self.x[index]), None if self.cond is None else self.cond[index])
+        cond = None if self.cond is None else self.cond[index]
+        return self.trainer.step(self.codec.encode(self.x[index]), cond)
 
     @torch.inference_mode()
     def sample(self, num: int) -> torch.Tensor:
-        """`num` samples as raw data, of the classes in runs where the model has classes."""
+        """`num` samples as raw data, of the classes in runs where the model has classes, or along the first rays."""
         self.module.eval()
-        cond = None if self.cond is None else torch.arange(num) * self.model.num_classes // num
+        if self.rays:
+            cond = self.cond[torch.arange(num) % len(self.cond)]
+        else:
+            cond = None if self.cond is None else torch.arange(num) * self.model.num_classes // num
         kwargs = {"memory_format": self.format} if isinstance(self.module, TorchDDPM) else {}
         return self.codec.decode(self.module.sample(num, cond, **kwargs))
 

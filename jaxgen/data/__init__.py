@@ -1,9 +1,11 @@
 """Data sets: `batch_at(seed, step)` is a pure function, so a run resumes exactly."""
 
+from jaxgen.data.analytic import AnalyticScene
 from jaxgen.data.dataset import SPLITS, Batch, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import feed
 from jaxgen.data.pairs import EmojiEdges, PairFolder
+from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.toys import Toy2D
@@ -11,6 +13,7 @@ from jaxgen.data.toys import Toy2D
 __all__ = [
     "SPLITS",
     "TFDS",
+    "AnalyticScene",
     "Batch",
     "Dataset",
     "Digits",
@@ -18,6 +21,7 @@ __all__ = [
     "EmojiEdges",
     "PairFolder",
     "RandomAccess",
+    "SceneFolder",
     "Text",
     "Toy2D",
     "area_resize",

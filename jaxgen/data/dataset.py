@@ -73,6 +73,12 @@ class Dataset:
         """Raw samples as text, None where they are none."""
         return None
 
+    @property
+    def frame(self) -> tuple[int, int] | None:
+        """Height and width of the pictures whose pixels the examples are, where they are no more than that: held-out
+        ones come picture by picture, row by row."""
+        return None
+
     def arrays(self, split: str = "train") -> Batch | RandomAccess:
         """The loaded split, read once per process. The arrays are read-only, as everyone shares them.
 

@@ -1,0 +1,119 @@
+"""Volume rendering of rays (arXiv:2003.08934, section 4), on step functions along each ray (arXiv:2111.12077).
+
+B rays, N intervals with the edges t: f32[B, N+1], rising, in units of length (delta: their widths), and s in [0, 1] the
+same edges as parts of the way from near to far. sigma: densities f32[B, N], tau = sigma delta optical depths, T
+transmittances, w = T (1 - exp(-tau)) weights. All in f32: in bf16 a transmittance of 0.999 is 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MAX_TAU = 1e3  # opaque: exp(-1000) is 0, and sums of it stay finite
+FLOOR = 1e-5  # of each interval's weight in resampling: where nothing was seen yet, something may be
+
+
+class Rendered(NamedTuple):
+    """What is seen along rays. rgb: f32[B, 3]. depth: f32[B], the mean distance where the ray was stopped, in units of
+    t. opacity: f32[B] in [0, 1]."""
+
+    rgb: jax.Array
+    depth: jax.Array
+    opacity: jax.Array
+
+
+def stratified(rays: int, num: int, key: jax.Array | None = None) -> jax.Array:
+    """s: f32[rays, num + 1], the edges of `num` intervals from 0 to 1: evenly spaced, or each edge uniform within half
+    a width of its even place."""
+    place = jnp.arange(num + 1, dtype=jnp.float32)[None]
+    if key is not None:
+        place = place + jax.random.uniform(key, (rays, num + 1), minval=-0.5, maxval=0.5)
+    return jnp.broadcast_to(jnp.clip(place, 0, num) / num, (rays, num + 1))
+
+
+def distances(s: jax.Array, near: jax.Array, far: jax.Array, disparity: bool = False) -> jax.Array:
+    """t of s: f32[B, N] for rays from near to far, f32[B] each; evenly in t, or in 1 / t for scenes without an end."""
+    near, far = near[:, None], far[:, None]
+    return 1 / ((1 - s) / near + s / far) if disparity else near + (far - near) * s
+
+
+def weights(sigma: jax.Array, delta: jax.Array) -> jax.Array:
+    """w: f32[B, N], the part of the light that comes from each interval, eq. 3 of arXiv:2003.08934: non-negative, at
+    most one in sum."""
+    tau = jnp.minimum(sigma.astype(jnp.float32) * delta, MAX_TAU)
+    # log T is a sum of what lies before, so nothing is lost where a product of 1 - alpha would round to one.
+    log_t = -jnp.cumsum(jnp.pad(tau, ((0, 0), (1, 0)))[:, :-1], axis=-1)
+    return -jnp.expm1(-tau) * jnp.exp(log_t)
+
+
+def composite(w: jax.Array, rgb: jax.Array, t: jax.Array, background: jax.Array) -> Rendered:
+    """The light of intervals of weights w and colours rgb: f32[B, N, 3] before a background f32[B or 1, 3]."""
+    opacity = jnp.sum(w, axis=-1)
+    seen = jnp.sum(w[..., None] * rgb, axis=1) + (1 - opacity)[:, None] * background
+    middle = (t[:, 1:] + t[:, :-1]) / 2
+    # A ray that meets nothing goes to its end.
+    met = opacity > 1e-3
+    depth = jnp.where(met, jnp.sum(w * middle, axis=-1) / jnp.where(met, opacity, 1.0), t[:, -1])
+    return Rendered(seen, depth, opacity)
+
+
+def resample(s: jax.Array, w: jax.Array, num: int, key: jax.Array | None = None) -> jax.Array:
+    """f32[B, num] rising places in [s_0, s_N] with the density of the step function w on the edges s, by the inverse of
+    its distribution function (section 5.2): at even quantiles, or each uniform within its part of one in `num`."""
+    pdf = w + FLOOR
+    pdf = pdf / jnp.sum(pdf, axis=-1, keepdims=True)
+    cdf = jnp.pad(jnp.minimum(jnp.cumsum(pdf, axis=-1), 1.0), ((0, 0), (1, 0)))
+    cdf = cdf.at[:, -1].set(1.0)
+    offset = 0.5 if key is None else jax.random.uniform(key, (len(s), num))
+    u = jnp.broadcast_to((jnp.arange(num, dtype=jnp.float32)[None] + offset) / num, (len(s), num))
+    above = jnp.clip(_search(cdf, u, "right"), 1, s.shape[-1] - 1)
+
+    def at(a: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(a, index, axis=-1)
+
+    low, high = at(cdf, above - 1), at(cdf, above)
+    part = jnp.clip((u - low) / jnp.maximum(high - low, 1e-12), 0, 1)
+    start = at(s, above - 1)
+    return jax.lax.stop_gradient(start + part * (at(s, above) - start))
+
+
+def blurred(w: jax.Array) -> jax.Array:
+    """Weights widened before they are resampled: the mean of neighbouring pairs of the larger of neighbours, eq. 18
+    of arXiv:2103.13415 but for its floor, which `resample` has."""
+    w = jnp.pad(w, ((0, 0), (1, 1)), mode="edge")
+    larger = jnp.maximum(w[:, :-1], w[:, 1:])
+    return (larger[:, :-1] + larger[:, 1:]) / 2
+
+
+def interlevel(s: jax.Array, w: jax.Array, s_prop: jax.Array, w_prop: jax.Array) -> jax.Array:
+    """f32[B]: by how much weights w on the edges s exceed what a proposal's step function allows, eq. 13 of
+    arXiv:2111.12077. Only the proposal is moved by it."""
+    s, w = jax.lax.stop_gradient((s, w))
+    total = jnp.pad(jnp.cumsum(w_prop, axis=-1), ((0, 0), (1, 0)))
+    last = s_prop.shape[-1] - 1
+    first = jnp.clip(_search(s_prop, s[:, :-1], "right") - 1, 0, last)
+    end = jnp.clip(_search(s_prop, s[:, 1:], "left"), 0, last)
+    bound = jnp.take_along_axis(total, end, axis=-1) - jnp.take_along_axis(total, first, axis=-1)
+    return jnp.sum(jnp.maximum(w - bound, 0) ** 2 / (w + 1e-7), axis=-1)
+
+
+def distortion(s: jax.Array, w: jax.Array) -> jax.Array:
+    """f32[B]: the mean distance of two places where the ray stops, eq. 15 of arXiv:2111.12077, in O(N): small where a
+    ray's weight lies together."""
+    middle, width = (s[:, 1:] + s[:, :-1]) / 2, s[:, 1:] - s[:, :-1]
+    # Sums over what lies before each interval; the pairs the other way round double them.
+    before, moment = (jnp.cumsum(a, axis=-1) - a for a in (w, w * middle))
+    between = 2 * jnp.sum(w * (middle * before - moment), axis=-1)
+    return between + jnp.sum(w**2 * width, axis=-1) / 3
+
+
+def _search(edges: jax.Array, values: jax.Array, side: str) -> jax.Array:
+    """i32[B, M]: how many of edges f32[B, N] lie below each of values f32[B, M] of the same row, equal ones too where
+    `side` is "right"."""
+
+    # All comparisons at once: N is about a hundred, and a binary search would gather seven times.
+    def one(row: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.searchsorted(row, value, side=side, method="compare_all")
+
+    return jax.vmap(one)(edges, values)
