@@ -23,7 +23,7 @@ from jaxgen import cli, core
 from jaxgen.codecs import Pixels
 from jaxgen.core import TrainState
 from jaxgen.data import AnalyticScene
-from jaxgen.data.rays import over_white
+from jaxgen.data.rays import over
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
 from jaxgen.metrics.image import psnr
@@ -165,7 +165,7 @@ def skipping(options: Options) -> list[common.Row]:
     scores = {}
     for name, pair in pairs.items():
         shown = np.stack([render_view(*pair, codec, r, views.size)[0] for r in rays])
-        scores[name] = float(np.mean(psnr(shown, over_white(views.pixels[:count]))))
+        scores[name] = float(np.mean(psnr(shown, over(views.pixels[:count], experiment.model.background))))
     drawn = {name: lambda pair=pair: rendered(*pair, rays[0]) for name, pair in pairs.items()}
     view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls), len(rays[0]))
     return [

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxgen.core import TrainState
 from jaxgen.data import AnalyticScene
-from jaxgen.data.rays import PosedViews, Views, over_white
+from jaxgen.data.rays import PosedViews, Views, over
 from jaxgen.edit import save_image
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
@@ -110,7 +110,7 @@ def _views(
         save_image(picture, out / f"view{i:03}.png")
         for name, image in zip(("depth", "opacity"), grey):
             save_image(image, out / f"{name}{i:03}.png")
-        pair = (picture[None], over_white(views.pixels[i])[None])
+        pair = (picture[None], over(views.pixels[i], model.background)[None])
         measures = {"psnr": psnr} | ({"ssim": ssim} if min(views.size) >= SSIM_SMALLEST else {})
         measures |= {lpips.name: lpips} if lpips else {}
         for name, measure in measures.items():
@@ -129,7 +129,8 @@ def depth_error(depth: np.ndarray, true: np.ndarray) -> float:
 
 
 def _rays_of(views: Views, i: int) -> np.ndarray:
-    return view_rays(views.poses[i], views.intrinsics[i], views.size, views.near[i], views.far[i])
+    ends = (views.near[i], views.far[i], views.planar[i])
+    return view_rays(views.poses[i], views.intrinsics[i], views.size, *ends)
 
 
 def _bright(depth: np.ndarray, opacity: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -149,8 +150,8 @@ def turntable(experiment: Experiment, state: TrainState, codec: Any, frames: int
     views = experiment.data.views("test")
     scale = width / views.size[1] if width else 1.0
     size = tuple(max(1, round(n * scale)) for n in views.size)
-    lens, near, far = views.intrinsics[0] * scale, views.near.min(), views.far.max()
-    rays = (view_rays(pose, lens, size, near, far) for pose in experiment.data.way(frames))
+    lens, ends = views.intrinsics[0] * scale, (views.near.min(), views.far.max(), views.planar[0])
+    rays = (view_rays(pose, lens, size, *ends) for pose in experiment.data.way(frames))
     return np.stack([render_view(experiment.compute_model, state, codec, r, size)[0] for r in rays])
 
 

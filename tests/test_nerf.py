@@ -19,7 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.models.nerf import NeRF, ProposalNeRF
 from jaxgen.nets.hashgrid import HashField, HashGrid
-from jaxgen.nets.nerf import NeRFMLP
+from jaxgen.nets.nerf import NeRFMLP, ProposalMLP
 from jaxgen.ops.cameras import columns
 from jaxgen.ops.occupancy import Occupancy
 from jaxgen.optim import Adam
@@ -114,8 +114,44 @@ def test_skipping_leaves_out_rays_that_do_not_fit(plain):
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
 
 
-def test_cones_of_one_network_and_proposals():
-    """mip-NeRF's two passes share parameters; a proposal's colours count for nothing, and it is moved by its bound."""
+def test_a_proposal_is_moved_by_its_bound_alone():
+    """The picture's error is the field's alone, the bound the proposal's alone."""
+    small = ProposalMLP(depth=1, width=8, frequencies=3)
+    model = ProposalNeRF(network=MLP, proposal=small, coarse=8, fine=8, bound=1.0, interlevel_weight=0.0)
+    state, data = started(model), batch()
+    bound = dataclasses.replace(model, interlevel_weight=1.0)
+    without, with_bound = (
+        jax.jit(jax.grad(m.loss, has_aux=True))(state.params, state, jax.random.key(3), data)[0] for m in (model, bound)
+    )
+    assert all(np.all(g == 0) for g in jax.tree.leaves(without["proposal"]))
+    assert all(np.any(g != 0) for g in jax.tree.leaves(with_bound["proposal"]))
+    assert all(np.any(g != 0) for g in jax.tree.leaves(without["field"]))
+    for a, b in zip(*(jax.tree.leaves(g["field"]) for g in (without, with_bound))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("random_background", [False, True])
+def test_a_background_that_is_not_white(plain, random_background):
+    """An empty field explains what is transparent before any background; data that hides alpha is refused."""
+    model = dataclasses.replace(PLAIN, background=(0.0, 0.5, 1.0), random_background=random_background)
+    params = jax.tree.map(jnp.zeros_like, plain.params)
+    empty = {"field": {**params["field"], "density": {**params["field"]["density"], "bias": jnp.array([-50.0])}}}
+    state = plain.replace(params=empty)
+    data = {"x": jnp.ones((48, 3)), "cond": batch()["cond"], "alpha": np.zeros((48, 1), np.uint8)}
+    assert model.loss(empty, state, jax.random.key(0), data)[1]["mse"] < 1e-6
+    assert np.max(model.evaluate(state, core.sample_keys(0, 48), data)["mse"]) < 1e-6
+    del data["alpha"]
+    with pytest.raises(UserError, match="other than white needs data with alpha"):
+        model.check(data)
+
+
+def test_points_alone_have_no_cones():
+    with pytest.raises(UserError, match="HashField knows points alone"):
+        NeRF(network=HashField(HashGrid(levels=2, log2_table=4)), coarse=4, fine=4, shared=True, cone=True)
+
+
+def test_cones_of_one_network():
+    """mip-NeRF's two passes share parameters."""
     data = batch()
     cone = NeRF(network=MLP, coarse=8, fine=8, shared=True, cone=True, coarse_weight=0.1, bound=1.0)
     state = started(cone)

@@ -118,7 +118,7 @@ def test_splits_are_whole_views_in_order():
     assert train["alpha"].shape == (3 * 144, 1) and train["x"].dtype == np.uint8
     assert SCENE.frame == (12, 12)
     views = SCENE.views("test")
-    np.testing.assert_array_equal(test["x"].reshape(2, 12, 12, 3), rays.over_white(views.pixels))
+    np.testing.assert_array_equal(test["x"].reshape(2, 12, 12, 3), rays.over(views.pixels))
     np.testing.assert_array_equal(test["cond"][144:, :3], np.tile(views.poses[1][:, 3].astype(np.float32), (144, 1)))
     held_out = {tuple(o) for o in test["cond"][:, :3]}
     assert not held_out & {tuple(o) for o in train["cond"][:, :3]}
@@ -168,19 +168,52 @@ def test_smaller_pictures_see_the_same(tmp_path):
     view = half.views("test")
     np.testing.assert_allclose(view.pixels[0, 0, 0], [200, 100, 40, 128], atol=1)
     np.testing.assert_allclose(view.intrinsics[0], scene.views("test").intrinsics[0] / 2)
+    # 8 x 6 pixels become 2 x 2: as wide an angle, by pixels that are no squares any more.
+    third = dataclasses.replace(scene, downscale=3).views("test").intrinsics[0]
+    np.testing.assert_allclose(third, scene.views("test").intrinsics[0] * [1 / 4, 1 / 3, 1 / 4, 1 / 3])
     with pytest.raises(UserError, match="downscale is 0"):
         dataclasses.replace(scene, downscale=0).load("train")
     with pytest.raises(UserError, match="too small for downscale 9"):
         dataclasses.replace(scene, downscale=9).load("train")
 
 
+def test_lenses_of_other_exporters(tmp_path):
+    """fl_x and the like, of all pictures or one; a lens that bends lines is refused."""
+    scene = blender(tmp_path)
+    file = tmp_path / "transforms_test.json"
+    text = json.loads(file.read_text())
+    text |= {"fl_x": 20.0, "fl_y": 22.0, "cx": 7.0, "cy": 6.0, "w": 16, "h": 12}
+    file.write_text(json.dumps(text))
+    np.testing.assert_allclose(scene.read("test").intrinsics, [[10, 11, 3.5, 3]])
+    text["frames"][0]["fl_y"] = 24.0
+    file.write_text(json.dumps(text))
+    np.testing.assert_allclose(scene.read("test").intrinsics, [[10, 12, 3.5, 3]])
+    file.write_text(json.dumps(text | {"k1": 0.1}))
+    with pytest.raises(UserError, match=r"the lens of ./test/r_2 bends lines \(k1\)"):
+        scene.read("test")
+
+
+def test_splits_of_different_sizes(tmp_path):
+    scene = blender(tmp_path, sizes=[(8, 6), (8, 6), (8, 7)])
+    with pytest.raises(UserError, match="name one split"):
+        scene.load("all")
+
+
+def test_depths_along_the_axis_end_rays_on_a_plane():
+    found = cameras.view_rays(POSE[:3], np.array([2.0, 2.0, 2.0, 1.0]), (2, 4), 1.0, 9.0, planar=True)
+    origin, direction, near, far, _ = cameras.columns(found)
+    for away, z in ((near, 4 - 1), (far, 4 - 9)):
+        np.testing.assert_allclose((origin + direction * away[:, None])[:, 2], z, atol=1e-5)
+
+
 def test_llffs_poses(tmp_path):
-    """Its axes, down, right and backwards, become ours; bounds are scaled with the scene."""
+    """Its axes, down, right and backwards, become ours; bounds are scaled with the scene, and are depths."""
     (tmp_path / "images").mkdir()
-    table = []
+    table, poses = [], []
     for i in range(9):
         Image.new("RGB", (8, 6), (i, 0, 0)).save(tmp_path / "images" / f"{i}.jpg")
         ours = cameras.look_at([0.1 * i, 0.05 * (i % 3), 5.0], [0, 0, 0], [0, 1, 0])
+        poses.append(ours)
         right, up, back, at = ours.T
         matrix = np.stack([-up, right, back, at, [12, 16, 20]], axis=-1)  # twice as large when poses were found
         table.append([*matrix.reshape(-1), 2.0 + 0.1 * i, 10.0])
@@ -191,13 +224,10 @@ def test_llffs_poses(tmp_path):
     np.testing.assert_allclose(train.intrinsics[0], [10, 10, 4, 3])
     assert np.isclose(min(train.near.min(), test.near.min()), 4 / 3)
     np.testing.assert_allclose(test.far[0], 10 / 2 * 4 / 3)
-    assert all(cameras.is_rigid(p) for p in train.poses)
-    # All still look at one point, 5 units of old before them.
-    lines = [(p[:, 3], -p[:, 2]) for p in train.poses]
-    normal = sum(np.eye(3) - np.outer(d, d) for _, d in lines)
-    point = np.linalg.solve(normal, sum((np.eye(3) - np.outer(d, d)) @ o for o, d in lines))
-    for o, d in lines:
-        assert np.linalg.norm(np.cross(point - o, d)) < 1e-9
+    assert train.planar.all()
+    expected = cameras.recentred(np.stack(poses))
+    expected[:, :, 3] *= 4 / 3 / 2
+    np.testing.assert_allclose(train.poses, expected[np.arange(9) % 8 != 0], atol=1e-9)
     assert scene.way(3).shape == (3, 3, 4)
     np.save(tmp_path / "poses_bounds.npy", np.array(table)[:5])
     with pytest.raises(UserError, match="5 rows"):
@@ -255,6 +285,43 @@ def test_colmaps_text(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert np.isclose(min(train.near.min(), test.near.min()), 4 / 3)
     assert np.all(train.near < scale * 4) and np.all(train.far > scale * 4)
+
+
+def test_colmaps_points_beside_a_camera_do_not_count(tmp_path):
+    """A scene seen from a ring: what a picture does not show may be as near as it likes, so scale and far stay."""
+    scene, _ = colmap(tmp_path / "scene")
+    around, _ = colmap(tmp_path / "around")
+    file = tmp_path / "around" / "sparse" / "0" / "points3D.txt"
+    beside = "".join(f"{i} {3 + i / 9} 0 {3.9 - i / 99} 0 0 0 0.5\n" for i in range(99))
+    file.write_text(file.read_text() + beside + "\n")
+    for name in ("near", "far", "poses"):
+        np.testing.assert_allclose(*(getattr(s.views("train"), name) for s in (scene, around)), rtol=0.01, atol=0.01)
+
+
+def test_colmaps_pictures_without_lines_of_points(tmp_path):
+    scene, _ = colmap(tmp_path)
+    file = tmp_path / "sparse" / "0" / "images.txt"
+    head, *lines = [line for line in file.read_text().splitlines() if line]
+    expected = scene.read("train").poses
+    file.write_text("\n".join([head, "", *lines]))
+    np.testing.assert_array_equal(scene.read("train").poses, expected)
+    # With points: X, Y and the number of a point each.
+    file.write_text("\n".join(line + ("" if line[0] == "#" else "\n1.5 2.5 -1 3 4 7") for line in [head, *lines]))
+    np.testing.assert_array_equal(scene.read("train").poses, expected)
+    file.write_text(head)
+    with pytest.raises(UserError, match=r"images.txt names no pictures"):
+        scene.read("train")
+    file.write_text("\n".join([head, lines[0], *lines[1:2], ""]))
+    with pytest.raises(UserError, match="has one picture"):
+        scene.read("train")
+
+
+def test_colmaps_points_that_are_none(tmp_path):
+    scene, _ = colmap(tmp_path)
+    file = tmp_path / "sparse" / "0" / "points3D.txt"
+    file.write_text(file.read_text() + "500 1.0 x 2.0\n")
+    with pytest.raises(UserError, match="a line that is no point"):
+        scene.read("train")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +382,7 @@ def test_folders_that_hold_no_scene(tmp_path):
     with pytest.raises(UserError, match=r"neither transforms_train.json"):
         SceneFolder(folder=str(tmp_path)).load("train")
     blender(tmp_path / "scene")
-    (tmp_path / "scene" / "transforms_test.json").write_text('{"frames": []}')
+    (tmp_path / "scene" / "transforms_test.json").write_text('{"frames": [{}]}')
     with pytest.raises(UserError, match=re.escape("transforms_test.json cannot be read")):
         SceneFolder(folder=str(tmp_path / "scene")).load("test")
     (tmp_path / "scene" / "transforms_test.json").write_text('{"camera_angle_x": 1, "frames": []}')

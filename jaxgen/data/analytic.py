@@ -44,7 +44,7 @@ class AnalyticScene(PosedViews):
         fine = self.size * self.samples
         pixels = np.stack([self._picture(pose, fine) for pose in poses])
         one = np.ones(len(poses))
-        return Views(pixels, poses, np.tile(_intrinsics(self.size), (len(poses), 1)), NEAR * one, FAR * one)
+        return Views(pixels, poses, np.tile(_intrinsics(self.size), (len(poses), 1)), NEAR * one, FAR * one, one == 0)
 
     def depth(self, split: str = "test") -> np.ndarray:
         """f32[V, H, W]: how far the first solid is along the ray of each pixel's centre, infinite where none is."""

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 
 from jaxgen.data.dataset import Batch, Dataset, RandomAccess
+from jaxgen.errors import UserError
 from jaxgen.ops.cameras import RAY, pixel_rays, turntable
 
 ON_DEVICE = 4 << 30  # bytes: rays of larger splits are made as they are asked for
@@ -17,13 +18,14 @@ ELEVATION = np.pi / 6  # of the cameras of a turntable
 @dataclasses.dataclass(frozen=True)
 class Views:
     """pixels: uint8[V, H, W, 4], colours not multiplied by alpha. poses: f64[V, 3, 4]. intrinsics: f64[V, 4]. near,
-    far: f64[V]."""
+    far: f64[V], distances from the camera, or depths along its axis where bool[V] planar is true."""
 
     pixels: np.ndarray
     poses: np.ndarray
     intrinsics: np.ndarray
     near: np.ndarray
     far: np.ndarray
+    planar: np.ndarray
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,10 +37,11 @@ class Views:
         return Views(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
 
 
-def over_white(pixels: np.ndarray) -> np.ndarray:
-    """uint8[..., 4] over white: uint8[..., 3]."""
+def over(pixels: np.ndarray, background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """uint8[..., 4] over a colour in [0, 1], white: uint8[..., 3]."""
     alpha = pixels[..., 3:].astype(np.float32)
-    return np.rint((pixels[..., :3] * alpha + 255 * (255 - alpha)) / 255).astype(np.uint8)
+    behind = 255 * np.array(background, np.float32)
+    return np.rint((pixels[..., :3] * alpha + behind * (255 - alpha)) / 255).astype(np.uint8)
 
 
 def joined(parts: list[Views]) -> Views:
@@ -79,7 +82,12 @@ class PosedViews(Dataset):
 
 @functools.lru_cache(maxsize=4)
 def _views(dataset: PosedViews, split: str) -> Views:
-    return joined([_views(dataset, "train"), _views(dataset, "test")]) if split == "all" else dataset.read(split)
+    if split != "all":
+        return dataset.read(split)
+    train, test = _views(dataset, "train"), _views(dataset, "test")
+    if train.size != test.size:
+        raise UserError(f"pictures to train on are {train.size} pixels, held-out ones {test.size}: name one split")
+    return joined([train, test])
 
 
 class _Rays:
@@ -96,7 +104,7 @@ class _Rays:
         views, (height, width) = self.views, self.views.size
         view, y, x = np.unravel_index(indices, (len(views.pixels), height, width))
         pixel = views.pixels[view, y, x]
-        rays = pixel_rays(
-            views.poses[view], views.intrinsics[view], x + 0.5, y + 0.5, views.near[view], views.far[view]
-        )
-        return {"x": over_white(pixel), "cond": rays, "alpha": pixel[:, 3:].copy()}
+        cameras = (views.poses[view], views.intrinsics[view])
+        ends = (views.near[view], views.far[view], views.planar[view])
+        rays = pixel_rays(*cameras, x + 0.5, y + 0.5, *ends)
+        return {"x": over(pixel), "cond": rays, "alpha": pixel[:, 3:].copy()}

@@ -7,6 +7,7 @@ COLMAP: cameras.txt and images.txt, in the folder or in sparse/0/, with images/ 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +20,8 @@ from jaxgen.ops.cameras import is_rigid, recentred, sway
 
 HOLD_OUT = 8  # of pictures without a split, every eighth is held out, as LLFF's users do
 BLENDER_NEAR, BLENDER_FAR = 2.0, 6.0
+LENS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+BENT = ("k1", "k2", "k3", "k4", "p1", "p2")
 NEAREST = 4 / 3  # what the nearest thing of a scene of LLFF or COLMAP is brought to
 
 
@@ -26,18 +29,20 @@ NEAREST = 4 / 3  # what the nearest thing of a scene of LLFF or COLMAP is brough
 class SceneFolder(PosedViews):
     """A scene from a folder of Blender's, LLFF's or COLMAP's kind, told by the files in it.
 
-    Scenes of LLFF and COLMAP are moved to their cameras' mean pose, and scaled so that what is nearest is 4/3 away.
+    Blender's layout may name each lens as fl_x, fl_y, cx, cy of w x h pixels, as other exporters do. Scenes of LLFF and
+    COLMAP are moved to their cameras' mean pose, and scaled so that what is nearest is 4/3 away.
 
     Raises:
       UserError: on use: no kind is recognised, a picture is missing or cannot be read, pictures differ in size, a pose
-        is not rigid, near is not below far, or the files cannot be understood.
+        is not rigid, a lens bends lines, near is not below far, or the files cannot be understood.
     """
 
     folder: str = ""
     downscale: int = 1
     """Pictures are made this many times smaller; each pixel is then a mean over an area."""
     near: float = 0.0
-    """Where rays start, as a distance; 0 for what the files say, 2 for Blender's."""
+    """Where rays start: a distance, of LLFF and COLMAP a depth along the camera's axis, in units of the scaled scene; 0
+    for what the files say, 2 for Blender's."""
     far: float = 0.0
     """Where they end; 0 for what the files say, 6 for Blender's."""
 
@@ -50,6 +55,8 @@ class SceneFolder(PosedViews):
         else:
             views = self._llff(root) if kind == "llff" else self._colmap(root)
             held_out = np.arange(len(views.pixels)) % HOLD_OUT == 0
+            if len(held_out) < 2:
+                raise UserError(f"{root} has one picture: two at least are expected, as every {HOLD_OUT}th is held out")
             views = views.chosen(held_out == (split == "test"))
         near = np.where(self.near > 0, self.near, views.near)
         far = np.where(self.far > 0, self.far, views.far)
@@ -90,21 +97,22 @@ class SceneFolder(PosedViews):
         file = root / f"transforms_{split}.json"
         try:
             scene = json.loads(file.read_text())
-            angle, frames = float(scene["camera_angle_x"]), scene["frames"]
+            frames = scene["frames"]
+            lenses = [_lens({**scene, **frame}) for frame in frames]
             files = [_with_ending(root / frame["file_path"]) for frame in frames]
             matrices = [np.array(frame["transform_matrix"], np.float64) for frame in frames]
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file} cannot be read as Blender's transforms ({type(error).__name__}: {error}): restore it"
             ) from error
         _check_poses(file, files, matrices)
-        pixels, (_, width) = self._pictures(file, files)
-        focal = 0.5 * width / np.tan(0.5 * angle)
-        height, width = pixels.shape[1:3]
-        intrinsics = np.tile([focal / self.downscale] * 2 + [width / 2, height / 2], (len(files), 1))
+        pixels, size = self._pictures(file, files)
+        intrinsics = np.stack([lens(size) * _smaller(pixels, *size) for lens in lenses])
         poses = np.stack(matrices)[:, :3]
-        ends = np.ones((len(files), 2)) * (BLENDER_NEAR, BLENDER_FAR)
-        return Views(pixels, poses, intrinsics, ends[:, 0], ends[:, 1])
+        ones = np.ones(len(files))
+        return Views(pixels, poses, intrinsics, ones * BLENDER_NEAR, ones * BLENDER_FAR, ones == 0)
 
     def _llff(self, root: pathlib.Path) -> Views:
         file = root / "poses_bounds.npy"
@@ -121,16 +129,17 @@ class SceneFolder(PosedViews):
         # Its axes are down, right, backwards.
         poses = np.stack([matrix[:, :, 1], -matrix[:, :, 0], matrix[:, :, 2], matrix[:, :, 3]], axis=-1)
         _check_poses(file, files, list(poses))
-        pixels, (_, width) = self._pictures(file, files)
+        pixels, _ = self._pictures(file, files)
         # Poses were found at the size that the table names; pictures may be smaller.
-        focal = matrix[:, 2, 4] * (width / matrix[:, 1, 4]) / self.downscale
-        middle = np.full(len(files), 0.5)
-        intrinsics = np.stack([focal, focal, middle * pixels.shape[2], middle * pixels.shape[1]], axis=-1)
-        return _brought_near(Views(pixels, poses, intrinsics, table[:, 15], table[:, 16]))
+        height, width, focal = np.moveaxis(matrix[:, :, 4], -1, 0)
+        intrinsics = np.stack([focal, focal, width / 2, height / 2], axis=-1) * _smaller(pixels, height, width)
+        return _brought_near(Views(pixels, poses, intrinsics, table[:, 15], table[:, 16], np.ones(len(files), bool)))
 
     def _colmap(self, root: pathlib.Path) -> Views:
         sparse = _sparse(root)
         cameras, placed = _cameras(sparse / "cameras.txt"), _images(sparse / "images.txt")
+        if not placed:
+            raise UserError(f"{sparse / 'images.txt'} names no pictures: one at least is expected")
         names = sorted(placed)
         files = [root / "images" / name for name in names]
         poses = [placed[name][0] for name in names]
@@ -140,24 +149,10 @@ class SceneFolder(PosedViews):
         except KeyError as error:
             raise UserError(f"{sparse / 'images.txt'} names camera {error}, which cameras.txt lacks") from error
         pixels, _ = self._pictures(sparse / "images.txt", files)
-        scale = np.stack([pixels.shape[2] / given[:, 0], pixels.shape[1] / given[:, 1]] * 2, axis=-1)
+        intrinsics = given[:, 2:] * _smaller(pixels, given[:, 1], given[:, 0])
         poses = np.stack(poses)
-        near, far = self._depths(sparse / "points3D.txt", poses)
-        return _brought_near(Views(pixels, poses, given[:, 2:] * scale, near, far))
-
-    def _depths(self, file: pathlib.Path, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Near and far f64[V] of each camera: most points that lie before it, and a tenth more to each side."""
-        if not file.exists():
-            raise UserError(f"{file} is missing, by which near and far are found: export the points too")
-        rows = [line.split() for line in file.read_text().splitlines() if line and not line.startswith("#")]
-        points = np.array([row[1:4] for row in rows], np.float64).reshape(-1, 3)
-        near, far = np.zeros(len(poses)), np.zeros(len(poses))
-        for i, pose in enumerate(poses):
-            away = -(points - pose[:, 3]) @ pose[:, 2]
-            away = away[away > 0]
-            if len(away):
-                near[i], far[i] = np.quantile(away, (0.001, 0.999)) * (0.9, 1.1)
-        return near, far
+        near, far = _depths(_points(sparse / "points3D.txt"), poses, intrinsics, pixels.shape[1:3])
+        return _brought_near(Views(pixels, poses, intrinsics, near, far, np.ones(len(files), bool)))
 
     # --- pictures ---
 
@@ -196,6 +191,31 @@ class SceneFolder(PosedViews):
             # Pillow weighs colours by alpha, so that what cannot be seen does not count.
             image = image.resize(small, Image.Resampling.BOX)
         return np.asarray(image), size
+
+
+def _smaller(pixels: np.ndarray, height: np.ndarray | float, width: np.ndarray | float) -> np.ndarray:
+    """f64[..., 4]: what intrinsics of pictures of that size are multiplied by for uint8[V, H, W, 4]."""
+    across, down = pixels.shape[2] / np.asarray(width), pixels.shape[1] / np.asarray(height)
+    return np.stack([across, down, across, down], axis=-1)
+
+
+def _lens(frame: dict) -> Callable[[tuple[int, int]], np.ndarray]:
+    """Intrinsics of a picture of transforms_*.json by its height and width, whatever `frame` leaves open being
+    Blender's: square pixels, the axis through the middle. Raises UserError for one that bends lines,
+    KeyError and ValueError for what is no lens."""
+    if bent := [name for name in BENT if frame.get(name)]:
+        raise UserError(f"the lens of {frame.get('file_path')} bends lines ({', '.join(bent)}): undistort it first")
+    angle = None if "fl_x" in frame else float(frame["camera_angle_x"])
+    fx, fy, cx, cy, w, h = (None if frame.get(n) is None else float(frame[n]) for n in LENS)
+
+    def at(size: tuple[int, int]) -> np.ndarray:
+        height, width = h or size[0], w or size[1]
+        across = 0.5 * width / np.tan(0.5 * angle) if fx is None else fx
+        middle = (width / 2 if cx is None else cx, height / 2 if cy is None else cy)
+        scale = np.array([size[1] / width, size[0] / height] * 2)
+        return np.array([across, across if fy is None else fy, *middle]) * scale
+
+    return at
 
 
 def _with_ending(file: pathlib.Path) -> pathlib.Path:
@@ -238,6 +258,32 @@ def _lines(file: pathlib.Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
 
 
+def _points(file: pathlib.Path) -> np.ndarray:
+    """f64[N, 3] of points3D.txt."""
+    if not file.exists():
+        raise UserError(f"{file} is missing, by which near and far are found: export the points too")
+    try:
+        return np.array([[float(word) for word in words[1:4]] for words in filter(None, _lines(file))]).reshape(-1, 3)
+    except ValueError as error:
+        raise UserError(f"{file} has a line that is no point ({error}): export it anew") from error
+
+
+def _depths(
+    points: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Near and far depths f64[V] of each camera: most points that its picture shows, and a tenth more to each side; 0
+    where it shows none."""
+    near, far = np.zeros(len(poses)), np.zeros(len(poses))
+    for i, (pose, (fx, fy, cx, cy)) in enumerate(zip(poses, intrinsics)):
+        right, up, back = ((points - pose[:, 3]) @ pose[:, :3]).T
+        away = np.maximum(-back, 1e-12)
+        x, y = cx + fx * right / away, cy - fy * up / away
+        shown = away[(back < 0) & (x >= 0) & (x <= size[1]) & (y >= 0) & (y <= size[0])]
+        if len(shown):
+            near[i], far[i] = np.quantile(shown, (0.001, 0.999)) * (0.9, 1.1)
+    return near, far
+
+
 def _cameras(file: pathlib.Path) -> dict[str, tuple[float, ...]]:
     """(width, height, fx, fy, cx, cy) by camera."""
     found = {}
@@ -263,11 +309,16 @@ def _cameras(file: pathlib.Path) -> dict[str, tuple[float, ...]]:
 
 
 def _images(file: pathlib.Path) -> dict[str, tuple[np.ndarray, str]]:
-    """(pose f64[3, 4], camera) by the name of a picture. Every second line holds points, and may be empty."""
-    found = {}
-    for words in _lines(file)[::2]:
+    """(pose f64[3, 4], camera) by the name of a picture. A line of points follows each picture's, and may be empty or
+    left out."""
+    found, after_picture = {}, False
+    for words in _lines(file):
+        if after_picture and (not words or _is_number(words[-1])):
+            after_picture = False
+            continue
         if not words:
             continue
+        after_picture = True
         try:
             w, x, y, z, *shift = map(float, words[1:8])
             camera, name = words[8], " ".join(words[9:])
@@ -285,3 +336,11 @@ def _images(file: pathlib.Path) -> dict[str, tuple[np.ndarray, str]]:
         axes = turn.T * np.array([1.0, -1.0, -1.0])
         found[name] = (np.concatenate([axes, (-turn.T @ np.array(shift))[:, None]], axis=-1), camera)
     return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

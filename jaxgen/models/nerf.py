@@ -63,7 +63,7 @@ class NeRF(LossModel):
     occupancy: Occupancy = Occupancy()
     """The grid of a single pass by which empty space is skipped."""
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """What is behind everything in pictures."""
+    """What is behind everything in pictures; other than white for data with alpha alone."""
     random_background: bool = False
     """In training every ray has a background of its own, so that what is white cannot pass for what is not there."""
     chunk: int = 1024
@@ -80,6 +80,9 @@ class NeRF(LossModel):
         if self.occupancy.resolution and (self.fine or self.cone or not self.box):
             raise UserError("an occupancy grid skips along one pass of points in the box: set fine 0, no cone, and box")
 
+        if self.cone and not getattr(self.network, "cones", True):
+            raise UserError(f"{type(self.network).__name__} knows points alone: leave model.cone out")
+
     def check(self, batch: Batch) -> None:
         x, cond = tuple(batch["x"].shape[1:]), tuple(getattr(batch.get("cond"), "shape", ()))
         if x != (3,) or cond[1:] != (RAY,):
@@ -87,8 +90,15 @@ class NeRF(LossModel):
                 f"examples have shape {x}, conditions {cond[1:] or 'none'}: colours (3,) and rays ({RAY},) are "
                 "expected, as AnalyticScene and SceneFolder give them"
             )
-        if self.random_background and "alpha" not in batch:
-            raise UserError("model.random_background needs data with alpha: leave it out")
+        if "alpha" not in batch and (self.random_background or self.background != (1.0, 1.0, 1.0)):
+            raise UserError("a background other than white needs data with alpha: leave it and random_background out")
+
+    def _before(self, batch: Batch, background: jax.Array) -> jax.Array:
+        """The colours of a batch, which lie over white, before another background f32[B or 1, 3]."""
+        if "alpha" not in batch:
+            return batch["x"]
+        clear = 1 - batch["alpha"].astype(jnp.float32) / 255
+        return batch["x"] + clear * (background - 1)
 
     # --- the field ---
 
@@ -215,12 +225,10 @@ class NeRF(LossModel):
 
     def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         key_pass, key_background = jax.random.split(key)
-        x, rays = batch["x"], batch["cond"]
-        background = jnp.array(self.background)[None]
+        rays, background = batch["cond"], jnp.array(self.background)[None]
         if self.random_background:
-            background = jax.random.uniform(key_background, x.shape)
-            clear = 1 - batch["alpha"].astype(jnp.float32) / 255
-            x = x + clear * (background - 1)  # it lay over white
+            background = jax.random.uniform(key_background, batch["x"].shape)
+        x = self._before(batch, background)
         extra, whole = {}, jnp.ones(len(x))
         if self.occupancy.resolution:
             cells = self.occupancy.occupied(state.extra["occupancy"], state.step)
@@ -294,7 +302,8 @@ class NeRF(LossModel):
         """`mse`, f32[B]: each ray's squared error, a mean over colours. A picture's PSNR is not their mean in dB: see
         `jaxgen render`."""
         rgb = self.render(state, batch["cond"]).rgb
-        return {"mse": jnp.mean((jnp.clip(rgb, 0, 1) - batch["x"]) ** 2, axis=-1)}
+        x = self._before(batch, jnp.array(self.background)[None])
+        return {"mse": jnp.mean((jnp.clip(rgb, 0, 1) - x) ** 2, axis=-1)}
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Rows of what was to be seen, of what is, of depth (near is bright) and of opacity."""
@@ -302,7 +311,8 @@ class NeRF(LossModel):
         near, far = columns(batch["cond"])[2:4]
         bright = seen.opacity * jnp.clip((far - seen.depth) / (far - near), 0, 1)
         grey = [jnp.broadcast_to(a[:, None], seen.rgb.shape) for a in (bright, seen.opacity)]
-        return {"views.png": jnp.stack([batch["x"], seen.rgb, *grey])}
+        x = self._before(batch, jnp.array(self.background)[None])
+        return {"views.png": jnp.stack([x, seen.rgb, *grey])}
 
     def at_points(self, state: TrainState, x: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
         """sigma f32[N] and rgb f32[N, 3] at points f32[N, 3] seen along d, `chunk` times `coarse` at a time."""

@@ -7,7 +7,7 @@ memory in order, was measured on two cores: a million take 12 ms as they come, 9
 """
 
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,7 @@ class HashField(nn.Module):
     sigma is an exponential, as there (section 5.4): the density of a surface is hundreds of times that of a haze.
     """
 
+    cones: ClassVar[bool] = False  # the grid knows points alone: `var` would count for nothing
     grid: nn.Module = field(default_factory=HashGrid)
     width: int = 64
     hidden: int = 16

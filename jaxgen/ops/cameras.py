@@ -28,27 +28,36 @@ def columns(rays: np.ndarray) -> Rays:
 
 
 def pixel_rays(
-    poses: np.ndarray, intrinsics: np.ndarray, x: np.ndarray, y: np.ndarray, near: np.ndarray, far: np.ndarray
+    poses: np.ndarray,
+    intrinsics: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    near: np.ndarray,
+    far: np.ndarray,
+    planar: np.ndarray | bool = False,
 ) -> np.ndarray:
-    """f32[N, 9] of the points (x, y), f64[N] in pixels, of cameras f64[N, 3, 4] with intrinsics f64[N, 4]."""
+    """f32[N, 9] of the points (x, y), f64[N] in pixels, of cameras f64[N, 3, 4] with intrinsics f64[N, 4]. planar: near
+    and far are given as depths along a camera's axis, which oblique rays reach later."""
     fx, fy, cx, cy = np.moveaxis(np.asarray(intrinsics, np.float64), -1, 0)
     local = np.stack([(x - cx) / fx, -(y - cy) / fy, -np.ones_like(x)], axis=-1)
     length = np.linalg.norm(local, axis=-1)
     direction = np.einsum("nij,nj->ni", poses[:, :, :3], local / length[:, None])
     # A disc of the variance of a square pixel, section 3.1 of arXiv:2103.13415: a pixel is 1 / f wide at depth one.
     radius = 2 / np.sqrt(12) / np.sqrt(fx * fy) / length
-    rest = np.stack(np.broadcast_arrays(near, far, radius), axis=-1)
+    later = np.where(planar, length, 1.0)
+    rest = np.stack(np.broadcast_arrays(near * later, far * later, radius), axis=-1)
     return np.concatenate([poses[:, :, 3], direction, rest], axis=-1).astype(np.float32)
 
 
 def view_rays(
-    pose: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int], near: float, far: float
+    pose: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int], near: float, far: float, planar: bool = False
 ) -> np.ndarray:
-    """f32[H * W, 9]: the rays through the centres of a view's pixels, row by row. size: H, W."""
+    """f32[H * W, 9]: the rays through the centres of a view's pixels, row by row. size: H, W. planar: see
+    `pixel_rays`."""
     height, width = size
     y, x = (a.reshape(-1) + 0.5 for a in np.mgrid[:height, :width])
     n = len(x)
-    return pixel_rays(np.broadcast_to(pose, (n, 3, 4)), np.broadcast_to(intrinsics, (n, 4)), x, y, near, far)
+    return pixel_rays(np.broadcast_to(pose, (n, 3, 4)), np.broadcast_to(intrinsics, (n, 4)), x, y, near, far, planar)
 
 
 def look_at(position: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
