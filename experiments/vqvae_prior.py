@@ -8,7 +8,7 @@
     python experiments/vqvae_prior.py mnist --data.data-dir DIR
 
 Of another first stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places
-as it has. Not yet run.
+as it has. mnist takes 30 minutes of one core, after 5 of the first stage; fd_mnist_cnn 0.51. Not yet run: the others.
 """
 
 from jaxgen.data import TFDS, Digits, Emoji
@@ -30,14 +30,14 @@ EMOJI = {
     "sample_every": 500, "save_every": 500, "num_samples": 72,
 }  # fmt: skip
 MNIST = {
-    "data": TFDS(name="mnist"), "batch_size": 48, "steps": 3000, "steps_per_call": 20, "log_every": 100,
+    "data": TFDS(name="mnist"), "batch_size": 64, "steps": 3000, "steps_per_call": 20, "log_every": 100,
     "sample_every": 1000, "save_every": 500, "num_samples": 100,
 }  # fmt: skip
 # A thousand and a half emoji are learnt by heart in a few hundred steps.
 EMOJI_ADAM = Adam(lr=1e-3, b2=0.99, warmup=100, decay_steps=2000, weight_decay=0.1, clip=1.0)
 MNIST_ADAM = Adam(lr=1e-3, b2=0.99, warmup=100, decay_steps=3000, weight_decay=0.01, clip=1.0)
 EMOJI_BODY = {"width": 128, "depth": 4, "heads": 4, "dropout": 0.3}
-MNIST_BODY = {"width": 128, "depth": 3, "heads": 4}
+MNIST_BODY = {"width": 128, "depth": 4, "heads": 4, "dropout": 0.1}
 
 PRESETS = {
     "smoke": Experiment(
