@@ -102,6 +102,7 @@ COLUMNS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "gpt_generate.py", __doc__)
+    common.use_devices(1)
     matmul = common.measure_matmul_flops()
     rows = [measure(options, batch, matmul) for batch in options.batches]
     common.show(f"generation of {options.tokens} tokens, {options.depth} layers of {options.width}", rows, COLUMNS)

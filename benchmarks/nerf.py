@@ -56,6 +56,8 @@ class Options:
     """Steps fused into one call."""
     calls: int = 3
     """Turns of each side."""
+    devices: int = 1
+    """Of `peer`: CPU devices to split rays over; PyTorch has every core in any case."""
     side: int = 800
     """Of `memory`: of the picture, in pixels."""
     out: str = ""
@@ -87,9 +89,10 @@ def peer(options: Options) -> list[common.Row]:
     raw = experiment.data.batch_at(0, 0, options.rays)
     state = core.init(model, core.run_key(0, core.INIT), raw, experiment.codec)
     params, (data, batches) = jax.device_get(state.params), common.fed(experiment, k)
+    (state, key, data), batches = common.spread(options.devices, (state, key, data), (batches, 1))
     step, step_seconds = common.compiled(core.train_steps, model, state, key, batches, experiment.codec, data)
     cond = jnp.resize(jnp.asarray(experiment.data.arrays("train")["cond"][: options.pixels]), (options.pixels, RAY))
-    keys = core.sample_keys(0, options.pixels)
+    _, cond, keys = common.spread(options.devices, (), (cond, 0), (core.sample_keys(0, options.pixels), 0))
     draw, draw_seconds = common.compiled(core.sample_program, model, state, keys, cond, experiment.codec)
     held, kept = {"state": state}, jax.tree.map(jnp.copy, state)
 
@@ -116,6 +119,7 @@ def peer(options: Options) -> list[common.Row]:
                 "params": core.count_params(params),
                 "samples_per_ray": options.coarse * 2 + options.fine + 1,
                 "rays": work,
+                "devices": options.devices,
                 "compile_seconds": seconds,
                 "ms_per_call": ms,
                 "rays_per_second": rates,
@@ -239,7 +243,7 @@ MEMORY = {
 
 def main(args: list[str] | None = None) -> None:
     options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "nerf.py", __doc__)
-    cli.start_jax()
+    common.use_devices(options.devices)
     known = {"peer": (peer, PEER), "skipping": (skipping, SKIPPING), "memory": (memory, MEMORY)}
     measure, columns = known[options.what]
     rows = measure(options)

@@ -75,7 +75,8 @@ class GenerativeModel:
         raise NotImplementedError
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """Numbers of held-out data, each f32[B], example i by keys[i]. Empty where the family has none."""
+        """Numbers of held-out data, each f32[B], example i by keys[i]; f32[B, 2] where the number is a sum over a sum.
+        Empty where the family has none."""
         return {}
 
     def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:

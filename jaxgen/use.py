@@ -111,11 +111,18 @@ def held_out_numbers(
         numbers |= {name: distance(images, raw["x"]) for name, distance in (distances or {}).items()}
         for name, values in parallel.whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
-    joined = {name: np.concatenate(parts) for name, parts in totals.items()}
-    return {
-        name: {"mean": float(v.mean()), "stderr": float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else 0.0}
-        for name, v in joined.items()
-    }, count
+    return {name: _mean(np.concatenate(parts)) for name, parts in totals.items()}, count
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    """Mean and standard error of f64[N]; of f64[N, 2], those of the first column's sum over the second's, the error to
+    first order."""
+    if values.ndim == 2:
+        over, under = values.T
+        mean = over.sum() / max(under.sum(), 1e-12)
+        values = mean + (over - mean * under) / max(under.mean(), 1e-12)
+    stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+    return {"mean": float(values.mean()), "stderr": stderr}
 
 
 def _answers(model: Any, state: TrainState, keys: jax.Array, raw: core.Batch, codec: Any) -> jax.Array:

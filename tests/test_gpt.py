@@ -10,7 +10,7 @@ import pytest
 from conftest import EXPERIMENTS
 from tiny_gpt import randomised, state_of, tiny
 
-from jaxgen import core
+from jaxgen import core, use
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.models.gpt import GPT, check_tokens, joined, prompts
@@ -178,6 +178,42 @@ def test_codes_are_predicted_from_the_first_on(coded):
     np.testing.assert_allclose(guided[1:], step(replace(model, guidance=1.0, num_classes=4), 3), atol=1e-5)
 
 
+def test_labels_left_out_in_training_are_the_class_that_is_none(coded):
+    """All of them at a dropout of 1; none without a key."""
+    model, params = coded
+    x, y = jnp.array(ROWS[2] * 3).reshape(3, 8), jnp.arange(3)
+    dropped = replace(model, class_dropout=1.0).nats(params, {"x": x, "cond": y}, jax.random.key(0))
+    np.testing.assert_allclose(dropped, model.nats(params, {"x": x, "cond": jnp.full(3, 3)}), atol=1e-6)
+    assert not np.allclose(dropped, model.nats(params, {"x": x, "cond": y}), atol=1e-3)
+
+
+def test_guidance_without_labels_left_out_is_refused_in_sampling_too(coded):
+    model, params = coded
+    for bad in (replace(model, class_dropout=0.0), tiny(guidance=2.0)):
+        cond = jnp.array([0]) if bad.num_classes else prompts([[1]], 8)
+        with pytest.raises(UserError, match="it needs classes"):
+            core.sample(bad, state_of(bad, params), core.sample_keys(0, 1), cond)
+
+
+def test_what_is_after_the_longest_prompt_counts_for_nothing(params):
+    """Rows of data are a token wider than the window."""
+    keys, rows = core.sample_keys(0, 2), np.array([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [3, 2, 1, 4, 5, 6, 7, 8, 9, 10]])
+    length = np.array([8, 3])
+    expected = core.sample(MODEL, state_of(MODEL, params), keys, {"prompt": rows[:, :8], "length": length})
+    found = core.sample(MODEL, state_of(MODEL, params), keys, {"prompt": rows, "length": length})
+    for i, n in enumerate(length):
+        np.testing.assert_array_equal(found[i, : n + 8], expected[i, : n + 8])
+
+
+def test_bits_per_byte_are_all_bits_over_all_bytes(params):
+    x, count = np.array(ROWS[2] * 3).reshape(3, 8), np.array([7, 30, 11])
+    numbers = MODEL.evaluate(state_of(MODEL, params), core.sample_keys(0, 3), {"x": x, "bytes": count})
+    nats = np.asarray(MODEL.nats(params, {"x": x}), np.float64)
+    mean = use._mean(np.asarray(numbers["bits_per_byte"], np.float64))
+    np.testing.assert_allclose(mean["mean"], nats.sum() / np.log(2) / 48, rtol=1e-5)
+    assert mean["stderr"] > 0
+
+
 def test_unconditional_codes_have_a_start_of_their_own():
     model = tiny(start=True)
     params = randomised(model)
@@ -206,6 +242,7 @@ def test_data_that_does_not_fit():
         (MODEL, {"x": np.zeros((2, 9), np.float32)}, "whole numbers"),
         (tiny(guidance=2.0), {"x": tokens}, "it needs classes"),
         (tiny(start=True, decoding=Decoding(tokens=9)), {"x": tokens[:, :8]}, "codes end with the window"),
+        (tiny(start=True), {"x": tokens[:, :6]}, "examples have 6 tokens, samples 8"),
         (tiny(num_classes=3), {"x": tokens[:, :8]}, "no labels"),
         (GPT(network=TokenTransformer(body=Transformer(width=16, heads=2))), {"x": tokens}, "causal is False"),
     ):

@@ -1,5 +1,7 @@
 """GPT-2's file in and out without transformers: what is written reads back, runs come and go, what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -37,6 +39,20 @@ def test_a_file_becomes_a_run_and_back(written, tmp_path):
         np.testing.assert_array_equal(after[name], array)
     with pytest.raises(UserError, match=r"has 260 tokens, .* is of 270"):
         weights(["import-gpt2", str(file), str(smaller), str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True, GPT-2 False"),
+     ({"activation_function": "gelu"}, "activation_function gelu"), ({"layer_norm_epsilon": 1e-6}, "epsilon"),
+     ({"n_head": 3}, "heads"), ({"n_head": None}, "does not say n_head")],
+)  # fmt: skip
+def test_configurations_that_are_not_gpt2s_are_refused(written, change, message):
+    _, _, file = written
+    config = json.loads((file.parent / "config.json").read_text())
+    (file.parent / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=message):
+        gpt2.network_of(file)
 
 
 def test_what_is_not_gpt2s_is_refused(written, tmp_path):

@@ -44,14 +44,29 @@ def test_a_masked_token_is_not_seen_and_all_others_are(state):
 
 
 def test_the_loss_is_of_masked_tokens_alone(state):
-    """All logits are equal where the network is zero: log of the vocabulary, whatever is masked."""
+    """Where the head's bias alone speaks, each token costs what it costs, masked with whatever: NumPy's means of those
+    that are masked."""
     params = jax.tree.map(jnp.zeros_like, state.params)
-    loss, numbers = jax.jit(TINY.loss)(params, state, jax.random.key(0), {"x": jnp.asarray(X)})
-    assert float(loss) == pytest.approx(math.log(5), rel=1e-5)
-    assert float(numbers["nats"]) == pytest.approx(math.log(5), rel=1e-5)
+    params["network"]["bias"] = jnp.arange(5.0)
+    cost = (np.log(np.exp(np.arange(5.0)).sum()) - np.arange(5.0))[X]
+    key = jax.random.key(0)
+    loss, numbers = jax.jit(replace(TINY, label_smoothing=0.0).loss)(params, state, key, {"x": jnp.asarray(X)})
+    key_ratio, key_order, _ = jax.random.split(key, 3)
+    count = np.maximum(1, np.round(6 * np.cos(0.5 * np.pi * np.asarray(jax.random.uniform(key_ratio, (8, 1))))))
+    mask = np.asarray(jax.random.uniform(key_order, (8, 6))).argsort(axis=1).argsort(axis=1) < count
+    assert 8 < mask.sum() < 48
+    assert float(loss) == pytest.approx(cost[mask].mean(), rel=1e-5)
+    assert float(numbers["nats"]) == pytest.approx(cost[mask].mean(), rel=1e-5)
+    # Of six tokens, evaluation looks at 1 to 6 of them masked.
     keys = core.sample_keys(0, 8)
-    numbers = core.evaluate(TINY, state.replace(params=params), keys, {"x": X})
-    np.testing.assert_allclose(numbers["nats_per_token"], math.log(5), rtol=1e-5)
+    expected = np.zeros(8)
+    for i in range(6):
+        u = np.asarray(jax.vmap(lambda k: jax.random.uniform(k, (2, 6)))(core.fold_each(keys, i)))[:, 0]
+        chosen = u.argsort(axis=1).argsort(axis=1) < i + 1
+        expected += (cost * chosen).sum(axis=1) / (i + 1) / 6
+    found = TINY.evaluate(state.replace(params=params), keys, {"x": X})["nats_per_token"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.ptp(expected) > 0.1
 
 
 def test_codes_that_go_together_are_drawn_together():
@@ -74,6 +89,9 @@ def test_codes_that_go_together_are_drawn_together():
 def test_settings_that_cannot_be_are_refused(change, match):
     with pytest.raises(UserError, match=match):
         replace(TINY, **change).check({"x": X})
+    if "num_classes" not in change:
+        with pytest.raises(UserError, match=match):
+            replace(TINY, **change).check_cond(None)
 
 
 def test_another_number_of_tokens_is_refused():

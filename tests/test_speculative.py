@@ -127,6 +127,16 @@ def test_a_beam_that_has_ended_stays(state):
     np.testing.assert_allclose(scores[0], [every[t] for t in best], atol=1e-4)
 
 
+def test_padding_takes_no_place_in_the_window(state, draft):
+    """`prompts` pads to 8: a prompt of 3 leaves room for 6 more all the same, as the last one is never read."""
+    model, keys = replace(MODEL, decoding=Decoding(tokens=6, temperature=0)), core.sample_keys(0, 1)
+    wide, short = cond([[2, 0, 3]], 8), cond([[2, 0, 3]], 3)
+    expected = core.sample(model, state, keys, short)[:, :9]
+    np.testing.assert_array_equal(speculate(model, state, model, draft, keys, wide)[0][:, :9], expected)
+    beam, _ = beam_search(model, state, wide, beams=1)
+    np.testing.assert_array_equal(beam[0, :, :9], expected)
+
+
 def test_what_cannot_be_done_is_refused(state, draft):
     other = tiny(vocab=5)
     keys, given = core.sample_keys(0, 2), cond(PROMPTS)

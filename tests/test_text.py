@@ -92,6 +92,22 @@ def test_a_folder_is_read_in_order_and_large_text_from_a_file(corpus, tmp_path, 
     assert len(list((tmp_path / "cache" / "text").iterdir())) == 1
 
 
+def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
+    """GPT-2's has one, which stands for no byte."""
+    pytest.importorskip("tokenizers")
+    BPE.train(LINES, 300).backend.model.save(str(tmp_path))
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary | {"<|endoftext|>": len(vocabulary)}))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.txt").write_text(f"the month {name}")
+    data = Text(source=str(folder), tokenizer="bpe", gpt2=str(tmp_path), block=1)
+    tokens = data.load("all").tokens
+    assert data.how.decode(tokens) == "the month a<|endoftext|>the month b<|endoftext|>"
+    assert data.how.lengths()[tokens].sum() == 2 * len("the month a")
+
+
 def test_the_embedded_corpus():
     data = Text(block=16)
     assert 90 < data.vocab < 130 and data.count() > 300_000  # Python's versions differ

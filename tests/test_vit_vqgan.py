@@ -105,6 +105,20 @@ def test_the_game_waits_for_its_step(state):
     assert any(jax.tree.leaves(moved))
 
 
+def test_a_critic_that_waited_starts_as_a_new_one_does(state):
+    """Its optimizer has seen nothing: its first step is the one it would have taken at once, of its rate."""
+    late, now = jax.jit(replace(TINY, gan_start=3).train_step), jax.jit(TINY.train_step)
+    waiting = state
+    for i in range(3):
+        waiting, _ = late(waiting, jax.random.key(i), {"x": X})
+    for a, b in zip(*(jax.tree.leaves(s.opt_state["critic"]) for s in (waiting, state))):
+        np.testing.assert_array_equal(a, b)
+    after, _ = late(waiting, jax.random.key(9), {"x": X})
+    at_once, _ = now(waiting, jax.random.key(9), {"x": X})
+    for a, b in zip(*(jax.tree.leaves(s.params["critic"]) for s in (after, at_once))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 def test_a_perceptual_loss_needs_weights(state):
     with pytest.raises(UserError, match=r"name files with --model\.perceptual VGG16 HEADS"):
         replace(TINY, perceptual_weight=0.1).check({"x": jnp.zeros((1, *TINY.shape))})
@@ -140,6 +154,7 @@ def test_the_perceptual_loss_is_lpips(state, tmp_path):
     [
         ((10, 12, 3), ViTCoder(patch=4, encoder=BODY, decoder=BODY), "not made of whole patches of 4 x 4"),
         ((8, 8, 3), ViTCoder(patch=4, encoder=replace(BODY, causal=True), decoder=BODY), "causal"),
+        ((8, 8, 3), ViTCoder(patch=4, encoder=BODY, decoder=replace(BODY, dropout=0.1)), "dropout 0.1"),
         ((8, 8, 3), VQNetwork(halvings=()), "halvings"),
     ],
 )
@@ -182,6 +197,17 @@ def test_regression_256_pixels_in_are_256_out(patch):
 
 def test_an_image_of_no_whole_patches_comes_back_at_its_size():
     assert shape_of(ViTGenerator(body=BODY, channels=(8,)), (30, 21, 1), 8) == (1, 30, 21, 3)
+
+
+def test_every_pixel_depends_on_every_patch():
+    """Two blocks let the last patch be seen in the first, and what is padded stays outside."""
+    generator = ViTGenerator(patch=4, body=Transformer(width=16, depth=2, heads=2), channels=(8,))
+    source = jnp.asarray(X[:1, :10, :14])
+    variables = generator.init(jax.random.key(0), source, out=3)
+    paint = jax.jit(lambda source: generator.apply(variables, source, out=3))
+    changed = paint(source.at[:, 8:, 12:].add(1.0)) - paint(source)
+    assert changed.shape == (1, 10, 14, 3)
+    assert float(jnp.min(jnp.max(jnp.abs(changed), axis=-1))) > 0
 
 
 def test_patches_that_do_not_double_back_are_refused():

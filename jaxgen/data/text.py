@@ -24,7 +24,7 @@ from jaxgen.files import replacing
 NAMED = ("docs", "tiny_shakespeare")
 PIECE = 1 << 22  # characters read and tokenized at once
 LARGE = 1 << 26  # bytes of text from which on tokens are kept in a file, and read from there
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class Text(Dataset):
 
     source: str = "docs"
     """docs (Python's own topics of help, half a million characters), tiny_shakespeare (of tensorflow-datasets), a file,
-    or a folder, all of whose .txt files are read in the order of their names."""
+    or a folder, all of whose .txt files are read in the order of their names. After each text comes the tokenizer's end
+    token, where it has one."""
     tokenizer: Literal["bytes", "characters", "bpe"] = "characters"
     vocab_size: int = 1024
     """Of bpe: tokens to find in the train split."""
@@ -105,24 +106,33 @@ class Corpus:
 
     def pieces(self, strict: bool) -> Iterator[str]:
         """The text in pieces that end with a line. strict: whether it has to be UTF-8."""
+        for text in self.texts(strict):
+            yield from text
+
+    def texts(self, strict: bool) -> Iterator[Iterator[str]]:
+        """Each file's pieces; a named text is one."""
         if self.name == "docs":
             from pydoc_data.topics import topics
 
-            yield "\n\n".join(topics.values())
+            yield iter(["\n\n".join(topics.values())])
         elif self.name:
-            yield from read_texts(self.name, self.data_dir)
+            yield iter(read_texts(self.name, self.data_dir))
         for file, _, _ in self.stats:
-            try:
-                # Line ends as they are: decoding what was encoded gives back the file.
-                with open(file, encoding="utf-8", errors="strict" if strict else "surrogateescape", newline="") as text:
-                    while lines := text.readlines(PIECE):
-                        yield "".join(lines)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file} is no UTF-8 text ({error.reason} at byte {error.start}): choose --data.tokenizer bytes"
-                ) from error
-            except OSError as error:
-                raise UserError(f"{file} cannot be read: {error.strerror}") from error
+            yield _pieces_of(file, strict)
+
+
+def _pieces_of(file: str, strict: bool) -> Iterator[str]:
+    try:
+        # Line ends as they are: decoding what was encoded gives back the file.
+        with open(file, encoding="utf-8", errors="strict" if strict else "surrogateescape", newline="") as text:
+            while lines := text.readlines(PIECE):
+                yield "".join(lines)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is no UTF-8 text ({error.reason} at byte {error.start}): choose --data.tokenizer bytes"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
 
 
 class Windows:
@@ -164,8 +174,11 @@ def _encoded(kind: str, corpus: Corpus, vocab_size: int, gpt2: str) -> np.ndarra
     dtype = np.dtype(np.uint16 if tokenizer.size <= 1 << 16 else np.uint32)
 
     def parts() -> Iterator[np.ndarray]:
-        for piece in corpus.pieces(strict=kind != "bytes"):
-            yield tokenizer.encode(piece).astype(dtype)
+        for text in corpus.texts(strict=kind != "bytes"):
+            for piece in text:
+                yield tokenizer.encode(piece).astype(dtype)
+            if tokenizer.end >= 0:
+                yield np.array([tokenizer.end], dtype)
 
     if corpus.nbytes < LARGE:
         return np.concatenate([np.zeros(0, dtype), *parts()])

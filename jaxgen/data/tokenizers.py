@@ -141,8 +141,10 @@ class BPE(Tokenizer):
         return self.backend.decode([int(t) for t in tokens if 0 <= int(t) < self.size], skip_special_tokens=False)
 
     def lengths(self) -> np.ndarray:
-        # In the vocabulary each character stands for one byte.
-        return np.array([len(self.backend.id_to_token(i) or "") for i in range(self.size)], np.int32)
+        # In the vocabulary each character stands for one byte, but the end for none.
+        return np.array(
+            [0 if i == self.end else len(self.backend.id_to_token(i) or "") for i in range(self.size)], np.int32
+        )
 
     def to_json(self) -> str:
         return json.dumps({"kind": "bpe", "definition": self.definition})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxgen.core import PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.gpt import GPT, joined
+from jaxgen.models.gpt import GPT, fitting, joined
 
 
 def beam_search(
@@ -26,10 +26,8 @@ def beam_search(
         raise UserError("beam search goes on from a prompt: a model of codes begins without one")
     if not 1 <= beams <= model.vocab:
         raise UserError(f"beams is {beams}: from 1 to the vocabulary's {model.vocab} are expected")
-    size, window = cond["prompt"].shape[1], model.network.window
-    if size + model.num_tokens > window + 1:
-        raise UserError(f"a prompt of {size} and {model.num_tokens} more leave the window of {window}: write fewer")
-    drawn, score = _search(model, state.sampling_params, cond, beams, length_penalty)
+    read = fitting(cond, model.num_tokens, model.network.window)
+    drawn, score = _search(model, state.sampling_params, read, beams, length_penalty)
     each = {name: jnp.repeat(jnp.asarray(a), beams, axis=0) for name, a in cond.items()}
     text = joined(each, drawn.reshape(-1, drawn.shape[-1]), max(0, model.decoding.end))
     return text.reshape(*drawn.shape[:2], -1), score

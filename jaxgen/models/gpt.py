@@ -81,9 +81,10 @@ class GPT(LossModel):
             raise UserError(f"examples ask for {length} positions, the window has {window}: set --model.network.window")
         check_tokens(x, self.vocab)
         check_classes(self.num_classes, batch)
-        if self.guidance != 1 and not (self.num_classes and self.class_dropout):
+        if self.from_start and x.shape[1] != self.num_tokens:
             raise UserError(
-                f"model.guidance is {self.guidance}: it needs classes, and training with --model.class-dropout 0.1"
+                f"examples have {x.shape[1]} tokens, samples {self.num_tokens}: set --model.decoding.tokens, or the "
+                f"window where that is 0, to {x.shape[1]}"
             )
 
     def _check_decoding(self) -> None:
@@ -91,6 +92,10 @@ class GPT(LossModel):
         self.decoding.check(self.vocab, window)
         if self.from_start and self.num_tokens > window:
             raise UserError(f"model.decoding.tokens is {self.num_tokens}, codes end with the window, {window}")
+        if self.guidance != 1 and not (self.num_classes and self.class_dropout):
+            raise UserError(
+                f"model.guidance is {self.guidance}: it needs classes, and training with --model.class-dropout 0.1"
+            )
 
     def check_cond(self, cond: PyTree) -> None:
         self._check_decoding()
@@ -132,12 +137,12 @@ class GPT(LossModel):
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Means over the predicted tokens of each example, f32[B]; where the data says how many bytes of UTF-8 these
-        are, in bits per byte too."""
+        are, in bits per byte too, f32[B, 2]: bits and bytes, as a mean of ratios would be that of no text."""
         nats = jnp.mean(self.nats(state.sampling_params, batch), axis=1)
         numbers = {"nats_per_token": nats, "bits_per_token": nats / jnp.log(2.0)}
         if "bytes" in batch:
-            total = nats * (batch["x"].shape[1] - 1 + self.from_start)
-            numbers["bits_per_byte"] = total / (jnp.maximum(batch["bytes"], 1) * jnp.log(2.0))
+            bits = nats * (batch["x"].shape[1] - 1 + self.from_start) / jnp.log(2.0)
+            numbers["bits_per_byte"] = jnp.stack([bits, batch["bytes"].astype(jnp.float32)], axis=-1)
         return numbers
 
     # --- sampling ---
@@ -160,7 +165,9 @@ class GPT(LossModel):
             token, size = self.vocab + y.astype(jnp.int32), 0
             count = jnp.zeros_like(token)
         else:
-            prompt, length = jnp.asarray(cond["prompt"], jnp.int32), jnp.asarray(cond["length"], jnp.int32)
+            # Lengths are at most the window, whatever is after them.
+            prompt = jnp.asarray(cond["prompt"], jnp.int32)[:, :window]
+            length = jnp.asarray(cond["length"], jnp.int32)
             size = prompt.shape[1] - 1
             token = jnp.take_along_axis(prompt, length[:, None] - 1, axis=1)[:, 0]
             count = length - 1
@@ -289,6 +296,16 @@ def prompts(rows: list[Any], window: int) -> dict[str, np.ndarray]:
     for row, tokens in zip(prompt, rows):
         row[: len(tokens)] = tokens
     return {"prompt": prompt, "length": np.array([len(tokens) for tokens in rows], np.int32)}
+
+
+def fitting(cond: PyTree, tokens: int, window: int) -> PyTree:
+    """The prompts that leave room for `tokens` more, without the end of their padding if need be; concrete ones. Raises
+    UserError when the longest leaves none. The last token drawn is never read, so there is a place more."""
+    room = window + 1 - tokens
+    longest = int(np.max(cond["length"]))
+    if longest > room:
+        raise UserError(f"a prompt of {longest} and {tokens} more leave the window of {window}: write fewer")
+    return {**cond, "prompt": cond["prompt"][:, :room]}
 
 
 def concrete(array: Any) -> bool:

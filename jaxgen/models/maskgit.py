@@ -19,6 +19,7 @@ from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
 from jaxgen.errors import UserError
 from jaxgen.models.gpt import check_tokens
 from jaxgen.models.shared import check_classes, check_labels, class_grid
+from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import Transformer
 
 ORDERS = 8  # numbers of masked tokens at which `evaluate` looks
@@ -51,7 +52,7 @@ class MaskedTransformer(nn.Module):
             x = jnp.concatenate([y[:, None], x], axis=1)
         x = x if self.dtype is None else x.astype(self.dtype)
         h = self.body(x, train=train)[:, -self.window :]
-        h = nn.gelu(nn.Dense(width, dtype=self.dtype, kernel_init=init, name="head")(h))
+        h = nn.gelu(Dense(width, dtype=self.dtype, kernel_init=init, name="head")(h))
         h = nn.LayerNorm(1e-5, dtype=self.dtype, name="head_norm")(h).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.vocab,))
         return h @ table[: self.vocab].T + bias[None, None]
@@ -99,6 +100,9 @@ class MaskGIT(LossModel):
             )
         check_tokens(x, self.vocab)
         check_classes(self.num_classes, batch)
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
         if not 1 <= self.steps <= self.num_tokens:
             raise UserError(f"model.steps is {self.steps}: from 1 to {self.num_tokens}, the number of tokens")
         if not self.temperature > 0 or self.choice_temperature < 0:
@@ -182,6 +186,7 @@ class MaskGIT(LossModel):
         return tokens
 
     def check_cond(self, cond: PyTree) -> None:
+        self._check_sampling()
         check_labels(self.num_classes, cond)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:

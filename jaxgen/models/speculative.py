@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxgen.core import PyTree, TrainState, check_keys, fold_each
 from jaxgen.errors import UserError
-from jaxgen.models.gpt import GPT, joined
+from jaxgen.models.gpt import GPT, fitting, joined
 from jaxgen.nets.transformer import KeysValues
 
 
@@ -38,14 +38,15 @@ def speculate(
     """  # fmt: skip
     check_keys(keys)
     model.check_cond(cond)
-    check(model, draft, cond["prompt"].shape[1], gamma)
+    check(model, draft, gamma)
+    read = fitting(cond, model.num_tokens, min(model.network.window, draft.network.window))
     drawn, passes = _speculate(
-        model, state.sampling_params, draft, draft_state.sampling_params, keys, cond, gamma
+        model, state.sampling_params, draft, draft_state.sampling_params, keys, read, gamma
     )  # fmt: skip
     return joined(cond, drawn, max(0, model.decoding.end)), passes
 
 
-def check(model: GPT, draft: GPT, prompt: int, gamma: int) -> None:
+def check(model: GPT, draft: GPT, gamma: int) -> None:
     """Raises UserError for models that cannot write together."""
     if model.from_start or draft.from_start:
         raise UserError("speculative decoding goes on from a prompt: models of codes begin without one")
@@ -53,9 +54,6 @@ def check(model: GPT, draft: GPT, prompt: int, gamma: int) -> None:
         raise UserError(f"the draft knows {draft.vocab} tokens, the model {model.vocab}: both must be of one tokenizer")
     if model.decoding.repetition_penalty != 1:
         raise UserError("a repetition_penalty changes what is likely with each token of a draft: leave it at 1")
-    window = min(model.network.window, draft.network.window)
-    if prompt + model.num_tokens > window + 1:
-        raise UserError(f"a prompt of {prompt} and {model.num_tokens} more leave the window of {window}: write fewer")
     if gamma < 1:
         raise UserError(f"gamma is {gamma}: 1 drafted token at least is expected")
 

@@ -118,7 +118,8 @@ class VQGAN(Quantized, AdversarialModel):
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         x, running = batch["x"], state.extra["codes"]
         source = x[..., :0]  # the critic of pix2pix, shown no source
-        playing = (state.step >= self.gan_start).astype(jnp.float32)
+        started = state.step >= self.gan_start
+        playing = started.astype(jnp.float32)
 
         def rebuild(weights: Weights):
             out, found = self._rebuild(weights, running, x)
@@ -135,7 +136,10 @@ class VQGAN(Quantized, AdversarialModel):
 
         extra, judged = state.extra["critic"], jax.value_and_grad(critic_loss, has_aux=True)
         (critic_value, (extra, logits)), critic_grads = judged(state.params["critic"], extra)
-        critic, critic_opt = self._critic_descent(state, critic_grads)
+        # A critic that waits has no optimizer either: after many gradients of zero its first steps would be huge.
+        before = state.params["critic"], state.opt_state["critic"]
+        after = self._critic_descent(state, critic_grads)
+        critic, critic_opt = jax.tree.map(lambda new, old: jnp.where(started, new, old), after, before)
 
         def game(out: jax.Array):
             logits, new = self._judge(critic, extra, "generator", source, self.image(out))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import MLP, XAVIER, Attention, sinusoids
 from jaxgen.nets.unet import ZERO, time_embedding
 from jaxgen.ops.patches import depth_to_space, space_to_depth
@@ -38,7 +39,7 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, embedding: jax.Array) -> jax.Array:
         channels = tokens.shape[-1]
-        gains = nn.Dense(6 * channels, kernel_init=ZERO, dtype=self.dtype, name="modulation")(nn.silu(embedding))
+        gains = Dense(6 * channels, kernel_init=ZERO, dtype=self.dtype, name="modulation")(nn.silu(embedding))
         shift, scale, gate, shift2, scale2, gate2 = jnp.split(gains, 6, axis=-1)
         attend = Attention(self.heads, dtype=self.dtype, name="self_attention")
         tokens += gate[:, None] * attend(modulate(tokens, shift, scale, self.dtype))
@@ -87,13 +88,13 @@ class DiT(nn.Module):
         patches = space_to_depth(x, self.patch)
         batch, rows, columns, channels = patches.shape
         patches = patches.reshape(batch, rows * columns, channels)
-        tokens = nn.Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="patches")(patches)
+        tokens = Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="patches")(patches)
         tokens += jnp.asarray(sinusoids(rows, columns, self.width), tokens.dtype)[None]
 
-        embedding = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_in")(time_embedding(t, 256))
-        embedding = nn.Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
+        embedding = Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_in")(time_embedding(t, 256))
+        embedding = Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
         if y is not None:
-            embedding += nn.Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
+            embedding += Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
 
         block = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock
         stack = nn.scan(
@@ -102,9 +103,9 @@ class DiT(nn.Module):
         )  # fmt: skip
         tokens, _ = stack(block(self.heads, dtype=dtype, name="blocks"), tokens, embedding)
 
-        gains = nn.Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
+        gains = Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
         tokens = modulate(tokens, *jnp.split(gains, 2, axis=-1), dtype)
-        patches = nn.Dense(self.patch**2 * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
+        patches = Dense(self.patch**2 * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
         return depth_to_space(patches.reshape(batch, rows, columns, -1), self.patch)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.dense import rows_dot
 from jaxgen.nets.transformer import KeysValues, Transformer
 
 
@@ -58,7 +59,8 @@ class TokenTransformer(nn.Module):
         """f32[..., vocab] of what the body says, [..., width]."""
         table = self.tokens if self.tied else self.head
         # f32 sums: bf16 logits tie.
-        return jnp.einsum("...c,vc->...v", h, table.astype(h.dtype), preferred_element_type=jnp.float32)
+        axes = (((h.ndim - 1,), (1,)), ((), ()))
+        return rows_dot(h, table.astype(h.dtype), axes, preferred_element_type=jnp.float32)
 
     def __call__(self, tokens: jax.Array, starts: jax.Array | None = None, train: bool = False) -> jax.Array:
         """f32[B, T, vocab]: of position t, what comes after tokens 0 to t."""

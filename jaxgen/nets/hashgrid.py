@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.dense import Dense
 from jaxgen.nets.nerf import Colour
 
 PRIMES = np.array([1, 2654435761, 805459861], np.uint32)
@@ -104,7 +105,7 @@ class HashField(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, d: jax.Array, var: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        h = nn.relu(nn.Dense(self.width, dtype=self.dtype)(self.grid(x)))
-        h = nn.Dense(self.hidden, dtype=self.dtype)(h)
+        h = nn.relu(Dense(self.width, dtype=self.dtype)(self.grid(x)))
+        h = Dense(self.hidden, dtype=self.dtype)(h)
         sigma = jnp.exp(jnp.minimum(h[..., 0].astype(jnp.float32) + self.shift, MAX_LOG_DENSITY))
         return sigma, Colour((self.width,) * self.colour_layers, self.direction_frequencies, self.dtype)(h, d)

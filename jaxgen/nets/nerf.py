@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.nets.dense import Dense
 from jaxgen.ops.encodings import frequencies, integrated_frequencies
 
 
@@ -32,12 +33,12 @@ class NeRFMLP(nn.Module):
         place = encoded(x, var, self.position_frequencies)
         h = place
         for layer in range(1, self.depth + 1):
-            h = nn.relu(nn.Dense(self.width, dtype=self.dtype)(h))
+            h = nn.relu(Dense(self.width, dtype=self.dtype)(h))
             if layer == self.skip and layer < self.depth:
                 h = jnp.concatenate([h, place.astype(h.dtype)], axis=-1)
-        raw = nn.Dense(1, dtype=self.dtype, name="density")(h)[..., 0]
+        raw = Dense(1, dtype=self.dtype, name="density")(h)[..., 0]
         sigma = nn.softplus(raw.astype(jnp.float32) + self.shift)
-        h = nn.Dense(self.width, dtype=self.dtype, name="feature")(h)
+        h = Dense(self.width, dtype=self.dtype, name="feature")(h)
         return sigma, Colour((self.width // 2,), self.direction_frequencies, self.dtype)(h, d)
 
 
@@ -53,8 +54,8 @@ class Colour(nn.Module):
         direction = jnp.concatenate([d, frequencies(d, self.frequencies)], axis=-1)
         h = jnp.concatenate([features, direction.astype(features.dtype)], axis=-1)
         for width in self.hidden:
-            h = nn.relu(nn.Dense(width, dtype=self.dtype)(h))
-        return nn.sigmoid(nn.Dense(3, dtype=self.dtype)(h).astype(jnp.float32))
+            h = nn.relu(Dense(width, dtype=self.dtype)(h))
+        return nn.sigmoid(Dense(3, dtype=self.dtype)(h).astype(jnp.float32))
 
 
 class ProposalMLP(nn.Module):
@@ -70,8 +71,8 @@ class ProposalMLP(nn.Module):
     def __call__(self, x: jax.Array, d: jax.Array, var: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         h = encoded(x, var, self.frequencies)
         for _ in range(self.depth):
-            h = nn.relu(nn.Dense(self.width, dtype=self.dtype)(h))
-        raw = nn.Dense(1, dtype=self.dtype)(h)[..., 0]
+            h = nn.relu(Dense(self.width, dtype=self.dtype)(h))
+        raw = Dense(1, dtype=self.dtype)(h)[..., 0]
         return nn.softplus(raw.astype(jnp.float32) + self.shift), jnp.zeros(x.shape)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.dense import Dense
 from jaxgen.ops.conv import conv, narrow_conv
 
 KERNEL = nn.initializers.lecun_normal()
@@ -204,7 +205,7 @@ class PlainPixelCNN(nn.Module):
             new = masked(nn.relu(h) if layer else h, place)
             if y is not None:
                 name = f"label{layer}"
-                new += nn.Dense(self.width, use_bias=False, dtype=self.dtype, name=name)(y)[:, None, None]
+                new += Dense(self.width, use_bias=False, dtype=self.dtype, name=name)(y)[:, None, None]
             h = h + new if layer else new
         h = CausalConv(self.width, groups=groups, dtype=self.dtype, name="head")(nn.relu(h))
         return CausalConv(out, groups=groups, dtype=self.dtype, name="out")(nn.relu(h)).astype(jnp.float32)
@@ -247,12 +248,12 @@ class GatedVertical(nn.Module):
             # The first sees rows above alone, as x is one row down; the rest see rows whose features come from above.
             size = (self.size // 2 + 1, self.size) if layer else (self.first_size // 2, self.first_size)
             h = VerticalConv(2 * self.width, size, dtype=self.dtype)(v, cached)
-            sides.append(nn.Dense(2 * self.width, dtype=self.dtype, name=f"across{layer}")(h))
+            sides.append(Dense(2 * self.width, dtype=self.dtype, name=f"across{layer}")(h))
             if layer == self.layers - 1:
                 break
             if y is not None:
                 name = f"label{layer}"
-                h += nn.Dense(2 * self.width, use_bias=False, dtype=self.dtype, name=name)(y)[:, None, None]
+                h += Dense(2 * self.width, use_bias=False, dtype=self.dtype, name=name)(y)[:, None, None]
             v = v + gate(h) if layer else gate(h)
         return sides
 
@@ -279,7 +280,7 @@ class GatedHorizontal(nn.Module):
             new = masked(h, place) + (side if place is None else place.of(side))
             if y is not None:
                 name = f"label{layer}"
-                new += nn.Dense(2 * self.width, use_bias=False, dtype=self.dtype, name=name)(y)[:, None, None]
+                new += Dense(2 * self.width, use_bias=False, dtype=self.dtype, name=name)(y)[:, None, None]
             new = CausalConv(self.width, groups=groups, dtype=self.dtype, name=f"mix{layer}")(gate(new, groups))
             h = h + new if layer else new
         h = CausalConv(self.head, groups=groups, dtype=self.dtype, name="head")(nn.relu(h))

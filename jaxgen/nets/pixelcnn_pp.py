@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.dense import Dense
 from jaxgen.nets.pixelcnn import CausalConv, Place, VerticalConv, row_above
 from jaxgen.ops.patches import depth_to_space
 
@@ -47,13 +48,13 @@ class Residual(nn.Module):
 
         h = convolve(concat_elu(x), width, nn.initializers.lecun_normal())
         if skip is not None:
-            h += nn.Dense(width, dtype=self.dtype, name="skip")(concat_elu(skip))
+            h += Dense(width, dtype=self.dtype, name="skip")(concat_elu(skip))
         if side is not None:
             h += side
         h = nn.Dropout(self.dropout, deterministic=not train)(concat_elu(h))
         h = convolve(h, 2 * width, SMALL)
         if y is not None:
-            h += nn.Dense(2 * width, use_bias=False, dtype=self.dtype, name="label")(y)[:, None, None]
+            h += Dense(2 * width, use_bias=False, dtype=self.dtype, name="label")(y)[:, None, None]
         a, b = jnp.split(h, 2, axis=-1)
         return x + a * nn.sigmoid(b)
 
@@ -76,7 +77,7 @@ class VerticalLevel(nn.Module):
         def block(name: str, u: jax.Array, skip: jax.Array | None) -> jax.Array:
             u = Residual(False, self.dropout, self.dtype, name=name)(u, skip, None, y, train, cached)
             # Linear maps of what is said are made here, a row at once, and not a pixel at a time.
-            sides[name] = nn.Dense(width, dtype=self.dtype, name=f"{name}_across")(concat_elu(u))
+            sides[name] = Dense(width, dtype=self.dtype, name=f"{name}_across")(concat_elu(u))
             return u
 
         skips = [u]
@@ -89,7 +90,7 @@ class VerticalLevel(nn.Module):
                 lower, sides["inner"] = self._every_second(inner, below, y, row)
             else:
                 lower, sides["inner"] = inner(below, y, train, None)
-            u = depth_to_space(nn.Dense(4 * width, dtype=self.dtype, name="double")(lower), 2)
+            u = depth_to_space(Dense(4 * width, dtype=self.dtype, name="double")(lower), 2)
             if cached:
                 u = jax.lax.dynamic_slice_in_dim(u, row % 2, 1, axis=1)
         else:
@@ -139,7 +140,7 @@ class CausalLevel(nn.Module):
                 lower = inner(below, sides["inner"], y, train, None)
             else:
                 lower = self._every_second(inner, below, sides["inner"], y, place)
-            h = depth_to_space(nn.Dense(4 * width, dtype=self.dtype, name="double")(lower), 2)
+            h = depth_to_space(Dense(4 * width, dtype=self.dtype, name="double")(lower), 2)
             if place is not None:
                 h = jax.lax.dynamic_slice_in_dim(h, place.row % 2, 1, axis=1)
                 h = jax.lax.dynamic_slice_in_dim(h, place.column % 2, 1, axis=2)
@@ -191,7 +192,7 @@ class PPCausal(nn.Module):
         # Three columns of the row above, and the pixel to the left.
         h = CausalConv(self.width, (2, 3), 1, first=True, dtype=self.dtype)(x, place)
         h = CausalLevel(**self.level, dtype=self.dtype)(h, sides, y, train, place)
-        return nn.Dense(out, dtype=self.dtype, name="out")(nn.elu(h)).astype(jnp.float32)
+        return Dense(out, dtype=self.dtype, name="out")(nn.elu(h)).astype(jnp.float32)
 
 
 def with_ones(x: jax.Array) -> jax.Array:

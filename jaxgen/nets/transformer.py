@@ -17,8 +17,10 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.dense import Dense
 from jaxgen.ops.attention import attention, cached_attention, rotate
 
+UNROLL = 4  # blocks in one turn of the loop: what the way back needs is copied less, and compiling takes no longer
 XAVIER = nn.initializers.xavier_uniform()
 
 KeysValues = tuple[jax.Array, jax.Array]
@@ -79,8 +81,8 @@ class Attention(nn.Module):
         channels, groups = x.shape[-1], self.groups or self.heads
         size = channels // self.heads
 
-        def dense(features: int, name: str, std: float = self.std) -> nn.Dense:
-            return nn.Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(std), name=name)
+        def dense(features: int, name: str, std: float = self.std) -> Dense:
+            return Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(std), name=name)
 
         if context is None and groups == self.heads:
             qkv = dense(3 * channels, "qkv")(x)
@@ -125,8 +127,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def dense(features: int, name: str, std: float = self.std) -> nn.Dense:
-            return nn.Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(std), name=name)
+        def dense(features: int, name: str, std: float = self.std) -> Dense:
+            return Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(std), name=name)
 
         h = dense(self.hidden, "up")(x)
         # The gate's name ends in up too, so that both are split over devices alike.
@@ -273,7 +275,7 @@ class Transformer(nn.Module):
         kind = nn.remat(Block, prevent_cse=False) if self.remat and not keep else Block
         wanted = {"keep": True} if keep else {}  # what is passed to a block that recomputes would be traced
         stack = nn.scan(
-            lambda block, x, context: block(x, context, positions, mask, **wanted), length=self.depth,
+            lambda block, x, context: block(x, context, positions, mask, **wanted), length=self.depth, unroll=UNROLL,
             in_axes=nn.broadcast, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
         )  # fmt: skip
         x, kept = stack(self._block(kind, train, name="blocks"), x, context)

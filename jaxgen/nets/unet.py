@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, DoubleConv
+from jaxgen.nets.dense import Dense
 from jaxgen.nets.norm import GroupNorm
 from jaxgen.ops.attention import attention
 from jaxgen.ops.patches import depth_to_space, space_to_depth
@@ -56,7 +57,7 @@ class ResBlock(nn.Module):
                 h, x = halve(h), halve(x)
             h = Conv(self.features, dtype=self.dtype)(h)
         out = 2 * self.features if self.scale_shift else self.features
-        time = nn.Dense(out, dtype=self.dtype)(nn.silu(embedding))[:, None, None, :]
+        time = Dense(out, dtype=self.dtype)(nn.silu(embedding))[:, None, None, :]
         if self.scale_shift:
             scale, shift = jnp.split(time, 2, axis=-1)
             h = norm(self.features, self.dtype)(h) * (1 + scale) + shift
@@ -65,7 +66,7 @@ class ResBlock(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         h = Conv(self.features, kernel_init=ZERO, dtype=self.dtype)(h)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+            x = Dense(self.features, dtype=self.dtype, name="skip")(x)
         return x + h
 
 
@@ -88,13 +89,13 @@ class AttentionBlock(nn.Module):
             return a.reshape(batch, a.shape[1], heads, -1)
 
         if context is None:
-            qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+            qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
             q, k, v = jnp.split(per_head(qkv), 3, axis=-1)
         else:
-            q = per_head(nn.Dense(channels, dtype=self.dtype, name="query")(h))
-            k, v = (per_head(nn.Dense(channels, dtype=self.dtype, name=name)(context)) for name in ("key", "value"))
+            q = per_head(Dense(channels, dtype=self.dtype, name="query")(h))
+            k, v = (per_head(Dense(channels, dtype=self.dtype, name=name)(context)) for name in ("key", "value"))
         h = attention(q, k, v).reshape(batch, height * width, channels)
-        h = nn.Dense(channels, kernel_init=ZERO, dtype=self.dtype, name="out")(h)
+        h = Dense(channels, kernel_init=ZERO, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 
 
@@ -147,10 +148,10 @@ class UNet(nn.Module):
             given = "no context" if context is None else "a context"
             raise UserError(f"{given} was given to a U-Net with cross_attention {self.cross_attention}: change either")
         embed_dim = 4 * self.width
-        embedding = nn.Dense(embed_dim, dtype=self.dtype)(time_embedding(t, self.width))
-        embedding = nn.Dense(embed_dim, dtype=self.dtype)(nn.silu(embedding))
+        embedding = Dense(embed_dim, dtype=self.dtype)(time_embedding(t, self.width))
+        embedding = Dense(embed_dim, dtype=self.dtype)(nn.silu(embedding))
         if y is not None:
-            embedding += nn.Dense(embed_dim, use_bias=False, dtype=self.dtype, name="label")(y)
+            embedding += Dense(embed_dim, use_bias=False, dtype=self.dtype, name="label")(y)
 
         # Names are ours, so that they are the same with remat and without.
         residual = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock

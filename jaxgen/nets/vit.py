@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import UpConv
+from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import XAVIER, Transformer, sinusoids
 from jaxgen.nets.vqvae import Quantize
 from jaxgen.ops.patches import depth_to_space, space_to_depth
@@ -44,13 +45,13 @@ class PatchEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, dim: int) -> jax.Array:
-        h = nn.Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
+        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
             space_to_depth(x, self.patch)
         )
         h = attend(self.body, h)
-        h = nn.tanh(nn.Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="code_up")(h))
+        h = nn.tanh(Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="code_up")(h))
         # Few numbers are compared: section 3.2, factorized codes.
-        return nn.Dense(dim, dtype=self.dtype, name="code")(h).astype(jnp.float32)
+        return Dense(dim, dtype=self.dtype, name="code")(h).astype(jnp.float32)
 
 
 class PatchDecoder(nn.Module):
@@ -62,10 +63,10 @@ class PatchDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, q: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        h = nn.Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="code")(q)
+        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="code")(q)
         h = attend(self.body, h)
-        h = nn.tanh(nn.Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="pixels_up")(h))
-        h = nn.Dense(self.patch**2 * shape[2], dtype=self.dtype, name="pixels")(h)
+        h = nn.tanh(Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="pixels_up")(h))
+        h = Dense(self.patch**2 * shape[2], dtype=self.dtype, name="pixels")(h)
         return depth_to_space(h.astype(jnp.float32), self.patch)
 
 
@@ -80,8 +81,10 @@ class ViTCoder(nn.Module):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UserError when images of `shape` = (H, W, C) cannot be encoded."""
-        check_patches(self.patch, self.encoder, shape)
-        check_patches(self.patch, self.decoder, shape)
+        for body in (self.encoder, self.decoder):
+            check_patches(self.patch, body, shape)
+            if body.dropout:
+                raise UserError(f"a transformer has dropout {body.dropout}: encoders and decoders of codes have none")
 
     def maps(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """Height and width of the one map of codes of images of `shape`."""
@@ -139,7 +142,7 @@ class ViTGenerator(nn.Module):
         height, width = source.shape[1:3]
         around = [(0, -size % self.patch) for size in (height, width)]
         x = jnp.pad(source, ((0, 0), *around, (0, 0)), mode="edge")
-        h = nn.Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
+        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
             space_to_depth(x, self.patch)
         )
         h = attend(self.body, h, train)

@@ -32,6 +32,11 @@ LAYERS = {
 REST = {
     "wte.weight": "tokens", "wpe.weight": "positions", "ln_f.weight": "body/norm/scale", "ln_f.bias": "body/norm/bias"
 }  # fmt: skip
+# What a configuration may say, GPT-2's own first.
+CONFIG = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True,),
+}  # fmt: skip
 IGNORED = ("attn.bias", "attn.masked_bias")  # the causal mask, in old files
 
 
@@ -57,14 +62,21 @@ def network_of(file: Path) -> TokenTransformer:
     tensors = read_file(file)
     (vocab, width), window = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("h."))
-    config = file.parent / "config.json"
+    path, config = file.parent / "config.json", {"n_head": max(1, width // 64)}
     try:
-        heads = json.loads(config.read_text())["n_head"] if config.is_file() else max(1, width // 64)
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{config} does not say n_head ({error}): restore it, or take it away") from error
+        if path.is_file():
+            config = json.loads(path.read_text())
+        heads = int(config["n_head"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} does not say n_head ({error}): restore it, or take it away") from error
+    for name, known in CONFIG.items():
+        if config.get(name, known[0]) not in known:
+            raise UserError(f"{path} has {name} {config[name]}, GPT-2 {known[0]}: weights of this kind are not read")
     hidden = tensors["h.0.mlp.c_fc.weight"].shape[1]
     body = Transformer(width=width, depth=depth, heads=heads, hidden=0 if hidden == 4 * width else hidden, causal=True)
-    return TokenTransformer(vocab=vocab, window=window, body=body)
+    network = TokenTransformer(vocab=vocab, window=window, body=body)
+    network.check()
+    return network
 
 
 def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
