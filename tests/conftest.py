@@ -35,9 +35,12 @@ jax.config.update("jax_debug_key_reuse", True)
 cli.use_compilation_cache(min_seconds=0.0)
 
 
-SHORT = (
-    "test_experiment_is_a_value", "test_every_preset", "test_script_has", "test_a_step_keeps", "test_a_sample_depends"
-)  # fmt: skip
+SHORT = ("test_experiment_is_a_value", "test_every_preset", "test_script_has")
+# Many compilations each, of what the loop does for all models alike: quick tests of a model of each kind of state.
+LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
+SPARED = {
+    "autoencoder", "beta_vae", "classifier", "edm", "glow", "mipnerf", "pix2pix", "pixelcnn", "stylegan", "vit_vqgan"
+}  # fmt: skip
 
 
 @functools.cache
@@ -53,11 +56,13 @@ def first_of_their_code() -> set[str]:
 @pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
     """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. All
-    of those are quick tests once for each model's code; of other scripts the short ones are."""
+    of those are quick tests once for each model's code; of other scripts the short ones are, and of some the long ones
+    are not."""
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
         script = given.get("smoke") or given.get("script") or ""
-        if script and not item.name.startswith(SHORT) and script not in first_of_their_code():
+        repeats = script and not item.name.startswith(SHORT) and script not in first_of_their_code()
+        if repeats or (script in SPARED and item.name.startswith(LONG)):
             item.add_marker(pytest.mark.slow)
         group = f"contract {script}" if item.path.name == "test_contract.py" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))

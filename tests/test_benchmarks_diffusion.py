@@ -142,6 +142,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_curve(runs, tmp_path, monkeypatch):
     """Points are what `jaxgen evaluate` says, a killed command goes on, and another run's file is left alone."""
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))

@@ -112,7 +112,7 @@ echo "status $?" >&2
 """
 
 
-@pytest.mark.parametrize("size", ["2500k", "4m"])
+@pytest.mark.parametrize("size", ["2500k", pytest.param("4m", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_error_and_loses_nothing(size, tmp_path):
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare to mount a small disk")

@@ -86,6 +86,7 @@ def test_demodulated_output_has_unit_variance():
     np.testing.assert_allclose(demodulation(kernel, 3 * style), demodulation(kernel, style) / 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_xlas(monkeypatch):
     """Of R1 and of path lengths, in the parameters, within a scan: with convolutions of our own and with plain ones."""
     critic, x = StyleGAN2Critic(64, 8), normal(4, 8, 8, 2)

@@ -45,7 +45,7 @@ def alone(request):
     return experiment, run(experiment, None)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", [*(pytest.param(m, marks=pytest.mark.slow) for m in MESHES[:2]), *MESHES[2:]])
 def test_a_mesh_computes_what_one_device_does(alone, mesh):
     experiment, (metrics, _, samples) = alone
     layout = Layout.make(mesh, experiment.batch_size)

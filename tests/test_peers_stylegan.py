@@ -190,7 +190,7 @@ def same(ours, theirs):
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1.0, np.abs(theirs).max()))
 
 
-@pytest.mark.parametrize("classes", [0, CLASSES])
+@pytest.mark.parametrize("classes", [pytest.param(0, marks=pytest.mark.slow), CLASSES])
 def test_mapping_and_synthesis(classes):
     size, depth, num = 32, 3, 4
     rng = np.random.default_rng(1)

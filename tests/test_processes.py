@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from conftest import EXPERIMENTS, ROOT
 
 from jaxgen.experiment import presets
@@ -96,6 +97,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_process_ends_every_process(tmp_path):
     said = finish(start(tmp_path / "run", "--mesh", "data=4", program=("-c", FULL)), code=2)
     assert "another process" in said[0]

@@ -137,7 +137,7 @@ def test_the_contract(folder):
     assert "vae" not in said
 
 
-@pytest.mark.parametrize("benchmark", ["train", "sample"])
+@pytest.mark.parametrize("benchmark", [pytest.param("train", marks=pytest.mark.slow), "sample"])
 def test_the_benchmarks(folder, benchmark, tmp_path):
     out = tmp_path / "result.json"
     run(

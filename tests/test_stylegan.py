@@ -122,6 +122,7 @@ def test_sizes_and_widths():
         replace(MODEL, path_every=0)
 
 
+@pytest.mark.slow
 def test_the_rate_is_equalized():
     """Parameters start at deviation 1 and images keep theirs from layer to layer."""
     model = replace(MODEL, shape=(16, 16, 3), generator=StyleGAN2Generator(32, 8, 512, 32), latent=32)
@@ -257,6 +258,7 @@ def test_the_augmentation_follows_real_logits(sign):
     assert {metrics["real_sign"] for metrics in history} == {float(sign)}
 
 
+@pytest.mark.slow
 def test_a_fixed_probability_stays():
     model = replace(SMALL, augment_p=0.3, augment=Augment(geometry=False))
     _, history = trained(model, started(model), 5)
@@ -301,6 +303,7 @@ def test_path_lengths_of_a_linear_generator():
     assert float(jnp.mean(lengths**2)) == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.slow
 def test_penalties_are_lazy():
     """Path lengths at every second step, R1 at every third; the mean length follows by its decay."""
     _, history = trained(FULL, started(FULL), 6)

@@ -66,6 +66,7 @@ def test_presets_have_the_papers_sizes(network, shape, out, classes, millions):
     assert sum(p.size for p in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
+@pytest.mark.slow
 def test_every_parameter_of_adm_has_a_gradient():
     """After layers that start at zero are made random; an input, a skip, time or context left out would show."""
     x, t, out, y, context = inputs(ADM)
