@@ -66,7 +66,7 @@ class NeRF(LossModel):
     """What is behind everything in pictures; other than white for data with alpha alone."""
     random_background: bool = False
     """In training every ray has a background of its own, so that what is white cannot pass for what is not there."""
-    chunk: int = 1024
+    chunk: int = 256
     """Rays rendered at once; what a large picture takes in memory follows from it, the picture does not."""
     remat: bool = False
     """Compute the network's activations again on the way back."""

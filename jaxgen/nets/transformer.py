@@ -20,7 +20,7 @@ from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
 from jaxgen.ops.attention import attention, cached_attention, rotate
 
-UNROLL = 4  # blocks in one turn of the loop: what the way back needs is copied less, and compiling takes no longer
+UNROLL = 2  # blocks in a turn of the loop: what the way back needs is copied less
 XAVIER = nn.initializers.xavier_uniform()
 
 KeysValues = tuple[jax.Array, jax.Array]
