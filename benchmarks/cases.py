@@ -43,7 +43,8 @@ def case(width: int, batch_size: int) -> Experiment:
 CASES = {
     "mlp3": case(64, 64),
     "mlp3-wide": case(128, 128),
-    # `gpt shakespeare_char_cpu` but for the corpus, whose bytes are 256 where Shakespeare's characters are 65.
+    # `gpt shakespeare_char_cpu` but for the rate and the corpus, whose bytes are 256 where Shakespeare's characters
+    # are 65.
     "gpt-cpu": Experiment(
         model=GPT(
             network=TokenTransformer(window=64, body=Transformer(width=128, depth=4, heads=4, causal=True, bias=False)),

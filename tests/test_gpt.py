@@ -13,7 +13,8 @@ from tiny_gpt import randomised, state_of, tiny
 from jaxgen import core, use
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.models.gpt import GPT, check_tokens, joined, prompts
+from jaxgen.models.gpt import GPT, joined, prompts
+from jaxgen.models.shared import check_tokens
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding, penalise

@@ -43,6 +43,12 @@ def started(model: NeRF, seed: int = 0):
     return state.replace(params=jax.tree.map(lambda a: 1.5 * a, state.params))
 
 
+def even(params, bias: float):
+    """Parameters of a field that is the same everywhere: nothing at -50, a wall at 50."""
+    zero = jax.tree.map(jnp.zeros_like, params)["field"]
+    return {"field": {**zero, "density": {**zero["density"], "bias": jnp.array([bias])}}}
+
+
 @pytest.fixture(scope="module")
 def plain():
     return started(PLAIN)
@@ -134,8 +140,7 @@ def test_a_proposal_is_moved_by_its_bound_alone():
 def test_a_background_that_is_not_white(plain, random_background):
     """An empty field explains what is transparent before any background; data that hides alpha is refused."""
     model = dataclasses.replace(PLAIN, background=(0.0, 0.5, 1.0), random_background=random_background)
-    params = jax.tree.map(jnp.zeros_like, plain.params)
-    empty = {"field": {**params["field"], "density": {**params["field"]["density"], "bias": jnp.array([-50.0])}}}
+    empty = even(plain.params, -50.0)
     state = plain.replace(params=empty)
     data = {"x": jnp.ones((48, 3)), "cond": batch()["cond"], "alpha": np.zeros((48, 1), np.uint8)}
     assert model.loss(empty, state, jax.random.key(0), data)[1]["mse"] < 1e-6
@@ -169,9 +174,7 @@ def test_cones_of_one_network():
 def test_a_transparent_pixel_has_a_background_of_its_own(plain):
     """An empty field explains it whatever that is; without random backgrounds white paint would too."""
     model = dataclasses.replace(PLAIN, random_background=True)
-    params = jax.tree.map(jnp.zeros_like, plain.params)
-    empty = {"field": {**params["field"], "density": {**params["field"]["density"], "bias": jnp.array([-50.0])}}}
-    paint = {"field": {**params["field"], "density": {**params["field"]["density"], "bias": jnp.array([50.0])}}}
+    empty, paint = even(plain.params, -50.0), even(plain.params, 50.0)
     rays = batch()["cond"]
     data = {"x": jnp.ones((48, 3)), "cond": rays, "alpha": np.zeros((48, 1), np.uint8)}
     loss = jax.jit(lambda params: model.loss(params, plain, jax.random.key(0), data)[1]["mse"])

@@ -7,7 +7,7 @@ COLMAP: cameras.txt and images.txt, in the folder or in sparse/0/, with images/ 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -138,8 +138,7 @@ class SceneFolder(PosedViews):
     def _colmap(self, root: pathlib.Path) -> Views:
         sparse = _sparse(root)
         cameras, placed = _cameras(sparse / "cameras.txt"), _images(sparse / "images.txt")
-        if not placed:
-            raise UserError(f"{sparse / 'images.txt'} names no pictures: one at least is expected")
+        _check_named(sparse / "images.txt", placed)
         names = sorted(placed)
         files = [root / "images" / name for name in names]
         poses = [placed[name][0] for name in names]
@@ -162,8 +161,7 @@ class SceneFolder(PosedViews):
         if missing:
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(f"{missing[0]}, which {source.name} names, is missing{more}: add it, or remove its entry")
-        if not files:
-            raise UserError(f"{source} names no pictures: one at least is expected")
+        _check_named(source, files)
         with ThreadPoolExecutor(THREADS) as pool:
             read = list(pool.map(self._read, files))
         sizes = [size for _, size in read]
@@ -191,6 +189,11 @@ class SceneFolder(PosedViews):
             # Pillow weighs colours by alpha, so that what cannot be seen does not count.
             image = image.resize(small, Image.Resampling.BOX)
         return np.asarray(image), size
+
+
+def _check_named(source: pathlib.Path, found: Collection) -> None:
+    if not found:
+        raise UserError(f"{source} names no pictures: one at least is expected")
 
 
 def _smaller(pixels: np.ndarray, height: np.ndarray | float, width: np.ndarray | float) -> np.ndarray:

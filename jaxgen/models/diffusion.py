@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, GenerativeModel, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
+from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, concrete, one_hot
 from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
@@ -114,8 +114,7 @@ class Diffusion(LossModel):
     def check_labels(self, cond: PyTree) -> None:
         """Raises UserError for labels that are not the model's."""
         labels = label_of(cond)
-        concrete = labels is not None and not isinstance(labels, jax.core.Tracer | jax.ShapeDtypeStruct)
-        if self.class_dropout and concrete:
+        if self.class_dropout and labels is not None and concrete(labels):
             labels = np.where(np.asarray(labels) == -1, 0, labels)
         check_labels(self.num_classes, labels)
 

@@ -20,7 +20,7 @@ import optax
 
 from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, class_grid
+from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid, concrete
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import KeysValues
 from jaxgen.ops.decoding import Decoding
@@ -74,8 +74,7 @@ class GPT(LossModel):
         self.network.check()
         self._check_decoding()
         x, window = batch["x"], self.network.window
-        if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise UserError(f"examples are {x.dtype}{list(x.shape[1:])}: rows of whole numbers, tokens, are expected")
+        check_rows(x)
         length = x.shape[1] if self.from_start else x.shape[1] - 1
         if not 1 <= length <= window:
             raise UserError(f"examples ask for {length} positions, the window has {window}: set --model.network.window")
@@ -306,22 +305,6 @@ def fitting(cond: PyTree, tokens: int, window: int) -> PyTree:
     if longest > room:
         raise UserError(f"a prompt of {longest} and {tokens} more leave the window of {window}: write fewer")
     return {**cond, "prompt": cond["prompt"][:, :room]}
-
-
-def concrete(array: Any) -> bool:
-    return not isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
-
-
-def check_tokens(x: Any, vocab: int) -> None:
-    """Raises UserError for concrete tokens outside [0, vocab): an embedding would take another one in silence."""
-    if not concrete(x) or not np.size(x):
-        return
-    low, high = int(np.min(x)), int(np.max(x))
-    if low < 0 or high >= vocab:
-        raise UserError(
-            f"token {low if low < 0 else high} is out of range: the model knows 0 to {vocab - 1}; tokenize with the "
-            "run's own tokenizer, or set --model.network.vocab"
-        )
 
 
 def check_prompt(cond: PyTree, vocab: int, window: int) -> None:

@@ -17,9 +17,9 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
 from jaxgen.errors import UserError
-from jaxgen.models.gpt import check_tokens
-from jaxgen.models.shared import check_classes, check_labels, class_grid
+from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid
 from jaxgen.nets.dense import Dense
+from jaxgen.nets.gpt import check_sizes
 from jaxgen.nets.transformer import Transformer
 
 ORDERS = 8  # numbers of masked tokens at which `evaluate` looks
@@ -38,8 +38,7 @@ class MaskedTransformer(nn.Module):
     def check(self) -> None:
         """Raises UserError for sizes that do not fit."""
         self.body.check()
-        if self.vocab < 2 or self.window < 1:
-            raise UserError(f"vocab is {self.vocab}, window {self.window}: 2 tokens and 1 position at least are needed")
+        check_sizes(self.vocab, self.window)
         if self.body.causal:
             raise UserError("model.network.body.causal is set: tokens are to see those after them; unset it")
 
@@ -91,8 +90,7 @@ class MaskGIT(LossModel):
     def check(self, batch: Batch) -> None:
         self.network.check()
         x = batch["x"]
-        if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise UserError(f"examples are {x.dtype}{list(x.shape[1:])}: rows of whole numbers, tokens, are expected")
+        check_rows(x)
         if x.shape[1] != self.num_tokens:
             raise UserError(
                 f"examples have {x.shape[1]} tokens, the window {self.num_tokens}: pass --model.network.window "

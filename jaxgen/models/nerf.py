@@ -79,7 +79,6 @@ class NeRF(LossModel):
             )
         if self.occupancy.resolution and (self.fine or self.cone or not self.box):
             raise UserError("an occupancy grid skips along one pass of points in the box: set fine 0, no cone, and box")
-
         if self.cone and not getattr(self.network, "cones", True):
             raise UserError(f"{type(self.network).__name__} knows points alone: leave model.cone out")
 
@@ -92,6 +91,11 @@ class NeRF(LossModel):
             )
         if "alpha" not in batch and (self.random_background or self.background != (1.0, 1.0, 1.0)):
             raise UserError("a background other than white needs data with alpha: leave it and random_background out")
+
+    @property
+    def _behind(self) -> jax.Array:
+        """The background of pictures, f32[1, 3]."""
+        return jnp.array(self.background)[None]
 
     def _before(self, batch: Batch, background: jax.Array) -> jax.Array:
         """The colours of a batch, which lie over white, before another background f32[B or 1, 3]."""
@@ -225,7 +229,7 @@ class NeRF(LossModel):
 
     def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         key_pass, key_background = jax.random.split(key)
-        rays, background = batch["cond"], jnp.array(self.background)[None]
+        rays, background = batch["cond"], self._behind
         if self.random_background:
             background = jax.random.uniform(key_background, batch["x"].shape)
         x = self._before(batch, background)
@@ -274,7 +278,7 @@ class NeRF(LossModel):
 
     def render(self, state: TrainState, rays: jax.Array) -> Rendered:
         """What is seen along rays f32[N, 9], `chunk` at a time."""
-        params, background = state.sampling_params, jnp.array(self.background)[None]
+        params, background = state.sampling_params, self._behind
         if not self.occupancy.resolution:
             return in_chunks(lambda rays: self.passes(params, rays, background)[-1].seen, rays, self.chunk)
         cells = self.occupancy.occupied(state.extra["occupancy"], state.step)
@@ -302,7 +306,7 @@ class NeRF(LossModel):
         """`mse`, f32[B]: each ray's squared error, a mean over colours. A picture's PSNR is not their mean in dB: see
         `jaxgen render`."""
         rgb = self.render(state, batch["cond"]).rgb
-        x = self._before(batch, jnp.array(self.background)[None])
+        x = self._before(batch, self._behind)
         return {"mse": jnp.mean((jnp.clip(rgb, 0, 1) - x) ** 2, axis=-1)}
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -311,7 +315,7 @@ class NeRF(LossModel):
         near, far = columns(batch["cond"])[2:4]
         bright = seen.opacity * jnp.clip((far - seen.depth) / (far - near), 0, 1)
         grey = [jnp.broadcast_to(a[:, None], seen.rgb.shape) for a in (bright, seen.opacity)]
-        x = self._before(batch, jnp.array(self.background)[None])
+        x = self._before(batch, self._behind)
         return {"views.png": jnp.stack([x, seen.rgb, *grey])}
 
     def at_points(self, state: TrainState, x: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr
-from jaxgen.models.shared import check_shape
+from jaxgen.models.shared import check_shape, outside
 from jaxgen.ops.quantize import Codebook, Found, Running, straight_through
 
 Weights = dict[str, PyTree]
@@ -156,10 +156,7 @@ class Quantized(GenerativeModel):
     def _check_tokens(self, tokens: jax.Array) -> None:
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
             raise UserError(f"tokens have shape {tokens.shape}, [B, {self.num_tokens}] is expected")
-        if isinstance(tokens, jax.core.Tracer):
-            return
-        if (low := int(jnp.min(tokens))) < 0 or (high := int(jnp.max(tokens))) >= self.num_codes:
-            bad = low if low < 0 else high
+        if (bad := outside(tokens, self.num_codes)) is not None:
             raise UserError(f"token {bad} is out of range: codes go from 0 to {self.num_codes - 1}")
 
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:

@@ -1,9 +1,11 @@
-"""Checks of shapes and classes that most image models make, and the picture of a density in the plane."""
+"""Checks of shapes, classes and tokens that many models make, and the picture of a density in the plane."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core import Batch
 from jaxgen.errors import UserError
@@ -28,17 +30,41 @@ def check_classes(num_classes: int, batch: Batch) -> None:
         check_labels(num_classes, batch["cond"])
 
 
+def concrete(array: Any) -> bool:
+    """Whether values are there to be looked at."""
+    return not isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
+def outside(values: Any, size: int) -> int | None:
+    """One of concrete whole numbers that is not in [0, size); None where all are, or nothing is known."""
+    if not concrete(values) or not np.size(values):
+        return None
+    low, high = int(np.min(values)), int(np.max(values))
+    return low if low < 0 else high if high >= size else None
+
+
+def check_tokens(x: Any, vocab: int) -> None:
+    """Raises UserError for concrete tokens outside [0, vocab): an embedding would take another one in silence."""
+    if (bad := outside(x, vocab)) is not None:
+        raise UserError(
+            f"token {bad} is out of range: the model knows 0 to {vocab - 1}; tokenize with the run's own tokenizer, or "
+            "set --model.network.vocab"
+        )
+
+
+def check_rows(x: Any) -> None:
+    """Raises UserError unless x is i32[B, T]."""
+    if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise UserError(f"examples are {x.dtype}{list(x.shape[1:])}: rows of whole numbers, tokens, are expected")
+
+
 def check_labels(num_classes: int, cond: jax.Array | None) -> None:
     """Raises UserError for missing labels or concrete ones outside [0, num_classes); shapes and tracers pass."""
     if not num_classes:
         return
     if cond is None:
         raise UserError(f"no condition was given: pass labels from 0 to {num_classes - 1}, one for each sample")
-    if isinstance(cond, jax.core.Tracer | jax.ShapeDtypeStruct):
-        return
-    low, high = int(jnp.min(cond)), int(jnp.max(cond))
-    if low < 0 or high >= num_classes:
-        bad = low if low < 0 else high
+    if (bad := outside(cond, num_classes)) is not None:
         raise UserError(
             f"label {bad} is out of range: labels go from 0 to {num_classes - 1}, as model.num_classes is {num_classes}"
         )

@@ -12,6 +12,12 @@ from jaxgen.nets.dense import rows_dot
 from jaxgen.nets.transformer import KeysValues, Transformer
 
 
+def check_sizes(vocab: int, window: int) -> None:
+    """Raises UserError where there is nothing to choose from, or no place."""
+    if vocab < 2 or window < 1:
+        raise UserError(f"vocab is {vocab}, window {window}: 2 tokens and 1 position at least are needed")
+
+
 class TokenTransformer(nn.Module):
     """tokens: i32[B, T] in [0, vocab). Positions are learnt, unless the body turns keys by theirs.
 
@@ -30,8 +36,7 @@ class TokenTransformer(nn.Module):
     def check(self) -> None:
         """Raises UserError for sizes that do not fit."""
         self.body.check()
-        if self.vocab < 2 or self.window < 1:
-            raise UserError(f"vocab is {self.vocab}, window {self.window}: 2 tokens and 1 position at least are needed")
+        check_sizes(self.vocab, self.window)
         if not self.body.causal:
             raise UserError("model.network.body.causal is False: each token would see itself; set it")
 

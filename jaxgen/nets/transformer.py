@@ -9,6 +9,7 @@ goes on from them. Nothing is hidden in a collection: the cache is what a sample
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +31,11 @@ KeysValues = tuple[jax.Array, jax.Array]
 def kernel_init(std: float) -> Any:
     """N(0, std^2), or Xavier's uniform where std is 0."""
     return nn.initializers.normal(std) if std else XAVIER
+
+
+def layer(bias: bool, dtype: Any, std: float, features: int, name: str) -> Dense:
+    """A dense layer that starts by `kernel_init`."""
+    return Dense(features, bias, dtype=dtype, kernel_init=kernel_init(std), name=name)
 
 
 def sinusoids(height: int, width: int, dim: int) -> np.ndarray:
@@ -81,9 +87,7 @@ class Attention(nn.Module):
         channels, groups = x.shape[-1], self.groups or self.heads
         size = channels // self.heads
 
-        def dense(features: int, name: str, std: float = self.std) -> Dense:
-            return Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(std), name=name)
-
+        dense = partial(layer, self.bias, self.dtype, self.std)
         if context is None and groups == self.heads:
             qkv = dense(3 * channels, "qkv")(x)
             # Channels of qkv are (head, which of three, channel), so that a split over devices cuts heads apart.
@@ -108,7 +112,7 @@ class Attention(nn.Module):
             key = self.make_rng("dropout") if self.train and self.dropout else None
             h = attention(q, k, v, self.causal and context is None, mask, self.dropout, key)
             kept = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if keep else None
-        h = dense(channels, "out", self.out_std)(h.reshape(x.shape))
+        h = layer(self.bias, self.dtype, self.out_std, channels, "out")(h.reshape(x.shape))
         return h if kept is None else (h, kept)
 
 
@@ -127,13 +131,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def dense(features: int, name: str, std: float = self.std) -> Dense:
-            return Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(std), name=name)
-
+        dense = partial(layer, self.bias, self.dtype, self.std)
         h = dense(self.hidden, "up")(x)
         # The gate's name ends in up too, so that both are split over devices alike.
         h = nn.silu(dense(self.hidden, "gate_up")(x)) * h if self.swiglu else nn.gelu(h)
-        return dense(x.shape[-1], "down", self.out_std)(h)
+        return layer(self.bias, self.dtype, self.out_std, x.shape[-1], "down")(h)
 
 
 def norm(rms: bool, bias: bool, dtype: Any, **fields: Any) -> nn.Module:
@@ -182,10 +184,10 @@ class Block(nn.Module):
 
         def look_back(h: jax.Array) -> jax.Array:
             nonlocal kept
-            layer = Attention(
+            back = Attention(
                 self.heads, self.groups, self.causal, self.rotary, **attend, name="self_attention"
             )  # fmt: skip
-            out = layer(h, None, positions, mask, cache, slot, keep)
+            out = back(h, None, positions, mask, cache, slot, keep)
             if cache is None and not keep:
                 return out
             out, kept = out
