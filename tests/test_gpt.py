@@ -13,6 +13,7 @@ from tiny_gpt import randomised, state_of, tiny
 from jaxgen import core, use
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.models import gpt
 from jaxgen.models.gpt import GPT, joined, prompts
 from jaxgen.models.shared import check_tokens
 from jaxgen.nets.gpt import TokenTransformer
@@ -50,7 +51,8 @@ def written(model, params, rows, num, size=8):
 
     @jax.jit
     def run(params):
-        writer, layers = model.begin(params, len(rows), cond, num), model.network.body.layers(params["network"]["body"])
+        writer = model.begin(params, len(rows), cond, num)
+        layers = model.network.body.layers(params["network"]["body"], len(rows))
 
         def step(writer, i):
             writer, logits = model.advance(params, layers, writer)
@@ -98,6 +100,20 @@ def test_samples_are_prompts_and_what_follows(params):
         writer, some = model.write(params, writer, core.sample_keys(0, 3), first, 4)
         parts.append(some)
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), tokens)
+
+
+@pytest.mark.parametrize("tokens", [6, 14])  # as many as the window holds, and more
+def test_a_cache_that_grows_changes_no_token(params, tokens, monkeypatch):
+    model = replace(MODEL, decoding=replace(MODEL.decoding, tokens=tokens, repetition_penalty=1.2))
+    cond = prompts(ROWS[:2], model.network.window)
+    cond["prompt"] = cond["prompt"][:, :3]
+    keys, state = core.sample_keys(3, 2), state_of(model, params)
+    assert len(model._stages(2)) == 1
+    expected = jax.jit(model.sample)(state, keys, cond)
+    monkeypatch.setattr(gpt, "STAGE_TOKENS", 2)
+    stages = model._stages(2)
+    assert len(stages) == 3 and sum(num for _, num in stages) == tokens
+    np.testing.assert_array_equal(jax.jit(model.sample)(state, keys, cond), expected)
 
 
 def test_no_token_depends_on_a_later_one(params):
@@ -170,7 +186,7 @@ def test_codes_are_predicted_from_the_first_on(coded):
 
     def step(model, y):
         writer = model.begin(params, 1, jnp.array([y]))
-        return model.advance(params, model.network.body.layers(params["network"]["body"]), writer)[1]
+        return model.advance(params, model.network.body.layers(params["network"]["body"], 1), writer)[1]
 
     guided, plain = step(model, 1), step(replace(model, guidance=1.0), 1)
     assert guided.shape == (2, 11)

@@ -55,7 +55,7 @@ def test_attention_is_the_slow_one(groups):
     np.testing.assert_allclose(attention(q, k, v, causal=True), slow_attention(q, k, v, below), atol=1e-5)
     expected = slow_attention(q, k, v, some)
     np.testing.assert_allclose(attention(q, k, v, causal=True, mask=jnp.asarray(some)), expected, atol=1e-5)
-    kept = cached_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(some))
+    kept = cached_attention(q, *(a.swapaxes(1, 2).reshape(-1, 5, 6) for a in (k, v)), jnp.asarray(some))
     np.testing.assert_allclose(kept, expected, atol=1e-5)
 
 
@@ -89,18 +89,22 @@ def test_cached_steps_are_the_whole_pass(kind):
         whole = net.apply(params, x, positions=positions, mask=mask)
         _, (k, v) = net.apply(params, x[:, :3], positions=positions[:, :3], mask=mask[:, :3, :3], keep=True)
         empty = net.empty_cache(2, 9)
-        cache = [(a.at[:, :, :3].set(k[i]), b.at[:, :, :3].set(v[i])) for i, (a, b) in enumerate(empty)]
-        layers, seen, out = net.layers(params["params"]), jnp.pad(mask, ((0, 0), (0, 0), (0, 2))), []
-        for at in ((3, 4), (4, 7)):  # one token, then three at once
-            part = slice(*at)
-            h, cache = net.decode(
-                params["params"], layers, cache, x[:, part], at[0], seen[:, part], positions[:, part]
-            )  # fmt: skip
-            out.append(h)
-        return whole[:, 3:], jnp.concatenate(out, axis=1)
+        start = [(a.at[:, :3].set(k[i]), b.at[:, :3].set(v[i])) for i, (a, b) in enumerate(empty)]
+        seen, steps = jnp.pad(mask, ((0, 0), (0, 0), (0, 2))), []
+        for rows in (2, 8):  # kernels as they are, and turned
+            layers, cache, out = net.layers(params["params"], rows), start, []
+            for at in ((3, 4), (4, 7)):  # one token, then three at once
+                part = slice(*at)
+                h, cache = net.decode(
+                    params["params"], layers, cache, x[:, part], at[0], seen[:, part], positions[:, part]
+                )  # fmt: skip
+                out.append(h)
+            steps.append(jnp.concatenate(out, axis=1))
+        return whole[:, 3:], steps
 
-    whole, steps = both(params, x)
-    np.testing.assert_allclose(steps, whole, atol=1e-4)
+    whole, (plain, turned) = both(params, x)
+    np.testing.assert_allclose(plain, whole, atol=1e-4)
+    np.testing.assert_allclose(turned, whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxgen.core import PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.gpt import GPT, fitting, joined
+from jaxgen.models.gpt import GPT, Writer, fitting, joined
 
 
 def beam_search(
@@ -38,11 +38,18 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
     total, end, vocab = model.num_tokens, model.decoding.end, model.vocab
     num = cond["prompt"].shape[0]
     writer = model.begin(params, num, cond)
-    layers = model.network.body.layers(params["network"]["body"])
+    layers = model.network.body.layers(params["network"]["body"], num * beams)
 
-    def rows(tree: PyTree, index: jax.Array) -> PyTree:
-        """Rows `index` of each array that has rows."""
-        return jax.tree.map(lambda a: a if a.ndim == 0 else a[index], tree)
+    def rows(tree: Writer, index: jax.Array) -> Writer:
+        """Rows `index` of each array that has rows, or as many for each."""
+
+        def of(a: jax.Array) -> jax.Array:
+            if a.ndim == 0:
+                return a
+            each = a.reshape(tree.count.shape[0], -1, *a.shape[1:])[index]
+            return each.reshape(-1, *a.shape[1:])
+
+        return jax.tree.map(of, tree)
 
     # Beams of one prompt lie side by side.
     writer = rows(writer, jnp.repeat(jnp.arange(num), beams))

@@ -26,17 +26,35 @@ from jaxgen.nets.transformer import KeysValues
 from jaxgen.ops.decoding import Decoding
 from jaxgen.optim import Adam, Optimizer
 
+# A step of sampling reads the whole cache: it grows at most so many times, each for so many tokens at least, as each
+# compiles the step anew.
+STAGES = 4
+STAGE_TOKENS = 64
+
 
 class Writer(NamedTuple):
     """Where sampling stands. R rows: one for each sample, or two where it is guided."""
 
-    cache: list[KeysValues]  # [R, groups, S, d] of each block
+    cache: list[KeysValues]  # [R * groups, S, d] of each block
     slot: jax.Array  # i32[]: where the next token goes, of S slots that are used in a circle
     count: jax.Array  # i32[R]: tokens that the row has before `slot`, one slot after another
     token: jax.Array  # i32[R]: the last one, not yet in the cache
     kept: jax.Array | None  # i32[R, S]: the tokens of the slots, where the window may have to be read anew
     seen: jax.Array | None  # bool[N, V]: those that the penalty is for
     ended: jax.Array  # bool[N]
+
+
+def widened(writer: Writer, slots: int) -> Writer:
+    """The writer with `slots` slots, if it has fewer, which must then be full."""
+    old = writer.cache[0][0].shape[1]
+    if slots == old:
+        return writer
+
+    def wider(a: jax.Array) -> jax.Array:
+        return jnp.pad(a, [(0, slots - old) if axis == 1 else (0, 0) for axis in range(a.ndim)])
+
+    cache, kept = jax.tree.map(wider, (writer.cache, writer.kept))
+    return writer._replace(cache=cache, kept=kept, slot=jnp.int32(old))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +166,29 @@ class GPT(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """i32[N, num_tokens] of codes; of text the prompt and what follows it, i32[N, P + num_tokens]."""
-        params = state.sampling_params
-        writer = self.begin(params, keys.shape[0], cond)
-        _, drawn = self.write(params, writer, keys, 0, self.num_tokens)
+        params, texts, done = state.sampling_params, [], 0
+        stages = self._stages(self._read_first(cond))
+        writer = self.begin(params, keys.shape[0], cond, slots=stages[0][0])
+        for slots, num in stages:
+            writer, text = self.write(params, widened(writer, slots), keys, done, num)
+            texts, done = [*texts, text], done + num
+        drawn = jnp.concatenate(texts, axis=1)
         return drawn if self.from_start else joined(cond, drawn, max(0, self.decoding.end))
+
+    def _read_first(self, cond: PyTree) -> int:
+        """Tokens that are read before the first is drawn."""
+        return 0 if self.from_start else min(cond["prompt"].shape[1], self.network.window) - 1
+
+    def _stages(self, size: int) -> list[tuple[int, int]]:
+        """Slots of the cache and tokens drawn with so many, one stage after another: a step reads all slots, used or
+        not. Few stages, as the step is compiled for each."""
+        total = self.num_tokens
+        slots = min(size + total, self.network.window)
+        count = min(max((slots - size) // STAGE_TOKENS, 1), STAGES)
+        ends = [size + (slots - size) * (i + 1) // count for i in range(count)]
+        # The last one's slots are used in a circle, should there be more tokens.
+        drawn = np.diff([size, *ends[:-1], size + total])
+        return list(zip(ends, drawn.tolist()))
 
     def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0, slots: int = 0) -> Writer:
         """Before the first of `tokens` tokens (`num_tokens` when 0) of `num` samples: the prompt is read. slots: of the
@@ -167,7 +204,7 @@ class GPT(LossModel):
             # Lengths are at most the window, whatever is after them.
             prompt = jnp.asarray(cond["prompt"], jnp.int32)[:, :window]
             length = jnp.asarray(cond["length"], jnp.int32)
-            size = prompt.shape[1] - 1
+            size = self._read_first(cond)
             token = jnp.take_along_axis(prompt, length[:, None] - 1, axis=1)[:, 0]
             count = length - 1
         # Slots for all that is ever seen at once.
@@ -194,14 +231,14 @@ class GPT(LossModel):
         # What is no token sees itself, for something to see.
         mask = (jnp.tri(size, dtype=bool)[None] & real[:, None]) | jnp.eye(size, dtype=bool)[None]
         k, v = self.network.apply({"params": params["network"]}, tokens, positions, mask, method="keep")
-        return [(a.at[:, :, :size].set(k[i]), b.at[:, :, :size].set(v[i])) for i, (a, b) in enumerate(cache)]
+        return [(a.at[:, :size].set(k[i]), b.at[:, :size].set(v[i])) for i, (a, b) in enumerate(cache)]
 
     def write(
         self, params: PyTree, writer: Writer, keys: jax.Array, first: jax.Array | int, num: int
     ) -> tuple[Writer, jax.Array]:
         """Draws `num` tokens, the `first`-th and on: i32[N, num]."""
         # Sliced here, once: see Transformer.layers.
-        layers = self.network.body.layers(params["network"]["body"])
+        layers = self.network.body.layers(params["network"]["body"], len(writer.count))
         fill = max(0, self.decoding.end)
 
         def step(writer: Writer, i: jax.Array) -> tuple[Writer, jax.Array]:
@@ -225,7 +262,7 @@ class GPT(LossModel):
     def advance(self, params: PyTree, layers: list[Any], writer: Writer) -> tuple[Writer, jax.Array]:
         """The writer after its tokens were read, and logits f32[R, V] of those that follow."""
         network, starts = self.network, params["starts"]["embedding"] if self.from_start else None
-        slots = writer.cache[0][0].shape[2]
+        slots = writer.cache[0][0].shape[1]
         if writer.kept is not None:
             writer = self._make_room(params, writer)
         cache, slot, count, token = writer[:4]
@@ -253,9 +290,9 @@ class GPT(LossModel):
                 positions = jnp.broadcast_to(jnp.arange(keep)[None], (full.shape[0], keep))
                 variables = {"params": params["network"]}
                 new = self.network.apply(variables, writer.kept[:, place], positions, method="keep")
-                chosen = full[:, None, None, None]
+                chosen = jnp.repeat(full, cache[0][0].shape[0] // full.shape[0])[:, None, None]
                 cache = [
-                    tuple(a.at[:, :, place].set(jnp.where(chosen, b[i], a[:, :, place])) for a, b in zip(layer, new))
+                    tuple(a.at[:, place].set(jnp.where(chosen, b[i], a[:, place])) for a, b in zip(layer, new))
                     for i, layer in enumerate(cache)
                 ]
             return writer._replace(cache=cache, count=count)

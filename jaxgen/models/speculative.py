@@ -22,7 +22,7 @@ from jaxgen.nets.transformer import KeysValues
 class Reader(NamedTuple):
     """One model's cache of one row; slots before `slot` are read."""
 
-    cache: list[KeysValues]  # [1, groups, S, d] of each block
+    cache: list[KeysValues]  # [groups, S, d] of each block
     slot: jax.Array  # i32[]
 
 
@@ -63,12 +63,12 @@ def _speculate(model: GPT, params: PyTree, draft: GPT, draft_params: PyTree, key
     """Tokens i32[N, num_tokens] and passes i32[N]."""
     total, end = model.num_tokens, model.decoding.end
     both = ((model, params), (draft, draft_params))
-    layers = [m.network.body.layers(p["network"]["body"]) for m, p in both]
+    layers = [m.network.body.layers(p["network"]["body"], 1 if m is draft else gamma + 1) for m, p in both]
 
     def read(which: int, reader: Reader, tokens: jax.Array, skipped: jax.Array) -> tuple[Reader, jax.Array]:
         """After `tokens`, i32[T], probabilities f32[T, V] of what follows each. The row begins at slot `skipped`."""
         (m, p), count = both[which], tokens.shape[0]
-        variables, slots = {"params": p["network"]}, reader.cache[0][0].shape[2]
+        variables, slots = {"params": p["network"]}, reader.cache[0][0].shape[1]
         at = reader.slot + jnp.arange(count)
         # A draft may end beyond the window: what is read there is never kept.
         position = jnp.minimum(at - skipped, m.network.window - 1)[None]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.dense import rows_dot
+from jaxgen.nets.dense import turned_dot
 from jaxgen.nets.transformer import KeysValues, Transformer
 
 
@@ -64,8 +64,7 @@ class TokenTransformer(nn.Module):
         """f32[..., vocab] of what the body says, [..., width]."""
         table = self.tokens if self.tied else self.head
         # f32 sums: bf16 logits tie.
-        axes = (((h.ndim - 1,), (1,)), ((), ()))
-        return rows_dot(h, table.astype(h.dtype), axes, preferred_element_type=jnp.float32)
+        return turned_dot(h, table.astype(h.dtype), jnp.float32)
 
     def __call__(self, tokens: jax.Array, starts: jax.Array | None = None, train: bool = False) -> jax.Array:
         """f32[B, T, vocab]: of position t, what comes after tokens 0 to t."""
@@ -73,6 +72,6 @@ class TokenTransformer(nn.Module):
         return self.logits(self.body(self.drop(x, deterministic=not train), train=train))
 
     def keep(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array | None = None) -> KeysValues:
-        """Keys and values of all blocks, [depth, B, groups, T, d] each, to decode on from."""
+        """Keys and values of all blocks, [depth, B * groups, T, d] each, to decode on from."""
         x = self.embed(tokens, positions)
         return self.body(x, positions=positions, mask=mask, keep=True)[1]

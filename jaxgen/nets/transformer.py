@@ -18,14 +18,15 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.dense import Dense
+from jaxgen.nets.dense import Dense, kernel_first, turned
 from jaxgen.ops.attention import attention, cached_attention, rotate
 
 UNROLL = 2  # blocks in a turn of the loop: what the way back needs is copied less
 XAVIER = nn.initializers.xavier_uniform()
 
 KeysValues = tuple[jax.Array, jax.Array]
-"""Of one layer: f32[B, groups, S, d] each."""
+"""Of one layer: f32[B * groups, S, d] each, as they are multiplied: with two axes of rows, or one of them of size one,
+XLA copies all at each step."""
 
 
 def kernel_init(std: float) -> Any:
@@ -104,16 +105,21 @@ class Attention(nn.Module):
         kept = None
         if cache is not None:
             kept = tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2).astype(old.dtype), slot, axis=2)
+                jax.lax.dynamic_update_slice_in_dim(old, _by_group(new).astype(old.dtype), slot, axis=1)
                 for old, new in zip(cache, (k, v))
             )
             h = cached_attention(q, *kept, mask)
         else:
             key = self.make_rng("dropout") if self.train and self.dropout else None
             h = attention(q, k, v, self.causal and context is None, mask, self.dropout, key)
-            kept = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if keep else None
+            kept = (_by_group(k), _by_group(v)) if keep else None
         h = layer(self.bias, self.dtype, self.out_std, channels, "out")(h.reshape(x.shape))
         return h if kept is None else (h, kept)
+
+
+def _by_group(x: jax.Array) -> jax.Array:
+    """f32[B, T, groups, d] -> f32[B * groups, T, d]."""
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 class MLP(nn.Module):
@@ -270,7 +276,7 @@ class Transformer(nn.Module):
         train: bool = False,
         keep: bool = False,
     ) -> jax.Array | tuple[jax.Array, KeysValues]:
-        """f32[B, T, width]; with `keep` also keys and values of all blocks, f32[depth, B, groups, T, d] each.
+        """f32[B, T, width]; with `keep` also keys and values of all blocks, f32[depth, B * groups, T, d] each.
 
         context: f32[B, S, D] that each block attends to as well. positions, mask: see `Attention`.
         """
@@ -287,14 +293,15 @@ class Transformer(nn.Module):
 
     # --- token by token ---
 
-    def layers(self, params: Any) -> list[Any]:
-        """The parameters of each block. To be called before the loop that decodes: a slice inside of it is a copy at
-        every step."""
-        return [jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(self.depth)]
+    def layers(self, params: Any, rows: int) -> list[Any]:
+        """The parameters of each block, as `decode` takes them with so many rows. To be called before the loop that
+        decodes: a slice inside of it is a copy at every step."""
+        each = [jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(self.depth)]
+        return [turned(layer) for layer in each] if kernel_first(rows) else each
 
     def empty_cache(self, batch: int, slots: int) -> list[KeysValues]:
         """Of each block, `slots` places for keys and values."""
-        shape = (batch, self.groups or self.heads, slots, self.width // self.heads)
+        shape = (batch * (self.groups or self.heads), slots, self.width // self.heads)
         return [tuple(jnp.zeros(shape, self.dtype or jnp.float32) for _ in range(2)) for _ in range(self.depth)]
 
     def decode(

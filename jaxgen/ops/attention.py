@@ -52,21 +52,21 @@ def _attention(q, k, v, causal, mask, dropout, key):
 
 
 def cached_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """The same of few queries and many kept keys, which lie heads first so that no step has to turn them.
+    """The same of few queries and many kept keys, which lie as they are multiplied so that no step has to turn them.
 
-    q: f32[B, T, heads, d]; k, v: f32[B, groups, S, d]; mask: bool[B, T, S]; result of q's shape.
+    q: f32[B, T, heads, d]; k, v: f32[B * groups, S, d]; mask: bool[B, T, S]; result of q's shape.
     """
     batch, length, heads, dim = q.shape
-    groups = k.shape[1]
-    # [B, groups, heads of the group x T, d]: one product for all that share keys.
-    q = (q * dim**-0.5).reshape(batch, length, groups, -1, dim).transpose(0, 2, 3, 1, 4).reshape(batch, groups, -1, dim)
-    score = jnp.einsum("bgtd,bgsd->bgts", q, k).astype(jnp.float32)
-    seen = jnp.tile(mask, (1, heads // groups, 1))[:, None]
+    groups = k.shape[0] // batch
+    # [B x groups, heads of the group x T, d]: one product for all that share keys.
+    q = (q * dim**-0.5).swapaxes(1, 2).reshape(batch * groups, -1, dim)
+    score = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
+    seen = jnp.broadcast_to(mask[:, None], (batch, heads, length, mask.shape[-1])).reshape(score.shape)
     score = jnp.where(seen, score, UNSEEN)
     weight = jnp.exp(score - jnp.max(score, axis=-1, keepdims=True))
     total = jnp.sum(weight, axis=-1, keepdims=True)
-    out = jnp.einsum("bgts,bgsd->bgtd", weight.astype(v.dtype), v) / total.astype(v.dtype)
-    return out.reshape(batch, groups, -1, length, dim).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, dim)
+    out = jnp.einsum("bts,bsd->btd", weight.astype(v.dtype), v) / total.astype(v.dtype)
+    return out.reshape(batch, heads, length, dim).swapaxes(1, 2)
 
 
 def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
