@@ -238,7 +238,7 @@ class GPT(LossModel):
     ) -> tuple[Writer, jax.Array]:
         """Draws `num` tokens, the `first`-th and on: i32[N, num]."""
         # Sliced here, once: see Transformer.layers.
-        layers = self.network.body.layers(params["network"]["body"], len(writer.count))
+        layers = self.network.body.layers(params["network"]["body"], writer.count.shape[0])
         fill = max(0, self.decoding.end)
 
         def step(writer: Writer, i: jax.Array) -> tuple[Writer, jax.Array]:
@@ -279,7 +279,7 @@ class GPT(LossModel):
 
     def _make_room(self, params: PyTree, writer: Writer) -> Writer:
         """Reads the last tokens of rows whose window is full again, from position 0 on."""
-        window = self.network.window
+        network, window = self.network, self.network.window
         keep = self.decoding.keep or window // 2
 
         def again(writer: Writer) -> Writer:
@@ -289,8 +289,8 @@ class GPT(LossModel):
                 place = jnp.mod(writer.slot - keep + jnp.arange(keep), slots)
                 positions = jnp.broadcast_to(jnp.arange(keep)[None], (full.shape[0], keep))
                 variables = {"params": params["network"]}
-                new = self.network.apply(variables, writer.kept[:, place], positions, method="keep")
-                chosen = jnp.repeat(full, cache[0][0].shape[0] // full.shape[0])[:, None, None]
+                new = network.apply(variables, writer.kept[:, place], positions, method="keep")
+                chosen = jnp.repeat(full, network.body.groups or network.body.heads)[:, None, None]
                 cache = [
                     tuple(a.at[:, place].set(jnp.where(chosen, b[i], a[:, place])) for a, b in zip(layer, new))
                     for i, layer in enumerate(cache)

@@ -23,10 +23,12 @@ def rows_dot(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args: Any,
     return out.reshape(*lhs.shape[:-1], *out.shape[1:])
 
 
-def kernel_first(rows: int) -> bool:
+def kernel_first(rows: Any) -> bool:
     """Whether products of so many rows are quicker on XLA's CPU with the kernel as their left factor. The right one is
-    packed anew each time, which of 8 rows takes longer than the product; of one or two none is."""
-    return 2 < rows <= 64
+    packed anew each time, which of 8 rows takes longer than the product; of one or two none is.
+
+    rows: a number, or in export a symbol, of which nothing is known."""
+    return isinstance(rows, int) and 2 < rows <= 64
 
 
 def turned_dot(rows: jax.Array, turned: jax.Array, dtype: Any = None) -> jax.Array:
@@ -41,7 +43,7 @@ def turned_dot(rows: jax.Array, turned: jax.Array, dtype: Any = None) -> jax.Arr
     def second(flat: jax.Array, turned: jax.Array) -> jax.Array:
         return lax.dot_general(flat, turned, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
-    if kernel_first(len(flat)):
+    if kernel_first(flat.shape[0]):
         out = lax.platform_dependent(flat, turned, cpu=first, default=second)
     else:
         out = second(flat, turned)

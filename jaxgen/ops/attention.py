@@ -57,9 +57,8 @@ def cached_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) 
     q: f32[B, T, heads, d]; k, v: f32[B * groups, S, d]; mask: bool[B, T, S]; result of q's shape.
     """
     batch, length, heads, dim = q.shape
-    groups = k.shape[0] // batch
     # [B x groups, heads of the group x T, d]: one product for all that share keys.
-    q = (q * dim**-0.5).swapaxes(1, 2).reshape(batch * groups, -1, dim)
+    q = (q * dim**-0.5).swapaxes(1, 2).reshape(k.shape[0], -1, dim)
     score = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
     seen = jnp.broadcast_to(mask[:, None], (batch, heads, length, mask.shape[-1])).reshape(score.shape)
     score = jnp.where(seen, score, UNSEEN)
