@@ -279,7 +279,7 @@ class GPT(LossModel):
 
     def _make_room(self, params: PyTree, writer: Writer) -> Writer:
         """Reads the last tokens of rows whose window is full again, from position 0 on."""
-        network, window = self.network, self.network.window
+        window = self.network.window
         keep = self.decoding.keep or window // 2
 
         def again(writer: Writer) -> Writer:
@@ -289,8 +289,8 @@ class GPT(LossModel):
                 place = jnp.mod(writer.slot - keep + jnp.arange(keep), slots)
                 positions = jnp.broadcast_to(jnp.arange(keep)[None], (full.shape[0], keep))
                 variables = {"params": params["network"]}
-                new = network.apply(variables, writer.kept[:, place], positions, method="keep")
-                chosen = jnp.repeat(full, network.body.groups or network.body.heads)[:, None, None]
+                new = self.network.apply(variables, writer.kept[:, place], positions, method="keep")
+                chosen = jnp.repeat(full, self.network.body.key_heads)[:, None, None]
                 cache = [
                     tuple(a.at[:, place].set(jnp.where(chosen, b[i], a[:, place])) for a, b in zip(layer, new))
                     for i, layer in enumerate(cache)

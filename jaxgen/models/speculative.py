@@ -63,7 +63,7 @@ def _speculate(model: GPT, params: PyTree, draft: GPT, draft_params: PyTree, key
     """Tokens i32[N, num_tokens] and passes i32[N]."""
     total, end = model.num_tokens, model.decoding.end
     both = ((model, params), (draft, draft_params))
-    layers = [m.network.body.layers(p["network"]["body"], 1 if m is draft else gamma + 1) for m, p in both]
+    layers = [m.network.body.layers(p["network"]["body"], rows) for (m, p), rows in zip(both, (gamma + 1, 1))]
 
     def read(which: int, reader: Reader, tokens: jax.Array, skipped: jax.Array) -> tuple[Reader, jax.Array]:
         """After `tokens`, i32[T], probabilities f32[T, V] of what follows each. The row begins at slot `skipped`."""

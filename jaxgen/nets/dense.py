@@ -1,5 +1,6 @@
 """Dense layers over the last axis, with what XLA's CPU back end needs to be quick at them."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,37 +28,34 @@ def kernel_first(rows: Any) -> bool:
     """Whether products of so many rows are quicker on XLA's CPU with the kernel as their left factor. The right one is
     packed anew each time, which of 8 rows takes longer than the product; of one or two none is.
 
-    rows: a number, or in export a symbol, of which nothing is known."""
+    rows: a number, or in export a symbol, of which nothing is known.
+    """
     return isinstance(rows, int) and 2 < rows <= 64
 
 
 def turned_dot(rows: jax.Array, turned: jax.Array, dtype: Any = None) -> jax.Array:
     """rows: f32[..., n] times the transpose of turned: f32[m, n], f32[..., m]; of another type with `dtype`."""
-    flat = rows.reshape(-1, rows.shape[-1])
 
-    def first(flat: jax.Array, turned: jax.Array) -> jax.Array:
+    def second(rows: jax.Array, turned: jax.Array) -> jax.Array:
+        return rows_dot(rows, turned, (((rows.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype)
+
+    def first(rows: jax.Array, turned: jax.Array) -> jax.Array:
+        flat = rows.reshape(-1, rows.shape[-1])
         out = lax.dot_general(turned, flat, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
         # The compiler would take the factors the other way round.
-        return lax.optimization_barrier(out).T
+        return lax.optimization_barrier(out).T.reshape(*rows.shape[:-1], -1)
 
-    def second(flat: jax.Array, turned: jax.Array) -> jax.Array:
-        return lax.dot_general(flat, turned, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
-
-    if kernel_first(flat.shape[0]):
-        out = lax.platform_dependent(flat, turned, cpu=first, default=second)
-    else:
-        out = second(flat, turned)
-    return out.reshape(*rows.shape[:-1], -1)
+    if not kernel_first(math.prod(rows.shape[:-1])):
+        return second(rows, turned)
+    return lax.platform_dependent(rows, turned, cpu=first, default=second)
 
 
 def turned(params: Any) -> Any:
     """Parameters of `Dense` layers with kernels turned, for loops that use them with few rows: see `kernel_first`."""
     if not isinstance(params, Mapping):
         return params
-    return {
-        "turned" if name == "kernel" else name: value.T if name == "kernel" else turned(value)
-        for name, value in params.items()
-    }
+    others = {name: turned(value) for name, value in params.items() if name != "kernel"}
+    return {**others, "turned": params["kernel"].T} if "kernel" in params else others
 
 
 class Dense(nn.Dense):

@@ -25,8 +25,8 @@ UNROLL = 2  # blocks in a turn of the loop: what the way back needs is copied le
 XAVIER = nn.initializers.xavier_uniform()
 
 KeysValues = tuple[jax.Array, jax.Array]
-"""Of one layer: f32[B * groups, S, d] each, as they are multiplied: with two axes of rows, or one of them of size one,
-XLA copies all at each step."""
+"""Of one layer: f32[B * groups, S, d] each, with one axis of rows as they are multiplied: of two, where B is 1, XLA's
+CPU back end copies all at each step."""
 
 
 def kernel_init(std: float) -> Any:
@@ -299,9 +299,14 @@ class Transformer(nn.Module):
         each = [jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(self.depth)]
         return [turned(layer) for layer in each] if kernel_first(rows) else each
 
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.groups or self.heads
+
     def empty_cache(self, batch: int, slots: int) -> list[KeysValues]:
         """Of each block, `slots` places for keys and values."""
-        shape = (batch * (self.groups or self.heads), slots, self.width // self.heads)
+        shape = (batch * self.key_heads, slots, self.width // self.heads)
         return [tuple(jnp.zeros(shape, self.dtype or jnp.float32) for _ in range(2)) for _ in range(self.depth)]
 
     def decode(
