@@ -24,7 +24,8 @@ from jaxgen.optim import Adam
 
 
 def gpt2(width: int, depth: int, heads: int) -> Experiment:
-    """A size of GPT-2, on text in files that the user names; 480 windows of 1,024 an update, as nanoGPT has."""
+    """A size of GPT-2, on text in files that the user names, by GPT-2's own tokens, from a folder `gpt2` where none is
+    named; 480 windows of 1,024 an update, as nanoGPT has."""
     return Experiment(
         model=GPT(
             network=TokenTransformer(
@@ -35,7 +36,7 @@ def gpt2(width: int, depth: int, heads: int) -> Experiment:
                 lr=6e-4, b2=0.95, weight_decay=0.1, clip=1.0, warmup=2000, decay_steps=600_000, final=0.1, accumulate=40
             ),
         ),
-        codec=Identity(), data=Text(source="", tokenizer="bpe", block=1024, stride=1024), batch_size=12,
+        codec=Identity(), data=Text(source="", tokenizer="bpe", gpt2="gpt2", block=1024, stride=1024), batch_size=12,
         steps=600_000 * 40, steps_per_call=40, log_every=400, sample_every=40_000, save_every=40_000, num_samples=8,
         precision="bfloat16",
     )  # fmt: skip
@@ -88,8 +89,9 @@ PRESETS = {
             ),
             optimizer=Adam(lr=6e-4, b2=0.95, weight_decay=0.01, clip=1.0, warmup=2000),
         ),
-        codec=Identity(), data=Text(source="", tokenizer="bpe", block=1024, stride=1024), batch_size=12,
-        steps=100_000, steps_per_call=20, log_every=100, sample_every=5000, save_every=1000, num_samples=8,
+        codec=Identity(), data=Text(source="", tokenizer="bpe", vocab_size=50_257, block=1024, stride=1024),
+        batch_size=12, steps=100_000, steps_per_call=20, log_every=100, sample_every=5000, save_every=1000,
+        num_samples=8,
     ),
     # nanoGPT's but for its rate, a third of this: so few steps are better used.
     "shakespeare_char_cpu": Experiment(

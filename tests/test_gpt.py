@@ -14,7 +14,7 @@ from jaxgen import core, use
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.models import gpt
-from jaxgen.models.gpt import GPT, joined, prompts
+from jaxgen.models.gpt import GPT, check_prompt, joined, prompts
 from jaxgen.models.shared import check_tokens
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
@@ -236,6 +236,8 @@ def test_unconditional_codes_have_a_start_of_their_own():
     params = randomised(model)
     assert params["starts"]["embedding"].shape == (1, 16)
     assert core.sample(model, state_of(model, params), core.sample_keys(0, 2)).shape == (2, 8)
+    with pytest.raises(UserError, match="leave the condition out"):
+        core.sample(model, state_of(model, params), core.sample_keys(0, 1), prompts([[1]], 8))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -247,9 +249,21 @@ def test_unconditional_codes_have_a_start_of_their_own():
      ([[]], "a prompt is empty"), ([[1] * 9], "a prompt has 9 tokens, the window 8"), (None, "goes on from a prompt")],
 )  # fmt: skip
 def test_prompts_that_cannot_be_gone_on_from(params, rows, message):
-    cond = None if rows is None else prompts(rows, 8)
     with pytest.raises(UserError, match=message):
+        cond = None if rows is None else prompts(rows, 8)
         core.sample(MODEL, state_of(MODEL, params), core.sample_keys(0, 1), cond)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "length", "message"),
+    [([2, 4], [3], r"shapes \[2, 4\] and \[3\]"), ([4], [3], r"shapes \[4\] and"),
+     ([2, 4], [2, 1], r"and \[2, 1\]"), ([1, 10], None, "has 10 tokens, the window 8"),
+     ([1, 4], None, "length is 10, but 4")],
+)  # fmt: skip
+def test_prompts_and_lengths_of_shapes_that_do_not_go_together(prompt, length, message):
+    lengths = np.array([10]) if length is None else np.ones(length, np.int32)
+    with pytest.raises(UserError, match=message):
+        check_prompt({"prompt": np.ones(prompt, np.int32), "length": lengths}, 11, 16 if prompt == [1, 4] else 8)
 
 
 def test_data_that_does_not_fit():
@@ -258,6 +272,7 @@ def test_data_that_does_not_fit():
         (MODEL, {"x": np.zeros((2, 10), np.int32)}, "ask for 9 positions, the window has 8"),
         (MODEL, {"x": np.zeros((2, 9), np.float32)}, "whole numbers"),
         (tiny(guidance=2.0), {"x": tokens}, "it needs classes"),
+        (tiny(start=True), {"x": tokens[:, :8], "bytes": np.zeros(2, np.int32)}, "leave --model.start out"),
         (tiny(start=True, decoding=Decoding(tokens=9)), {"x": tokens[:, :8]}, "codes end with the window"),
         (tiny(start=True), {"x": tokens[:, :6]}, "examples have 6 tokens, samples 8"),
         (tiny(num_classes=3), {"x": tokens[:, :8]}, "no labels"),

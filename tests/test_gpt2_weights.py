@@ -37,6 +37,8 @@ def test_a_file_becomes_a_run_and_back(written, tmp_path):
     assert before.keys() == after.keys()
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)
+    with pytest.raises(UserError, match="holds a run already"):  # whose weights would stay
+        weights(["import-gpt2", str(file), str(vocabulary), str(tmp_path / "run")])
     with pytest.raises(UserError, match=r"has 260 tokens, .* is of 270"):
         weights(["import-gpt2", str(file), str(smaller), str(tmp_path / "other")])
 
@@ -61,13 +63,23 @@ def test_what_is_not_gpt2s_is_refused(written, tmp_path):
     some = dict(list(tensors.items())[1:])
     save_file(some, tmp_path / "short.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
+    one_key = {n: a[..., :20] if "c_attn" in n else a for n, a in tensors.items()}  # GPT-BigCode's: 16 + 2 x 2 channels
+    mixed = {n: a[:, :40] if n.endswith("h.1.attn.c_attn.weight") else a for n, a in tensors.items()}
+    for name, left in (("no_positions", "wpe.weight"), ("no_mlp", "h.0.mlp.c_fc.weight")):
+        save_file({n: a for n, a in tensors.items() if not n.endswith(left)}, tmp_path / f"{name}.safetensors")
+    save_file({n: np.ascontiguousarray(a) for n, a in one_key.items()}, tmp_path / "one_key.safetensors")
+    save_file({n: np.ascontiguousarray(a) for n, a in mixed.items()}, tmp_path / "mixed.safetensors")
     rotary = tiny()
     rotary = rotary.network.clone(body=Transformer(width=16, depth=2, heads=2, causal=True, rotary=True))
     for name, network, message in (
         ("none", model.network, "is no file"), ("text", model.network, "no safetensors file"),
         ("short", model.network, "lacks|has no"), ("model", rotary, "not of GPT-2's form"),
-        ("model", model.network.clone(vocab=65), r"vocabulary of 270, model\.network\.vocab is 65"),
+        ("model", model.network.clone(vocab=65), r"vocabulary 270, model\.network\.vocab is 65"),
         ("model", model.network.clone(body=model.network.body.clone(bias=False)), "has biases"),
+        ("model", model.network.clone(body=model.network.body.clone(heads=4)), r"heads 2, model\.network\.body\.heads"),
+        ("no_positions", model.network, r"no matrix wpe\.weight"), ("no_mlp", model.network, r"no matrix h\.0\.mlp"),
+        ("one_key", model.network, r"float32\[2, 20\], float32\[2, 48\] is expected"),
+        ("mixed", model.network, "of several shapes"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             gpt2.read(tmp_path / f"{name}.safetensors", network)

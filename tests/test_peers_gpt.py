@@ -108,7 +108,7 @@ def test_weights_written_load_back_into_transformers(bias, tmp_path):
 
 def test_weights_of_another_vocabulary_are_refused(ours, folder):
     model, _ = ours
-    with pytest.raises(UserError, match=r"vocabulary of 97, model\.network\.vocab is 65: set it to 97"):
+    with pytest.raises(UserError, match=r"vocabulary 97, model\.network\.vocab is 65: set it to 97"):
         gpt2.read(folder / "model.safetensors", model.network.clone(vocab=65))
 
 

@@ -159,3 +159,44 @@ def test_codes_start_from_data():
 def test_a_codebook_that_cannot_be_is_refused(wrong):
     with pytest.raises(UserError, match="codebook"):
         Codebook(**wrong)
+
+
+def test_kmeans_starts_from_seeds_in_proportion_to_squared_distance():
+    """Where all but two of 1,000 points lie together, the farther of those is the second seed, or the third; whatever
+    the scale."""
+    z = jnp.zeros((1000, 1)).at[0, 0].set(10.0).at[1, 0].set(1000.0)
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    @jax.jit
+    def seeds(scale):
+        return jax.vmap(lambda key: quantize.kmeans(key, scale * z, 2, 0)[:, 0] / scale)(keys)
+
+    for scale in (1.0, 1e-4):
+        # Of 200 draws whose odds are 10^4 to 1; half and half where distances above 1 counted as 1.
+        assert np.mean(np.abs(np.asarray(seeds(scale)) - 1000).min(axis=1) < 1) > 0.98
+
+
+def test_a_direction_that_nothing_chooses_stays():
+    """It faded to 0, which is nearer to z than all that are more than 60 degrees away."""
+    book = Codebook(size=2, dim=2, cosine=True, restart=0.0)
+    total = jnp.array([[0.0, 1], [1, 0]])
+    running = Running(jnp.ones(2), total, jnp.zeros(2, jnp.int32))
+    z = jnp.tile(jnp.array([[[[0.1, 1.0]]]]), (4, 1, 1, 1))
+
+    def step(running, i):
+        found = book.find(book.codes(running), z)
+        return book.update(jax.random.fold_in(jax.random.key(0), i), running, found)[0], None
+
+    running, _ = jax.lax.scan(step, running, jnp.arange(10_000))
+    np.testing.assert_allclose(book.codes(running), [z[0, 0, 0] / jnp.linalg.norm(z[0, 0, 0]), [1, 0]], atol=1e-5)
+
+
+def test_averaged_codes_restart_with_those_that_are_averaged():
+    book = Codebook(size=17, dim=3, decay=0.0)
+    running = Running(jnp.full(17, 9.0).at[16].set(0), None, jnp.zeros(17, jnp.int32))
+    found = book.find(jnp.asarray(CODES), jnp.asarray(Z))
+    _, (now, mean), _ = book.update(jax.random.key(0), running, found, [jnp.asarray(CODES), 0.9 * jnp.asarray(CODES)])
+    np.testing.assert_array_equal(now[16], mean[16])
+    assert not np.array_equal(now[16], CODES[16])
+    np.testing.assert_array_equal(now[:16], CODES[:16])
+    np.testing.assert_array_equal(mean[:16], 0.9 * jnp.asarray(CODES)[:16])

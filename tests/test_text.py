@@ -106,6 +106,11 @@ def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
     tokens = data.load("all").tokens
     assert data.how.decode(tokens) == "the month a<|endoftext|>the month b<|endoftext|>"
     assert data.how.lengths()[tokens].sum() == 2 * len("the month a")
+    # What follows the text's end is left out; an end within it, as of a prompt, is not.
+    end = data.how.end
+    assert data.texts(np.array([[end, *tokens[:-1], end, end, end], [end] * (len(tokens) + 3)])) == [
+        "<|endoftext|>the month a<|endoftext|>the month b", ""
+    ]
 
 
 def test_the_embedded_corpus():

@@ -90,9 +90,17 @@ def test_lambda_is_the_ratio_of_gradients_at_the_last_layer(state):
 
 
 def test_the_game_waits_for_its_step(state):
-    """Before `gan_start` the critic stands still, and the network's loss is without it."""
-    step = jax.jit(replace(TINY, gan_start=1).train_step)
-    waiting, numbers = step(state, jax.random.key(0), {"x": X})
+    """Before `gan_start` the critic stands still, and the network's loss is without it. A code that is dead restarts in
+    the average too."""
+    step = jax.jit(replace(TINY, gan_start=1, ema_decay=0.999).train_step)
+    ((name, running),) = state.extra["codes"].items()
+    dying = {name: running.replace(count=running.count.at[3].set(-1e3))}
+    averaged = state.replace(ema={"gen": state.params["gen"]}, extra={**state.extra, "codes": dying})
+    waiting, numbers = step(averaged, jax.random.key(0), {"x": X})
+    before, now, mean = (tree["gen"]["codes"][name] for tree in (state.params, waiting.params, waiting.ema))
+    np.testing.assert_array_equal(now[3], mean[3])
+    assert not np.allclose(now[3], before[3], atol=0.1)
+    assert not np.array_equal(now[:3], mean[:3])
     assert float(numbers["loss"]) == pytest.approx(float(numbers["mse"] + numbers["code_loss"]), rel=1e-5)
     for a, b in zip(jax.tree.leaves(waiting.params["critic"]), jax.tree.leaves(state.params["critic"])):
         np.testing.assert_array_equal(a, b)

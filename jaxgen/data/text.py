@@ -73,7 +73,9 @@ class Text(Dataset):
         return {"tokenizer.json": self.how.to_json()}
 
     def texts(self, raw: np.ndarray) -> list[str]:
-        return [self.how.decode(row[: np.argmax(row == self.how.end)] if self.how.end in row else row) for row in raw]
+        # What a drawn text's end is filled up with; one within it, as of a prompt, stays.
+        last = [np.flatnonzero(row != self.how.end) for row in raw]
+        return [self.how.decode(row[: place[-1] + 1 if len(place) else 0]) for row, place in zip(raw, last)]
 
     @property
     def _corpus(self) -> "Corpus":

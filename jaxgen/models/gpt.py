@@ -6,7 +6,7 @@ prompt, cond = {"prompt": i32[N, P], "length": i32[N]}: row i's first length[i] 
 
 Sampling reads the prompt in one pass and then scans, keeping keys and values; rows of any lengths lie in one batch,
 their last tokens side by side, so that each step writes one slot. A text longer than the window is exact in this sense:
-each token is drawn from the model given the last tokens, `Decoding.keep` to window of them, read from position 0 on.
+each token is drawn from the model given the last tokens, above `Decoding.keep` and up to window, from position 0 on.
 """
 
 from dataclasses import dataclass, field
@@ -98,6 +98,8 @@ class GPT(LossModel):
             raise UserError(f"examples ask for {length} positions, the window has {window}: set --model.network.window")
         check_tokens(x, self.vocab)
         check_classes(self.num_classes, batch)
+        if self.from_start and "bytes" in batch:
+            raise UserError("text goes on from a prompt, not from a learnt start: leave --model.start out")
         if self.from_start and x.shape[1] != self.num_tokens:
             raise UserError(
                 f"examples have {x.shape[1]} tokens, samples {self.num_tokens}: set --model.decoding.tokens, or the "
@@ -118,7 +120,10 @@ class GPT(LossModel):
         self._check_decoding()
         if self.num_classes:
             check_labels(self.num_classes, cond)
-        elif not self.start:
+        elif self.start:
+            if cond is not None:
+                raise UserError("this model starts by itself: leave the condition out")
+        else:
             check_prompt(cond, self.vocab, self.network.window)
 
     # --- training ---
@@ -325,6 +330,7 @@ def joined(cond: PyTree, drawn: jax.Array, fill: int) -> jax.Array:
 def prompts(rows: list[Any], window: int) -> dict[str, np.ndarray]:
     """The condition for prompts of any lengths, padded to one of few sizes, so that a growing one compiles no program
     of its own. Raises UserError for an empty one, or one longer than the window."""
+    check_lengths([len(tokens) for tokens in rows], window)
     longest = max(map(len, rows))
     size = next((s for s in (2**i for i in range(4, 40)) if s >= longest), longest)
     size = max(min(size, window), longest)
@@ -344,18 +350,26 @@ def fitting(cond: PyTree, tokens: int, window: int) -> PyTree:
     return {**cond, "prompt": cond["prompt"][:, :room]}
 
 
+def check_lengths(length: Any, window: int) -> None:
+    """Raises UserError unless prompts have 1 to `window` tokens each. length: of each."""
+    if not len(length) or min(length) < 1:
+        raise UserError("a prompt is empty: one token at least is expected, such as a line break")
+    if max(length) > window:
+        raise UserError(f"a prompt has {max(length)} tokens, the window {window}: leave its beginning out")
+
+
 def check_prompt(cond: PyTree, vocab: int, window: int) -> None:
     """Raises UserError unless cond holds prompts of 1 to `window` tokens of the vocabulary."""
     if not isinstance(cond, dict) or set(cond) != {"prompt", "length"}:
         raise UserError("text goes on from a prompt: {'prompt': i32[N, P], 'length': i32[N]}, as gpt.prompts makes it")
     prompt, length = cond["prompt"], cond["length"]
+    if np.ndim(prompt) != 2 or np.shape(length) != np.shape(prompt)[:1]:
+        given = f"{list(np.shape(prompt))} and {list(np.shape(length))}"
+        raise UserError(f"prompt and length have the shapes {given}: [N, P] and [N] are expected")
     if not (concrete(prompt) and concrete(length)):
         return
     prompt, length = np.asarray(prompt), np.asarray(length)
-    if not length.size or length.min() < 1 or not prompt.shape[1]:
-        raise UserError("a prompt is empty: one token at least is expected, such as a line break")
-    if length.max() > window:
-        raise UserError(f"a prompt has {length.max()} tokens, the window {window}: leave its beginning out")
+    check_lengths(length, window)
     if length.max() > prompt.shape[1]:
         raise UserError(f"a prompt's length is {length.max()}, but {prompt.shape[1]} tokens were given")
     check_tokens(prompt[np.arange(prompt.shape[1]) < length[:, None]], vocab)

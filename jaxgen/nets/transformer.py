@@ -247,7 +247,10 @@ class Transformer(nn.Module):
     dtype: Any = None
 
     def check(self) -> None:
-        """Raises UserError when width is not whole heads, or heads are not whole groups."""
+        """Raises UserError when there is nothing of something, width is not whole heads, or heads not whole groups."""
+        for name, least in (("width", 1), ("depth", 1), ("heads", 1), ("groups", 0), ("hidden", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}: {least} at least is expected")
         if self.width % self.heads or self.width % 4 or (self.rotary and self.width // self.heads % 2):
             even = " of an even size" if self.rotary else ""
             raise UserError(f"width is {self.width}: a multiple of 4 and of heads = {self.heads}{even} is expected")

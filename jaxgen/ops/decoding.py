@@ -26,7 +26,8 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
 
 
 def top_p(logits: jax.Array, p: float) -> jax.Array:
-    """The nucleus, arXiv:1904.09751: the fewest of the most likely tokens whose probabilities sum to p at least."""
+    """The nucleus, arXiv:1904.09751: the fewest of the most likely tokens whose probabilities sum to p at least, and
+    what ties with the last of them."""
     ordered = jnp.sort(logits, axis=-1, descending=True)
     probability = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability

@@ -5,6 +5,7 @@ one it is. Sums over vectors are over the whole batch: under jit over a mesh, of
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import struct
 from jaxgen.errors import UserError
 
 EPSILON = 1e-5  # of Laplace smoothing, in uses
+LARGEST = 1e30  # squared distance, above any: the first seed is drawn evenly
 LATELY = 100  # steps within which a code must have been chosen to count as used
 
 
@@ -53,7 +55,9 @@ def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool 
     from those before (k-means++). spherical: centres of unit length, for z of unit length."""
 
     def seed(distance: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chosen = z[jax.random.categorical(jax.random.fold_in(key, i), jnp.log(distance + 1e-12))]
+        # In proportion to the largest, so that the scale of z does not matter.
+        share = distance / jnp.maximum(jnp.max(distance), 1e-30)
+        chosen = z[jax.random.categorical(jax.random.fold_in(key, i), jnp.log(share + 1e-12))]
         return jnp.minimum(distance, jnp.sum((z - chosen[None]) ** 2, axis=1)), chosen
 
     def step(centres: jax.Array, _) -> tuple[jax.Array, None]:
@@ -62,7 +66,7 @@ def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool 
         moved = jnp.where(uses[:, None] > 0, sums / jnp.maximum(uses, 1)[:, None], centres)
         return unit(moved) if spherical else moved, None
 
-    _, centres = jax.lax.scan(seed, jnp.ones(len(z)), jnp.arange(size))
+    _, centres = jax.lax.scan(seed, jnp.full(len(z), LARGEST), jnp.arange(size))
     return jax.lax.scan(step, centres, length=steps)[0]
 
 
@@ -169,23 +173,30 @@ class Codebook:
         return self.commitment * commitment + jnp.mean((jax.lax.stop_gradient(found.z) - found.q) ** 2)
 
     def update(
-        self, key: jax.Array, running: Running, found: Found, learnt: jax.Array | None = None
-    ) -> tuple[Running, jax.Array | None, dict[str, jax.Array]]:
+        self, key: jax.Array, running: Running, found: Found, learnt: Any = None
+    ) -> tuple[Running, Any, dict[str, jax.Array]]:
         """After a batch: the new `running`, the new `learnt`, and the metrics `perplexity` (of this batch) and `usage`
-        (the share of codes chosen within the last 100 steps)."""
+        (the share of codes chosen within the last 100 steps).
+
+        learnt: the parameters of codes that have a gradient, or a pytree of them and their averages: what restarts does
+        so in all of them.
+        """
         z, q = (jax.lax.stop_gradient(a).reshape(-1, self.dim) for a in (found.z, found.q))
         uses, sums = tally(z, found.indices.reshape(-1), self.size)
         idle = jnp.where(uses > 0, 0, running.idle + 1)
         decay = self.decay or 0.99
         count = decay * running.count + (1 - decay) * uses
         total = None if self.by_gradient else decay * running.total + (1 - decay) * sums
+        if self.cosine and total is not None:
+            # Of a direction nothing may be lost: one that fades to 0 would lie nearer to z than most others.
+            total = jnp.where(uses[:, None] > 0, total, running.total)
         if self.restart:
             share = len(z) / self.size
             dead, fresh = count < self.restart * share, drawn_by_error(key, z, q, self.size)
             # An even share's worth, so that a code has a few hundred steps to be found in.
             count = jnp.where(dead, share, count)
             if self.by_gradient:
-                learnt = jnp.where(dead[:, None], fresh, learnt)
+                learnt = jax.tree.map(lambda codes: jnp.where(dead[:, None], fresh, codes), learnt)
             else:
                 total = jnp.where(dead[:, None], fresh * share, total)
         metrics = {"perplexity": perplexity(uses), "usage": jnp.mean(idle < LATELY, dtype=jnp.float32)}

@@ -37,6 +37,7 @@ CONFIG = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True,),
 }  # fmt: skip
+SIZES = ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight")  # what a network's sizes show in
 IGNORED = ("attn.bias", "attn.masked_bias")  # the causal mask, in old files
 
 
@@ -51,8 +52,9 @@ def read_file(file: Path) -> dict[str, np.ndarray]:
         tensors = {name.removeprefix("transformer."): array for name, array in load_file(file).items()}
     except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{file} is no safetensors file ({str(error)[:99]}): name GPT-2's model.safetensors") from error
-    if "wte.weight" not in tensors or "h.0.attn.c_attn.weight" not in tensors:
-        raise UserError(f"{file} has no wte.weight and h.0.attn.c_attn.weight: name a GPT-2 model.safetensors")
+    for name in SIZES:
+        if name not in tensors or tensors[name].ndim != 2:
+            raise UserError(f"{file} has no matrix {name}: name a GPT-2 model.safetensors")
     return tensors
 
 
@@ -62,7 +64,7 @@ def network_of(file: Path) -> TokenTransformer:
     tensors = read_file(file)
     (vocab, width), window = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("h."))
-    path, config = file.parent / "config.json", {"n_head": max(1, width // 64)}
+    path, config = config_of(file), {"n_head": max(1, width // 64)}
     try:
         if path.is_file():
             config = json.loads(path.read_text())
@@ -79,6 +81,11 @@ def network_of(file: Path) -> TokenTransformer:
     return network
 
 
+def config_of(file: Path) -> Path:
+    """The configuration of the weights in a file."""
+    return file.parent / "config.json"
+
+
 def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     """The parameters of `network` in a file. Raises UserError when it holds another network's, or another vocabulary's.
 
@@ -88,14 +95,16 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     tensors = read_file(file)
     check(network)
     found, wanted = network_of(file), network
+    heads = found.body.heads if config_of(file).is_file() else body.heads  # the weights alone do not tell
     for name, has, wants in (
         ("vocab", found.vocab, wanted.vocab), ("window", found.window, wanted.window),
         ("body.width", found.body.width, body.width), ("body.depth", found.body.depth, body.depth),
+        ("body.heads", heads, body.heads),
         ("body.hidden", found.body.hidden or 4 * found.body.width, body.hidden or 4 * body.width),
     ):  # fmt: skip
         if has != wants:
-            what = "a vocabulary" if name == "vocab" else f"a {name.split('.')[-1]}"
-            raise UserError(f"{file} is of {what} of {has}, model.network.{name} is {wants}: set it to {has}")
+            what = "vocabulary" if name == "vocab" else name.split(".")[-1]
+            raise UserError(f"{file} is of {what} {has}, model.network.{name} is {wants}: set it to {has}")
 
     def take(name: str) -> np.ndarray:
         if name not in tensors:
@@ -105,8 +114,8 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     out = {ours: take(theirs) for theirs, ours in REST.items()}
     for theirs, ours in LAYERS.items():
         each = [take(f"h.{i}.{theirs}") for i in range(body.depth)]
-        if ours.startswith("self_attention/qkv"):
-            each = [_turned(a, body.heads, ours=True) for a in each]
+        if len({array.shape for array in each}) > 1:
+            raise UserError(f"{file} has {theirs} of several shapes: it is of another network")
         out[f"body/blocks/{ours}"] = np.stack(each)
     head = tensors.pop("lm_head.weight", None)
     if head is not None and not np.array_equal(head, out["tokens"]):
@@ -115,6 +124,9 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     if left:
         raise UserError(f"{file} has {left[0]}, which GPT-2 has not: name another file")
     store.check(out, shapes(network), str(file))
+    for name in out:
+        if name.startswith("body/blocks/self_attention/qkv"):
+            out[name] = _turned(out[name], body.heads, ours=True)
     if not body.bias:
         biases = [name for name in out if name.endswith("bias")]
         if any(out.pop(name).any() for name in biases):
@@ -150,7 +162,7 @@ def write(file: Path | str, model: GPT, params: dict[str, Any]) -> None:
     try:
         with replacing(file) as partial:
             save_file(named, partial, {"format": "pt"})
-        write_text(file.parent / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(config_of(file), json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror or error}): name another file") from error
 

@@ -21,8 +21,11 @@ from jaxgen.weights import gpt2
 def import_run(file: Path, vocabulary: Path, out: Path) -> None:
     """Makes `out` a run at step 0, to sample from, evaluate or train on as any other.
 
-    vocabulary: folder of vocab.json and merges.txt. Raises UserError when it is not of the weights' size.
+    vocabulary: folder of vocab.json and merges.txt. Raises UserError when it is not of the weights' size, or `out`
+    holds a run already.
     """
+    if RunFolder(out).checkpoints.is_dir():
+        raise UserError(f"{out} holds a run already: name a new folder")
     network = gpt2.network_of(file)
     data = Text(tokenizer="bpe", gpt2=str(vocabulary.resolve()), block=network.window, stride=network.window)
     if data.vocab != network.vocab:
