@@ -19,6 +19,10 @@ os.environ.setdefault("JAXGEN_CACHE", str(Path(tempfile.gettempdir()) / f"jaxgen
 import jax
 import pytest
 
+if jax.__version_info__[:2] == (0, 10):
+    # Half the time to compile. Newer versions do not know the first, and end the process at a flag they do not know.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
+
 from jaxgen import cli
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.experiment import Experiment, presets, scripts
