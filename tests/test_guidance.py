@@ -32,7 +32,7 @@ def test_guidance_1_is_the_condition_and_0_is_none():
     np.testing.assert_allclose(guided[1], free[1], atol=1e-5)
     np.testing.assert_allclose(guided[2], free[2] + 3 * (conditional[2] - free[2]), atol=1e-4)
     fixed = denoise(replace(MODEL, guidance=Guidance(scale=3.0)), state, LABELS)
-    np.testing.assert_allclose(fixed[2], guided[2], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(fixed[2], guided[2], atol=1e-4)
 
 
 def test_guidance_is_one_forward_pass():

@@ -162,8 +162,7 @@ def test_a_codebook_that_cannot_be_is_refused(wrong):
 
 
 def test_kmeans_starts_from_seeds_in_proportion_to_squared_distance():
-    """Where all but two of 1,000 points lie together, the farther of those is the second seed, or the third; whatever
-    the scale."""
+    """Where all but two of 1,000 points lie together, the farther of those is one of two seeds; whatever the scale."""
     z = jnp.zeros((1000, 1)).at[0, 0].set(10.0).at[1, 0].set(1000.0)
     keys = jax.random.split(jax.random.key(0), 200)
 

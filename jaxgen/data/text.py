@@ -73,9 +73,9 @@ class Text(Dataset):
         return {"tokenizer.json": self.how.to_json()}
 
     def texts(self, raw: np.ndarray) -> list[str]:
-        # What a drawn text's end is filled up with; one within it, as of a prompt, stays.
-        last = [np.flatnonzero(row != self.how.end) for row in raw]
-        return [self.how.decode(row[: place[-1] + 1 if len(place) else 0]) for row, place in zip(raw, last)]
+        # What a drawn text's end is filled up with is left out; one within it, as of a prompt, stays.
+        filled = np.logical_and.accumulate(raw[:, ::-1] == self.how.end, axis=1).sum(axis=1)
+        return [self.how.decode(row[: len(row) - count]) for row, count in zip(raw, filled)]
 
     @property
     def _corpus(self) -> "Corpus":

@@ -330,14 +330,13 @@ def joined(cond: PyTree, drawn: jax.Array, fill: int) -> jax.Array:
 def prompts(rows: list[Any], window: int) -> dict[str, np.ndarray]:
     """The condition for prompts of any lengths, padded to one of few sizes, so that a growing one compiles no program
     of its own. Raises UserError for an empty one, or one longer than the window."""
-    check_lengths([len(tokens) for tokens in rows], window)
-    longest = max(map(len, rows))
-    size = next((s for s in (2**i for i in range(4, 40)) if s >= longest), longest)
-    size = max(min(size, window), longest)
+    length = [len(tokens) for tokens in rows]
+    check_lengths(length, window)
+    size = min(max(16, 1 << (max(length) - 1).bit_length()), window)  # a power of two
     prompt = np.zeros((len(rows), size), np.int32)
     for row, tokens in zip(prompt, rows):
         row[: len(tokens)] = tokens
-    return {"prompt": prompt, "length": np.array([len(tokens) for tokens in rows], np.int32)}
+    return {"prompt": prompt, "length": np.array(length, np.int32)}
 
 
 def fitting(cond: PyTree, tokens: int, window: int) -> PyTree:

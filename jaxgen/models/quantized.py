@@ -122,22 +122,23 @@ class Quantized(GenerativeModel):
         return sum(self.codebook.loss(one) for one in found)
 
     def _use(
-        self, key: jax.Array, weights: list[Weights], running: dict[str, Running], found: list[Found]
-    ) -> tuple[list[Weights], dict[str, Running], Metrics]:
+        self, key: jax.Array, weights: Weights, ema: Weights | None, running: dict[str, Running], found: list[Found]
+    ) -> tuple[Weights, Weights | None, dict[str, Running], Metrics]:
         """Codebooks after a batch of which this was found, and the metrics of how they are used.
 
-        weights: the parameters and, where there is one, their average: it would lag behind a code that restarts.
+        ema: the average of the weights, None without one: by itself it would lag behind a code that restarts.
         """
-        learnt, running, metrics = [dict(w.get("codes", {})) for w in weights], dict(running), {}
+        learnt = [w and w.get("codes") for w in (weights, ema)]
+        running, metrics = dict(running), {}
         for level, one in enumerate(found):
             name = self._level(level)
             key_level = jax.random.fold_in(key, level)
-            codes = [each.get(name) for each in learnt]
+            codes = [each and each[name] for each in learnt]
             running[name], codes, numbers = self.codebook.update(key_level, running[name], one, codes)
-            if self.codebook.by_gradient:
-                learnt = [{**each, name: moved} for each, moved in zip(learnt, codes)]
+            learnt = [each and {**each, name: moved} for each, moved in zip(learnt, codes)]
             metrics |= numbers if len(found) == 1 else {f"{n}_{name}": value for n, value in numbers.items()}
-        return [{**w, "codes": each} if each else w for w, each in zip(weights, learnt)], running, metrics
+        weights, ema = ({**w, "codes": each} if each else w for w, each in zip((weights, ema), learnt))
+        return weights, ema, running, metrics
 
     # --- a first stage ---
 

@@ -154,12 +154,12 @@ class VQGAN(Quantized, AdversarialModel):
         (grads,) = back((by_pixels + weight * by_game, jnp.ones_like(code_loss)))
 
         state = self._generator_descent(state, grads)
-        trees = [state.params["gen"]] if state.ema is None else [state.params["gen"], state.ema["gen"]]
-        (weights, *ema), running, used = self._use(key, trees, running, found)
+        averaged = state.ema and state.ema["gen"]
+        weights, averaged, running, used = self._use(key, state.params["gen"], averaged, running, found)
         state = state.replace(
             step=state.step + 1,
             params={"gen": weights, "critic": critic},
-            ema={"gen": ema[0]} if ema else None,
+            ema=averaged and {"gen": averaged},
             opt_state={**state.opt_state, "critic": critic_opt},
             extra={**state.extra, "critic": extra, "codes": running},
         )

@@ -46,7 +46,6 @@ class VQVAE(Quantized, LossModel):
 
         (value, (metrics, found)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         new = self._descent(state, grads)
-        trees = [new.params] if new.ema is None else [new.params, new.ema]
-        (params, *ema), running, used = self._use(key, trees, state.extra["codes"], found)
-        new = new.replace(params=params, ema=ema[0] if ema else None, extra={"codes": running})
+        params, ema, running, used = self._use(key, new.params, new.ema, state.extra["codes"], found)
+        new = new.replace(params=params, ema=ema, extra={"codes": running})
         return new, {"loss": value, **metrics, **used, "grad_norm": optax.tree.norm(grads)}

@@ -61,10 +61,16 @@ def read_file(file: Path) -> dict[str, np.ndarray]:
 def network_of(file: Path) -> TokenTransformer:
     """The network that a file holds weights of. Heads are those of config.json beside it, else 64 channels each, as all
     sizes of GPT-2 have them."""
-    tensors = read_file(file)
+    network = _network(file, read_file(file))
+    network.check()
+    return network
+
+
+def _network(file: Path, tensors: dict[str, np.ndarray], heads: int = 0) -> TokenTransformer:
+    """The network of these tensors, which may not fit together yet. heads: where there is no config.json."""
     (vocab, width), window = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("h."))
-    path, config = config_of(file), {"n_head": max(1, width // 64)}
+    path, config = file.parent / "config.json", {"n_head": heads or max(1, width // 64)}
     try:
         if path.is_file():
             config = json.loads(path.read_text())
@@ -76,14 +82,7 @@ def network_of(file: Path) -> TokenTransformer:
             raise UserError(f"{path} has {name} {config[name]}, GPT-2 {known[0]}: weights of this kind are not read")
     hidden = tensors["h.0.mlp.c_fc.weight"].shape[1]
     body = Transformer(width=width, depth=depth, heads=heads, hidden=0 if hidden == 4 * width else hidden, causal=True)
-    network = TokenTransformer(vocab=vocab, window=window, body=body)
-    network.check()
-    return network
-
-
-def config_of(file: Path) -> Path:
-    """The configuration of the weights in a file."""
-    return file.parent / "config.json"
+    return TokenTransformer(vocab=vocab, window=window, body=body)
 
 
 def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
@@ -94,12 +93,11 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     file, body = Path(file), network.body
     tensors = read_file(file)
     check(network)
-    found, wanted = network_of(file), network
-    heads = found.body.heads if config_of(file).is_file() else body.heads  # the weights alone do not tell
+    found, wanted = _network(file, tensors, body.heads), network
     for name, has, wants in (
         ("vocab", found.vocab, wanted.vocab), ("window", found.window, wanted.window),
         ("body.width", found.body.width, body.width), ("body.depth", found.body.depth, body.depth),
-        ("body.heads", heads, body.heads),
+        ("body.heads", found.body.heads, body.heads),
         ("body.hidden", found.body.hidden or 4 * found.body.width, body.hidden or 4 * body.width),
     ):  # fmt: skip
         if has != wants:
@@ -162,7 +160,7 @@ def write(file: Path | str, model: GPT, params: dict[str, Any]) -> None:
     try:
         with replacing(file) as partial:
             save_file(named, partial, {"format": "pt"})
-        write_text(config_of(file), json.dumps(config, indent=2) + "\n")
+        write_text(file.parent / "config.json", json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror or error}): name another file") from error
 
