@@ -211,7 +211,8 @@ class Checkpoints:
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Saves `state` under its step; returns once the arrays are copied, so the state may be donated.
 
-        score: lower is better; NaN is never best.
+        score: lower is better; NaN is never best. Raises UserError when it cannot be written, or when this step or a
+        later one is saved.
         """
         ocp = self._ocp
         facts = {"checksums": checksums(state)}
@@ -221,7 +222,12 @@ class Checkpoints:
         self.wait()
         parallel.in_each(lambda: self._check_space(state))
         with self._saving():
-            self._manager.save(int(state.step), args=items, metrics=metrics)
+            saved = self._manager.save(int(state.step), args=items, metrics=metrics)
+        if not saved:  # orbax neither replaces a step nor goes back behind the newest
+            raise UserError(
+                f"cannot save step {int(state.step)} in {self.folder}, which holds {self.steps()}: move those of this "
+                "step and later away"
+            )
 
     def _check_space(self, state: TrainState) -> None:
         """Raises UserError when this process's share of a state will not fit: a save that fails half-way is noisier."""

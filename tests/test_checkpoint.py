@@ -57,6 +57,16 @@ def test_without_scores_there_is_no_best(tmp_path):
             checkpoints.best()
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_no_step_is_saved_over_or_behind_another(step, tmp_path):
+    """Orbax would say nothing and save nothing."""
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        checkpoints.save(state_at(2))
+        with pytest.raises(UserError, match=f"cannot save step {step} in .*, which holds .2."):
+            checkpoints.save(state_at(step))
+        assert checkpoints.steps() == [2]
+
+
 @pytest.mark.parametrize("best", ["loss", "-loss", "test/nelbo"])
 def test_a_run_keeps_its_best_by_a_named_metric(best, tmp_path):
     """A run stopped on the way finds the same one."""
