@@ -82,7 +82,7 @@ def test_flows_of_vectors(name, size, seed):
     assert np.abs(dy).max(axis=0).min() > 1e-5
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", ["glow", pytest.param("realnvp", marks=pytest.mark.slow)])
 def test_flows_of_images(name):
     flow, shape = IMAGES[name]
     context = jnp.linspace(-1, 1, 10).reshape(5, 2) if name == "glow" else None

@@ -139,7 +139,7 @@ DDPMS = {
 }
 
 
-@pytest.fixture(scope="module", params=["rectangular, classes", "three levels"])
+@pytest.fixture(scope="module", params=["rectangular, classes", pytest.param("three levels", marks=pytest.mark.slow)])
 def ddpm(request):
     """(model, state with random parameters, the peer with the same)."""
     model = replace(DDPMS[request.param], optimizer=Adam(lr=1e-3), ema_decay=0.0)
