@@ -26,8 +26,8 @@ def start(folder, *flags, program=("experiments/vae.py",)):
         port = free.getsockname()[1]
     command = [sys.executable, *program, "smoke", "--device", "cpu", "--out", str(folder), *flags]
     command += ["--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id"]
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]  # the tests' own four
-    environment = {**os.environ, "XLA_FLAGS": " ".join(flags)}
+    quick = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]  # not the tests' own four
+    environment = {**os.environ, "XLA_FLAGS": " ".join(quick)}
     pipes = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return [subprocess.Popen([*command, str(i)], cwd=ROOT, **pipes) for i in range(2)]
 
