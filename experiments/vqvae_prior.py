@@ -8,7 +8,7 @@
     python experiments/vqvae_prior.py mnist --data.data-dir DIR
 
 Of another first stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places
-as it has. mnist takes 30 minutes of one core, after 5 of the first stage; fd_mnist_cnn 0.53. Not yet run: the others.
+as it has. mnist takes 40 minutes of one core beside other load; fd_mnist_cnn 0.53. Not yet run: the others.
 """
 
 from jaxgen.data import TFDS, Digits, Emoji

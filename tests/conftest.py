@@ -84,8 +84,8 @@ def shared_data() -> Path:
     return folder
 
 
-def untrained(name: str, folder: Path) -> Path:
-    """A run named SCRIPT-PRESET-SEED, whatever folder comes before, at step 0 in `folder`."""
+def first_stage(name: str, folder: Path) -> Path:
+    """The run that a smoke preset names as its first stage, runs/SCRIPT-PRESET-SEED, at step 0, in `folder`."""
     path = folder / Path(name).name
     if not path.exists():
         script, preset, _ = path.name.split("-")
@@ -102,5 +102,5 @@ def smoke(request, tmp_path_factory) -> Experiment:
     experiment = presets(EXPERIMENTS[request.param])["smoke"]
     if not isinstance(experiment.codec, Pretrained):
         return experiment
-    path = untrained(experiment.codec.run, tmp_path_factory.getbasetemp())
+    path = first_stage(experiment.codec.run, tmp_path_factory.getbasetemp())
     return dataclasses.replace(experiment, codec=dataclasses.replace(experiment.codec, run=str(path)))

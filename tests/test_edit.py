@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import untrained
+from conftest import EXPERIMENTS
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -10,13 +10,16 @@ from jaxgen import __main__ as commands
 from jaxgen import core, edit
 from jaxgen.codecs import Binarize
 from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+from jaxgen.loop import train
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import PlainPixelCNN
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = untrained("ddpm-smoke-0", tmp_path_factory.mktemp("edit"))
+    folder = tmp_path_factory.mktemp("edit") / "run"
+    train(presets(EXPERIMENTS["ddpm"])["smoke"], folder)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / "image.png")
     half = np.zeros((8, 8), np.uint8)
@@ -27,7 +30,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def style_run(tmp_path_factory):
-    return untrained("stylegan2-smoke-0", tmp_path_factory.mktemp("edit"))
+    folder = tmp_path_factory.mktemp("edit") / "style"
+    train(presets(EXPERIMENTS["stylegan2"])["smoke"], folder)
+    return folder
 
 
 def sample(run, *flags):

@@ -20,7 +20,8 @@ from jaxgen.parallel import Layout, Poll, parse
 from jaxgen.report import read_metrics
 
 HALF = DEVICES // 2
-MESHES = [f"data={DEVICES}", f"fsdp={DEVICES}", f"data={HALF},fsdp=2", f"data={HALF},tensor=2"]
+MESH = f"data={HALF},tensor=2"
+OTHERS = [f"data={DEVICES}", f"fsdp={DEVICES}", f"data={HALF},fsdp=2"]
 
 
 def run(experiment, layout, steps=20):
@@ -45,20 +46,23 @@ def alone(request):
     return experiment, run(experiment, None)
 
 
-@pytest.mark.parametrize("mesh", [*(pytest.param(m, marks=pytest.mark.slow) for m in MESHES[:3]), MESHES[3]])
+@pytest.mark.parametrize("mesh", [MESH, *(pytest.param(m, marks=pytest.mark.slow) for m in OTHERS)])
 def test_a_mesh_computes_what_one_device_does(alone, mesh):
     experiment, (metrics, _, samples) = alone
     layout = Layout.make(mesh, experiment.batch_size)
     split_metrics, state, split_samples = run(experiment, layout)
     np.testing.assert_allclose(split_metrics["loss"], metrics["loss"], rtol=1e-5)
     np.testing.assert_allclose(split_samples, samples, atol=1e-5)
-    for leaf in jax.tree.leaves(state):
+    batch = experiment.data.batch_at(experiment.seed, 0, experiment.batch_size)
+    placed = layout.like(core.abstract_state(experiment.model, batch, experiment.codec))
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
         assert len(leaf.sharding.device_set) == DEVICES
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)  # where it lay before training
 
 
 def test_a_second_call_compiles_nothing(alone):
     experiment, _ = alone
-    layout = Layout.make(MESHES[3], experiment.batch_size)
+    layout = Layout.make(MESH, experiment.batch_size)
     _, state, _ = run(experiment, layout)
     before = core.train_steps._cache_size()
     raw = [experiment.data.batch_at(0, step, experiment.batch_size) for step in range(20)]

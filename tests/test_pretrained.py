@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS, untrained
+from conftest import EXPERIMENTS, first_stage
 
 from jaxgen import core
 from jaxgen.checkpoint import Checkpoints
@@ -32,7 +32,7 @@ RAW = {"x": Digits().arrays("test")["x"][:6], "cond": Digits().arrays("test")["c
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory) -> Path:
-    return untrained(NAME, tmp_path_factory.mktemp("stage"))
+    return first_stage(NAME, tmp_path_factory.mktemp("stage"))
 
 
 @pytest.fixture(scope="module")
