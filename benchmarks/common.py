@@ -22,7 +22,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxgen import cli
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import TrainState
 from jaxgen.data import feed
@@ -196,8 +195,7 @@ def chosen(folder: Path, names: tuple[str, ...], preset: str) -> dict[str, Exper
 
 def use_devices(count: int) -> None:
     """At least `count` devices, of the CPU where there are no others: XLA runs a convolution of up to 64 channels on
-    one core of each device. To be called first, as it sets the compiler's flags as a run has them."""
-    cli.choose_convolutions()
+    one core of each device. To be called before jax starts its devices."""
     if count > 1:
         # Raised when jax has started already; then there may be enough.
         with contextlib.suppress(RuntimeError):

@@ -16,12 +16,6 @@ from jaxgen.errors import UserError
 
 T = TypeVar("T")
 
-# XLA's CPU back end gives convolutions to a library that is several times slower at the weight gradients of wide layers
-# than its older code: without it a step of DCGAN at 64 px takes 1.5 s for 2.4 s, and narrow networks what they took.
-PLAIN_CONVOLUTIONS = (
-    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-)
-
 
 def parse(kind: type[T], default: T | None, args: Sequence[str], prog: str, description: str | None = None) -> T:
     """Reads flags over a default. Raises UserError in one line, with the nearest flag, instead of tyro's panel."""
@@ -69,16 +63,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
 
 
-def choose_convolutions() -> None:
-    """Has XLA's CPU back end, before it starts, take its older convolutions, unless XLA_FLAGS says which."""
-    import jax
-
-    flags = os.environ.get("XLA_FLAGS", "")
-    # A flag that XLA does not know ends the process: only where it was tried.
-    if "xla_cpu_experimental_ynn" not in flags and (0, 10) <= jax.__version_info__[:2] <= (0, 12):
-        os.environ["XLA_FLAGS"] = f"{flags} {PLAIN_CONVOLUTIONS}".lstrip()
-
-
 def start_jax(
     device: str = "auto",
     compilation_cache: bool = True,
@@ -96,7 +80,6 @@ def start_jax(
 
     from jaxgen import parallel
 
-    choose_convolutions()
     coordinator, num_processes, process_id = processes
     if not 0 <= process_id < num_processes:
         raise UserError(f"process_id is {process_id} of num_processes {num_processes}: count from 0")
