@@ -25,7 +25,7 @@ from jaxgen.optim import Adam
 
 def gpt2(width: int, depth: int, heads: int) -> Experiment:
     """A size of GPT-2, on text in files that the user names, by GPT-2's own tokens, from a folder `gpt2` where none is
-    named; 480 windows of 1,024 an update, as nanoGPT has."""
+    named; 480 windows of 1,024 a step, as nanoGPT has, 12 at a time."""
     return Experiment(
         model=GPT(
             network=TokenTransformer(
@@ -33,11 +33,12 @@ def gpt2(width: int, depth: int, heads: int) -> Experiment:
             ),
             decoding=Decoding(top_k=200, temperature=0.8, end=50_256),
             optimizer=Adam(
-                lr=6e-4, b2=0.95, weight_decay=0.1, clip=1.0, warmup=2000, decay_steps=600_000, final=0.1, accumulate=40
+                lr=6e-4, b2=0.95, weight_decay=0.1, clip=1.0, warmup=2000, decay_steps=600_000, final=0.1
             ),
+            accumulate=40,
         ),
-        codec=Identity(), data=Text(source="", tokenizer="bpe", gpt2="gpt2", block=1024, stride=1024), batch_size=12,
-        steps=600_000 * 40, steps_per_call=40, log_every=400, sample_every=40_000, save_every=40_000, num_samples=8,
+        codec=Identity(), data=Text(source="", tokenizer="bpe", gpt2="gpt2", block=1024, stride=1024), batch_size=480,
+        steps=600_000, steps_per_call=10, log_every=10, sample_every=1000, save_every=1000, num_samples=8,
         precision="bfloat16",
     )  # fmt: skip
 

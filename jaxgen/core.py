@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen, gradient
 from jaxgen.optim import Adam, Optimizer
 from jaxgen.parallel import Layout
 
@@ -106,6 +107,8 @@ class LossModel(GenerativeModel):
     optimizer: Optimizer = Adam()
     ema_decay: float = 0.0
     """Decay of the averaged parameters; 0 keeps none."""
+    accumulate: int = 1
+    """Equal parts of a batch whose gradients are computed one after another: less memory, the same step."""
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         raise NotImplementedError
@@ -114,10 +117,18 @@ class LossModel(GenerativeModel):
         return {}
 
     def loss(
-        self, params: dict[str, PyTree], state: TrainState, key: jax.Array, batch: Batch
+        self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Metrics]:
-        """The scalar to minimise and what else to log. Differentiate `params`; `state` gives step and extra."""
+        """The scalar to minimise and what else to log, means over the batch; example i draws by keys[i] alone.
+        Differentiate `params`; `state` gives step and extra."""
         raise NotImplementedError
+
+    def seen(
+        self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """`loss`, with more than metrics where the step of a family needs more."""
+        loss, metrics = self.loss(params, state, keys, batch)
+        return loss, Seen(metrics)
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         key_params, key_extra = jax.random.split(key)
@@ -135,8 +146,19 @@ class LossModel(GenerativeModel):
         )
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, state, key, batch)
-        return self._descent(state, grads), {"loss": loss, **metrics, "grad_norm": optax.tree.norm(grads)}
+        state, seen = self._step(state, key, batch)
+        return state, seen.metrics
+
+    def _step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Seen]:
+        """The state after a step, and what its loss saw; `extra` is as it was."""
+
+        def loss(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+            return self.seen(params, state, keys, batch)
+
+        num = len(jax.tree.leaves(batch)[0])
+        (value, seen), grads = gradient(loss, state.params, key, num, dict(batch), self.accumulate)
+        metrics = {"loss": value, **seen.metrics, "grad_norm": optax.tree.norm(grads)}
+        return self._descent(state, grads), seen._replace(metrics=metrics)
 
     def _descent(self, state: TrainState, grads: PyTree) -> TrainState:
         """The state after a step along `grads`."""
@@ -190,6 +212,31 @@ def fold_each(keys: jax.Array, data: jax.Array | int) -> jax.Array:
     if keys.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(keys, data)
     return jax.vmap(jax.random.fold_in, (0, None if jnp.ndim(data) == 0 else 0))(keys, data)
+
+
+def split_each(keys: jax.Array, num: int) -> tuple[jax.Array, ...]:
+    """`num` times keys [B] of keys [B], for the several draws of each example."""
+    return jax.vmap(lambda key: tuple(jax.random.split(key, num)))(keys)
+
+
+def one_key(keys: jax.Array) -> jax.Array:
+    """One key of the keys of a batch, for what is drawn for all of its examples at once: masks of dropout."""
+    return keys[0]
+
+
+def uniform_each(keys: jax.Array, shape: tuple[int, ...], minval: float = 0.0, maxval: float = 1.0) -> jax.Array:
+    """Uniform on [minval, maxval), f32[B, *shape], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=minval, maxval=maxval))(keys)
+
+
+def coin_each(keys: jax.Array, p: jax.Array | float) -> jax.Array:
+    """bool[B], row i True with probability p by keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, p))(keys)
+
+
+def integer_each(keys: jax.Array, low: int, high: int) -> jax.Array:
+    """Whole numbers of [low, high), i32[B], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.randint(key, (), low, high))(keys)
 
 
 def normal_each(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -103,8 +103,16 @@ class Experiment:
             )
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
+        if getattr(self.model, "accumulate", 1) > 1:
+            self._check_step(raw, codec)
         if self.best:
             self._check_best(raw, codec)
+
+    def _check_step(self, raw: Any, codec: Codec) -> None:
+        """Raises UserError for a batch that a step of training cannot divide."""
+        state, key = abstract_state(self.compute_model, raw, codec), jax.random.key(0)
+        batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
+        jax.eval_shape(self.compute_model.train_step, state, key, batch)
 
     def _check_best(self, raw: Any, codec: Codec) -> None:
         """Raises UserError unless `best` names a metric of this model."""
@@ -128,6 +136,10 @@ def _config_fields(value: Any) -> list[str]:
     """The fields that configure a dataclass; a Linen module's `parent` and `name` are Linen's own."""
     linen = ("parent", "name") if isinstance(value, nn.Module) else ()
     return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
+
+
+RETIRED = {name: {"accumulate": 1} for name in ("Adam", "RMSprop")}
+"""Fields that older run folders have, by class, with the value that means what is now always so."""
 
 
 def to_json(value: Any) -> Any:
@@ -158,7 +170,8 @@ def from_json(value: Any, where: str = "experiment") -> Any:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{where} is of type {value['type']!r}, which is no dataclass")
     known = [f.name for f in dataclasses.fields(cls) if f.init]
-    given = {k: v for k, v in value.items() if k != "type"}
+    gone = RETIRED.get(name, {})
+    given = {k: v for k, v in value.items() if k != "type" and (k in known or k not in gone or gone[k] != v)}
     for key in given:
         if key not in known:
             raise UserError(f"{where} has the field {key!r}, unknown to {name}{nearest(key, known)}")

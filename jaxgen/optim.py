@@ -12,12 +12,12 @@ import optax
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What every optimizer shares: the learning-rate schedule, clipping, accumulation and decay."""
+    """What every optimizer shares: the learning-rate schedule, clipping and decay."""
 
     lr: float = 1e-3
     """Learning rate after warm-up."""
     warmup: int = 0
-    """Steps of linear warm-up from 0."""
+    """Steps of linear warm-up, whose first has the rate lr / warmup and whose last has lr."""
     decay_steps: int = 0
     """Step at which a cosine from `lr` reaches `lr * final`; 0 keeps `lr` constant."""
     final: float = 0.0
@@ -25,20 +25,18 @@ class Optimizer:
     clip: float = 0.0
     """Largest global gradient norm; 0 does not clip."""
     weight_decay: float = 0.0
-    """Decoupled decay (arXiv:1711.05101) of kernels and embeddings; biases and norm scales are left alone."""
-    accumulate: int = 1
-    """Steps whose gradients are averaged into one update."""
+    """Decoupled decay (arXiv:1711.05101) of kernels and embeddings, `DECAYED`."""
 
     @property
     def schedule(self) -> optax.Schedule:
-        """Learning rate by update count."""
+        """Learning rate by the number of steps taken before."""
         if self.decay_steps:
             main = optax.cosine_decay_schedule(self.lr, max(1, self.decay_steps - self.warmup), self.final)
         else:
             main = optax.constant_schedule(self.lr)
         if not self.warmup:
             return main
-        return optax.join_schedules([optax.linear_schedule(0.0, self.lr, self.warmup), main], [self.warmup])
+        return optax.join_schedules([lambda count: self.lr * (count + 1) / self.warmup, main], [self.warmup])
 
     def direction(self) -> optax.GradientTransformation:
         """The optimizer's own scaling of gradients, before decay and learning rate."""
@@ -46,14 +44,13 @@ class Optimizer:
 
     @property
     def tx(self) -> optax.GradientTransformation:
-        """The whole chain: clip, scale, decay, learning rate, accumulate."""
+        """The whole chain: clip, scale, decay, learning rate."""
         chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
         chain.append(self.direction())
         if self.weight_decay:
-            chain.append(optax.add_decayed_weights(self.weight_decay, is_matrix))
+            chain.append(optax.add_decayed_weights(self.weight_decay, decayed))
         chain.append(optax.scale_by_learning_rate(self.schedule))
-        tx = optax.chain(*chain)
-        return optax.MultiSteps(tx, self.accumulate).gradient_transformation() if self.accumulate > 1 else tx
+        return optax.chain(*chain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +76,14 @@ class RMSprop(Optimizer):
         return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)
 
 
-def is_matrix(params):
-    """Mask for weight decay: True for arrays of two or more axes, but for biases and scales, which have two where the
-    layers they are of are stacked."""
+# Weights that multiply their inputs or are looked up; `lu` is of 1x1 convolutions. For the rest zero is no simpler than
+# another value: biases, shifts, scales, gains, noise strengths, constant inputs, codebooks, hash tables.
+DECAYED = frozenset({"kernel", "embedding", "tokens", "positions", "lu"})
 
-    def matrix(path, p) -> bool:
-        return p.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in ("bias", "scale")
 
-    return jax.tree_util.tree_map_with_path(matrix, params)
+def decayed(params):
+    """The mask of weight decay by the meaning of each array, which its name says: its rank changes where layers are
+    stacked."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in DECAYED, params
+    )

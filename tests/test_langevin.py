@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core import sample_keys
+from jaxgen.core import sample_keys, uniform_each
 from jaxgen.errors import UserError
-from jaxgen.ops.langevin import Langevin, _reflect, ais, hmc_step, uniform_each
+from jaxgen.ops.langevin import Langevin, _reflect, ais, hmc_step
 
 MEAN = jnp.array([1.0, -0.5])
 PRECISION = jnp.array([[2.0, 0.8], [0.8, 1.0]])
@@ -66,7 +66,7 @@ def test_walls_reflect():
     x, p = _reflect(jnp.array([0.5, 1.2, -1.2, 3.5]), jnp.ones(4), 1.0)
     np.testing.assert_allclose(x, [0.5, 0.8, -0.8, -0.5], atol=1e-6)
     np.testing.assert_allclose(p, [1, -1, -1, 1])
-    assert np.max(np.abs(uniform_each(sample_keys(0, 50), (3,), 0.2))) <= 0.2
+    assert np.max(np.abs(uniform_each(sample_keys(0, 50), (3,), -0.2, 0.2))) <= 0.2
 
 
 @pytest.mark.parametrize("leapfrog", [10, 1])

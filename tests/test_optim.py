@@ -1,6 +1,4 @@
-"""Optimizer settings: the learning rate at known steps, and what clipping, decay and accumulation do."""
-
-from dataclasses import replace
+"""Optimizer settings: the learning rate at known steps, and what clipping and decay do."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.optim import Adam, is_matrix
+from jaxgen.core import abstract_state
+from jaxgen.optim import Adam, decayed
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([1.0, 2.0]), "scale": jnp.array(2.0)}
 GRADS = {"kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "bias": jnp.array([0.5, -0.6]), "scale": jnp.array(0.7)}
@@ -31,15 +30,18 @@ def test_constant_rate():
     assert [float(Adam(lr=0.3).schedule(i)) for i in (0, 10, 10**6)] == pytest.approx([0.3] * 3)
 
 
-def test_warmup_is_linear_from_zero():
+def test_warmup_is_linear_and_its_first_step_moves():
     schedule = Adam(lr=0.4, warmup=10).schedule
-    assert [float(schedule(i)) for i in (0, 1, 5, 10, 500)] == pytest.approx([0, 0.04, 0.2, 0.4, 0.4])
+    assert [float(schedule(i)) for i in (0, 1, 4, 9, 10, 500)] == pytest.approx([0.04, 0.08, 0.2, 0.4, 0.4, 0.4])
+    assert float(Adam(lr=0.4, warmup=1).schedule(0)) == pytest.approx(0.4)
+    moved = step(Adam(lr=0.4, warmup=10), [GRADS])
+    np.testing.assert_allclose(np.abs(moved["bias"] - PARAMS["bias"]), 0.04, rtol=1e-4)  # of one step of Adam
 
 
 def test_cosine_reaches_its_end_at_decay_steps():
     """Warm-up included: half way between the 10th and the 110th step is the mean of both ends."""
     schedule = Adam(lr=1.0, warmup=10, decay_steps=110, final=0.2).schedule
-    at = {0: 0, 5: 0.5, 10: 1, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2, 60: 0.6, 110: 0.2, 10_000: 0.2}
+    at = {0: 0.1, 4: 0.5, 9: 1, 10: 1, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2, 60: 0.6, 110: 0.2, 10_000: 0.2}
     assert [float(schedule(i)) for i in at] == pytest.approx(list(at.values()), abs=1e-6)
 
 
@@ -57,14 +59,13 @@ def test_adam_is_the_papers_algorithm_1():
         np.testing.assert_allclose(got[name], p, rtol=1e-5)
 
 
-def test_weight_decay_shrinks_matrices_alone():
+def test_weight_decay_shrinks_kernels_alone():
     """Decoupled: with no gradient a kernel loses lr * decay of itself, and all else stands."""
     zero = jax.tree.map(jnp.zeros_like, GRADS)
     got = step(Adam(lr=0.1, weight_decay=0.5), [zero])
     np.testing.assert_allclose(got["kernel"], 0.95 * np.asarray(PARAMS["kernel"]), rtol=1e-6)
     np.testing.assert_array_equal(got["bias"], PARAMS["bias"])
     np.testing.assert_array_equal(got["scale"], PARAMS["scale"])
-    assert is_matrix(PARAMS) == {"kernel": True, "bias": False, "scale": False}
 
 
 def test_clip_bounds_the_global_norm():
@@ -78,23 +79,39 @@ def test_clip_bounds_the_global_norm():
             np.testing.assert_allclose(got, 0.1 * factor * np.asarray(grad), rtol=1e-5)
 
 
-def test_accumulation_equals_a_larger_batch():
-    """Every third call moves, by the mean of three gradients; the schedule counts updates."""
-    optimizer = Adam(lr=0.1, warmup=2, weight_decay=0.1, clip=0.5)
-    many = [jax.tree.map(lambda g, i=i: g * (1 + i) - 0.05 * i, GRADS) for i in range(6)]
-    mean = [jax.tree.map(lambda *g: sum(g) / 3, *many[i : i + 3]) for i in (0, 3)]
-    slow = replace(optimizer, accumulate=3)
-    got, expected = step(slow, many), step(optimizer, mean)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-    # Warm-up starts at zero, so that of six calls only the last moved.
-    np.testing.assert_array_equal(step(slow, many[:5])["kernel"], PARAMS["kernel"])
-    assert not np.array_equal(got["kernel"], PARAMS["kernel"])
+MEANINGS = {
+    # decayed: what multiplies its inputs, or is looked up
+    "kernel": True,  # of dense layers and convolutions, stacked over depth or not
+    "embedding": True,  # of classes, levels, a model's first token
+    "tokens": True,  # GPT's embedding, which is its head too
+    "positions": True,
+    "lu": True,  # the triangles of Glow's 1x1 convolution
+    # left alone
+    "bias": False,
+    "scale": False,  # of normalization layers
+    "shift": False,  # ActNorm's
+    "log_scale": False,  # ActNorm's
+    "log_s": False,  # the diagonal of Glow's 1x1 convolution
+    "gain": False,  # Glow's standardization
+    "noise": False,  # StyleGAN's noise strengths
+    "constant": False,  # StyleGAN's first map
+    "table": False,  # a hash grid's features
+    "codes": False,  # a codebook's
+}
+
+
+def test_every_parameter_is_decayed_by_its_meaning(smoke):
+    """Of every script; a new name is to be listed above."""
+    batch = smoke.data.batch_at(smoke.seed, 0, smoke.batch_size)
+    params = abstract_state(smoke.model, batch, smoke.codec.load()).params
+    for path, chosen in jax.tree_util.tree_leaves_with_path(decayed(params)):
+        *_, above, name = (jax.tree_util.keystr((part,), simple=True) for part in path)
+        assert chosen == MEANINGS["codes" if above == "codes" else name], jax.tree_util.keystr(path)
 
 
 def test_settings_are_values():
     """What lets equal models share an executable; two optax transformations are never equal."""
     assert Adam(lr=0.1, clip=1.0) == Adam(lr=0.1, clip=1.0)
     assert hash(Adam(lr=0.1, clip=1.0)) == hash(Adam(lr=0.1, clip=1.0))
-    assert len({Adam(), Adam(lr=0.1), Adam(b2=0.99), Adam(accumulate=2)}) == 4
+    assert len({Adam(), Adam(lr=0.1), Adam(b2=0.99), Adam(warmup=2)}) == 4
     assert Adam().tx != Adam().tx

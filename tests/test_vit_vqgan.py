@@ -12,7 +12,7 @@ from scipy import stats
 from jaxgen import core
 from jaxgen.errors import UserError
 from jaxgen.models.pix2pix import Pix2Pix
-from jaxgen.models.vqgan import VQGAN
+from jaxgen.models.vqgan import VQGAN, bounded_ratio
 from jaxgen.nets.pix2pix import PatchCritic
 from jaxgen.nets.transformer import Transformer
 from jaxgen.nets.vit import ViTCoder, ViTGenerator
@@ -59,34 +59,21 @@ def test_one_transformer_under_two_names_is_two(state):
 
 
 def test_lambda_is_the_ratio_of_gradients_at_the_last_layer(state):
-    """Eq. 7, by derivatives along that layer's kernel alone."""
+    """Eq. 7, beside whole gradients, of which that layer's kernel is taken."""
     weights, running = state.params["gen"], state.extra["codes"]
 
-    def rebuild(weights):
-        out, found = TINY._rebuild(weights, running, X)
-        return out, TINY._code_loss(found)
-
-    def norm(direction):
-        def along(kernel):
-            network = {**weights["network"], "from_code": {**weights["network"]["from_code"]}}
-            network["from_code"]["pixels"] = {**network["from_code"]["pixels"], "kernel": kernel}
-            return jnp.sum(TINY._rebuild({**weights, "network": network}, running, X)[0] * direction)
-
-        return jnp.linalg.norm(jax.grad(along)(weights["network"]["from_code"]["pixels"]["kernel"]))
+    def norm(term):
+        grads = jax.grad(lambda weights: term(TINY._rebuild(weights, running, X)[0]))(weights)
+        return jnp.linalg.norm(grads["network"]["from_code"]["pixels"]["kernel"])
 
     @jax.jit
-    def numbers():
-        (out, code_loss), back = jax.vjp(rebuild, weights)
-        by_pixels = jax.grad(lambda out: TINY.pixel_loss(out, X)[0])(out)
-        by_game = jax.random.normal(jax.random.key(0), out.shape)
-        expected = norm(by_pixels) / (norm(by_game) + 1e-4)
-        pairs = (by_pixels, by_game), (by_pixels, jnp.nan * out), (1e6 * by_pixels, 0 * out)
-        return expected, [TINY._balance(back, *pair, code_loss) for pair in pairs]
+    def expected():
+        pixels, game = norm(lambda out: TINY.pixel_loss(out, X)[0]), norm(lambda out: TINY._game(state, out)[0])
+        return pixels / (game + 1e-4)
 
-    expected, (balance, no_number, largest) = numbers()
-    assert float(balance) == pytest.approx(float(expected), rel=1e-3)
-    assert float(no_number) == 0
-    assert float(largest) == 1e4
+    assert float(jax.jit(TINY.balance)(state, {"x": X})) == pytest.approx(float(expected()), rel=1e-3)
+    assert float(bounded_ratio(jnp.ones(()), jnp.array(jnp.nan))) == 0
+    assert float(bounded_ratio(1e6 * jnp.ones(()), jnp.zeros(()))) == 1e4
 
 
 def test_the_game_waits_for_its_step(state):

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
-from jaxgen.core import GenerativeModel, PyTree, TrainState, update_ema
+from jaxgen.core import GenerativeModel, PyTree, TrainState, one_key, update_ema
+from jaxgen.errors import UserError
 from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.optim import Adam, Optimizer
 
@@ -29,12 +31,20 @@ class AdversarialModel(GenerativeModel):
     """The critic's, whose schedule counts the critic's steps."""
     ema_decay: float = 0.0
     """Decay of the averaged generator, which samples; 0 keeps none."""
+    accumulate: int = 1
+    """Equal parts of a step's batch whose gradients are computed one after another: less memory, the same step. Not for
+    networks with batch normalization."""
 
     adversarial: ClassVar[bool] = True
 
     def _start(self, gen: PyTree, critic: PyTree) -> TrainState:
         """The state at step 0 of both networks' variables."""
         gen, critic = dict(gen), dict(critic)
+        if self.accumulate > 1 and any("var" in path for path in flatten_dict({"gen": gen, "critic": critic})):
+            raise UserError(
+                f"model.accumulate is {self.accumulate}, but batch normalization mixes the examples of a batch, which "
+                "parts of it would change: leave it at 1, or choose networks without"
+            )
         params = {"gen": gen.pop("params"), "critic": critic.pop("params")}
         spectral = {"spectral": critic.pop("spectral")} if "spectral" in critic else {}
         # A copy each: donating one buffer under two names is an error.
@@ -52,13 +62,13 @@ class AdversarialModel(GenerativeModel):
         )
 
     def _judge(
-        self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, key: jax.Array | None = None
+        self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None
     ) -> tuple[jax.Array, PyTree]:
         """The critic's logits of `args` in training, and `extra` with the running averages of that pass. Spectral
         vectors move on with the pass on real examples, which each step of the critic makes once."""
         spectral = extra["spectral"]
         mutable = ["batch_stats", "spectral"] if which == "real" else ["batch_stats"]
-        rngs = {} if key is None else {"dropout": key}
+        rngs = {} if keys is None else {"dropout": one_key(keys)}
         variables = {"params": params, **extra[which], **spectral}
         logits, new = self.critic.apply(variables, *args, True, mutable=mutable, rngs=rngs)
         new = dict(new)

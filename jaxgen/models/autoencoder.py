@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import Mixture, fit_mixture
@@ -60,18 +61,20 @@ class Autoencoder(LossModel):
         # NaN marks a place not yet written.
         return {"latents": jnp.full((self.memory, self.latent), jnp.nan)}
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+        """Its rows are the latents."""
         z = self.encode(params, batch["x"])
         error = jnp.mean(_squared_error(batch["x"], self.decode(params, z)))
         size = jnp.mean(jnp.sum(z**2, axis=-1))
-        return error + 0.5 * self.latent_penalty * size, {"mse": error / math.prod(self.shape), "z_squared": size}
+        metrics = {"mse": error / math.prod(self.shape), "z_squared": size}
+        return error + 0.5 * self.latent_penalty * size, Seen(metrics, rows=z)
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         """The usual step, and the batch's latents into the ring of the most recent ones."""
-        new, metrics = super().train_step(state, key, batch)
-        z = self.encode(state.params, batch["x"])[: self.memory]
+        new, seen = self._step(state, key, batch)
+        z = seen.rows[: self.memory]
         place = (state.step * len(z) + jnp.arange(len(z))) % self.memory
-        return new.replace(extra={"latents": state.extra["latents"].at[place].set(z)}), metrics
+        return new.replace(extra={"latents": state.extra["latents"].at[place].set(z)}), seen.metrics
 
     def density(self, state: TrainState) -> Mixture:
         """The mixture of the latents seen last, by expectation maximisation: a function of the state alone."""

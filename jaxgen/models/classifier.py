@@ -57,15 +57,15 @@ class Classifier(LossModel):
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         return {"network": self._network.init(key, batch["x"])["params"]}
 
-    def _shifted(self, key: jax.Array, x: jax.Array) -> jax.Array:
+    def _shifted(self, keys: jax.Array, x: jax.Array) -> jax.Array:
         if not self.shift:
             return x
         around = jnp.pad(x, ((0, 0), (self.shift, self.shift), (self.shift, self.shift), (0, 0)), mode="edge")
-        corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * self.shift + 1)
+        corners = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * self.shift + 1))(keys)
         return jax.vmap(lambda a, at: jax.lax.dynamic_slice(a, (at[0], at[1], 0), self.shape))(around, corners)
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        _, logits = self.classify(params, self._shifted(key, batch["x"]))
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        _, logits = self.classify(params, self._shifted(keys, batch["x"]))
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["cond"])
         return -jnp.mean(_log_prob(logits, batch["cond"])), {"accuracy": accuracy}
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState
+from jaxgen.core import Batch, Metrics, PyTree, TrainState, integer_each
+from jaxgen.gradients import Seen
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoised, mean_each
@@ -65,11 +66,11 @@ class DDPM(Diffusion):
         p = 0.999 * p / jnp.sum(p) + 0.001 / len(p)
         return jnp.where(jnp.all(extra["seen"] >= self.HISTORY), p, 1 / len(p))
 
-    def draw_times(self, key, state, num):
+    def draw_times(self, keys, state):
         if not self.importance:
-            return jax.random.randint(key, (num,), 0, self.schedule.num_steps), jnp.ones(num)
+            return integer_each(keys, 0, self.schedule.num_steps), jnp.ones(keys.shape)
         p = self.time_probabilities(state.extra)
-        t = jax.random.choice(key, len(p), (num,), p=p).astype(jnp.int32)
+        t = jax.vmap(lambda key: jax.random.choice(key, len(p), p=p))(keys).astype(jnp.int32)
         return t, 1 / (p[t] * len(p))
 
     def times_to_evaluate(self):
@@ -116,19 +117,18 @@ class DDPM(Diffusion):
 
     # --- the history of the loss ---
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        t, importance, errors = self.times_and_errors(params, state, key, batch)
-        # `train_step` takes these two out again.
-        metrics = {"times": t, "errors": errors} if self.importance else {}
-        return jnp.mean(importance * errors), metrics
+    def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+        """Its rows are the times and the errors at them."""
+        t, importance, errors = self.times_and_errors(params, state, keys, batch)
+        return jnp.mean(importance * errors), Seen({}, rows=(t, errors))
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        state, metrics = super().train_step(state, key, batch)
+        state, seen = self._step(state, key, batch)
+        metrics, (t, errors) = seen.metrics, seen.rows
         if not self.importance:
             return state, metrics
-        t, errors = metrics.pop("times"), metrics.pop("errors")
-        history, seen = state.extra["history"], state.extra["seen"]
+        history, times_seen = state.extra["history"], state.extra["seen"]
         # Example i is the rank[i]-th of its time in this batch; each takes the place of the oldest value.
         rank = jnp.sum((t[:, None] == t[None]) & (jnp.arange(len(t))[:, None] > jnp.arange(len(t))[None]), axis=1)
-        history = history.at[t, (seen[t] + rank) % self.HISTORY].set(errors)
-        return state.replace(extra={**state.extra, "history": history, "seen": seen.at[t].add(1)}), metrics
+        history = history.at[t, (times_seen[t] + rank) % self.HISTORY].set(errors)
+        return state.replace(extra={**state.extra, "history": history, "seen": times_seen.at[t].add(1)}), metrics

@@ -13,7 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core import Batch, GenerativeModel, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.core import (
+    Batch,
+    GenerativeModel,
+    LossModel,
+    Metrics,
+    PyTree,
+    TrainState,
+    coin_each,
+    fold_each,
+    normal_each,
+    one_key,
+    split_each,
+)
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, concrete, one_hot
 from jaxgen.nets.unet import UNet
@@ -54,8 +66,8 @@ class Diffusion(LossModel):
 
     # --- what a family may say otherwise ---
 
-    def draw_times(self, key: jax.Array, state: TrainState, num: int) -> tuple[jax.Array, jax.Array]:
-        """Times to train at, [num], and weights that make up for not drawing them evenly, f32[num]."""
+    def draw_times(self, keys: jax.Array, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        """A time to train at for each of keys, [B], and weights that make up for not drawing them evenly, f32[B]."""
         raise NotImplementedError
 
     def times_to_evaluate(self) -> np.ndarray:
@@ -178,13 +190,14 @@ class Diffusion(LossModel):
         """The condition of a batch of data."""
         return batch.get("cond")
 
-    def drop(self, key: jax.Array, inputs: Inputs) -> Inputs:
+    def drop(self, keys: jax.Array, inputs: Inputs) -> Inputs:
         """The inputs with the condition of a fraction `class_dropout` of examples set to the null one, zeros."""
         if not self.class_dropout:
             return inputs
 
+        keep = coin_each(keys, 1 - self.class_dropout)
+
         def one(name: str, value: jax.Array) -> jax.Array:
-            keep = jax.random.bernoulli(key, 1 - self.class_dropout, value.shape[:1])
             return jnp.where(keep.reshape((-1,) + (1,) * (value.ndim - 1)), value, 0) if name in NULLABLE else value
 
         return {name: one(name, value) for name, value in inputs.items()}
@@ -198,19 +211,17 @@ class Diffusion(LossModel):
         return mean_each(self.weight(alpha, sigma) * (self.target(x0, eps, alpha, sigma) - answer) ** 2)
 
     def times_and_errors(
-        self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch
+        self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Times, the weights that make up for how they were drawn, and `errors` at them, [B] each."""
-        key_t, key_eps, key_network = jax.random.split(key, 3)
-        key_dropout, key_class = jax.random.split(key_network)
-        x0 = batch["x"]
-        t, importance = self.draw_times(key_t, state, len(x0))
-        eps = jax.random.normal(key_eps, x0.shape)
-        inputs = self.drop(key_class, self.inputs(self.condition(batch)))
-        return t, importance, self.errors(params, x0, t, eps, inputs, key_dropout)
+        keys_t, keys_eps, keys_class, keys_dropout = split_each(keys, 4)
+        t, importance = self.draw_times(keys_t, state)
+        eps = normal_each(keys_eps, self.shape)
+        inputs = self.drop(keys_class, self.inputs(self.condition(batch)))
+        return t, importance, self.errors(params, batch["x"], t, eps, inputs, one_key(keys_dropout))
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        _, importance, errors = self.times_and_errors(params, state, key, batch)
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        _, importance, errors = self.times_and_errors(params, state, keys, batch)
         return jnp.mean(importance * errors), {}
 
     # --- samples and what is made like them ---

@@ -15,11 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
+from jaxgen.core import (
+    Batch,
+    LossModel,
+    Metrics,
+    PyTree,
+    TrainState,
+    coin_each,
+    fold_each,
+    normal_each,
+    split_each,
+    uniform_each,
+)
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen, by_parts
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.energy import CNNEnergy
-from jaxgen.ops.langevin import Annealed, Energy, Langevin, ais, uniform_each
+from jaxgen.ops.langevin import Annealed, Energy, Langevin, ais
 from jaxgen.optim import Adam, Optimizer
 
 SIDE = 200  # of the lattice on which a density in the plane is shown and added up
@@ -82,7 +94,7 @@ class EBM(LossModel):
         extra = {"network": {name: tree for name, tree in variables.items() if name != "params"}}
         if self.buffer:
             keys = fold_each(key_buffer, jnp.arange(self.buffer))
-            extra["buffer"] = uniform_each(keys, self.shape, self.bound)
+            extra["buffer"] = uniform_each(keys, self.shape, -self.bound, self.bound)
         return extra
 
     def energy(self, params: PyTree, extra: PyTree) -> Energy:
@@ -94,16 +106,17 @@ class EBM(LossModel):
     def _starts(self, buffer: jax.Array, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Where the chains of a step start, f32[B, *shape], and their places in the buffer, i32[B], all different: two
         ends in one place would come in no certain order."""
-        key_slots, key_restart, key_fresh = jax.random.split(key, 3)
+        key_slots, key_rows = jax.random.split(key)
         size = x.shape[0]
         slots = jax.random.permutation(key_slots, self.buffer)[:size]
-        fresh = uniform_each(fold_each(key_fresh, jnp.arange(size)), self.shape, self.bound)
-        again = jax.random.bernoulli(key_restart, self.restart, (size, *[1] * len(self.shape)))
-        return jnp.where(again, fresh, buffer[slots]), slots
+        keys_fresh, keys_again = split_each(fold_each(key_rows, jnp.arange(size)), 2)
+        fresh = uniform_each(keys_fresh, self.shape, -self.bound, self.bound)
+        again = coin_each(keys_again, self.restart)
+        return jnp.where(again.reshape(-1, *[1] * len(self.shape)), fresh, buffer[slots]), slots
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        """Contrastive divergence. Beside numbers to log there is `network`, what the pass changed of its state."""
-        x = batch["x"] + self.data_noise * jax.random.normal(key, batch["x"].shape)
+    def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+        """Contrastive divergence. Its extra is what the pass changed of the network's state."""
+        x = batch["x"] + self.data_noise * normal_each(keys, self.shape)
         x = jnp.clip(x, -self.bound, self.bound)
         variables = {"params": params["energy"], **state.extra["network"]}
         real, network = self.network.apply(variables, x, mutable=["spectral"])
@@ -111,22 +124,30 @@ class EBM(LossModel):
         gap = jnp.mean(fake) - jnp.mean(real)
         penalty = self.energy_penalty * jnp.mean(real**2 + fake**2)
         numbers = {"gap": gap, "data_energy": jnp.mean(real), "chain_energy": jnp.mean(fake), "penalty": penalty}
-        return penalty - gap, {**numbers, "network": dict(network)}
+        return penalty - gap, Seen(numbers, extra=dict(network))
+
+    def _chains(self, energy: Energy, key: jax.Array, start: jax.Array) -> jax.Array:
+        """Where chains lead from `start`, as many at once as gradients are computed of."""
+
+        def run(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+            index, start = rows
+            return self.chain(energy, fold_each(key, index), start, self.bound)
+
+        return by_parts(run, (jnp.arange(len(start)), start), self.accumulate)
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         key_start, key_chain, key_loss = jax.random.split(key, 3)
         x = batch["x"]
-        keys = fold_each(key_chain, jnp.arange(x.shape[0]))
         if self.buffer:
             start, slots = self._starts(state.extra["buffer"], key_start, x)
         else:
-            start = uniform_each(fold_each(key_start, jnp.arange(x.shape[0])), self.shape, self.bound)
-        negative = self.chain(self.energy(state.params, state.extra), keys, start, self.bound)
-        state, metrics = super().train_step(state, key_loss, {**batch, "negative": negative})
-        extra = {**state.extra, "network": {**state.extra["network"], **metrics.pop("network")}}
+            start = uniform_each(fold_each(key_start, jnp.arange(x.shape[0])), self.shape, -self.bound, self.bound)
+        negative = self._chains(self.energy(state.params, state.extra), key_chain, start)
+        state, seen = self._step(state, key_loss, {**batch, "negative": negative})
+        extra = {**state.extra, "network": {**state.extra["network"], **seen.extra}}
         if self.buffer:
             extra["buffer"] = extra["buffer"].at[slots].set(negative)
-        return state.replace(extra=extra), metrics
+        return state.replace(extra=extra), seen.metrics
 
     def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:
         gap = float(np.max(np.abs(metrics["gap"])))
@@ -146,7 +167,7 @@ class EBM(LossModel):
         if self.sample_from_buffer:
             start = state.extra["buffer"][jax.vmap(lambda key: jax.random.randint(key, (), 0, self.buffer))(first)]
         else:
-            start = uniform_each(first, self.shape, self.bound)
+            start = uniform_each(first, self.shape, -self.bound, self.bound)
         energy = self.energy(state.sampling_params, state.extra)
         return self.sampler(energy, fold_each(keys, 1), start, self.bound, frames)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import norm
 
+from jaxgen.core import normal_each
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.samplers import Heun, Sampler
 from jaxgen.ops.schedules import Karras
@@ -27,8 +28,8 @@ class EDM(Diffusion):
     """P_mean: log sigma ~ N(P_mean, P_std^2) in training."""
     log_sigma_std: float = 1.2
 
-    def draw_times(self, key, state, num):
-        return jnp.exp(self.log_sigma_mean + self.log_sigma_std * jax.random.normal(key, (num,))), jnp.ones(num)
+    def draw_times(self, keys, state):
+        return jnp.exp(self.log_sigma_mean + self.log_sigma_std * normal_each(keys, ())), jnp.ones(keys.shape)
 
     def times_to_evaluate(self):
         n = self.evaluate_times

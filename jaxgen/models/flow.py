@@ -125,9 +125,8 @@ class Flow(LossModel):
     def _context(self, cond: PyTree) -> jax.Array | None:
         return one_hot(cond, self.num_classes)
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """Nats a dimension."""
-        keys = fold_each(key, jnp.arange(len(batch["x"])))
         nll = -jnp.mean(self.bound(params, keys, batch["x"], self._context(batch.get("cond"))))
         return nll / math.prod(self.shape), self._named(nll)
 

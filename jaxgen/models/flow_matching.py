@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, ndtri
 
+from jaxgen.core import normal_each, uniform_each
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import Kind
 from jaxgen.ops.samplers import Euler, Sampler
@@ -28,10 +29,10 @@ class FlowMatching(Diffusion):
     """logit t ~ N(logit_mean, logit_std^2) in training; t is uniform when 0."""
     logit_mean: float = 0.0
 
-    def draw_times(self, key, state, num):
+    def draw_times(self, keys, state):
         if not self.logit_std:
-            return jax.random.uniform(key, (num,)), jnp.ones(num)
-        return jax.nn.sigmoid(self.logit_mean + self.logit_std * jax.random.normal(key, (num,))), jnp.ones(num)
+            return uniform_each(keys, ()), jnp.ones(keys.shape)
+        return jax.nn.sigmoid(self.logit_mean + self.logit_std * normal_each(keys, ())), jnp.ones(keys.shape)
 
     def times_to_evaluate(self):
         t = (np.arange(self.evaluate_times) + 0.5) / self.evaluate_times

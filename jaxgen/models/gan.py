@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each, one_key, split_each
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen, gradient, in_turns
 from jaxgen.metrics.ppl import Interpolate, slerp
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
@@ -73,18 +74,19 @@ class GAN(AdversarialModel):
     # --- the two networks ---
 
     def _generate(
-        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, key: jax.Array
+        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
         """x and the new running averages, by the statistics of this batch."""
+        rngs = {"dropout": one_key(keys)}
         x, new = self.generator.apply(
-            {"params": params, **stats}, z, self.shape, y, True, mutable=["batch_stats"], rngs={"dropout": key}
+            {"params": params, **stats}, z, self.shape, y, True, mutable=["batch_stats"], rngs=rngs
         )
         return x, dict(new)
 
-    def _noised(self, key: jax.Array, x: jax.Array, step: jax.Array) -> jax.Array:
+    def _noised(self, keys: jax.Array, x: jax.Array, step: jax.Array) -> jax.Array:
         if not self.instance_noise:
             return x
-        return x + ops.fading(self.instance_noise, self.instance_noise_steps, step) * jax.random.normal(key, x.shape)
+        return x + ops.fading(self.instance_noise, self.instance_noise_steps, step) * normal_each(keys, self.shape)
 
     @property
     def _penalized(self) -> bool:
@@ -105,17 +107,17 @@ class GAN(AdversarialModel):
     # --- training ---
 
     def _penalty(
-        self, params: PyTree, extra: PyTree, key: jax.Array, step: jax.Array, real: jax.Array, fake: jax.Array, y
+        self, params: PyTree, extra: PyTree, keys: jax.Array, step: jax.Array, real: jax.Array, fake: jax.Array, y
     ) -> jax.Array:
-        key_between, key_dropout = jax.random.split(key)
+        keys_between, keys_dropout = split_each(keys, 2)
 
         def critic(x: jax.Array) -> jax.Array:
-            return self._judge(params, extra, "fake", x, y, key=key_dropout)[0]
+            return self._judge(params, extra, "fake", x, y, keys=keys_dropout)[0]
 
         def penalty() -> jax.Array:
             total = jnp.zeros(())
             if self.gradient_penalty:
-                total += self.gradient_penalty * ops.gradient_penalty(critic, ops.between(key_between, real, fake))
+                total += self.gradient_penalty * ops.gradient_penalty(critic, ops.between(keys_between, real, fake))
             if self.r1:
                 total += self.r1 * ops.zero_centred(critic, real)
             if self.r2:
@@ -124,60 +126,70 @@ class GAN(AdversarialModel):
 
         return ops.lazy(penalty, step, self.penalty_every)
 
+    def _critic_loss(
+        self, params: PyTree, state: TrainState, step: jax.Array, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """What the critic minimises at its own `step`, on `batch` and as many fakes. Its extra is the critic's."""
+        keys_z, keys_gen, keys_noise, keys_real, keys_fake, keys_penalty = split_each(keys, 6)
+        y = one_hot(batch.get("cond"), self.num_classes)
+        z = normal_each(keys_z, (self.latent,))
+        fake, _ = self._generate(state.params["gen"], state.extra["gen"], z, y, keys_gen)
+        real = self._noised(fold_each(keys_noise, 0), batch["x"], state.step)
+        fake = self._noised(fold_each(keys_noise, 1), fake, state.step)
+        on_real, extra = self._judge(params, state.extra["critic"], "real", real, y, keys=keys_real)
+        on_fake, extra = self._judge(params, extra, "fake", fake, y, keys=keys_fake)
+        metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
+        total = self.objective.critic(on_real, on_fake)
+        if self._penalized:
+            metrics["penalty"] = self._penalty(params, extra, keys_penalty, step, real, fake, y)
+            total += metrics["penalty"]
+        return total, Seen(metrics, extra=extra)
+
     def _critic_step(self, state: TrainState, key: jax.Array, i: jax.Array, part: Batch) -> tuple[PyTree, Metrics]:
         """One step of the critic on `part`, the i-th of this batch: its parameters, optimizer state and `extra`."""
-        key_z, key_gen, key_real, key_fake, key_noise, key_penalty = jax.random.split(jax.random.fold_in(key, i), 6)
-        key_noise_real, key_noise_fake = jax.random.split(key_noise)
-        y = one_hot(part.get("cond"), self.num_classes)
-        z = jax.random.normal(key_z, (part["x"].shape[0], self.latent))
-        fake, _ = self._generate(state.params["gen"], state.extra["gen"], z, y, key_gen)
-        real = self._noised(key_noise_real, part["x"], state.step)
-        fake = self._noised(key_noise_fake, fake, state.step)
 
-        def loss(params: PyTree):
-            on_real, extra = self._judge(params, state.extra["critic"], "real", real, y, key=key_real)
-            on_fake, extra = self._judge(params, extra, "fake", fake, y, key=key_fake)
-            metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
-            total = self.objective.critic(on_real, on_fake)
-            if self._penalized:
-                step = state.step * self.n_critic + i
-                metrics["penalty"] = self._penalty(params, extra, key_penalty, step, real, fake, y)
-                total += metrics["penalty"]
-            return total, (extra, metrics)
+        def loss(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+            return self._critic_loss(params, state, state.step * self.n_critic + i, keys, batch)
 
-        (value, (extra, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params["critic"])
+        key, num = jax.random.fold_in(key, i), len(part["x"])
+        (value, seen), grads = gradient(loss, state.params["critic"], key, num, part, self.accumulate)
         params, opt_state = self._critic_descent(state, grads)
         if self.clip_weights:
             params = ops.clip_weights(params, self.clip_weights)
-        return (params, opt_state, extra), {"loss": value, **metrics, "critic_grad_norm": optax.tree.norm(grads)}
+        metrics = {"loss": value, **seen.metrics, "critic_grad_norm": optax.tree.norm(grads)}
+        return (params, opt_state, seen.extra), metrics
 
     def _generator_loss(
-        self, params: PyTree, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        """What the generator minimises on `size` fakes, what that changes of `extra`, and what to log."""
-        key_z, key_gen, key_critic, key_noise = jax.random.split(key, 4)
+        self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None
+    ) -> tuple[jax.Array, Seen]:
+        """What the generator minimises on a fake for each of keys. Its extra is what that changes of the state's."""
+        keys_z, keys_gen, keys_critic, keys_noise = split_each(keys, 4)
         y = one_hot(cond, self.num_classes)
-        z = jax.random.normal(key_z, (size, self.latent))
-        x, gen = self._generate(params, state.extra["gen"], z, y, key_gen)
-        x = self._noised(key_noise, x, state.step)
-        params, extra = state.params["critic"], state.extra["critic"]
-        logits, critic = self._judge(params, extra, "generator", x, y, key=key_critic)
+        x, gen = self._generate(params, state.extra["gen"], normal_each(keys_z, (self.latent,)), y, keys_gen)
+        x = self._noised(keys_noise, x, state.step)
+        logits, critic = self._judge(
+            state.params["critic"], state.extra["critic"], "generator", x, y, keys=keys_critic
+        )  # fmt: skip
         value = self.objective.generator(logits)
-        return value, ({"gen": gen, "critic": critic}, {"generator_loss": value})
+        return value, Seen({"generator_loss": value}, extra={"gen": gen, "critic": critic})
 
-    def _generator_step(self, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int):
-        """One step of the generator: the new state, and the loss with its gradient's norm."""
-        loss = jax.value_and_grad(self._generator_loss, has_aux=True)
-        (_, (extra, metrics)), grads = loss(state.params["gen"], state, key, cond, size)
-        state = self._generator_descent(state.replace(extra={**state.extra, **extra}), grads)
-        return state, {**metrics, "generator_grad_norm": optax.tree.norm(grads)}
+    def _generator_step(
+        self, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int
+    ) -> tuple[TrainState, Metrics]:
+        """One step of the generator on `size` fakes: the new state, and the loss with its gradient's norm."""
+
+        def loss(params: PyTree, keys: jax.Array, cond: jax.Array | None) -> tuple[jax.Array, Seen]:
+            return self._generator_loss(params, state, keys, cond)
+
+        (_, seen), grads = gradient(loss, state.params["gen"], key, size, cond, self.accumulate)
+        state = self._generator_descent(state.replace(extra={**state.extra, **seen.extra}), grads)
+        return state, {**seen.metrics, "generator_grad_norm": optax.tree.norm(grads)}
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         """`n_critic` steps of the critic in a scan, one of the generator. `loss` is what the critic minimises, the mean
         over its steps: for minimax, minus the value of the game, plus penalties."""
         key_critic, key_gen = jax.random.split(key)
-        # (b k), not (k b): the leading axis is the one that is split over devices.
-        parts = jax.tree.map(lambda a: a.reshape(-1, self.n_critic, *a.shape[1:]).swapaxes(0, 1), dict(batch))
+        parts = in_turns(dict(batch), self.n_critic)
 
         def body(state: TrainState, inputs: tuple[jax.Array, Batch]) -> tuple[TrainState, Metrics]:
             (params, opt_state, extra), metrics = self._critic_step(state, key_critic, *inputs)

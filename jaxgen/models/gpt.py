@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, coin_each, fold_each, one_key, split_each
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid, concrete
 from jaxgen.nets.gpt import TokenTransformer
@@ -137,25 +137,25 @@ class GPT(LossModel):
             params["starts"] = {"embedding": 0.02 * jax.random.normal(key_starts, shape)}
         return params
 
-    def nats(self, params: PyTree, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """-log p of each predicted token, f32[B, T or T - 1]. key: of dropout, in training."""
+    def nats(self, params: PyTree, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
+        """-log p of each predicted token, f32[B, T or T - 1]. keys: of dropout, in training."""
         x, starts = batch["x"].astype(jnp.int32), None
         dropout = {}
-        if key is not None:
-            key_drop, key_label = jax.random.split(key)
-            dropout = {"train": True, "rngs": {"dropout": key_drop}}
+        if keys is not None:
+            keys_drop, keys_label = split_each(keys, 2)
+            dropout = {"train": True, "rngs": {"dropout": one_key(keys_drop)}}
         if self.from_start:
             y = batch["cond"] if self.num_classes else jnp.zeros(len(x), jnp.int32)
-            if key is not None and self.class_dropout:
-                y = jnp.where(jax.random.bernoulli(key_label, self.class_dropout, y.shape), self.num_classes, y)
+            if keys is not None and self.class_dropout:
+                y = jnp.where(coin_each(keys_label, self.class_dropout), self.num_classes, y)
             x = jnp.concatenate([self.vocab + y[:, None].astype(jnp.int32), x], axis=1)
             starts = params["starts"]["embedding"]
         logits = self.network.apply({"params": params["network"]}, x[:, :-1], starts, **dropout)
         return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """Nats per token."""
-        return jnp.mean(self.nats(params, batch, key)), {}
+        return jnp.mean(self.nats(params, batch, keys)), {}
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Means over the predicted tokens of each example, f32[B]; where the data says how many bytes of UTF-8 these

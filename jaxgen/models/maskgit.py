@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, one_key, split_each, uniform_each
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen
 from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.gpt import check_sizes
@@ -126,19 +127,19 @@ class MaskGIT(LossModel):
         dropout = {} if key is None else {"train": True, "rngs": {"dropout": key}}
         return self.network.apply({"params": params["network"]}, jnp.where(mask, self.vocab, tokens), y, **dropout)
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
         """Nats per masked token, labels smoothed; `nats` are those of the labels as they are."""
-        key_ratio, key_order, key_drop = jax.random.split(key, 3)
+        keys_ratio, keys_order, keys_drop = split_each(keys, 3)
         x = batch["x"]
-        ratio = jnp.cos(0.5 * math.pi * jax.random.uniform(key_ratio, (len(x), 1)))
+        ratio = jnp.cos(0.5 * math.pi * uniform_each(keys_ratio, (1,)))
         # One masked at least: the smallest numbers of as many as there are.
         count = jnp.maximum(1, jnp.round(ratio * x.shape[1]))
-        mask = _ranks(jax.random.uniform(key_order, x.shape)) < count
-        log_p = jax.nn.log_softmax(self.logits(params, x, mask, batch.get("cond"), key_drop))
+        mask = _ranks(uniform_each(keys_order, x.shape[1:])) < count
+        log_p = jax.nn.log_softmax(self.logits(params, x, mask, batch.get("cond"), one_key(keys_drop)))
         nats = -jnp.take_along_axis(log_p, x[..., None], axis=-1)[..., 0]
         smoothed = (1 - self.label_smoothing) * nats - self.label_smoothing * jnp.mean(log_p, axis=-1)
-        total = jnp.sum(mask)
-        return jnp.sum(smoothed * mask) / total, {"nats": jnp.sum(nats * mask) / total}
+        total = jnp.sum(mask, dtype=jnp.float32)
+        return jnp.sum(smoothed * mask) / total, Seen({"nats": jnp.sum(nats * mask) / total}, weight=total)
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """`nats_per_token`, f32[B]: an estimate, from a few masks, of the bound of -log p(x) / T by a model that draws

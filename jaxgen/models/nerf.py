@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, split_each, uniform_each
 from jaxgen.errors import UserError
 from jaxgen.nets.nerf import NeRFMLP, ProposalMLP
 from jaxgen.ops import occupancy, volume
@@ -83,6 +83,8 @@ class NeRF(LossModel):
             raise UserError(f"{type(self.network).__name__} knows points alone: leave model.cone out")
 
     def check(self, batch: Batch) -> None:
+        if self.occupancy.resolution and self.accumulate > 1:
+            raise UserError("the occupied points of a whole batch share one budget: leave model.accumulate at 1")
         x, cond = tuple(batch["x"].shape[1:]), tuple(getattr(batch.get("cond"), "shape", ()))
         if x != (3,) or cond[1:] != (RAY,):
             raise UserError(
@@ -163,16 +165,16 @@ class NeRF(LossModel):
         return Pass(s, w, volume.composite(w, rgb, t, background))
 
     def passes(
-        self, params: PyTree, rays: jax.Array, background: jax.Array, key: jax.Array | None = None
+        self, params: PyTree, rays: jax.Array, background: jax.Array, keys: jax.Array | None = None
     ) -> tuple[Pass, ...]:
-        """The passes along rays, the one that counts last; by a key with intervals drawn at random, else even ones."""
-        key_coarse, key_fine = (None, None) if key is None else jax.random.split(key)
-        s = volume.stratified(len(rays), self.coarse, key_coarse)
+        """The passes along rays, the one that counts last; by keys with intervals drawn at random, else even ones."""
+        keys_coarse, keys_fine = (None, None) if keys is None else split_each(keys, 2)
+        s = volume.stratified(len(rays), self.coarse, keys_coarse)
         if not self.fine:
             return (self._along(params, "field", rays, s, background),)
         first = self._along(params, "field" if self.shared else "coarse", rays, s, background)
         w = jax.lax.stop_gradient(first.w)
-        s = volume.resample(s, volume.blurred(w) if self.cone else w, self.fine + 1, key_fine)
+        s = volume.resample(s, volume.blurred(w) if self.cone else w, self.fine + 1, keys_fine)
         if not self.shared:
             s = jnp.sort(jnp.concatenate([first.s, s], axis=-1), axis=-1)
         return first, self._along(params, self.last, rays, s, background)
@@ -183,7 +185,7 @@ class NeRF(LossModel):
         cells: jax.Array,
         rays: jax.Array,
         background: jax.Array,
-        key: jax.Array | None,
+        keys: jax.Array | None,
         size: int,
         all_of_them: bool,
     ) -> tuple[Pass, jax.Array]:
@@ -192,7 +194,7 @@ class NeRF(LossModel):
         size: points that the network is asked for at once: once in training, where more are left out with their rays,
         and as often as it takes when `all_of_them` are wanted, so that no ray depends on others.
         """
-        s = volume.stratified(len(rays), self.coarse, key)
+        s = volume.stratified(len(rays), self.coarse, keys)
         t = self._edges(rays, s)
         origin, direction, *_ = columns(rays)
         x = origin[:, None] + direction[:, None] * ((t[:, 1:] + t[:, :-1]) / 2)[..., None]
@@ -227,21 +229,21 @@ class NeRF(LossModel):
 
     # --- training ---
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        key_pass, key_background = jax.random.split(key)
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        keys_pass, keys_background = split_each(keys, 2)
         rays, background = batch["cond"], self._behind
         if self.random_background:
-            background = jax.random.uniform(key_background, batch["x"].shape)
+            background = uniform_each(keys_background, batch["x"].shape[1:])
         x = self._before(batch, background)
         extra, whole = {}, jnp.ones(len(x))
         if self.occupancy.resolution:
             cells = self.occupancy.occupied(state.extra["occupancy"], state.step)
             size = len(x) * min(self.occupancy.budget, self.coarse)
-            only, whole = self._skipped(params, cells, rays, background, key_pass, size, False)
+            only, whole = self._skipped(params, cells, rays, background, keys_pass, size, False)
             passes, whole = (only,), whole.astype(jnp.float32)
             extra = {"whole": jnp.mean(whole), "occupied": jnp.mean(cells.astype(jnp.float32))}
         else:
-            passes = self.passes(params, rays, background, key_pass)
+            passes = self.passes(params, rays, background, keys_pass)
         share = whole / jnp.maximum(jnp.sum(whole), 1)
         errors = [jnp.sum(share * jnp.mean((p.seen.rgb - x) ** 2, axis=-1)) for p in passes[:-1] if p.seen is not None]
         error = jnp.sum(share * jnp.mean((passes[-1].seen.rgb - x) ** 2, axis=-1))
@@ -250,8 +252,7 @@ class NeRF(LossModel):
             extra["distortion"] = jnp.sum(share * volume.distortion(passes[-1].s, passes[-1].w))
             total += self.distortion_weight * extra["distortion"]
         more, extra_loss = self.regularizers(passes)
-        psnr = -10 * jnp.log10(jnp.maximum(error, 1e-10))
-        return total + extra_loss, {"mse": error, "psnr": psnr, **extra, **more}
+        return total + extra_loss, {"mse": error, **extra, **more}
 
     def regularizers(self, passes: tuple[Pass, ...]) -> tuple[Metrics, jax.Array | float]:
         """What else the loss adds up, to log and in sum."""
@@ -262,6 +263,7 @@ class NeRF(LossModel):
         key_loss, key_grid = jax.random.split(key)
         step = state.step
         state, metrics = super().train_step(state, key_loss, batch)
+        metrics["psnr"] = -10 * jnp.log10(jnp.maximum(metrics["mse"], 1e-10))
         if not self.occupancy.resolution:
             return state, metrics
 
@@ -349,14 +351,14 @@ class ProposalNeRF(NeRF):
         return {"proposal": self.proposal, "field": self.network}
 
     def passes(
-        self, params: PyTree, rays: jax.Array, background: jax.Array, key: jax.Array | None = None
+        self, params: PyTree, rays: jax.Array, background: jax.Array, keys: jax.Array | None = None
     ) -> tuple[Pass, ...]:
-        key_coarse, key_fine = (None, None) if key is None else jax.random.split(key)
-        s = volume.stratified(len(rays), self.coarse, key_coarse)
+        keys_coarse, keys_fine = (None, None) if keys is None else split_each(keys, 2)
+        s = volume.stratified(len(rays), self.coarse, keys_coarse)
         t = self._edges(rays, s)
         sigma, _ = self._queried(params, "proposal", rays, t)
         first = Pass(s, volume.weights(sigma, jnp.diff(t, axis=-1)), None)
-        s = volume.resample(s, jax.lax.stop_gradient(first.w), self.fine + 1, key_fine)
+        s = volume.resample(s, jax.lax.stop_gradient(first.w), self.fine + 1, keys_fine)
         return first, self._along(params, "field", rays, s, background)
 
     def regularizers(self, passes: tuple[Pass, ...]) -> tuple[Metrics, jax.Array | float]:

@@ -9,14 +9,16 @@ source; the critic learns from it, then, judged by the new critic, the generator
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState
+from jaxgen.core import Batch, Metrics, PyTree, TrainState, one_key, split_each
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen, gradient
 from jaxgen.metrics.image import psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
@@ -77,54 +79,62 @@ class Pix2Pix(AdversarialModel):
         gen = self.generator.init(key_gen, source, self.channels)
         return self._start(gen, self.critic.init(key_critic, source, batch["x"]))
 
+    def _pairs(self, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Sources and targets in model space, jittered alike."""
+        source, x = self.source(batch["cond"]), batch["x"]
+        return jitter(keys, (source, x), self.jitter, self.mirror) if self.jitter > 1 or self.mirror else (source, x)
+
+    def _generate(self, params: PyTree, state: TrainState, keys: jax.Array, source: jax.Array):
+        """Fakes, and the generator's new running averages."""
+        return self.generator.apply(
+            {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
+            mutable=["batch_stats"], rngs={"dropout": one_key(keys)},
+        )  # fmt: skip
+
     def critic_loss(
-        self, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array, fake: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        """What the critic minimises, and its new running averages. Halved, to slow it down (section 3.3)."""
-        on_real, extra = self._judge(params, extra, "real", source, x)
+        self, state: TrainState, params: PyTree, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """What the critic minimises, halved, to slow it down (section 3.3). Its extra is the critic's."""
+        keys_jitter, keys_noise = split_each(keys, 2)
+        source, x = self._pairs(keys_jitter, batch)
+        fake, _ = self._generate(state.params["gen"], state, keys_noise, source)
+        on_real, extra = self._judge(params, state.extra["critic"], "real", source, x)
         on_fake, extra = self._judge(params, extra, "fake", source, fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
-        return 0.5 * self.objective.critic(on_real, on_fake), (extra, metrics)
+        return 0.5 * self.objective.critic(on_real, on_fake), Seen(metrics, extra=extra)
 
     def generator_loss(
-        self, fake: jax.Array, params: PyTree, extra: PyTree, source: jax.Array, x: jax.Array
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-        """What the generator minimises by its fakes, judged by a critic of `params`, and that one's new averages."""
-        logits, extra = self._judge(params, extra, "generator", source, fake)
+        self, state: TrainState, params: PyTree, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """What the generator minimises on the same fakes, judged by the state's critic. Its extra is of both."""
+        keys_jitter, keys_noise = split_each(keys, 2)
+        source, x = self._pairs(keys_jitter, batch)
+        fake, gen = self._generate(params, state, keys_noise, source)
+        logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", source, fake)
         metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
-        return self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"], (extra, metrics)
+        value = self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"]
+        return value, Seen(metrics, extra={"gen": dict(gen), "critic": critic})
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        key_jitter, key_noise = jax.random.split(key)
-        source, x = self.source(batch["cond"]), batch["x"]
-        if self.jitter > 1 or self.mirror:
-            source, x = jitter(key_jitter, (source, x), self.jitter, self.mirror)
-
-        def generate(params: PyTree) -> tuple[jax.Array, PyTree]:
-            return self.generator.apply(
-                {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
-                mutable=["batch_stats"], rngs={"dropout": key_noise},
-            )  # fmt: skip
-
-        # Both steps see the same fakes: they are made once, and led back through once the new critic has judged.
-        fake, back, gen_extra = jax.vjp(generate, state.params["gen"], has_aux=True)
-
-        extra, loss = state.extra["critic"], jax.value_and_grad(self.critic_loss, has_aux=True)
-        (critic_loss, (extra, metrics)), grads = loss(state.params["critic"], extra, source, x, fake)
-        critic, critic_opt = self._critic_descent(state, grads)
-
-        judged = jax.value_and_grad(self.generator_loss, has_aux=True)
-        (value, (extra, more)), by_fake = judged(fake, critic, extra, source, x)
-        (gen_grads,) = back(by_fake)
-        state = self._generator_descent(state, gen_grads)
+        """One step of the critic, then one of the generator, which the new critic judges on the same fakes: the
+        compiler makes these once."""
+        batch, num = dict(batch), len(batch["x"])
+        loss = partial(self.critic_loss, state)
+        (critic_loss, judged), critic_grads = gradient(
+            loss, state.params["critic"], key, num, batch, self.accumulate
+        )  # fmt: skip
+        critic, critic_opt = self._critic_descent(state, critic_grads)
         state = state.replace(
-            step=state.step + 1,
             params={**state.params, "critic": critic},
             opt_state={**state.opt_state, "critic": critic_opt},
-            extra={"gen": dict(gen_extra), "critic": extra},
+            extra={**state.extra, "critic": judged.extra},
         )
-        norms = {"generator_grad_norm": optax.tree.norm(gen_grads), "critic_grad_norm": optax.tree.norm(grads)}
-        return state, {"loss": value, "critic_loss": critic_loss, **metrics, **more, **norms}
+        loss = partial(self.generator_loss, state)
+        (value, made), grads = gradient(loss, state.params["gen"], key, num, batch, self.accumulate)
+        state = self._generator_descent(state.replace(extra=made.extra), grads)
+        norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
+        metrics = {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **norms}
+        return state.replace(step=state.step + 1), metrics
 
     # --- use ---
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
+from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, one_key
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.pixelcnn import GatedPixelCNN
@@ -97,10 +97,10 @@ class PixelCNN(LossModel):
         x = self._seen(params, batch["x"])
         return params | {"network": self.network.init(key, x, self._outputs, y, groups=self._groups)["params"]}
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """Bits per dimension; `nats` per example beside."""
         y = one_hot(batch.get("cond"), self.num_classes)
-        nats = -jnp.mean(self.log_prob(params, batch["x"], y, key))
+        nats = -jnp.mean(self.log_prob(params, batch["x"], y, one_key(keys)))
         return self._bits_per_dim(nats), {"nats": nats}
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core import integer_each
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import convert
 from jaxgen.ops.samplers import AnnealedLangevin, Sampler
@@ -25,8 +26,8 @@ class ScoreMatching(Diffusion):
     sampler: Sampler = AnnealedLangevin()
     sigma_data: float = 0.5
 
-    def draw_times(self, key, state, num):
-        return jax.random.randint(key, (num,), 0, self.schedule.num_steps), jnp.ones(num)
+    def draw_times(self, keys, state):
+        return integer_each(keys, 0, self.schedule.num_steps), jnp.ones(keys.shape)
 
     def times_to_evaluate(self):
         return np.round(np.linspace(0, self.schedule.num_steps - 1, self.evaluate_times)).astype(int)

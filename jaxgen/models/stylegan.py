@@ -12,8 +12,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.core import (
+    Batch,
+    Metrics,
+    PyTree,
+    TrainState,
+    coin_each,
+    fold_each,
+    integer_each,
+    normal_each,
+    split_each,
+)
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen
 from jaxgen.metrics.ppl import Interpolate, lerp
 from jaxgen.models.gan import GAN
 from jaxgen.models.projector import Noise, Projection, Projector, pixel_distance, project
@@ -117,18 +128,17 @@ class StyleGAN(GAN):
         return jnp.repeat(w[:, None], self.generator.layers(self.shape), axis=1)
 
     def _mixed(
-        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, key: jax.Array
+        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
         """ws, some from a layer on of another latent (section 3.1 of arXiv:1812.04948), and the statistics."""
         w, new = self._styles(params, stats, z, y)
         ws = self._repeated(w)
         if not self.mixing:
             return ws, new
-        key_z, key_mix, key_from = jax.random.split(key, 3)
-        other, _ = self._styles(params, stats, jax.random.normal(key_z, z.shape), y)
-        num, layers = ws.shape[:2]
-        start = jax.random.randint(key_from, (num,), 1, layers)
-        start = jnp.where(jax.random.bernoulli(key_mix, self.mixing, (num,)), start, layers)
+        keys_z, keys_mix, keys_from = split_each(keys, 3)
+        other, _ = self._styles(params, stats, normal_each(keys_z, (self.latent,)), y)
+        layers = ws.shape[1]
+        start = jnp.where(coin_each(keys_mix, self.mixing), integer_each(keys_from, 1, layers), layers)
         return jnp.where((jnp.arange(layers)[None] < start[:, None])[..., None], ws, other[:, None]), new
 
     def _noise(self, keys: jax.Array) -> Noise:
@@ -141,23 +151,23 @@ class StyleGAN(GAN):
         return self.generator.apply({"params": params}, ws, self.shape, noise, method="synthesize")
 
     def _generate(
-        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, key: jax.Array
+        self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        key_mix, key_noise = jax.random.split(key)
-        ws, new = self._mixed(params, stats, z, y, key_mix)
-        return self.synthesize(params, ws, self._noise(fold_each(key_noise, jnp.arange(z.shape[0])))), new
+        keys_mix, keys_noise = split_each(keys, 2)
+        ws, new = self._mixed(params, stats, z, y, keys_mix)
+        return self.synthesize(params, ws, self._noise(keys_noise)), new
 
     # --- training ---
 
     def _judge(
-        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, *, key: jax.Array
+        self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, *, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
         """Logits of augmented images. R1, too, is of the gradient in the images before that."""
         if not self._augments:
-            return super()._judge(params, extra, which, x, y, key=key)
-        key_augment, key = jax.random.split(key)
-        x = self.augment(key_augment, x, extra["augment"]["p"])
-        logits, extra = super()._judge(params, extra, which, x, y, key=key)
+            return super()._judge(params, extra, which, x, y, keys=keys)
+        keys_augment, keys = split_each(keys, 2)
+        x = self.augment(keys_augment, x, extra["augment"]["p"])
+        logits, extra = super()._judge(params, extra, which, x, y, keys=keys)
         if which == "real":
             seen = extra["augment"]
             signs = seen["signs"] + jnp.mean(jnp.sign(jax.lax.stop_gradient(logits)))
@@ -179,34 +189,35 @@ class StyleGAN(GAN):
         return (params, opt_state, {**extra, "augment": {"p": p, **again}}), metrics
 
     def _generator_loss(
-        self, params: PyTree, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int
-    ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+        self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None
+    ) -> tuple[jax.Array, Seen]:
         if not self.path_length:
-            return super()._generator_loss(params, state, key, cond, size)
-        key_loss, key_path = jax.random.split(key)
-        value, (extra, metrics) = super()._generator_loss(params, state, key_loss, cond, size)
-        num, mean = max(1, size // self.path_share), state.extra["path"]["mean"]
+            return super()._generator_loss(params, state, keys, cond)
+        keys_loss, keys_path = split_each(keys, 2)
+        value, seen = super()._generator_loss(params, state, keys_loss, cond)
+        num, mean = max(1, len(keys) // self.path_share), state.extra["path"]["mean"]
 
         def measured() -> tuple[jax.Array, jax.Array]:
-            lengths = self.path_lengths(params, state, key_path, None if cond is None else cond[:num], num)
+            lengths = self.path_lengths(params, state, keys_path[:num], None if cond is None else cond[:num])
             new = mean + (1 - self.path_decay) * (jax.lax.stop_gradient(jnp.mean(lengths)) - mean)
-            return self.path_every * self.path_length * jnp.mean((lengths - new) ** 2), new
+            # From the mean before this batch: one that had seen it would be another in each part of it.
+            return self.path_every * self.path_length * jnp.mean((lengths - mean) ** 2), new
 
         due = state.step % self.path_every == 0
         penalty, mean = jax.lax.cond(due, measured, lambda: (jnp.zeros(()), mean))
-        metrics |= {"path_penalty": penalty, "path_length": mean}
-        return value + penalty, ({**extra, "path": {"mean": mean}}, metrics)
+        metrics = {**seen.metrics, "path_penalty": penalty, "path_length": mean}
+        return value + penalty, seen._replace(metrics=metrics, extra={**seen.extra, "path": {"mean": mean}})
 
     def path_lengths(
-        self, params: PyTree, state: TrainState, key: jax.Array, cond: jax.Array | None, num: int
+        self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None
     ) -> jax.Array:
-        """|J^T y| of `num` random styles, f32[num]: J = dx/dws, y ~ N(0, 1) of the image's shape over the root of its
-        pixels, the mean over layers of squares (section 3.2 of arXiv:1912.04958)."""
-        key_z, key_mix, key_noise, key_y = jax.random.split(key, 4)
-        z = jax.random.normal(key_z, (num, self.latent))
-        ws, _ = self._mixed(params, state.extra["gen"], z, one_hot(cond, self.num_classes), key_mix)
-        noise = self._noise(fold_each(key_noise, jnp.arange(num)))
-        y = jax.random.normal(key_y, (num, *self.shape)) / (self.shape[0] * self.shape[1]) ** 0.5
+        """|J^T y| of a random style for each of keys, f32[B]: J = dx/dws, y ~ N(0, 1) of the image's shape over the
+        root of its pixels, the mean over layers of squares (section 3.2 of arXiv:1912.04958)."""
+        keys_z, keys_mix, keys_noise, keys_y = split_each(keys, 4)
+        z = normal_each(keys_z, (self.latent,))
+        ws, _ = self._mixed(params, state.extra["gen"], z, one_hot(cond, self.num_classes), keys_mix)
+        noise = self._noise(keys_noise)
+        y = normal_each(keys_y, self.shape) / (self.shape[0] * self.shape[1]) ** 0.5
         grads = jax.grad(lambda ws: jnp.sum(self.synthesize(params, ws, noise) * y))(ws)
         # Within the root: its gradient is infinite at zero.
         return jnp.sqrt(jnp.mean(jnp.sum(grads**2, axis=2), axis=1) + 1e-12)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal
@@ -44,6 +45,8 @@ class VAE(LossModel):
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
         check_classes(self.num_classes, batch)
+        if self.free_bits and self.accumulate > 1:
+            raise UserError("free bits are of the mean over the whole batch: leave model.accumulate at 1")
 
     # --- the two networks ---
 
@@ -78,10 +81,10 @@ class VAE(LossModel):
 
     # --- training ---
 
-    def loss(self, params: PyTree, state: TrainState, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         y = self._condition(batch)
         mu, logvar = self.encode(params, batch["x"], y)
-        z = mu + jnp.exp(0.5 * logvar) * jax.random.normal(key, mu.shape)
+        z = mu + jnp.exp(0.5 * logvar) * normal_each(keys, (self.latent,))
         reconstruction = -jnp.mean(self._log_likelihood(params, batch["x"], z, y))
         kl_each = jnp.mean(kl_standard_normal(mu, logvar), axis=0)
         kl = jnp.sum(kl_each)

@@ -9,8 +9,9 @@ G the network, x data, x' = G(x) what its codes make of it, D(x) the critic's lo
 grad_L is of G's last layer, so that the game pulls as hard as the pixels do; it begins at step `gan_start`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
+from jaxgen.gradients import Seen, gradient
 from jaxgen.metrics import lpips
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.quantized import Quantized, Weights
@@ -115,69 +117,102 @@ class VQGAN(Quantized, AdversarialModel):
             loss += self.perceptual_weight * metrics["lpips"]
         return loss, metrics
 
+    def _game(self, state: TrainState, out: jax.Array) -> tuple[jax.Array, PyTree]:
+        """E[-D(x')] by the state's critic, and what that changes of its `extra`."""
+        image = self.image(out)
+        logits, extra = self._judge(
+            state.params["critic"], state.extra["critic"], "generator", image[..., :0], image
+        )  # fmt: skip
+        return self.objective.generator(logits), extra
+
+    def critic_loss(self, state: TrainState, params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+        """What the critic minimises, 0 before `gan_start`. Its extra is the critic's."""
+        x, source = batch["x"], batch["x"][..., :0]  # the critic of pix2pix, shown no source
+        out, _ = self._rebuild(state.params["gen"], state.extra["codes"], x)
+        on_real, extra = self._judge(params, state.extra["critic"], "real", source, x)
+        on_fake, extra = self._judge(params, extra, "fake", source, self.image(out))
+        metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
+        return self._playing(state) * self.objective.critic(on_real, on_fake), Seen(metrics, extra=extra)
+
+    def generator_loss(
+        self, state: TrainState, weight: jax.Array, params: Weights, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """The network's loss, with `weight` on the game. Its rows are the codes found, its extra is the critic's."""
+        out, found = self._rebuild(params, state.extra["codes"], batch["x"])
+        (pixels, metrics), codes = self.pixel_loss(out, batch["x"]), self._code_loss(found)
+        gan, extra = self._game(state, out)
+        metrics = {**metrics, "code_loss": codes, "gan": gan}
+        return pixels + codes + weight * gan, Seen(metrics, rows=found, extra=extra)
+
+    def _playing(self, state: TrainState) -> jax.Array:
+        """f32[]: 1 once the game has begun, else 0."""
+        return (state.step >= self.gan_start).astype(jnp.float32)
+
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        x, running = batch["x"], state.extra["codes"]
-        source = x[..., :0]  # the critic of pix2pix, shown no source
-        started = state.step >= self.gan_start
-        playing = started.astype(jnp.float32)
-
-        def rebuild(weights: Weights):
-            out, found = self._rebuild(weights, running, x)
-            return (out, self._code_loss(found)), found
-
-        # Made once for both networks, and led back through once the new critic has judged.
-        (out, code_loss), back, found = jax.vjp(rebuild, state.params["gen"], has_aux=True)
-
-        def critic_loss(params: PyTree, extra: PyTree):
-            on_real, extra = self._judge(params, extra, "real", source, x)
-            on_fake, extra = self._judge(params, extra, "fake", source, self.image(out))
-            metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
-            return playing * self.objective.critic(on_real, on_fake), (extra, metrics)
-
-        extra, judged = state.extra["critic"], jax.value_and_grad(critic_loss, has_aux=True)
-        (critic_value, (extra, logits)), critic_grads = judged(state.params["critic"], extra)
-        # A critic that waits has no optimizer either: after many gradients of zero its first steps would be huge.
+        """One step of the critic, then one of the network, which the new critic judges on the same images: the compiler
+        makes these once."""
+        key_loss, key_codes = jax.random.split(key)
+        batch, num, playing = dict(batch), len(batch["x"]), self._playing(state)
         before = state.params["critic"], state.opt_state["critic"]
+        loss = partial(self.critic_loss, state)
+        (critic_loss, judged), critic_grads = gradient(loss, before[0], key_loss, num, batch, self.accumulate)
+        # A critic that waits has no optimizer either: after many gradients of zero its first steps would be huge.
         after = self._critic_descent(state, critic_grads)
-        critic, critic_opt = jax.tree.map(lambda new, old: jnp.where(started, new, old), after, before)
+        critic, critic_opt = jax.tree.map(lambda new, old: jnp.where(playing > 0, new, old), after, before)
+        state = state.replace(
+            params={**state.params, "critic": critic},
+            opt_state={**state.opt_state, "critic": critic_opt},
+            extra={**state.extra, "critic": judged.extra},
+        )
 
-        def game(out: jax.Array):
-            logits, new = self._judge(critic, extra, "generator", source, self.image(out))
-            return self.objective.generator(logits), new
-
-        (pixels, metrics), by_pixels = jax.value_and_grad(self.pixel_loss, has_aux=True)(out, x)
-        (gan, extra), by_game = jax.value_and_grad(game, has_aux=True)(out)
-        weight = playing * self.gan_weight
+        weight, metrics = playing * self.gan_weight, {}
         if self.adaptive and self.gan_weight:
-            metrics["lambda"] = self._balance(back, by_pixels, by_game, code_loss)
+            metrics["lambda"] = self.balance(state, batch)
             weight *= metrics["lambda"]
-        (grads,) = back((by_pixels + weight * by_game, jnp.ones_like(code_loss)))
-
-        state = self._generator_descent(state, grads)
+        loss = partial(self.generator_loss, state, weight)
+        (value, made), grads = gradient(loss, state.params["gen"], key_loss, num, batch, self.accumulate)
+        running = state.extra["codes"]
+        state = self._generator_descent(state.replace(extra={**state.extra, "critic": made.extra}), grads)
         averaged = state.ema and state.ema["gen"]
-        weights, averaged, running, used = self._use(key, state.params["gen"], averaged, running, found)
+        weights, averaged, running, used = self._use(key_codes, state.params["gen"], averaged, running, made.rows)
         state = state.replace(
             step=state.step + 1,
-            params={"gen": weights, "critic": critic},
+            params={**state.params, "gen": weights},
             ema=averaged and {"gen": averaged},
-            opt_state={**state.opt_state, "critic": critic_opt},
-            extra={**state.extra, "critic": extra, "codes": running},
+            extra={**state.extra, "codes": running},
         )
         norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
-        loss = {"loss": pixels + code_loss + weight * gan, "code_loss": code_loss, "gan": gan}
-        return state, {**loss, "critic_loss": critic_value, **metrics, **logits, **used, **norms}
+        metrics |= {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **used, **norms}
+        return state, metrics
 
-    def _balance(self, back: Any, by_pixels: jax.Array, by_game: jax.Array, code_loss: jax.Array) -> jax.Array:
-        """lambda, f32[]: at most 1e4, and 0 where it is no number."""
+    def balance(self, state: TrainState, batch: Batch) -> jax.Array:
+        """lambda of eq. 7, f32[]."""
+        weights, last = state.params["gen"], ("network", *self.coder.last)
+        key = jax.random.key(0)  # nothing is drawn
 
-        def last_layer(by_out: jax.Array) -> jax.Array:
-            # A whole pass back, of which one layer is read: the compiler leaves out the rest.
-            (grads,) = back((by_out, jnp.zeros_like(code_loss)))
-            kernel = reduce(lambda tree, name: tree[name], self.coder.last, grads["network"])
-            return jnp.sqrt(jnp.sum(kernel.astype(jnp.float32) ** 2))
+        def norm(term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+            def loss(kernel: jax.Array, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+                out, _ = self._rebuild(_with_leaf(weights, last, kernel), state.extra["codes"], batch["x"])
+                return term(out, batch["x"]), Seen({})
 
-        ratio = last_layer(by_pixels) / (last_layer(by_game) + 1e-4)
-        return jnp.where(jnp.isfinite(ratio), jnp.minimum(ratio, LARGEST), 0.0)
+            kernel = reduce(lambda tree, name: tree[name], last, weights)
+            _, grads = gradient(loss, kernel, key, len(batch["x"]), batch, self.accumulate)
+            return jnp.sqrt(jnp.sum(grads.astype(jnp.float32) ** 2))
+
+        pixels = norm(lambda out, x: self.pixel_loss(out, x)[0])
+        return bounded_ratio(pixels, norm(lambda out, x: self._game(state, out)[0]))
+
+
+def bounded_ratio(pixels: jax.Array, game: jax.Array) -> jax.Array:
+    """lambda of the two gradients' norms, f32[]: at most 1e4, and 0 where it is no number."""
+    ratio = pixels / (game + 1e-4)
+    return jnp.where(jnp.isfinite(ratio), jnp.minimum(ratio, LARGEST), 0.0)
+
+
+def _with_leaf(tree: PyTree, path: tuple[str, ...], leaf: jax.Array) -> PyTree:
+    """Nested dicts with another array at `path`."""
+    first, *rest = path
+    return {**tree, first: _with_leaf(tree[first], tuple(rest), leaf) if rest else leaf}
 
 
 @lru_cache(maxsize=1)

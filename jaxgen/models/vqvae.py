@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from jaxgen.core import Batch, LossModel, Metrics, TrainState
+from jaxgen.gradients import Seen
 from jaxgen.models.quantized import Quantized, Weights
 from jaxgen.nets.vqvae import VQNetwork
 
@@ -36,16 +36,14 @@ class VQVAE(Quantized, LossModel):
         params, running = self._begin(key, batch["x"])
         return self._start(params, {"codes": running})
 
+    def seen(self, params: Weights, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+        """Its rows are what was found."""
+        rebuilt, found = self._rebuild(params, state.extra["codes"], batch["x"])
+        mse, codes = jnp.mean((batch["x"] - rebuilt) ** 2), self._code_loss(found)
+        return mse + codes, Seen({"mse": mse, "code_loss": codes}, rows=found)
+
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        x = batch["x"]
-
-        def loss(params: Weights):
-            rebuilt, found = self._rebuild(params, state.extra["codes"], x)
-            mse, codes = jnp.mean((x - rebuilt) ** 2), self._code_loss(found)
-            return mse + codes, ({"mse": mse, "code_loss": codes}, found)
-
-        (value, (metrics, found)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        new = self._descent(state, grads)
-        params, ema, running, used = self._use(key, new.params, new.ema, state.extra["codes"], found)
-        new = new.replace(params=params, ema=ema, extra={"codes": running})
-        return new, {"loss": value, **metrics, **used, "grad_norm": optax.tree.norm(grads)}
+        key_loss, key_codes = jax.random.split(key)
+        new, seen = self._step(state, key_loss, batch)
+        params, ema, running, used = self._use(key_codes, new.params, new.ema, state.extra["codes"], seen.rows)
+        return new.replace(params=params, ema=ema, extra={"codes": running}), {**seen.metrics, **used}

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core import normal_each, split_each, uniform_each
+
 # The low-pass filter of the symlet of order 6 (Daubechies, Ten Lectures on Wavelets, table 6.3), of sum sqrt(2):
 # filtering up and back down by it changes nothing.
 SYM6 = np.array([
@@ -27,7 +29,7 @@ EXACT = jax.lax.Precision.HIGHEST
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """The transformations of appendix B, `__call__(key, x, p)`: f32[B, H, W, C] to the same, p: f32[] in [0, 1].
+    """The transformations of appendix B, `__call__(keys, x, p)`: f32[B, H, W, C] to the same, p: f32[] in [0, 1].
 
     An example that none is drawn for stays bitwise as it was.
     """
@@ -39,11 +41,11 @@ class Augment:
     colour: bool = True
     """Brightness, contrast, inverted lightness; of RGB also hue and saturation."""
 
-    def __call__(self, key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
-        key_blit, key_geometry, key_colour = jax.random.split(key, 3)
-        x = blitted(key_blit, x, p) if self.blit else x
-        x = resampled(key_geometry, x, p) if self.geometry else x
-        return recoloured(key_colour, x, p) if self.colour else x
+    def __call__(self, keys: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+        keys_blit, keys_geometry, keys_colour = split_each(keys, 3)
+        x = blitted(keys_blit, x, p) if self.blit else x
+        x = resampled(keys_geometry, x, p) if self.geometry else x
+        return recoloured(keys_colour, x, p) if self.colour else x
 
 
 def adjusted(p: jax.Array, sign: jax.Array, target: float, share: float) -> jax.Array:
@@ -51,9 +53,14 @@ def adjusted(p: jax.Array, sign: jax.Array, target: float, share: float) -> jax.
     return jnp.clip(p + share * jnp.sign(sign - target), 0.0, 1.0)
 
 
-def _uniform(key: jax.Array, num: int, count: int) -> list[jax.Array]:
-    """`count` times f32[num] in [0, 1), in one draw: `u < p` is never true at p = 0, always at p = 1."""
-    return list(jax.random.uniform(key, (count, num)))
+def _uniform(keys: jax.Array, count: int) -> list[jax.Array]:
+    """`count` times f32[B] in [0, 1), in one draw: `u < p` is never true at p = 0, always at p = 1."""
+    return list(uniform_each(keys, (count,)).T)
+
+
+def _normal(keys: jax.Array, count: int) -> list[jax.Array]:
+    """`count` times f32[B], standard normal."""
+    return list(normal_each(keys, (count,)).T)
 
 
 def _mirrored(i, size: int):
@@ -65,10 +72,10 @@ def _mirrored(i, size: int):
 # --- pixels that stay what they are ---------------------------------------------------------------------------
 
 
-def blitted(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+def blitted(keys: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
     """Flipped left to right, turned, then shifted; an image that is not square is turned by half turns alone."""
-    num, height, width, _ = x.shape
-    flips_too, turns_too, shifts_too, flip, turn, *shift = _uniform(key, num, 7)
+    _, height, width, _ = x.shape
+    flips_too, turns_too, shifts_too, flip, turn, *shift = _uniform(keys, 7)
     flip = (flips_too < p) & (flip < 0.5)
     quarters = 1 if height == width else 2
     turns = jnp.where(turns_too < p, quarters * jnp.floor(turn * (4 // quarters)), 0).astype(jnp.int32)
@@ -98,14 +105,14 @@ def _rotation(angle: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack([cos, -sin], axis=-1), jnp.stack([sin, cos], axis=-1)], axis=-2)
 
 
-def _inverse(key: jax.Array, p: jax.Array, num: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _inverse(keys: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Where an output pixel comes from, relative to the centre: source = matrix (target - size * shift).
 
     matrix: f32[B, 2, 2], shift: f32[B, 2] as parts of the size, and whether there is anything to do, bool[B].
     """
-    key_uniform, key_normal = jax.random.split(key)
-    *draws, first, second = _uniform(key_uniform, num, 7)
-    scale, stretch, *shift = jax.random.normal(key_normal, (4, num))
+    keys_uniform, keys_normal = split_each(keys, 2)
+    *draws, first, second = _uniform(keys_uniform, 7)
+    scale, stretch, *shift = _normal(keys_normal, 4)
     # A rotation before and one after scaling along an axis, so that either comes with probability p.
     p_turn = 1 - jnp.sqrt(1 - p)
     chosen = [u < q for u, q in zip(draws, (p, p_turn, p, p_turn, p))]
@@ -156,11 +163,11 @@ def _interpolated(x: jax.Array, at: jax.Array) -> jax.Array:
     return total
 
 
-def resampled(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+def resampled(keys: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
     """Scaled, rotated, scaled along a direction, rotated and shifted, at twice the resolution between two filters that
     undo each other; beyond its borders an image is mirrored."""
     num, height, width, channels = x.shape
-    matrix, shift, chosen = _inverse(key, p, num)
+    matrix, shift, chosen = _inverse(keys, p)
     size = np.array([height, width], np.float32)
     fine = [2 * (n + 2 * MARGIN) for n in (height, width)]
     # The fine output pixels, in pixels from the image's centre.
@@ -177,13 +184,13 @@ def resampled(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
 # --- colours --------------------------------------------------------------------------------------------------
 
 
-def recoloured(key: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
+def recoloured(keys: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
     """Brightness, contrast, lightness inverted, hue, saturation, in this order, as one affine map of an example's
     colours."""
-    num, *_, channels = x.shape
-    key_uniform, key_normal = jax.random.split(key)
-    *draws, invert, angle = _uniform(key_uniform, num, 7)
-    brightness, contrast, saturation = jax.random.normal(key_normal, (3, num))
+    channels = x.shape[-1]
+    keys_uniform, keys_normal = split_each(keys, 2)
+    *draws, invert, angle = _uniform(keys_uniform, 7)
+    brightness, contrast, saturation = _normal(keys_normal, 3)
     chosen = [u < p for u in draws[: 5 if channels == 3 else 3]]
     grey = np.full((channels, channels), 1 / channels, np.float32)[None]  # onto the axis of equal colours
     rest = np.eye(channels, dtype=np.float32)[None] - grey

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core import uniform_each
 from jaxgen.errors import UserError
 
 Critic = Callable[[jax.Array], jax.Array]
@@ -107,9 +108,9 @@ def gradient_penalty(critic: Critic, x: jax.Array) -> jax.Array:
     return jnp.mean((norm - 1) ** 2)
 
 
-def between(key: jax.Array, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """A point on the line from each fake to its real example, one uniform number for the whole of it."""
-    u = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1))
+def between(keys: jax.Array, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """A point on the line from each fake to its real example, one uniform number, by its key, for the whole of it."""
+    u = uniform_each(keys, (1,) * (real.ndim - 1))
     return fake + u * (real - fake)
 
 

@@ -3,16 +3,18 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core import coin_each, integer_each, split_each
 
-def jitter(key: jax.Array, images: tuple[jax.Array, ...], scale: float, mirror: bool) -> tuple[jax.Array, ...]:
+
+def jitter(keys: jax.Array, images: tuple[jax.Array, ...], scale: float, mirror: bool) -> tuple[jax.Array, ...]:
     """Each of `images`, f32[B, H, W, C], enlarged `scale` times (bilinear), cropped back to its size at a random place
-    and mirrored by a coin: the same for all images of an example, another for each example."""
-    batch, height, width, _ = images[0].shape
+    and mirrored by a coin: the same for all images of an example, by its key."""
+    _, height, width, _ = images[0].shape
     large = (round(height * scale), round(width * scale))
-    key_top, key_left, key_coin = jax.random.split(key, 3)
-    top = jax.random.randint(key_top, (batch,), 0, large[0] - height + 1)
-    left = jax.random.randint(key_left, (batch,), 0, large[1] - width + 1)
-    coin = jax.random.bernoulli(key_coin, 0.5 if mirror else 0.0, (batch,))
+    keys_top, keys_left, keys_coin = split_each(keys, 3)
+    top = integer_each(keys_top, 0, large[0] - height + 1)
+    left = integer_each(keys_left, 0, large[1] - width + 1)
+    coin = coin_each(keys_coin, 0.5 if mirror else 0.0)
 
     def one(image: jax.Array, top: jax.Array, left: jax.Array, coin: jax.Array) -> jax.Array:
         enlarged = jax.image.resize(image, (*large, image.shape[-1]), "linear")

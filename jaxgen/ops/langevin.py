@@ -14,15 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import fold_each, normal_each
+from jaxgen.core import fold_each, normal_each, uniform_each
 from jaxgen.errors import UserError
 
 Energy = Callable[[jax.Array], jax.Array]
-
-
-def uniform_each(keys: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:
-    """Uniform on [-bound, bound], f32[B, *shape], row i drawn from keys[i] alone."""
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-bound, maxval=bound))(keys)
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ def ais(
             return (x, log_weight, used + 0.2 * (accepted - 0.67)), (used, accepted)
 
         first = fold_each(keys, 0)
-        x = uniform_each(first, shape, bound) if bound else scale * normal_each(first, shape)
+        x = uniform_each(first, shape, -bound, bound) if bound else scale * normal_each(first, shape)
         carry = (x, jnp.zeros(keys.shape), jnp.log(jnp.asarray(step, jnp.float32)))
         return jax.lax.scan(at, carry, (jnp.arange(1, temperatures + 1), betas, steps))
 

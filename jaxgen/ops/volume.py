@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core import uniform_each
+
 MAX_TAU = 1e3  # opaque: exp(-1000) is 0, and sums of it stay finite
 FLOOR = 1e-5  # of each interval's weight in resampling: where nothing was seen yet, something may be
 
@@ -23,12 +25,12 @@ class Rendered(NamedTuple):
     opacity: jax.Array
 
 
-def stratified(rays: int, num: int, key: jax.Array | None = None) -> jax.Array:
-    """s: f32[rays, num + 1], the edges of `num` intervals from 0 to 1: evenly spaced, or each edge uniform within half
-    a width of its even place."""
+def stratified(rays: int, num: int, keys: jax.Array | None = None) -> jax.Array:
+    """s: f32[rays, num + 1], the edges of `num` intervals from 0 to 1: evenly spaced, or, by a key for each ray, each
+    edge uniform within half a width of its even place."""
     place = jnp.arange(num + 1, dtype=jnp.float32)[None]
-    if key is not None:
-        place = place + jax.random.uniform(key, (rays, num + 1), minval=-0.5, maxval=0.5)
+    if keys is not None:
+        place = place + uniform_each(keys, (num + 1,), -0.5, 0.5)
     return jnp.broadcast_to(jnp.clip(place, 0, num) / num, (rays, num + 1))
 
 
@@ -58,14 +60,15 @@ def composite(w: jax.Array, rgb: jax.Array, t: jax.Array, background: jax.Array)
     return Rendered(seen, depth, opacity)
 
 
-def resample(s: jax.Array, w: jax.Array, num: int, key: jax.Array | None = None) -> jax.Array:
+def resample(s: jax.Array, w: jax.Array, num: int, keys: jax.Array | None = None) -> jax.Array:
     """f32[B, num] rising places in [s_0, s_N] with the density of the step function w on the edges s, by the inverse of
-    its distribution function (section 5.2): at even quantiles, or each uniform within its part of one in `num`."""
+    its distribution function (section 5.2): at even quantiles, or by a key for each ray each uniform within its part of
+    one in `num`."""
     pdf = w + FLOOR
     pdf = pdf / jnp.sum(pdf, axis=-1, keepdims=True)
     cdf = jnp.pad(jnp.minimum(jnp.cumsum(pdf, axis=-1), 1.0), ((0, 0), (1, 0)))
     cdf = cdf.at[:, -1].set(1.0)
-    offset = 0.5 if key is None else jax.random.uniform(key, (len(s), num))
+    offset = 0.5 if keys is None else uniform_each(keys, (num,))
     u = jnp.broadcast_to((jnp.arange(num, dtype=jnp.float32)[None] + offset) / num, (len(s), num))
     above = jnp.clip(_search(cdf, u, "right"), 1, s.shape[-1] - 1)
 

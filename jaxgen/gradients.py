@@ -1,0 +1,87 @@
+"""Gradients of a mean over a batch, computed in parts where the whole does not fit in memory."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+
+PyTree = Any
+
+
+class Seen(NamedTuple):
+    """What a loss over some examples says beside its value.
+
+    metrics: means over these examples, f32[] each. rows: by example, leading axis B. extra: new values for parts of
+    `TrainState.extra`, means over the examples or the same for any. weight: of the loss and these means beside those of
+    other examples.
+    """
+
+    metrics: dict[str, jax.Array]
+    rows: PyTree = ()
+    extra: PyTree = ()
+    weight: jax.Array | float = 1.0
+
+
+def gradient(
+    loss: Callable[[PyTree, jax.Array, PyTree], tuple[jax.Array, Seen]],
+    params: PyTree,
+    key: jax.Array,
+    num: int,
+    batch: PyTree = None,
+    parts: int = 1,
+) -> tuple[tuple[jax.Array, Seen], PyTree]:
+    """((loss, Seen), gradient in params) of loss(params, keys, batch), a mean over `num` examples, of which example i
+    has keys[i] = fold_in(key, i) and row i of each array of batch.
+
+    parts: in how many equal parts it is computed, one after another, in the memory of one and with the same result to
+    rounding: means by weight, rows in their order. Raises UserError unless `parts` divides `num`.
+    """
+
+    def of_rows(params: PyTree, rows: tuple[jax.Array, PyTree]) -> tuple[jax.Array, Seen]:
+        index, batch = rows
+        return loss(params, jax.vmap(jax.random.fold_in, (None, 0))(key, index), batch)
+
+    rows, whole = (jnp.arange(num), batch), jax.value_and_grad(of_rows, has_aux=True)
+    if parts == 1:
+        return whole(params, rows)
+
+    def add(sums: PyTree, part: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        (value, seen), grads = whole(params, part)
+        sums = jax.tree.map(lambda s, a: s + seen.weight * a, sums, (1.0, value, seen.metrics, grads))
+        return sums, (seen.rows, seen.extra)
+
+    split = in_turns(rows, parts)
+    (value, seen), grads = jax.eval_shape(whole, params, jax.tree.map(lambda a: a[0], split))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (jnp.zeros(()), value, seen.metrics, grads))
+    (weight, *sums), (kept, extras) = jax.lax.scan(add, zeros, split)
+    value, metrics, grads = jax.tree.map(lambda a: a / weight, sums)
+    extra = jax.tree.map(lambda a: jnp.mean(a, axis=0) if jnp.issubdtype(a.dtype, jnp.inexact) else a[-1], extras)
+    return (value, Seen(metrics, joined_turns(kept), extra, weight)), grads
+
+
+def in_turns(rows: PyTree, parts: int) -> PyTree:
+    """[B, ...] as [parts, B / parts, ...], part i of rows i, i + parts, ... Raises UserError unless B divides so."""
+
+    def split(a: jax.Array) -> jax.Array:
+        if a.shape[0] % parts:
+            raise UserError(
+                f"{a.shape[0]} examples are not {parts} equal parts: choose a batch_size that model.accumulate (and "
+                "model.n_critic) divides"
+            )
+        # (b k), not (k b): the leading axis is the one that is split over devices.
+        return a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, rows)
+
+
+def joined_turns(rows: PyTree) -> PyTree:
+    """The inverse of `in_turns`."""
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), rows)
+
+
+def by_parts(function: Callable[[PyTree], PyTree], rows: PyTree, parts: int = 1) -> PyTree:
+    """function(rows), a row of each result for each of `rows`, in `parts` equal parts one after another."""
+    return function(rows) if parts == 1 else joined_turns(jax.lax.map(function, in_turns(rows, parts)))
