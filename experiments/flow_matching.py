@@ -23,7 +23,7 @@ PRESETS = {
     "smoke": Experiment(
         model=FlowMatching(
             shape=(8, 8, 1), network=UNet(8, (1, 2), 1, (4,), head_dim=8), sampler=Euler(steps=8, clip=0.0),
-            logit_std=1.0, ema_decay=0.99, evaluate_times=4, ode_steps=4,
+            logit_std=1.0, ema_decay=0.99, evaluate_times=4, ode_steps=4, ode_probes=2,
         ),
         data=Digits(), batch_size=16, steps=20, steps_per_call=5, log_every=10, save_every=10, sample_every=10,
         num_samples=20,

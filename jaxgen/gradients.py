@@ -32,12 +32,14 @@ def gradient(
     num: int,
     batch: PyTree = None,
     parts: int = 1,
+    block: int = 1,
 ) -> tuple[tuple[jax.Array, Seen], PyTree]:
     """((loss, Seen), gradient in params) of loss(params, keys, batch), a mean over `num` examples, of which example i
     has keys[i] = fold_in(key, i) and row i of each array of batch.
 
     parts: in how many equal parts it is computed, one after another, in the memory of one and with the same result to
-    rounding: means by weight, rows in their order. Raises UserError unless `parts` divides `num`.
+    rounding: means by weight, rows in their order. block: neighbours that stay in one part, as a loss of groups of them
+    needs. Raises UserError unless `num` divides so.
     """
 
     def of_rows(params: PyTree, rows: tuple[jax.Array, PyTree]) -> tuple[jax.Array, Seen]:
@@ -53,33 +55,39 @@ def gradient(
         sums = jax.tree.map(lambda s, a: s + seen.weight * a, sums, (1.0, value, seen.metrics, grads))
         return sums, (seen.rows, seen.extra)
 
-    split = in_turns(rows, parts)
+    split = in_turns(rows, parts, block)
     (value, seen), grads = jax.eval_shape(whole, params, jax.tree.map(lambda a: a[0], split))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (jnp.zeros(()), value, seen.metrics, grads))
     (weight, *sums), (kept, extras) = jax.lax.scan(add, zeros, split)
     value, metrics, grads = jax.tree.map(lambda a: a / weight, sums)
     extra = jax.tree.map(lambda a: jnp.mean(a, axis=0) if jnp.issubdtype(a.dtype, jnp.inexact) else a[-1], extras)
-    return (value, Seen(metrics, joined_turns(kept), extra, weight)), grads
+    return (value, Seen(metrics, joined_turns(kept, block), extra, weight)), grads
 
 
-def in_turns(rows: PyTree, parts: int) -> PyTree:
-    """[B, ...] as [parts, B / parts, ...], part i of rows i, i + parts, ... Raises UserError unless B divides so."""
+def in_turns(rows: PyTree, parts: int, block: int = 1) -> PyTree:
+    """[B, ...] as [parts, B / parts, ...], part i of the blocks i, i + parts, ... of rows. Raises UserError unless B
+    divides so."""
 
     def split(a: jax.Array) -> jax.Array:
-        if a.shape[0] % parts:
+        if a.shape[0] % (parts * block):
+            of = f" of {block} neighbours each" if block > 1 else ""
             raise UserError(
-                f"{a.shape[0]} examples are not {parts} equal parts: choose a batch_size that model.accumulate (and "
-                "model.n_critic) divides"
+                f"{a.shape[0]} examples are not {parts} equal parts{of}: choose a batch_size that model.accumulate "
+                "(and model.n_critic) divides"
             )
         # (b k), not (k b): the leading axis is the one that is split over devices.
-        return a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
+        return a.reshape(-1, parts, block, *a.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *a.shape[1:])
 
     return jax.tree.map(split, rows)
 
 
-def joined_turns(rows: PyTree) -> PyTree:
+def joined_turns(rows: PyTree, block: int = 1) -> PyTree:
     """The inverse of `in_turns`."""
-    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), rows)
+
+    def join(a: jax.Array) -> jax.Array:
+        return a.reshape(a.shape[0], -1, block, *a.shape[2:]).swapaxes(0, 1).reshape(-1, *a.shape[2:])
+
+    return jax.tree.map(join, rows)
 
 
 def by_parts(function: Callable[[PyTree], PyTree], rows: PyTree, parts: int = 1) -> PyTree:

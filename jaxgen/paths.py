@@ -18,7 +18,7 @@ from jaxgen.codecs import Pixels
 from jaxgen.core import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics import lpips
-from jaxgen.metrics.ppl import PPL, path_lengths
+from jaxgen.metrics.ppl import PPL, WAYS, path_lengths
 
 EPS = 1e-4
 
@@ -70,9 +70,11 @@ def check_model(model: Any, codec: Any) -> None:
         raise UserError(f"{type(codec).__name__} images cannot be had unrounded: ppl needs the codec Pixels")
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _lengths(model: Any, codec: Pixels, apply: Any, params: PyTree, state: TrainState, keys: jax.Array, cond: PyTree):
-    generate, a, b, interpolate = model.latent_path(state, keys, cond)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _lengths(
+    model: Any, codec: Pixels, apply: Any, way: str, params: PyTree, state: TrainState, keys: jax.Array, cond: PyTree
+) -> jax.Array:
+    generate, a, b, interpolate = model.latent_path(state, keys, cond, way)
     t = jax.vmap(jax.random.uniform)(core.fold_each(keys, 5))
 
     def images(latents: jax.Array) -> jax.Array:
@@ -82,11 +84,19 @@ def _lengths(model: Any, codec: Pixels, apply: Any, params: PyTree, state: Train
 
 
 def ppl(
-    model: Any, state: TrainState, codec: Any, distance: Distance, seed: int, num: int, cond: PyTree, batch: int
+    model: Any,
+    state: TrainState,
+    codec: Any,
+    distance: Distance,
+    way: str,
+    seed: int,
+    num: int,
+    cond: PyTree,
+    batch: int,
 ) -> dict[str, Any]:
     """The record's metric, values and settings: over `num` paths, `batch` at a time, path i by key i of the seed.
 
-    cond: conditions of `num` paths or None. Raises UserError as `check_model`.
+    way: one of the model's `latent_ways`. cond: conditions of `num` paths or None. Raises UserError as `check_model`.
     """
     check_model(model, codec)
     metric = PPL(capacity=num)
@@ -95,7 +105,9 @@ def ppl(
         rows = np.arange(first, first + batch)
         some = jax.tree.map(lambda c, rows=rows: np.take(c, rows, axis=0, mode="wrap"), cond)
         keys = core.sample_keys(seed, batch, first)
-        lengths = _lengths(model, codec, distance.apply, distance.params, state, keys, some)
+        lengths = _lengths(model, codec, distance.apply, way, distance.params, state, keys, some)
         kept = metric.update(kept, lengths, jnp.asarray(rows < num))
-    values = {distance.metric: metric.compute(kept)["ppl"]}
-    return {"metric": distance.metric, "values": values, "settings": {"eps": EPS, "trim": metric.trim}}
+    # The first way of a model has the plain name.
+    name = distance.metric if way == model.latent_ways[0] else f"{distance.metric}_{way}"
+    settings = {"eps": EPS, "trim": metric.trim, "path": WAYS[way]}
+    return {"metric": name, "values": {name: metric.compute(kept)["ppl"]}, "settings": settings}

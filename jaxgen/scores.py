@@ -76,8 +76,8 @@ def score_run(
     for record in score.scores(metrics, network, rows, real, held_out):
         record["protocol"] = {**protocol, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})
-    if "ppl" in metrics:
-        record = paths.ppl(model, state, codec, distance, seed, num, cond, batch)
+    for way in model.latent_ways if "ppl" in metrics else ():
+        record = paths.ppl(model, state, codec, distance, way, seed, num, cond, batch)
         record["protocol"] = {**distance.provenance, "num": num, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})
     _keep(run, records)

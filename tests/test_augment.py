@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core import sample_keys
 from jaxgen.ops.augment import MARGIN, SYM6, Augment, _down, _up, adjusted, blitted, recoloured, resampled
 
 
@@ -12,15 +13,15 @@ def images(num=6, height=12, width=12, channels=3, seed=0):
     return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (num, height, width, channels)).astype(np.float32))
 
 
-def key(seed=0):
-    return jax.random.key(seed)
+def keys(num, seed=0):
+    return sample_keys(seed, num)
 
 
 @pytest.mark.parametrize("shape", [(6, 12, 12, 3), (3, 8, 12, 1)])
 def test_probability_zero_is_the_identity_to_the_bit(shape):
     """With p a traced value, and as a derivative too."""
     x = images(*shape)
-    run = jax.jit(lambda x, p: Augment()(key(), x, p))
+    run = jax.jit(lambda x, p: Augment()(keys(len(x)), x, p))
     np.testing.assert_array_equal(run(x, jnp.float32(0)), x)
     assert not np.array_equal(run(x, jnp.float32(1)), x)
     _, back = jax.vjp(lambda x: run(x, jnp.float32(0)), x)
@@ -30,7 +31,7 @@ def test_probability_zero_is_the_identity_to_the_bit(shape):
 def test_examples_that_nothing_is_drawn_for_stay():
     """Three stages, of 3, 5 and 5 transformations: at p = 0.05 about half of the examples are as they were."""
     x = images(400, 4, 4)
-    y = Augment()(key(1), x, jnp.float32(0.05))
+    y = Augment()(keys(len(x), 1), x, jnp.float32(0.05))
     untouched = np.mean(np.all(np.asarray(x == y), axis=(1, 2, 3)))
     # Rotations come with p in all, and some blits draw the identity: (1 - p)^12 and a little.
     assert 0.95**12 - 0.07 < untouched < 0.95**10 + 0.07
@@ -38,16 +39,16 @@ def test_examples_that_nothing_is_drawn_for_stay():
 
 def test_a_parts_switch_leaves_it_out():
     x = images()
-    assert np.array_equal(Augment(blit=False, geometry=False, colour=False)(key(), x, jnp.float32(1)), x)
+    assert np.array_equal(Augment(blit=False, geometry=False, colour=False)(keys(len(x)), x, jnp.float32(1)), x)
     # Shifts aside, a blit keeps the pixels; colour keeps each pixel's neighbours.
     grey = jnp.full((4, 8, 8, 3), 0.25)
-    np.testing.assert_array_equal(Augment(colour=False, geometry=False)(key(), grey, jnp.float32(1)), grey)
+    np.testing.assert_array_equal(Augment(colour=False, geometry=False)(keys(len(grey)), grey, jnp.float32(1)), grey)
 
 
 def test_blits_are_turns_flips_and_shifts():
     """Each result is one of the 8 symmetries of the square under a mirrored shift by at most an eighth."""
     x = np.asarray(images(40, 8, 8, 1))
-    y = np.asarray(blitted(key(2), jnp.asarray(x), jnp.float32(1)))
+    y = np.asarray(blitted(keys(len(x), 2), jnp.asarray(x), jnp.float32(1)))
     seen = set()
     for before, after in zip(x, y):
         padded = {
@@ -72,7 +73,7 @@ def test_blits_are_turns_flips_and_shifts():
 
 def test_an_oblong_image_is_turned_by_half_turns_alone():
     x = images(30, 4, 6, 1)  # too small to be shifted downwards; sideways by one at most
-    y = np.asarray(blitted(key(3), x, jnp.float32(1)))
+    y = np.asarray(blitted(keys(len(x), 3), x, jnp.float32(1)))
     assert y.shape == x.shape
     turned = [np.array_equal(np.sort(a[:, 2:4].ravel()), np.sort(b[:, 2:4].ravel())) for a, b in zip(np.asarray(x), y)]
     assert 0.2 < np.mean(turned) < 1.0
@@ -109,7 +110,7 @@ def test_geometry_moves_a_smooth_image_as_the_map_says(monkeypatch):
     matrix = 1.1 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
     given = (jnp.asarray(matrix)[None], jnp.asarray(shift, jnp.float32)[None], jnp.array([True]))
     monkeypatch.setattr(augment, "_inverse", lambda *_: given)
-    y = resampled(key(), jnp.asarray(bump(i, j), jnp.float32)[None, ..., None], jnp.float32(1))[0, ..., 0]
+    y = resampled(keys(1), jnp.asarray(bump(i, j), jnp.float32)[None, ..., None], jnp.float32(1))[0, ..., 0]
     di, dj = i - size * shift[0], j - size * shift[1]
     expected = bump(matrix[0, 0] * di + matrix[0, 1] * dj, matrix[1, 0] * di + matrix[1, 1] * dj)
     np.testing.assert_allclose(y[5:-5, 5:-5], expected[5:-5, 5:-5], atol=0.01)
@@ -119,7 +120,7 @@ def test_geometry_draws_the_papers_maps():
     """Over many draws: areas change by 2^(0.4 n), directions turn all around, shifts have an eighth's deviation."""
     from jaxgen.ops.augment import _inverse
 
-    matrix, shift, chosen = _inverse(key(4), jnp.float32(1), 4000)
+    matrix, shift, chosen = _inverse(keys(4000, 4), jnp.float32(1))
     logs = np.log2(np.abs(np.linalg.det(np.asarray(matrix))))
     assert bool(chosen.all())
     assert abs(np.mean(logs)) < 0.03 and np.std(logs) == pytest.approx(0.4, rel=0.06)
@@ -129,12 +130,12 @@ def test_geometry_draws_the_papers_maps():
     turn = np.asarray(matrix)[:, :, 0] / np.linalg.norm(np.asarray(matrix)[:, :, 0], axis=1, keepdims=True)
     assert np.all(np.abs(turn.mean(axis=0)) < 0.05)
     # Scaled, turned by either rotation, stretched, shifted: each with probability p.
-    _, _, few = _inverse(key(5), jnp.float32(0.3), 4000)
+    _, _, few = _inverse(keys(4000, 5), jnp.float32(0.3))
     assert np.mean(few) == pytest.approx(1 - 0.7**4, abs=0.03)
 
 
 def test_a_constant_image_stays_under_geometry():
-    y = resampled(key(6), jnp.full((5, 8, 12, 2), 0.3), jnp.float32(1))
+    y = resampled(keys(5, 6), jnp.full((5, 8, 12, 2), 0.3), jnp.float32(1))
     np.testing.assert_allclose(y, 0.3, atol=1e-5)
 
 
@@ -142,20 +143,20 @@ def test_a_constant_image_stays_under_geometry():
 def test_colours_change_alike_over_an_image(channels):
     """An affine map of colours: the mean colour goes where the map takes it, and grey goes to grey."""
     x = images(20, 6, 6, channels)
-    y = recoloured(key(7), x, jnp.float32(1))
+    y = recoloured(keys(len(x), 7), x, jnp.float32(1))
     for before, after in zip(np.asarray(x), np.asarray(y)):
         flat = np.column_stack([before.reshape(-1, channels), np.ones(36)])
         _, rest, *_ = np.linalg.lstsq(flat, after.reshape(-1, channels), rcond=None)
         assert np.all(rest < 1e-8)
     grey = jnp.broadcast_to(images(20, 6, 6, 1, seed=1), (20, 6, 6, channels))
-    z = np.asarray(recoloured(key(7), grey, jnp.float32(1)))
+    z = np.asarray(recoloured(keys(len(grey), 7), grey, jnp.float32(1)))
     np.testing.assert_allclose(z, np.broadcast_to(z[..., :1], z.shape), atol=1e-5)
 
 
 def test_hue_and_lightness_are_the_papers():
     """Without contrast and saturation colours keep their distance from grey; half of the pictures are inverted."""
     x = jnp.zeros((2000, 1, 2, 3)).at[:, :, 0].set(jnp.array([0.5, -0.2, 0.1])).at[:, :, 1].set(0.4)
-    y = np.asarray(recoloured(key(8), x, jnp.float32(1)), np.float64)
+    y = np.asarray(recoloured(keys(len(x), 8), x, jnp.float32(1)), np.float64)
     mean = y.mean(axis=-1)
     step = (mean[:, 0, 1] - mean[:, 0, 0]) / (0.4 - 0.4 / 3)  # contrast, signed by inversion
     assert np.mean(step < 0) == pytest.approx(0.5, abs=0.04)
@@ -176,7 +177,7 @@ def test_everything_is_twice_differentiable():
 
     def penalty(x):
         def critic(x):
-            return jnp.sum(jnp.tanh(Augment()(key(9), x, jnp.float32(0.8))) ** 2)
+            return jnp.sum(jnp.tanh(Augment()(keys(len(x), 9), x, jnp.float32(0.8))) ** 2)
 
         return jnp.sum(jax.grad(critic)(x) ** 2)
 

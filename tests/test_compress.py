@@ -30,7 +30,7 @@ class Markov(LossModel):
         levels = self.code_levels
         return {"table": 2 * jax.random.normal(key, (self.num_classes, levels, levels))}
 
-    def loss(self, params, state, key, batch):
+    def loss(self, params, state, keys, batch):
         symbols = jnp.round((batch["x"].reshape(batch["x"].shape[0], -1) + 1) / 2 * (self.code_levels - 1)).astype(int)
         logp = jax.nn.log_softmax(params["table"][0])[symbols[:, :-1], symbols[:, 1:]]
         return -jnp.mean(logp), {}

@@ -23,9 +23,9 @@ class Point(LossModel):
     def init_params(self, key, batch):
         return {"w": jax.random.normal(key, (3,))}
 
-    def loss(self, params, state, key, batch):
-        error = params["w"][None] - batch["x"] + self.noise * jax.random.normal(key, batch["x"].shape)
-        return jnp.mean(error**2), {"noise": jax.random.normal(jax.random.fold_in(key, 0))}
+    def loss(self, params, state, keys, batch):
+        error = params["w"][None] - batch["x"] + self.noise * core.normal_each(keys, batch["x"].shape[1:])
+        return jnp.mean(error**2), {"noise": jnp.mean(core.normal_each(core.fold_each(keys, 0), ()))}
 
     def sample(self, state, keys, cond=None):
         return state.sampling_params["w"][None] + core.normal_each(keys, (3,))

@@ -320,7 +320,7 @@ def test_ode_likelihood_of_a_mixture_is_the_analytic_one(schedule, probes):
     x = DATA.mean[k] + DATA.std[k] * rng.normal(size=k.shape)
     steps = 399 if schedule.continuous or isinstance(schedule, Geometric) else 500
     ode = jax.jit(lambda x, keys: to_noise(DATA.denoise(schedule), schedule, x, keys, steps, probes))
-    noise, log_p = ode(jnp.float32(x), core.sample_keys(0, 6))
+    noise, log_p, _ = ode(jnp.float32(x), core.sample_keys(0, 6))
     np.testing.assert_allclose(log_p, np.log(DATA.pdf(x)).sum(1), atol=1e-2)
     # The map keeps quantiles; it starts from the least noisy level.
     levels = [schedule.levels(schedule.path(steps + 1)[i]) for i in (-1, 0)]
@@ -345,15 +345,20 @@ def test_hutchinsons_estimate_is_right_on_average(schedule):
     x = jnp.tile(jnp.array([[0.5, -0.2, 0.7]]), (1000, 1))
 
     def log_p(probes, num):
-        ode = jax.jit(lambda x, k: to_noise(correlated(schedule, cov), schedule, x, k, 200, probes)[1])
-        return np.asarray(ode(x[:num], core.sample_keys(1, num)), np.float64)
+        ode = jax.jit(lambda x, k: to_noise(correlated(schedule, cov), schedule, x, k, 200, probes))
+        _, log_p, stderr = ode(x[:num], core.sample_keys(1, num))
+        return np.asarray(log_p, np.float64), np.asarray(stderr, np.float64)
 
     expected = multivariate_normal(np.zeros(3), cov).logpdf(np.asarray(x[0]))
-    np.testing.assert_allclose(log_p(0, 1), expected, atol=1e-2)
-    one = log_p(1, 1000)
+    exact, none = log_p(0, 1)
+    np.testing.assert_allclose(exact, expected, atol=1e-2)
+    assert none == 0
+    one, _ = log_p(1, 1000)
     assert one.std() > 0.05
     assert abs(one.mean() - expected) < 1e-2 + 4 * one.std() / np.sqrt(1000)
-    assert log_p(4, 1000).std() == pytest.approx(one.std() / 2, rel=0.15)
+    four, stderr = log_p(4, 1000)
+    assert four.std() == pytest.approx(one.std() / 2, rel=0.15)
+    assert np.sqrt(np.mean(stderr**2)) == pytest.approx(four.std(), rel=0.1)
 
 
 def test_bits_per_dim_of_evenly_spread_levels_is_8():

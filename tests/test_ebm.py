@@ -75,7 +75,7 @@ def test_loss_is_contrastive_divergence(stepped):
         return jnp.mean(plus) - jnp.mean(minus) + 0.3 * (jnp.mean(plus**2) + jnp.mean(minus**2))
 
     def ours(params):
-        return model.loss(params, state, jax.random.key(2), {**batch(), "negative": negative})[0]
+        return model.seen(params, state, core.sample_keys(2, len(negative)), {**batch(), "negative": negative})[0]
 
     for a, b in zip(jax.tree.leaves(jax.grad(ours)(state.params)), jax.tree.leaves(jax.grad(plain)(state.params))):
         np.testing.assert_allclose(a, b, atol=1e-6)

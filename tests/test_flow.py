@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from test_flows import start
 
 from jaxgen import core
@@ -144,3 +145,14 @@ def test_refusals(change, said):
     model = replace(Flow(shape=(8, 8, 1), flow=Flat(FLOWS["maf"])), **change)
     with pytest.raises(UserError, match=said):
         Experiment(model=model, data=Digits(), codec=Dequantize()).check()
+
+
+def test_a_flow_without_parameters_is_one():
+    """The identity: log p is that of the noise it leaves, and training moves nothing."""
+    model = Flow(flow=Identity(), shape=(2,), bits=0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)), jnp.float32)
+    state = core.init(model, core.run_key(0, core.INIT), {"x": x})
+    found = core.evaluate(model, state, core.sample_keys(0, 8), {"x": x})
+    np.testing.assert_allclose(found["nll"], -stats.norm.logpdf(np.asarray(x)).sum(1), rtol=1e-5)
+    state, _ = core.train_steps(model, state, core.run_key(0, core.TRAIN), {"x": x[None]})
+    assert int(state.step) == 1

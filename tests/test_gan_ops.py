@@ -152,7 +152,7 @@ def test_gradient_is_of_each_example_alone():
 def test_points_between_lie_on_the_line():
     """One fraction for each image, not for each pixel."""
     real, fake = jnp.ones((64, 2, 2, 1)), jnp.zeros((64, 2, 2, 1))
-    x = np.asarray(between(jax.random.key(0), real, fake)).reshape(64, 4)
+    x = np.asarray(between(sample_keys(0, len(real)), real, fake)).reshape(64, 4)
     np.testing.assert_array_equal(x, x[:, :1] * np.ones((1, 4)))
     assert 0 <= x.min() < 0.1 and 0.9 < x.max() <= 1 and abs(x.mean() - 0.5) < 0.15
 

@@ -99,7 +99,7 @@ def test_a_sampler_setting_compiles_once_whatever_the_seed_scale_or_class(sample
 
 def test_dropped_conditions_are_the_null_class():
     inputs = MODEL.inputs(jnp.arange(3000) % 3)
-    dropped = np.asarray(MODEL.drop(jax.random.key(0), inputs)["y"])
+    dropped = np.asarray(MODEL.drop(core.sample_keys(0, len(inputs["y"])), inputs)["y"])
     none = np.all(dropped == 0, axis=1)
     assert abs(none.mean() - 0.5) < 5 * 0.5 / np.sqrt(3000)
     np.testing.assert_array_equal(dropped[~none], np.asarray(inputs["y"])[~none])

@@ -97,8 +97,8 @@ class Spoilt(VAE):
     at: int = 12
     always: bool = False
 
-    def loss(self, params, state, key, batch):
-        loss, metrics = super().loss(params, state, key, batch)
+    def loss(self, params, state, keys, batch):
+        loss, metrics = super().loss(params, state, keys, batch)
         # The first data order has this sum of labels at step 12; another order almost surely has not.
         first = jnp.sum(batch["cond"] * jnp.arange(len(batch["cond"]))) == UNLUCKY
         bad = (state.step == self.at) & (first | self.always)

@@ -14,7 +14,7 @@ from jaxgen.metrics.features import Features
 from jaxgen.metrics.image import PSNR, SSIM, psnr, ssim
 from jaxgen.metrics.inputs import check_images, check_pair
 from jaxgen.metrics.lpips import LPIPS, MeanLPIPS, distance
-from jaxgen.metrics.ppl import PPL, lerp, path_lengths, slerp
+from jaxgen.metrics.ppl import PPL, lerp, path_lengths, slerp, spherical
 from jaxgen.nets import frozen
 from jaxgen.ops.conv import DIMS
 from jaxgen.ops.resize import clean_bicubic
@@ -201,6 +201,17 @@ def test_interpolation_meets_its_ends():
         np.testing.assert_allclose(way(a, b, jnp.zeros(3)), a, atol=1e-6)
         np.testing.assert_allclose(way(a, b, jnp.ones(3)), b, atol=1e-6)
     np.testing.assert_allclose(slerp(a, 2 * a, jnp.full(3, 0.5)), 1.5 * a, rtol=1e-3)
+
+
+def test_the_spherical_path_is_stylegans_slerp_of_unit_vectors():
+    """The formula of two rotations in the plane of both ends, in float64, times sqrt(D)."""
+    a, b = rng.normal(size=(2, 5, 8))
+    t = np.linspace(0, 1, 5)
+    u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    angle = np.arccos(np.sum(u * v, axis=1))
+    expected = (np.sin((1 - t) * angle)[:, None] * u + np.sin(t * angle)[:, None] * v) / np.sin(angle)[:, None]
+    got = spherical(*(jnp.asarray(x, jnp.float32) for x in (a, b, t)))
+    np.testing.assert_allclose(got, np.sqrt(8) * expected, atol=1e-5)
 
 
 def test_path_lengths_are_trimmed():

@@ -143,7 +143,7 @@ def test_a_background_that_is_not_white(plain, random_background):
     empty = even(plain.params, -50.0)
     state = plain.replace(params=empty)
     data = {"x": jnp.ones((48, 3)), "cond": batch()["cond"], "alpha": np.zeros((48, 1), np.uint8)}
-    assert model.loss(empty, state, jax.random.key(0), data)[1]["mse"] < 1e-6
+    assert model.loss(empty, state, core.sample_keys(0, len(data["x"])), data)[1]["mse"] < 1e-6
     assert np.max(model.evaluate(state, core.sample_keys(0, 48), data)["mse"]) < 1e-6
     del data["alpha"]
     with pytest.raises(UserError, match="other than white needs data with alpha"):
@@ -177,7 +177,7 @@ def test_a_transparent_pixel_has_a_background_of_its_own(plain):
     empty, paint = even(plain.params, -50.0), even(plain.params, 50.0)
     rays = batch()["cond"]
     data = {"x": jnp.ones((48, 3)), "cond": rays, "alpha": np.zeros((48, 1), np.uint8)}
-    loss = jax.jit(lambda params: model.loss(params, plain, jax.random.key(0), data)[1]["mse"])
+    loss = jax.jit(lambda params: model.loss(params, plain, core.sample_keys(0, len(data["x"])), data)[1]["mse"])
     assert loss(empty) < 1e-10
     assert loss(paint) > 0.01
 
@@ -204,7 +204,8 @@ def test_regression_a_field_without_density_still_learns(plain):
     x = jax.random.uniform(jax.random.key(0), (200, 3), minval=-1)
     raw = MLP.apply({"params": params["field"]}, x, x)[0]
     assert np.all(raw > 0) and np.max(raw) < 0.1  # below where a ReLU would end
-    grads = jax.jit(jax.grad(lambda p: PLAIN.loss(p, plain, jax.random.key(0), batch())[0]))(params)
+    data = batch()
+    grads = jax.jit(jax.grad(lambda p: PLAIN.loss(p, plain, core.sample_keys(0, len(data["x"])), data)[0]))(params)
     assert np.linalg.norm(grads["field"]["density"]["kernel"]) > 0
     model = dataclasses.replace(PLAIN, optimizer=Adam(lr=0.05))
     state = core.init(model, jax.random.key(0), batch()).replace(params=params)

@@ -26,7 +26,9 @@ STATE = core.TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state={})
 class Line:
     """Images that are linear in their latents, two of which the key gives."""
 
-    def latent_path(self, state, keys, cond=None):
+    latent_ways = ("w",)
+
+    def latent_path(self, state, keys, cond=None, way="w"):
         first, second = (core.normal_each(core.fold_each(keys, i), (3,)) for i in (0, 1))
         return lambda z: (z @ MATRIX).reshape(-1, 2, 2, 3), first, second, lerp
 
@@ -38,13 +40,13 @@ def test_a_straight_way_has_the_length_of_its_slope():
         return params * jnp.sum((x - y) ** 2, axis=(1, 2, 3))
 
     distance = Distance("x", squared, jnp.float32(3), {})
-    found = [ppl(Line(), STATE, Pixels(), distance, 0, 40, None, batch) for batch in (40, 9)]
+    found = [ppl(Line(), STATE, Pixels(), distance, "w", 0, 40, None, batch) for batch in (40, 9)]
     keys = core.sample_keys(0, 40)
     _, a, b, _ = Line().latent_path(None, keys)
     # Images in [-1, 1] are twice as far apart as in [0, 1].
     slopes = np.sort(3 * np.sum((np.asarray(b - a) @ np.asarray(MATRIX) / 2) ** 2, axis=1))
     # Of 40, no more than the outermost one goes at each end, if the percentile lies past it.
-    assert found[0]["metric"] == "ppl_x" and found[0]["settings"] == {"eps": 1e-4, "trim": 1.0}
+    assert found[0]["metric"] == "ppl_x" and found[0]["settings"] == {"eps": 1e-4, "trim": 1.0, "path": "lerp in w"}
     assert found[0]["values"]["ppl_x"] == pytest.approx(slopes.mean(), rel=0.02)
     assert found[1]["values"]["ppl_x"] == pytest.approx(found[0]["values"]["ppl_x"], rel=0.02)
 
@@ -89,7 +91,9 @@ def test_the_command_takes_it_by_a_classifier(tmp_path, monkeypatch):
         train(presets(EXPERIMENTS[name])["smoke"], tmp_path / name)
     flags = ["--metrics", "fid,ppl", "--num", "50", "--classifier", str(tmp_path / "classifier"), "--batch", "20"]
     commands.evaluate([str(tmp_path / "gan"), *flags])
-    _, record = json.loads((tmp_path / "gan" / "scores.json").read_text())
+    _, record, unit = json.loads((tmp_path / "gan" / "scores.json").read_text())
+    assert unit["metric"] == "ppl_digits_cnn_z_unit" and unit["protocol"]["path"].startswith("slerp in z, unit")
+    assert record["protocol"]["path"] == "slerp in z, lengths from end to end linear"
     assert record["metric"] == "ppl_digits_cnn"
     assert record["values"]["ppl_digits_cnn"] > 0
     assert record["protocol"]["num"] == 50 and record["protocol"]["eps"] == 1e-4

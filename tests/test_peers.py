@@ -40,6 +40,11 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def fresh_keys(num: int) -> jax.Array:
+    """The keys that a step by `fresh_key` gives its examples."""
+    return core.fold_each(fresh_key(), jnp.arange(num))
+
+
 def fresh_key() -> jax.Array:
     """One key as a new object each time: the same draw for both sides is what is wanted here."""
     return jax.random.key(7)
@@ -121,8 +126,8 @@ def test_vae(name):
     close(logvar, their_logvar, 1e-5)
     close(model.decode(state.params, mu, y), module.decoder(to_torch(mu), module.label(cond)), 1e-5)
 
-    (loss, _), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, state, fresh_key(), batch)
-    eps = torch.tensor(np.asarray(jax.random.normal(fresh_key(), mu.shape)))
+    (loss, _), grads = jax.value_and_grad(model.loss, has_aux=True)(state.params, state, fresh_keys(len(x)), batch)
+    eps = torch.tensor(np.asarray(core.normal_each(fresh_keys(len(x)), mu.shape[1:])))
     their_loss = module.loss(x, cond, eps=eps)
     their_loss.backward()
     np.testing.assert_allclose(loss, their_loss.item(), rtol=1e-5)
@@ -165,13 +170,13 @@ def test_gradients_and_adam_step(ddpm):
     model, state, module = ddpm
     x0 = np.tanh(normal((4, *model.shape)))
     batch = {"x": jnp.asarray(x0), "cond": jnp.arange(4, dtype=jnp.int32)}
-    key_t, key_eps, _ = jax.random.split(fresh_key(), 3)
-    t = jax.random.randint(key_t, (4,), 0, model.schedule.num_steps)
-    eps = jax.random.normal(key_eps, x0.shape)
+    keys_t, keys_eps, *_ = core.split_each(fresh_keys(4), 4)
+    t = core.integer_each(keys_t, 0, model.schedule.num_steps)
+    eps = core.normal_each(keys_eps, model.shape)
 
     @jax.jit
     def run(state):
-        grads, _ = jax.grad(model.loss, has_aux=True)(state.params, state, fresh_key(), batch)
+        grads, _ = jax.grad(model.seen, has_aux=True)(state.params, state, fresh_keys(4), batch)
         return grads, model.train_step(state, fresh_key(), batch)
 
     grads, (stepped, metrics) = run(state)
@@ -282,10 +287,10 @@ def test_gan(name):
     @jax.jit
     def ours(params):
         def judge(critic, x):
-            return model._judge(critic, state.extra["critic"], "fake", x, None, key=fresh_key())[0]
+            return model._judge(critic, state.extra["critic"], "fake", x, None, keys=fresh_keys(batch_size))[0]
 
         def fakes(gen):
-            return model._generate(gen, state.extra["gen"], jnp.asarray(z), None, fresh_key())[0]
+            return model._generate(gen, state.extra["gen"], jnp.asarray(z), None, fresh_keys(batch_size))[0]
 
         fake = fakes(params["gen"])
 

@@ -224,14 +224,14 @@ def test_numbers_of_held_out_pairs():
 
 def test_jitter_is_shared_by_a_pair_and_another_for_each_example():
     ramp = jnp.broadcast_to(jnp.arange(20.0)[None, None, :, None], (64, 10, 20, 1))
-    first, second = jitter(jax.random.key(0), (ramp, 2 * ramp), 1.5, mirror=True)
+    first, second = jitter(sample_keys(0, len(ramp)), (ramp, 2 * ramp), 1.5, mirror=True)
     np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
     slopes = np.asarray(jnp.diff(first, axis=2))[:, 0, 5:-5, 0]
     np.testing.assert_allclose(np.abs(slopes), 1 / 1.5, rtol=1e-4)
     assert 16 < (slopes[:, 0] < 0).sum() < 48, "about half are mirrored"
     starts = np.asarray(jnp.min(first, axis=(1, 2, 3)))
     assert len(np.unique(starts.round(3))) > 5 and starts.max() > 4, "crops differ"
-    (still,) = jitter(jax.random.key(0), (ramp,), 1.0, mirror=False)
+    (still,) = jitter(sample_keys(0, len(ramp)), (ramp,), 1.0, mirror=False)
     np.testing.assert_array_equal(still, ramp)
 
 

@@ -37,7 +37,7 @@ class Gaussian(LossModel):
         density = params["density"]
         return log_normal(x, density["mean"][None], density["logvar"][None])
 
-    def loss(self, params, state, key, batch):
+    def loss(self, params, state, keys, batch):
         return -jnp.mean(self._log_prob(params, batch["x"])), {}
 
     def sample(self, state, keys, cond=None):

@@ -287,6 +287,26 @@ def test_images_half_noised_come_back_with_the_datas_law(sampler, schedule, stre
     assert 0.001 < np.abs(got - image).mean() < 0.9
 
 
+@pytest.mark.parametrize("strength", [0.1, 0.5, 0.7, 0.9])
+def test_equal_strength_is_equal_noise(strength):
+    """All samplers of ten steps first ask about the level that lies ceil(10 strength) steps from the end: Heun's two
+    rows a step, and 0.7 * 10 > 7 in floating point, change nothing."""
+    seen = []
+
+    def denoise(x, t):
+        jax.debug.callback(lambda t: seen.append(float(t[0])), t, ordered=True)
+        return Denoised(jnp.zeros_like(x))
+
+    for sampler in (DDIM(10), Euler(10), Heun(10), DPMSolverPP(10)):
+        seen.clear()
+        image = jnp.zeros((1, 4))
+        jax.block_until_ready(
+            sampler(denoise, Cosine(), core.sample_keys(0, 1), (4,), image=image, strength=strength)
+        )  # fmt: skip
+        jax.effects_barrier()
+        assert seen[0] == Cosine().grid(10).t[10 - round(10 * strength)], sampler
+
+
 def test_strength_says_how_far_an_image_moves():
     image = jnp.zeros((4, 64)) + 0.5
 

@@ -145,7 +145,7 @@ def test_styles_cross_over_at_one_layer(model, states):
     always = replace(model, mixing=1.0, shape=(32, 32, 2))
     state, z = states[model], normal(200, 6)
     params, stats = state.params["gen"], state.extra["gen"]
-    ws, _ = always._mixed(params, stats, z, None, jax.random.key(3))
+    ws, _ = always._mixed(params, stats, z, None, sample_keys(3, len(z)))
     w = always._styles(params, stats, z, None)[0]
     own = np.all(np.asarray(ws == w[:, None]), axis=2)
     assert ws.shape == (200, 8, 6)
@@ -153,9 +153,9 @@ def test_styles_cross_over_at_one_layer(model, states):
     np.testing.assert_array_equal(own, np.arange(8)[None] < start[:, None])
     assert set(start) == set(range(1, 8))
     assert np.all(np.asarray(ws[:, -1:] == ws) | own[..., None])  # one other latent, to the end
-    never, _ = replace(always, mixing=0.0)._mixed(params, stats, z, None, jax.random.key(3))
+    never, _ = replace(always, mixing=0.0)._mixed(params, stats, z, None, sample_keys(3, len(z)))
     np.testing.assert_array_equal(never, jnp.repeat(w[:, None], 8, axis=1))
-    some, _ = replace(always, mixing=0.5)._mixed(params, stats, z, None, jax.random.key(3))
+    some, _ = replace(always, mixing=0.5)._mixed(params, stats, z, None, sample_keys(3, len(z)))
     assert 0.35 < np.mean(np.all(np.asarray(some == w[:, None]), axis=(1, 2))) < 0.65
 
 
@@ -298,7 +298,7 @@ def test_path_lengths_of_a_linear_generator():
         step=jnp.zeros((), jnp.int32), params={"gen": params}, opt_state={},
         extra={"gen": {"batch_stats": {}}},
     )  # fmt: skip
-    lengths = model.path_lengths(params, state, jax.random.key(0), None, 20_000)
+    lengths = model.path_lengths(params, state, sample_keys(0, 20_000), None)
     expected = float(jnp.mean(jnp.sum(params["matrix"] ** 2, axis=(1, 2)))) / 4
     assert float(jnp.mean(lengths**2)) == pytest.approx(expected, rel=0.03)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.ops import encodings, volume
 from jaxgen.ops.occupancy import Occupancy, lookup, pack
@@ -80,7 +81,7 @@ def test_an_empty_ray_shows_the_background_at_its_end():
 
 
 def test_stratified_edges_rise_and_lie_about_their_places():
-    s = np.asarray(volume.stratified(500, 10, jax.random.key(0)))
+    s = np.asarray(volume.stratified(500, 10, sample_keys(0, 500)))
     assert np.all(np.diff(s, axis=-1) >= 0) and s.min() == 0 and s.max() == 1
     place = np.arange(11) / 10
     assert np.all(np.abs(s - place) <= 0.05 + 1e-6)
@@ -103,7 +104,7 @@ def test_resampling_is_the_inverse_of_the_distribution_function(rng):
         pdf = w[i].astype(np.float64) + volume.FLOOR
         cdf = np.concatenate([[0], np.cumsum(pdf / pdf.sum())])
         np.testing.assert_allclose(found[i], np.interp((np.arange(33) + 0.5) / 33, cdf, s[i]), atol=1e-4)
-    drawn = np.asarray(volume.resample(jnp.array(s), jnp.array(w), 2000, jax.random.key(0)))
+    drawn = np.asarray(volume.resample(jnp.array(s), jnp.array(w), 2000, sample_keys(0, len(s))))
     assert np.all(np.diff(drawn, axis=-1) >= 0)
     for i in range(7):
         share = np.histogram(drawn[i], s[i])[0] / 2000

@@ -12,12 +12,27 @@ import numpy as np
 
 from jaxgen.metrics.collect import Collect, Rows
 
+WAYS = {
+    "w": "lerp in w",
+    "z": "slerp in z, lengths from end to end linear",
+    "z_unit": "slerp in z, unit vectors times sqrt(D)",
+}
+"""Paths between latents, by what a metric's name ends in, as provenance tells them."""
+
 Interpolate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def lerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     """a + t (b - a) of f32[B, ...] at t: f32[B]."""
     return a + t.reshape(-1, *[1] * (a.ndim - 1)) * (b - a)
+
+
+def spherical(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
+    """From a to b, f32[B, D], along the great circle of radius sqrt(D) between their directions: f32[B, D]. StyleGAN's
+    slerp of unit vectors, at the length that its input normalization gives them."""
+    radius = a.shape[1] ** 0.5
+    a, b = (radius * v / jnp.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
+    return slerp(a, b, t)
 
 
 def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:

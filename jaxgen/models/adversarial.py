@@ -1,5 +1,6 @@
 """What two networks that play against each other share: their state, the critic's passes, the two descents."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxgen.core import GenerativeModel, PyTree, TrainState, one_key, update_ema
 from jaxgen.errors import UserError
+from jaxgen.gradients import gradient
 from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.optim import Adam, Optimizer
 
@@ -60,6 +62,10 @@ class AdversarialModel(GenerativeModel):
             ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
             extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
         )
+
+    def _gradient(self, loss: Callable, params: PyTree, key: jax.Array, num: int, batch: PyTree):
+        """`gradients.gradient` in `accumulate` parts, which leave the critic's groups of examples together."""
+        return gradient(loss, params, key, num, batch, self.accumulate, getattr(self.critic, "group", 1))
 
     def _judge(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None

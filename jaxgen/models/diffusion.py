@@ -63,6 +63,9 @@ class Diffusion(LossModel):
     """Steps of the process whose variational bound `evaluate` gives; none when 0."""
     ode_steps: int = 0
     """Steps of the probability-flow ODE whose bits/dim `evaluate` gives; none when 0."""
+    ode_probes: int = 1
+    """Random signs for each example by which the flow's divergence is estimated there; from 2 on `evaluate` gives their
+    standard error too."""
 
     # --- what a family may say otherwise ---
 
@@ -103,6 +106,8 @@ class Diffusion(LossModel):
         self.network.check(self.shape)
         self.sampler.table(self.schedule)
         self._check_guidance()
+        if self.ode_probes < 1:
+            raise UserError(f"model.ode_probes is {self.ode_probes}, at least 1 is expected")
         # Grids that `evaluate` alone asks for, refused here, before any training.
         if self.bound_steps:
             self.schedule.grid(self.bound_steps)
@@ -265,11 +270,13 @@ class Diffusion(LossModel):
         angle = jnp.reshape(weight, (-1,) + (1,) * len(self.shape)) * (math.pi / 2)
         return self._sample(state, keys, cond, noise=jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1])
 
-    def to_noise(self, state: TrainState, keys: jax.Array, image: jax.Array, cond: PyTree = None, steps: int = 100):
-        """(noise: f32[B, *shape], log p: f32[B] in nats) of images by the probability-flow ODE. A deterministic sampler
+    def to_noise(
+        self, state: TrainState, keys: jax.Array, image: jax.Array, cond: PyTree = None, steps: int = 100
+    ) -> ops.Noised:
+        """Images f32[B, *shape] as noise by the probability-flow ODE, with their log density. A deterministic sampler
         gets the images back from the noise divided by schedule.start."""
         denoise = self.denoiser(state.sampling_params, cond, guided=False)
-        return ops.to_noise(denoise, self.schedule, image, keys, steps)
+        return ops.to_noise(denoise, self.schedule, image, keys, steps, self.ode_probes)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         return class_grid(num, self.num_classes) if self.num_classes else None
@@ -278,7 +285,8 @@ class Diffusion(LossModel):
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """`mse`, f32[B]: the loss over `evaluate_times` times with one noise each (of eps: `eps_mse`, ...). With
-        `bound_steps`, `bits_per_dim` and its parts at the prior and the decoder; with `ode_steps`, `ode_bits_per_dim`.
+        `bound_steps`, `bits_per_dim` and its parts at the prior and the decoder; with `ode_steps`, `ode_bits_per_dim`,
+        and `ode_probe_stderr`, the error that the probes leave in that of one example.
         """
         params, x0 = state.sampling_params, batch["x"]
         cond = self.condition(batch)
@@ -301,8 +309,11 @@ class Diffusion(LossModel):
             keys_u, keys_ode = (fold_each(keys, self.evaluate_times + i) for i in (1, 2))
             # Even over the width of a level of 8 bits.
             u = jax.vmap(lambda key: jax.random.uniform(key, self.shape, minval=-1 / 255, maxval=1 / 255))(keys_u)
-            _, log_prob = ops.to_noise(denoise, self.schedule, x0 + u, keys_ode, self.ode_steps)
-            numbers["ode_bits_per_dim"] = ops.bits_per_dim(log_prob, math.prod(self.shape))
+            size = math.prod(self.shape)
+            noised = ops.to_noise(denoise, self.schedule, x0 + u, keys_ode, self.ode_steps, self.ode_probes)
+            numbers["ode_bits_per_dim"] = ops.bits_per_dim(noised.log_prob, size)
+            if self.ode_probes > 1:
+                numbers["ode_probe_stderr"] = noised.stderr / (size * math.log(2))
         return numbers
 
     @property

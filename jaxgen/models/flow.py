@@ -120,7 +120,8 @@ class Flow(LossModel):
             x, _ = self.dequantize(params, fold_each(key_noise, jnp.arange(len(x))), x)
             params = {name: tree for name, tree in params.items() if tree}
         # ActNorm takes its scale from what arrives.
-        return {"flow": self.flow.init(key_flow, self._prepare(x)[0], y)["params"], **params}
+        flow = self.flow.init(key_flow, self._prepare(x)[0], y).get("params", {})  # the identity has none
+        return {"flow": flow, **params}
 
     def _context(self, cond: PyTree) -> jax.Array | None:
         return one_hot(cond, self.num_classes)

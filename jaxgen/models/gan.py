@@ -7,6 +7,7 @@ arXiv:1406.2661, of arXiv:1701.07875 and of arXiv:1704.00028, by the fields that
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each, one_key, split_each
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, gradient, in_turns
-from jaxgen.metrics.ppl import Interpolate, slerp
+from jaxgen.gradients import Seen, in_turns
+from jaxgen.metrics.ppl import Interpolate, slerp, spherical
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
@@ -55,6 +56,9 @@ class GAN(AdversarialModel):
     """Deviation of the noise on all that the critic sees, at the first step (arXiv:1610.04490)."""
     instance_noise_steps: int = 10_000
     """Steps at which it has faded linearly to nothing."""
+
+    latent_ways: ClassVar[tuple[str, ...]] = ("z", "z_unit")
+    """Of `metrics.ppl.WAYS`, those between this model's latents."""
 
     def __post_init__(self):
         for name in ("n_critic", "penalty_every"):
@@ -152,7 +156,7 @@ class GAN(AdversarialModel):
             return self._critic_loss(params, state, state.step * self.n_critic + i, keys, batch)
 
         key, num = jax.random.fold_in(key, i), len(part["x"])
-        (value, seen), grads = gradient(loss, state.params["critic"], key, num, part, self.accumulate)
+        (value, seen), grads = self._gradient(loss, state.params["critic"], key, num, part)
         params, opt_state = self._critic_descent(state, grads)
         if self.clip_weights:
             params = ops.clip_weights(params, self.clip_weights)
@@ -181,7 +185,7 @@ class GAN(AdversarialModel):
         def loss(params: PyTree, keys: jax.Array, cond: jax.Array | None) -> tuple[jax.Array, Seen]:
             return self._generator_loss(params, state, keys, cond)
 
-        (_, seen), grads = gradient(loss, state.params["gen"], key, size, cond, self.accumulate)
+        (_, seen), grads = self._gradient(loss, state.params["gen"], key, size, cond)
         state = self._generator_descent(state.replace(extra={**state.extra, **seen.extra}), grads)
         return state, {**seen.metrics, "generator_grad_norm": optax.tree.norm(grads)}
 
@@ -217,14 +221,14 @@ class GAN(AdversarialModel):
         return self.decode(state, normal_each(keys, (self.latent,)), one_hot(cond, self.num_classes))
 
     def latent_path(
-        self, state: TrainState, keys: jax.Array, cond: PyTree = None
+        self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "z"
     ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
         """For perceptual path length: images of latents f32[2 B, ...], of which i and B + i are by keys[i]; two latents
-        f32[B, ...] for each key; and the way from one to the other."""
+        f32[B, ...] for each key; and the way from one to the other, one of `latent_ways`."""
         y = one_hot(cond, self.num_classes)
         twice = None if y is None else jnp.concatenate([y, y])
         first, second = (normal_each(fold_each(keys, i), (self.latent,)) for i in (0, 1))
-        return lambda z: self.decode(state, z, twice), first, second, slerp
+        return lambda z: self.decode(state, z, twice), first, second, spherical if way == "z_unit" else slerp
 
     def check_cond(self, cond: PyTree) -> None:
         check_labels(self.num_classes, cond)

@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, Metrics, PyTree, TrainState, one_key, split_each
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, gradient
+from jaxgen.gradients import Seen
 from jaxgen.metrics.image import psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
@@ -120,9 +120,7 @@ class Pix2Pix(AdversarialModel):
         compiler makes these once."""
         batch, num = dict(batch), len(batch["x"])
         loss = partial(self.critic_loss, state)
-        (critic_loss, judged), critic_grads = gradient(
-            loss, state.params["critic"], key, num, batch, self.accumulate
-        )  # fmt: skip
+        (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch)
         critic, critic_opt = self._critic_descent(state, critic_grads)
         state = state.replace(
             params={**state.params, "critic": critic},
@@ -130,7 +128,7 @@ class Pix2Pix(AdversarialModel):
             extra={**state.extra, "critic": judged.extra},
         )
         loss = partial(self.generator_loss, state)
-        (value, made), grads = gradient(loss, state.params["gen"], key, num, batch, self.accumulate)
+        (value, made), grads = self._gradient(loss, state.params["gen"], key, num, batch)
         state = self._generator_descent(state.replace(extra=made.extra), grads)
         norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
         metrics = {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **norms}

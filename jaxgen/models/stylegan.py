@@ -7,6 +7,7 @@ all that the critic sees is augmented with a probability that follows its overfi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,7 @@ class StyleGAN(GAN):
     augment_images: int = 500_000
     """Real examples in which the probability can go from 0 to 1."""
     sampler: Truncated = Truncated()
+    latent_ways: ClassVar[tuple[str, ...]] = ("w",)
     projector: Projector = Projector()
 
     def __post_init__(self):
@@ -101,6 +103,13 @@ class StyleGAN(GAN):
         if len(self.shape) != 3:
             raise UserError(f"model.shape is {self.shape}: images, (height, width, channels), are expected")
         doublings(self.shape)
+        # The first examples of each part are to be the first of the batch.
+        share = batch["x"].shape[0] // self.n_critic // self.accumulate / self.path_share
+        if self.path_length and self.accumulate > 1 and share % self.critic.group:
+            raise UserError(
+                f"path lengths are of {share:g} examples of each part, the critic's groups of {self.critic.group}: "
+                f"choose a batch_size of {self.critic.group * self.path_share * self.accumulate} times a whole number"
+            )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         state, extra = super().init(key, batch), {}
@@ -267,7 +276,7 @@ class StyleGAN(GAN):
         return self._drawn(state, w + weight[:, None] * (end - w), noise)
 
     def latent_path(
-        self, state: TrainState, keys: jax.Array, cond: PyTree = None
+        self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "w"
     ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
         """As a GAN's, between styles."""
         y = one_hot(cond, self.num_classes)

@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, gradient
+from jaxgen.gradients import Seen
 from jaxgen.metrics import lpips
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.quantized import Quantized, Weights
@@ -155,7 +155,7 @@ class VQGAN(Quantized, AdversarialModel):
         batch, num, playing = dict(batch), len(batch["x"]), self._playing(state)
         before = state.params["critic"], state.opt_state["critic"]
         loss = partial(self.critic_loss, state)
-        (critic_loss, judged), critic_grads = gradient(loss, before[0], key_loss, num, batch, self.accumulate)
+        (critic_loss, judged), critic_grads = self._gradient(loss, before[0], key_loss, num, batch)
         # A critic that waits has no optimizer either: after many gradients of zero its first steps would be huge.
         after = self._critic_descent(state, critic_grads)
         critic, critic_opt = jax.tree.map(lambda new, old: jnp.where(playing > 0, new, old), after, before)
@@ -170,7 +170,7 @@ class VQGAN(Quantized, AdversarialModel):
             metrics["lambda"] = self.balance(state, batch)
             weight *= metrics["lambda"]
         loss = partial(self.generator_loss, state, weight)
-        (value, made), grads = gradient(loss, state.params["gen"], key_loss, num, batch, self.accumulate)
+        (value, made), grads = self._gradient(loss, state.params["gen"], key_loss, num, batch)
         running = state.extra["codes"]
         state = self._generator_descent(state.replace(extra={**state.extra, "critic": made.extra}), grads)
         averaged = state.ema and state.ema["gen"]
@@ -196,7 +196,7 @@ class VQGAN(Quantized, AdversarialModel):
                 return term(out, batch["x"]), Seen({})
 
             kernel = reduce(lambda tree, name: tree[name], last, weights)
-            _, grads = gradient(loss, kernel, key, len(batch["x"]), batch, self.accumulate)
+            _, grads = self._gradient(loss, kernel, key, len(batch["x"]), batch)
             return jnp.sqrt(jnp.sum(grads.astype(jnp.float32) ** 2))
 
         pixels = norm(lambda out, x: self.pixel_loss(out, x)[0])

@@ -194,10 +194,22 @@ def flow_increment(denoise: Denoise, x, t, alpha, sigma, d_alpha, d_sigma) -> ja
     return d_alpha * x0 + d_sigma * (x - alpha * x0) / sigma
 
 
+AT_ONCE = 16  # pull-backs of the flow: more take memory, fewer time
+
+
+class Noised(NamedTuple):
+    """x: f32[B, ...], data as noise; log_prob: f32[B], its log density in nats; stderr: f32[B], the standard error of
+    that by its random signs: 0 without any, NaN with one for each example."""
+
+    x: jax.Array
+    log_prob: jax.Array
+    stderr: jax.Array
+
+
 def to_noise(
     denoise: Denoise, schedule: Schedule, x: jax.Array, keys: jax.Array, steps: int = 100, probes: int = 1
-) -> tuple[jax.Array, jax.Array]:
-    """Data along the probability-flow ODE to noise, and its log density: (x_T: f32[B, ...], log p(x): f32[B] in nats).
+) -> Noised:
+    """Data along the probability-flow ODE to noise, and its log density.
 
     Heun's method over `steps` steps, two evaluations each; log p(x_0) = log N(x_T; 0, start^2) + the integral of the
     flow's divergence (eq. 39 of arXiv:2011.13456), which is estimated by `probes` random signs for each example
@@ -219,11 +231,12 @@ def to_noise(
         vectors = jnp.broadcast_to(jnp.eye(size).reshape(size, 1, *x.shape[1:]), (size, *x.shape))
 
     def stage(x, t, alpha, sigma, d_alpha, d_sigma):
-        """The increment and its divergence f32[B]. Pull-backs, as convolutions have no forward mode."""
+        """The increment and its divergence by probe, f32[P, B]. Pull-backs, as convolutions have no forward mode."""
         t = jnp.full(keys.shape, t)
         moved, pull = jax.vjp(lambda x: flow_increment(denoise, x, t, alpha, sigma, d_alpha, d_sigma), x)
-        traces = jax.vmap(lambda v: jnp.sum(v * pull(v)[0], axis=tuple(range(1, x.ndim))))(vectors)
-        return moved, jnp.mean(traces, axis=0) if probes else jnp.sum(traces, axis=0)
+        axes = tuple(range(1, x.ndim))
+        traces = jax.lax.map(lambda v: jnp.sum(v * pull(v)[0], axis=axes), vectors, batch_size=AT_ONCE)
+        return moved, traces if probes else jnp.sum(traces, axis=0, keepdims=True)
 
     def step(carry, row):
         x, total = carry
@@ -233,9 +246,13 @@ def to_noise(
         moved2, trace2 = stage(x + moved, t2, alpha2, sigma2, *change)
         return (x + (moved + moved2) / 2, total + (trace + trace2) / 2), None
 
-    (x, total), _ = jax.lax.scan(step, (x, jnp.zeros(keys.shape)), jax.tree.map(jnp.asarray, rows))
+    # A probe's signs stay the same on the whole way, so that its sum is one draw of the whole integral.
+    start = (x, jnp.zeros((max(1, probes), *keys.shape)))
+    (x, totals), _ = jax.lax.scan(step, start, jax.tree.map(jnp.asarray, rows))
     log_prior = -0.5 * jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / schedule.start**2
-    return x, log_prior - size * (0.5 * math.log(2 * math.pi) + math.log(schedule.start)) + total
+    log_prior -= size * (0.5 * math.log(2 * math.pi) + math.log(schedule.start))
+    stderr = jnp.std(totals, axis=0, ddof=1) / math.sqrt(probes) if probes else jnp.zeros(keys.shape)
+    return Noised(x, log_prior + jnp.mean(totals, axis=0), stderr)
 
 
 def bits_per_dim(log_prob: jax.Array, size: int, levels: int = 256) -> jax.Array:
