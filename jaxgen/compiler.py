@@ -31,7 +31,7 @@ def choose_flags() -> None:
         return
     flags = os.environ.get("XLA_FLAGS", "")
     given = re.search(rf"{FUSIONS}=(\S*)", flags)
-    faulty = jaxlib.version.__version_info__[:3] in FAULTY
+    faulty = jaxlib_version() in FAULTY
     if given is None:
         if not devices_started():
             os.environ["XLA_FLAGS"] = f"{flags} {SAFE}".lstrip()
@@ -39,6 +39,11 @@ def choose_flags() -> None:
             _warn("jax started its devices before jaxgen was imported: import jaxgen first, or set")
     elif faulty and re.search(r"(?<!-)(LIBRARY_FUSION_TYPE_)?REDUCE", given[1], re.IGNORECASE):
         _warn("XLA_FLAGS asks for fused reductions: set")
+
+
+def jaxlib_version() -> tuple[int, int, int]:
+    """The compiler's version, which may be another than that of jax."""
+    return jaxlib.version.__version_info__[:3]
 
 
 def _warn(why: str) -> None:

@@ -41,6 +41,7 @@ jax.config.update("jax_debug_key_reuse", True)
 cli.use_compilation_cache(min_seconds=0.0)
 
 
+BY_SCRIPT = ("test_contract.py", "test_gradients.py", "test_production.py")
 SHORT = ("test_experiment_is_a_value", "test_every_preset", "test_script_has")
 # Many compilations each, of what the loop does for all models alike: quick tests of a model of each kind of state.
 LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
@@ -56,14 +57,14 @@ def first_of_their_code() -> set[str]:
     first: dict[tuple, str] = {}
     for name, script in EXPERIMENTS.items():
         model = type(presets(script)["smoke"].model)
-        first.setdefault(tuple(getattr(model, part, None) for part in ("train_step", "loss", "sample")), name)
+        first.setdefault(tuple(getattr(model, part, None) for part in ("train_step", "loss", "seen", "sample")), name)
     return set(first.values())
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
-    """A file's tests stay together, for their module's fixtures; the contract's, most of the work, by experiment. All
-    of those are quick tests once for each model's code; of other scripts the short ones are, and of some the long ones
+    """A file's tests stay together, for their module's fixtures; those of BY_SCRIPT, most of the work, by script. Tests
+    of every script are quick once for each model's code; of other scripts the short ones are, and of some the long ones
     are not."""
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
@@ -71,7 +72,7 @@ def pytest_collection_modifyitems(items):
         repeats = script and not item.name.startswith(SHORT) and script not in first_of_their_code()
         if repeats or (script in SPARED and item.name.startswith(LONG)):
             item.add_marker(pytest.mark.slow)
-        group = f"contract {script}" if item.path.name == "test_contract.py" else item.path.name
+        group = f"{item.path.name} {script}" if item.path.name in BY_SCRIPT else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -143,7 +143,7 @@ def test_the_picture_in_the_plane_shows_data_where_the_density_is(moons):
 
 def test_a_run_that_diverges_stops_with_advice(tmp_path):
     """While its numbers are still finite."""
-    model = dataclasses.replace(TOY, optimizer=Adam(lr=0.3), max_gap=20.0)
+    model = dataclasses.replace(TOY, optimizer=Adam(lr=0.5), max_gap=20.0)
     experiment = Experiment(
         model=model, codec=Identity(), data=Toy2D(num=500), batch_size=32, steps=400, steps_per_call=10, log_every=10,
         save_every=10, sample_every=400, num_samples=4,

@@ -124,7 +124,7 @@ def test_samples_come_from_the_averaged_generator():
 def test_weights_stay_in_the_box_after_every_step():
     model = replace(
         POINTS, objective=Wasserstein(), n_critic=3, clip_weights=0.05, critic=MLPCritic(hidden=(8,), bias=False),
-        optimizer=RMSprop(lr=1e-2), critic_optimizer=RMSprop(lr=1e-2),
+        optimizer=RMSprop(lr=1e-2), critic_optimizer=RMSprop(lr=2e-2),
     )  # fmt: skip
     state = started(model)
     for _ in range(4):

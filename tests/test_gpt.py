@@ -19,7 +19,7 @@ from jaxgen.models.shared import check_tokens
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding, penalise
-from jaxgen.optim import Adam, is_matrix
+from jaxgen.optim import Adam, decayed
 from jaxgen.parallel import Layout
 
 ROWS = [[3], [1, 4, 1], [5, 9, 2, 6, 5, 3, 5, 8]]
@@ -199,7 +199,7 @@ def test_labels_left_out_in_training_are_the_class_that_is_none(coded):
     """All of them at a dropout of 1; none without a key."""
     model, params = coded
     x, y = jnp.array(ROWS[2] * 3).reshape(3, 8), jnp.arange(3)
-    dropped = replace(model, class_dropout=1.0).nats(params, {"x": x, "cond": y}, jax.random.key(0))
+    dropped = replace(model, class_dropout=1.0).nats(params, {"x": x, "cond": y}, core.sample_keys(0, 3))
     np.testing.assert_allclose(dropped, model.nats(params, {"x": x, "cond": jnp.full(3, 3)}), atol=1e-6)
     assert not np.allclose(dropped, model.nats(params, {"x": x, "cond": y}), atol=1e-3)
 
@@ -286,10 +286,10 @@ def test_data_that_does_not_fit():
 
 def test_weight_decay_is_of_matrices_and_embeddings_alone():
     """Biases and scales of stacked layers have two axes, and are left alone all the same."""
-    mask = is_matrix(randomised(tiny(num_classes=2)))
-    for path, decayed in jax.tree_util.tree_flatten_with_path(mask)[0]:
+    mask = decayed(randomised(tiny(num_classes=2)))
+    for path, chosen in jax.tree_util.tree_flatten_with_path(mask)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        assert decayed != name.endswith(("bias", "scale")), name
+        assert chosen != name.endswith(("bias", "scale")), name
 
 
 # --- the sketch's bugs ------------------------------------------------------------------------------------------
@@ -311,8 +311,8 @@ def test_sketch_samples_without_dropout_and_past_its_length(params):
     both = [core.sample(m, state_of(m, params), core.sample_keys(0, 3), prompts(ROWS, 8)) for m in (plain, dropping)]
     np.testing.assert_array_equal(*both)
     losses = [
-        jax.jit(dropping.nats)(params, {"x": jnp.zeros((2, 9), jnp.int32)}, key)
-        for key in (jax.random.key(0), jax.random.key(1))
+        jax.jit(dropping.nats)(params, {"x": jnp.zeros((2, 9), jnp.int32)}, core.sample_keys(seed, 2))
+        for seed in (0, 1)
     ]
     assert float(jnp.abs(losses[0] - losses[1]).max()) > 1e-3
 

@@ -50,10 +50,10 @@ def test_the_loss_is_of_masked_tokens_alone(state):
     params["network"]["bias"] = jnp.arange(5.0)
     cost = (np.log(np.exp(np.arange(5.0)).sum()) - np.arange(5.0))[X]
     plain = replace(TINY, label_smoothing=0.0)
-    loss, numbers = jax.jit(plain.loss)(params, state, jax.random.key(0), {"x": jnp.asarray(X)})
-    key_ratio, key_order, _ = jax.random.split(jax.random.key(0), 3)
-    count = np.maximum(1, np.round(6 * np.cos(0.5 * np.pi * np.asarray(jax.random.uniform(key_ratio, (8, 1))))))
-    mask = np.asarray(jax.random.uniform(key_order, (8, 6))).argsort(axis=1).argsort(axis=1) < count
+    loss, seen = jax.jit(plain.seen)(params, state, core.sample_keys(0, 8), {"x": jnp.asarray(X)})
+    numbers, (keys_ratio, keys_order, _) = seen.metrics, core.split_each(core.sample_keys(0, 8), 3)
+    count = np.maximum(1, np.round(6 * np.cos(0.5 * np.pi * np.asarray(core.uniform_each(keys_ratio, (1,))))))
+    mask = np.asarray(core.uniform_each(keys_order, (6,))).argsort(axis=1).argsort(axis=1) < count
     assert 8 < mask.sum() < 48
     assert float(loss) == pytest.approx(cost[mask].mean(), rel=1e-5)
     assert float(numbers["nats"]) == pytest.approx(cost[mask].mean(), rel=1e-5)

@@ -110,7 +110,7 @@ def test_skipping_leaves_out_rays_that_do_not_fit(plain):
     state = plain.replace(extra={"occupancy": jnp.full((4, 4, 4), 9.0)})
     data = batch(48)
     (_, numbers), grads = jax.jit(jax.value_and_grad(model.loss, has_aux=True))(
-        state.params, state, jax.random.key(3), data
+        state.params, state, core.sample_keys(3, 48), data
     )
     met = np.asarray(jnp.diff(jnp.stack(model._ends(jnp.array(data["cond"]))), axis=0)[0] > 0)
     expected = np.mean(np.cumsum(12 * met) <= 48 * 4)
@@ -127,7 +127,8 @@ def test_a_proposal_is_moved_by_its_bound_alone():
     state, data = started(model), batch()
     bound = dataclasses.replace(model, interlevel_weight=1.0)
     without, with_bound = (
-        jax.jit(jax.grad(m.loss, has_aux=True))(state.params, state, jax.random.key(3), data)[0] for m in (model, bound)
+        jax.jit(jax.grad(m.loss, has_aux=True))(state.params, state, core.sample_keys(3, len(data["x"])), data)[0]
+        for m in (model, bound)
     )
     assert all(np.all(g == 0) for g in jax.tree.leaves(without["proposal"]))
     assert all(np.any(g != 0) for g in jax.tree.leaves(with_bound["proposal"]))
@@ -161,7 +162,7 @@ def test_cones_of_one_network():
     cone = NeRF(network=MLP, coarse=8, fine=8, shared=True, cone=True, coarse_weight=0.1, bound=1.0)
     state = started(cone)
     assert set(state.params) == {"field"}
-    loss, numbers = jax.jit(cone.loss)(state.params, state, jax.random.key(0), data)
+    loss, numbers = jax.jit(cone.loss)(state.params, state, core.sample_keys(0, len(data["x"])), data)
     assert np.isfinite(loss) and loss > numbers["mse"]
     both = NeRF(network=MLP, coarse=8, fine=8, bound=1.0)
     assert set(core.abstract_state(both, data).params) == {"coarse", "fine"}

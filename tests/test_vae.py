@@ -72,7 +72,7 @@ def test_bounds_are_ordered_and_iwae_rises_with_k():
 
 def test_loss_of_the_linear_model_is_minus_the_elbo():
     state, batch = linear_state(0.5), {"x": jnp.float32(X)}
-    draws = [jax.jit(LINEAR.loss)(state.params, state, jax.random.key(i), batch)[0] for i in range(20)]
+    draws = [jax.jit(LINEAR.loss)(state.params, state, core.sample_keys(i, len(X)), batch)[0] for i in range(20)]
     np.testing.assert_allclose(np.mean(draws), -bounds(200, 0.5)[0].mean(), rtol=0.02)
 
 
@@ -89,7 +89,7 @@ def state():
 
 def terms(model, state, step=0):
     state = state.replace(step=jnp.asarray(step))
-    loss, metrics = jax.jit(model.loss)(state.params, state, jax.random.key(1), BATCH)
+    loss, metrics = jax.jit(model.loss)(state.params, state, core.sample_keys(1, len(BATCH["x"])), BATCH)
     return float(loss), {name: float(value) for name, value in metrics.items()}
 
 

@@ -32,7 +32,7 @@ class Descent:
 
 def is_written(settings) -> bool:
     """Whether `optimizer_of` knows these settings."""
-    return type(settings).__name__ == "Adam" and settings.accumulate == 1
+    return type(settings).__name__ == "Adam"
 
 
 def optimizer_of(settings, params):
@@ -47,7 +47,7 @@ def optimizer_of(settings, params):
 
     def factor(step: int) -> float:
         if step < settings.warmup:
-            return step / settings.warmup
+            return (step + 1) / settings.warmup
         if not settings.decay_steps:
             return 1.0
         progress = min(1.0, (step - settings.warmup) / max(1, settings.decay_steps - settings.warmup))

@@ -79,6 +79,12 @@ def _facts(experiment, environment, metrics, timing):
         # Steps are counted from zero or from one: the last of N is N - 1 or N.
         short = isinstance(wanted, int) and done + 1 < wanted
         facts.append(("Steps", f"{done:,}", f"of {wanted:,}" if short else ""))
+    batch, model = experiment.get("batch_size"), experiment.get("model")
+    parts = model.get("accumulate", 1) if isinstance(model, dict) else 1
+    if isinstance(batch, int) and isinstance(parts, int) and parts > 1:
+        # Steps are updates; of one, each network's gradient comes in so many passes.
+        size = batch // (model.get("n_critic", 1) * parts)
+        facts.append(("Batch", f"{batch:,}", f"{parts} passes of {size:,} examples a gradient"))
     params = environment.get("params")
     if isinstance(params, dict) and params and all(isinstance(n, int) for n in params.values()):
         each = ", ".join(f"{name} {_count(n)}" for name, n in params.items()) if len(params) > 1 else ""

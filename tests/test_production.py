@@ -1,0 +1,105 @@
+"""The programs that users run, optimised as they are, beside the suite's own, which are hardly optimised.
+
+JAXGEN_PRODUCTION_FLAGS stands for XLA_FLAGS in the processes that these tests start: a wrong flag makes them fail.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import production
+import pytest
+from conftest import ROOT
+from faults import FAULTS
+
+from jaxgen import compiler, core
+from jaxgen.experiment import to_json
+
+FLAGS = os.environ.get("JAXGEN_PRODUCTION_FLAGS")
+
+
+def run(*args: str, program: str = "production.py", flags: str | None = FLAGS) -> subprocess.CompletedProcess:
+    """A Python process as a user starts one: without the flags and settings of the tests."""
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
+    if flags is not None:
+        env["XLA_FLAGS"] = flags
+    command = [sys.executable, "-W", "error::RuntimeWarning", *([str(ROOT / "tests" / program)] if program else [])]
+    return subprocess.run([*command, *args], env=env, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("how", ["import", "script"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_compilers_public_faults_are_right(fault, how):
+    """After a bare `import jaxgen`, and as an experiment script starts."""
+    done = run(fault, how)
+    assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr[-2000:]
+
+
+def test_production_equals_the_unoptimised_program(smoke, tmp_path):
+    """Three steps of training from one state, and samples of one trained state, to rounding: the root mean square of
+    what differs in each array beside that of the array. Adam makes whole steps of gradients near 0: hence not less."""
+    one = jax.tree.map(lambda a: a[0], production.batches(smoke))
+    start = core.init(smoke.compute_model, core.run_key(smoke.seed, core.INIT), one, smoke.codec.load())
+    state, metrics = production.trained(smoke, jax.device_get(start))
+    samples = production.drawn(smoke, state)
+    (tmp_path / "experiment.json").write_text(json.dumps(to_json(smoke)))
+    given = {"a": start, "b": state}
+    np.savez(
+        tmp_path / "given.npz",
+        **{f"{which}_{i}": leaf for which, tree in given.items() for i, leaf in production.leaves(tree).items()},
+    )
+    done = run(str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.load(tmp_path / "found.npz")
+
+    expected = jax.tree_util.tree_leaves_with_path((state, metrics))
+    assert len(expected) + 1 == len(found.files)
+    for i, (path, leaf) in enumerate(expected):
+        name = jax.tree_util.keystr(path)
+        assert relative(found[f"a_{i}"], leaf) < (1e-5 if name.startswith("[1]") else 1e-3), name
+    assert relative(found["b_0"], samples) < 1e-3
+
+
+def relative(found: np.ndarray, expected: jax.Array) -> float:
+    """Root mean square of the difference beside that of what is expected; NaN stands for a place not yet written."""
+    expected = np.asarray(expected)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    size, off = (float(np.nansum(np.square(a, dtype=np.float64))) for a in (expected, found - expected.astype(float)))
+    return np.sqrt(off / (size + 1e-12 * max(1, expected.size)))
+
+
+# --- the choice of flags ---
+
+
+def test_the_flag_is_chosen_before_devices_start():
+    done = run("-c", "import jaxgen, os; print(os.environ['XLA_FLAGS'])", program="", flags="--xla_dump_to=")
+    assert done.stdout.split() == ["--xla_dump_to=", compiler.SAFE], done.stderr
+
+
+@pytest.mark.skipif(compiler.jaxlib_version() not in compiler.FAULTY, reason="this jaxlib sums rightly by itself")
+@pytest.mark.parametrize(
+    ("code", "flags", "match"),
+    [
+        ("import jax; jax.numpy.ones(1); import jaxgen", "", "import jaxgen first, or set XLA_FLAGS=--xla_cpu"),
+        ("import jaxgen", f"{compiler.SAFE},LIBRARY_FUSION_TYPE_REDUCE", "XLA_FLAGS asks for fused reductions: set"),
+    ],
+)
+def test_one_warning_says_what_to_set_when_it_is_too_late(code, flags, match):
+    done = run("-W", "always", "-c", code, program="", flags=flags)
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert match in done.stderr
+
+
+def test_a_flag_of_the_users_own_stands():
+    flag = f"--{compiler.FUSIONS}=-reduce"
+    done = run("-c", "import jaxgen, os; print(os.environ['XLA_FLAGS'])", program="", flags=flag)
+    assert done.stdout.split() == [flag], done.stderr
+
+
+def test_devices_are_not_started_by_asking():
+    code = "import jax, jaxgen.compiler as c; d = c.devices_started; print(d(), d(), jax.numpy.ones(()), d())"
+    done = run("-c", code, program="")
+    assert done.stdout.split() == ["False", "False", "1.0", "True"], done.stderr
