@@ -41,8 +41,7 @@ def test_the_compilers_public_faults_are_right(fault, how):
 
 def test_production_equals_the_unoptimised_program(smoke, tmp_path):
     """Three steps of training from one state, and samples of one trained state, to rounding: the root mean square of
-    what differs in each array beside that of the array. 5e-3, as Adam makes whole steps of gradients near 0, and a code
-    that is as near as another may be either."""
+    what differs in each array beside that of the array. 5e-3 of a state, as Adam makes whole steps of gradients near 0."""
     one = jax.tree.map(lambda a: a[0], production.batches(smoke))
     start = core.init(smoke.compute_model, core.run_key(smoke.seed, core.INIT), one, smoke.codec.load())
     state, metrics = production.trained(smoke, jax.device_get(start))
@@ -58,11 +57,13 @@ def test_production_equals_the_unoptimised_program(smoke, tmp_path):
     with np.load(tmp_path / "found.npz") as file:
         found = dict(file)
 
+    # Of two codes as near as each other either may be found.
+    exact = 1e-3 if "codes" in state.extra else 1e-5
     expected = jax.tree_util.tree_leaves_with_path((state, metrics))
     assert len(expected) + 1 == len(found)
     for i, (path, leaf) in enumerate(expected):
         name = jax.tree_util.keystr(path)
-        assert relative(found[f"a_{i}"], leaf) < (1e-5 if name.startswith("[1]") else 5e-3), name
+        assert relative(found[f"a_{i}"], leaf) < (exact if name.startswith("[1]") else 5e-3), name
     assert relative(found["b_0"], samples) < 1e-3
 
 
