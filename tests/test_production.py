@@ -41,7 +41,8 @@ def test_the_compilers_public_faults_are_right(fault, how):
 
 def test_production_equals_the_unoptimised_program(smoke, tmp_path):
     """Three steps of training from one state, and samples of one trained state, to rounding: the root mean square of
-    what differs in each array beside that of the array. 5e-3 of a state, as Adam makes whole steps of gradients near 0."""
+    what differs in each array beside that of the array. Of a state 5e-3, as Adam makes whole steps of gradients near
+    0."""
     one = jax.tree.map(lambda a: a[0], production.batches(smoke))
     start = core.init(smoke.compute_model, core.run_key(smoke.seed, core.INIT), one, smoke.codec.load())
     state, metrics = production.trained(smoke, jax.device_get(start))
