@@ -2,7 +2,7 @@
 
     python experiments/gpt.py docs      # Python's own help, embedded
     python experiments/gpt.py shakespeare_char_cpu --data.source tinyshakespeare.txt
-    python experiments/gpt.py gpt2 --data.source FOLDER --data.gpt2 FOLDER --mesh data=8
+    python experiments/gpt.py gpt2 --data.source FOLDER --data.gpt2 FOLDER --mesh data=8 --model.accumulate 5
     jaxgen sample runs/gpt-docs-0 --prompt "The for statement"
 
 shakespeare_char_cpu and shakespeare_char have nanoGPT's sizes and steps for a CPU and a GPU, which reach 1.88 and

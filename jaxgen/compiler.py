@@ -25,20 +25,31 @@ def choose_flags() -> None:
     """Adds SAFE to XLA_FLAGS unless a value of the same flag is there.
 
     Warns once where jaxlib is one of FAULTY and sums stay wrong: jax has started its devices already, or XLA_FLAGS asks
-    for fused reductions.
+    for fused reductions or names a file of flags.
     """
     if not KNOWN[0] <= jax.__version_info__[:2] <= KNOWN[1]:
         return
-    flags = os.environ.get("XLA_FLAGS", "")
-    given = re.search(rf"{FUSIONS}=(\S*)", flags)
-    faulty = jaxlib_version() in FAULTY
-    if given is None:
-        if not devices_started():
-            os.environ["XLA_FLAGS"] = f"{flags} {SAFE}".lstrip()
-        elif faulty:
-            _warn("jax started its devices before jaxgen was imported: import jaxgen first, or set")
-    elif faulty and re.search(r"(?<!-)(LIBRARY_FUSION_TYPE_)?REDUCE", given[1], re.IGNORECASE):
-        _warn("XLA_FLAGS asks for fused reductions: set")
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    given, faulty = re.search(rf"{FUSIONS}=(\S*)", flags), jaxlib_version() in FAULTY
+    if given is not None:
+        if faulty and fuses_reductions(given[1]):
+            _warn("XLA_FLAGS asks for fused reductions: set")
+    elif flags and not flags.startswith("-"):  # XLA takes it for a file's name, with what is added
+        if faulty:
+            _warn("XLA_FLAGS names a file: add to what it holds, or set,")
+    elif not devices_started():
+        os.environ["XLA_FLAGS"] = f"{flags} {SAFE}".lstrip()
+    elif faulty:
+        _warn("jax started its devices before jaxgen was imported: import jaxgen first, or set")
+
+
+def fuses_reductions(value: str) -> bool:
+    """Whether a value of the flag has reductions fused. Signed parts change XLA's default, which has them, and others
+    replace it."""
+    parts = [part.upper().replace("LIBRARY_FUSION_TYPE_", "") for part in value.split(",") if part]
+    if parts and all(part[0] in "+-" for part in parts):
+        return "-REDUCE" not in parts
+    return "REDUCE" in parts or "+REDUCE" in parts
 
 
 def jaxlib_version() -> tuple[int, int, int]:

@@ -49,6 +49,9 @@ class EntropyModel(Protocol):
         """`cache` once `symbols`, i32[num], stand at `position`."""
 
 
+TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
+
+
 def check_model(model: Any) -> None:
     """Raises UserError unless images can be compressed by `model`."""
     if not hasattr(model, "code_next"):
@@ -60,7 +63,8 @@ def check_model(model: Any) -> None:
 
 def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
     """Four bytes that tell the weights and settings a file was made by from others."""
-    digest = hashlib.sha256(json.dumps([to_json(experiment.model), experiment.precision]).encode())
+    model = {name: value for name, value in to_json(experiment.model).items() if name not in TRAINING}
+    digest = hashlib.sha256(json.dumps([model, experiment.precision]).encode())
     for path, leaf in jax.tree_util.tree_flatten_with_path((state.sampling_params, state.extra))[0]:
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())

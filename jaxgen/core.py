@@ -126,7 +126,7 @@ class LossModel(GenerativeModel):
     def seen(
         self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
-        """`loss`, with more than metrics where the step of a family needs more."""
+        """`loss`, with its metrics alone; a family whose step needs more (rows, extra) writes this instead."""
         loss, metrics = self.loss(params, state, keys, batch)
         return loss, Seen(metrics)
 

@@ -79,6 +79,12 @@ class Experiment:
         model = self.model if self.precision == "float32" else with_field(self.model, "dtype", jnp.bfloat16)
         return with_field(model, "remat", True) if self.remat else model
 
+    @property
+    def parts(self) -> int:
+        """Into how many runs of neighbours a batch is cut, where its gradient is computed in parts."""
+        accumulate = getattr(self.model, "accumulate", 1)
+        return 1 if accumulate == 1 else accumulate * getattr(self.model, "block", 1)
+
     def check(self) -> None:
         """Raises UserError for what would only fail later: data too small, shapes or labels the model cannot take."""
         split = self.data.arrays("train")
@@ -103,7 +109,7 @@ class Experiment:
             )
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
-        if getattr(self.model, "accumulate", 1) > 1:
+        if getattr(self.model, "accumulate", 1) != 1:
             self._check_step(raw, codec)
         if self.best:
             self._check_best(raw, codec)
@@ -138,8 +144,21 @@ def _config_fields(value: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
 
 
-RETIRED = {name: {"accumulate": 1} for name in ("Adam", "RMSprop")}
-"""Fields that older run folders have, by class, with the value that means what is now always so."""
+def modernised(value: Any) -> Any:
+    """JSON of an experiment of an older run folder as today's `to_json` writes it, where that means the same.
+
+    Raises UserError for what has no such form.
+    """
+    if isinstance(value, list):
+        return [modernised(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    value, kind = {k: modernised(v) for k, v in value.items()}, str(value.get("type", "")).partition(":")[2]
+    if kind in ("Adam", "RMSprop") and (parts := value.pop("accumulate", 1)) != 1:
+        raise UserError(f"{kind}.accumulate is {parts}, of steps that had a part each: use the jaxgen that wrote this")
+    if kind == "Spline":
+        value.setdefault("steepest", 0.0)  # the paper's slopes
+    return value
 
 
 def to_json(value: Any) -> Any:
@@ -170,8 +189,7 @@ def from_json(value: Any, where: str = "experiment") -> Any:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{where} is of type {value['type']!r}, which is no dataclass")
     known = [f.name for f in dataclasses.fields(cls) if f.init]
-    gone = RETIRED.get(name, {})
-    given = {k: v for k, v in value.items() if k != "type" and (k in known or k not in gone or gone[k] != v)}
+    given = {k: v for k, v in value.items() if k != "type"}
     for key in given:
         if key not in known:
             raise UserError(f"{where} has the field {key!r}, unknown to {name}{nearest(key, known)}")

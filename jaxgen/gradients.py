@@ -42,6 +42,9 @@ def gradient(
     needs. Raises UserError unless `num` divides so.
     """
 
+    if parts < 1:
+        raise UserError(f"model.accumulate is {parts}, at least 1 is expected")
+
     def of_rows(params: PyTree, rows: tuple[jax.Array, PyTree]) -> tuple[jax.Array, Seen]:
         index, batch = rows
         return loss(params, jax.vmap(jax.random.fold_in, (None, 0))(key, index), batch)
@@ -72,8 +75,8 @@ def in_turns(rows: PyTree, parts: int, block: int = 1) -> PyTree:
         if a.shape[0] % (parts * block):
             of = f" of {block} neighbours each" if block > 1 else ""
             raise UserError(
-                f"{a.shape[0]} examples are not {parts} equal parts{of}: choose a batch_size that model.accumulate "
-                "(and model.n_critic) divides"
+                f"{a.shape[0]} examples are not {parts} equal parts{of}: choose a batch_size that is a multiple of "
+                f"{parts * block} (of a GAN, times model.n_critic)"
             )
         # (b k), not (k b): the leading axis is the one that is split over devices.
         return a.reshape(-1, parts, block, *a.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *a.shape[1:])
@@ -93,3 +96,19 @@ def joined_turns(rows: PyTree, block: int = 1) -> PyTree:
 def by_parts(function: Callable[[PyTree], PyTree], rows: PyTree, parts: int = 1) -> PyTree:
     """function(rows), a row of each result for each of `rows`, in `parts` equal parts one after another."""
     return function(rows) if parts == 1 else joined_turns(jax.lax.map(function, in_turns(rows, parts)))
+
+
+def once(
+    function: Callable[[PyTree], tuple[PyTree, PyTree]], params: PyTree
+) -> Callable[[PyTree], tuple[PyTree, PyTree]]:
+    """`function`, (value, aux) of params, computed here for all losses that ask for it at these params: a function with
+    its value, whose gradient is a pass back through that one computation. The compiler does not see that two loops over
+    layers are the same."""
+    value, back, aux = jax.vjp(function, params, has_aux=True)
+
+    @jax.custom_vjp
+    def again(params: PyTree) -> PyTree:
+        return value
+
+    again.defvjp(lambda params: (value, None), lambda _, cotangent: back(cotangent))
+    return lambda params: (again(params), aux)

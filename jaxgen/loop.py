@@ -78,7 +78,7 @@ def train(
     from jaxgen.report import write_report
 
     experiment.check()
-    layout = Layout.make(experiment.mesh, experiment.batch_size)
+    layout = Layout.make(experiment.mesh, experiment.batch_size, experiment.parts)
     codec = loaded_codec(RunFolder(out), experiment, layout)
     parallel.on_main(lambda: open_run(experiment, out, facts, codec))
     run, clock = RunFolder(out), Clock()

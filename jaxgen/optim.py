@@ -78,7 +78,7 @@ class RMSprop(Optimizer):
 
 # Weights that multiply their inputs or are looked up; `lu` is of 1x1 convolutions. For the rest zero is no simpler than
 # another value: biases, shifts, scales, gains, noise strengths, constant inputs, codebooks, hash tables.
-DECAYED = frozenset({"kernel", "embedding", "tokens", "positions", "lu"})
+DECAYED = frozenset({"kernel", "embedding", "tokens", "positions", "head", "lu"})
 
 
 def decayed(params):

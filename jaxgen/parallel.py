@@ -55,9 +55,9 @@ class Layout:
     mesh: Mesh
 
     @classmethod
-    def make(cls, text: str, batch_size: int = 0) -> "Layout | None":
+    def make(cls, text: str, batch_size: int = 0, parts: int = 1) -> "Layout | None":
         """The layout of `data=4,fsdp=2`; when empty None, for one device, or of several processes data parallel over
-        all devices. Raises UserError when it does not fit what is here."""
+        all devices. parts: that a batch is computed in. Raises UserError when it does not fit what is here."""
         sizes = parse(text or (f"data={len(jax.devices())}" if jax.process_count() > 1 else ""))
         count, here = math.prod(sizes.values()), len(jax.devices())
         if count == 1 and jax.process_count() == 1:
@@ -65,8 +65,12 @@ class Layout:
         if count > here or (jax.process_count() > 1 and count != here):
             raise UserError(f"mesh {text} is of {count} devices, {here} are here: choose sizes whose product is {here}")
         groups = sizes["data"] * sizes["fsdp"]
-        if batch_size % groups:
-            raise UserError(f"batch_size {batch_size} does not split over data x fsdp = {groups}: choose a multiple")
+        if batch_size % (groups * parts):
+            of = f" in {parts} parts" if parts > 1 else ""
+            raise UserError(
+                f"batch_size {batch_size}{of} does not split over data x fsdp = {groups}: choose a multiple of "
+                f"{groups * parts}"
+            )
         shape = tuple(sizes[axis] for axis in AXES)
         # Explicit axes, the default, are refused by Linen's own lookups.
         return cls(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count]))

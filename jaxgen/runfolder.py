@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxgen import parallel
 from jaxgen.errors import UserError
-from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, to_json
+from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, modernised, to_json
 from jaxgen.files import PARTIAL, replacing, write_text
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -67,7 +67,7 @@ class RunFolder:
         new = to_json(experiment)
         file = self.path / "experiment.json"
         if file.exists():
-            old = self._json("experiment.json")
+            old = to_json(self.experiment())
             other = [d for d in differences(old, new) if d.split(":")[0] not in EXTENDABLE]
             if other:
                 shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
@@ -80,7 +80,7 @@ class RunFolder:
         """The experiment of an existing run. Raises UserError when there is none, or it cannot be understood."""
         if not (self.path / "experiment.json").exists():
             raise UserError(f"{self.path} is no run folder: it has no experiment.json; name one that training made")
-        experiment = from_json(self._json("experiment.json"), str(self.path / "experiment.json"))
+        experiment = from_json(modernised(self._json("experiment.json")), str(self.path / "experiment.json"))
         if not isinstance(experiment, Experiment):
             raise UserError(f"{self.path / 'experiment.json'} holds a {type(experiment).__name__}, no Experiment")
         return experiment

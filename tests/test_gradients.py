@@ -12,7 +12,7 @@ from jaxgen import core
 from jaxgen.core import INIT, TRAIN, fold_each, run_key, with_field
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.gradients import Seen, by_parts, gradient, in_turns, joined_turns
+from jaxgen.gradients import Seen, by_parts, gradient, in_turns, joined_turns, once
 from jaxgen.models.vae import VAE
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
@@ -46,8 +46,26 @@ def test_parts_give_the_gradient_of_the_whole(parts):
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
-    with pytest.raises(UserError, match=r"12 examples are not 5 equal parts: choose a batch_size"):
+    with pytest.raises(UserError, match=r"12 examples are not 5 equal parts: choose .* a multiple of 5"):
         gradient(noisy_loss, jnp.ones(3), jax.random.key(0), 12, {"x": X}, 5)
+    with pytest.raises(UserError, match="accumulate is 0, at least 1"):
+        smoke = presets(EXPERIMENTS["vae"])["smoke"]
+        replace(smoke, model=replace(smoke.model, accumulate=0)).check()
+
+
+def test_what_was_computed_once_is_differentiated_as_if_anew():
+    """The value and its gradient, of two losses that share one computation: those of each by itself."""
+    w = jnp.array([0.5, -1.5])
+
+    def function(w):
+        return jnp.tanh(w) * w[0], {"seen": w**2}
+
+    def losses(answer):
+        first, second = (jax.grad(lambda w, k=k: jnp.sum(answer(w)[0] ** k))(w) for k in (2, 3))
+        return first, second, answer(w)
+
+    for a, b in zip(jax.tree.leaves(losses(once(function, w))), jax.tree.leaves(losses(function))):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_turns_are_taken_by_stride_and_joined_in_order():

@@ -1,10 +1,13 @@
 """Optimizer settings: the learning rate at known steps, and what clipping and decay do."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 
 from jaxgen.core import abstract_state
 from jaxgen.optim import Adam, decayed
@@ -85,6 +88,7 @@ MEANINGS = {
     "embedding": True,  # of classes, levels, a model's first token
     "tokens": True,  # GPT's embedding, which is its head too
     "positions": True,
+    "head": True,  # GPT's, where it is not its embedding
     "lu": True,  # the triangles of Glow's 1x1 convolution
     # left alone
     "bias": False,
@@ -107,6 +111,15 @@ def test_every_parameter_is_decayed_by_its_meaning(smoke):
     for path, chosen in jax.tree_util.tree_leaves_with_path(decayed(params)):
         *_, above, name = (jax.tree_util.keystr((part,), simple=True) for part in path)
         assert chosen == MEANINGS["codes" if above == "codes" else name], jax.tree_util.keystr(path)
+
+
+def test_every_name_of_a_network_has_a_meaning():
+    """Presets larger than `smoke` have layers of their own; names that are put together stand for codebooks."""
+    code = "".join(path.read_text() for path in (ROOT / "jaxgen" / "nets").glob("*.py"))
+    names = set(re.findall(r"self\.param\(\s*\"(\w+)\"", code))
+    assert len(names) > 5
+    trees = {"steps", "w"}  # of parameters with names of their own
+    assert names - trees <= set(MEANINGS), names - trees - set(MEANINGS)
 
 
 def test_settings_are_values():

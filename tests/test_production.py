@@ -90,12 +90,27 @@ def test_the_flag_is_chosen_before_devices_start():
     [
         ("import jax; jax.numpy.ones(1); import jaxgen", "", "import jaxgen first, or set XLA_FLAGS=--xla_cpu"),
         ("import jaxgen", f"{compiler.SAFE},LIBRARY_FUSION_TYPE_REDUCE", "XLA_FLAGS asks for fused reductions: set"),
+        ("import jaxgen", "a_file_of_flags", "XLA_FLAGS names a file: add to what it holds, or set, XLA_FLAGS=--xla"),
     ],
 )
 def test_one_warning_says_what_to_set_when_it_is_too_late(code, flags, match):
     done = run("-W", "always", "-c", code, program="", flags=flags)
     assert done.stderr.count("RuntimeWarning") == 1
     assert match in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "fused"),
+    [
+        ("", False), ("REDUCE", True), ("-reduce", False), ("-LIBRARY_FUSION_TYPE_REDUCE", False),
+        ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE", True),
+        ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", False), ("-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", True),
+        ("+LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", True),
+    ],
+)  # fmt: skip
+def test_what_a_value_of_the_flag_means(value, fused):
+    """Measured on jaxlib 0.10.2 by whether `wrong_rows` is wrong."""
+    assert compiler.fuses_reductions(value) == fused
 
 
 def test_a_flag_of_the_users_own_stands():

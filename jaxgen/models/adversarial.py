@@ -63,9 +63,14 @@ class AdversarialModel(GenerativeModel):
             extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
         )
 
+    @property
+    def block(self) -> int:
+        """Neighbours in a batch that the critic sees together."""
+        return getattr(self.critic, "group", 1)
+
     def _gradient(self, loss: Callable, params: PyTree, key: jax.Array, num: int, batch: PyTree):
         """`gradients.gradient` in `accumulate` parts, which leave the critic's groups of examples together."""
-        return gradient(loss, params, key, num, batch, self.accumulate, getattr(self.critic, "group", 1))
+        return gradient(loss, params, key, num, batch, self.accumulate, self.block)
 
     def _judge(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None

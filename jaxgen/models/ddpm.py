@@ -118,15 +118,17 @@ class DDPM(Diffusion):
     # --- the history of the loss ---
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """Its rows are the times and the errors at them."""
+        """With importance, its rows are the times and the errors at them."""
+        if not self.importance:
+            return super().seen(params, state, keys, batch)
         t, importance, errors = self.times_and_errors(params, state, keys, batch)
         return jnp.mean(importance * errors), Seen({}, rows=(t, errors))
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         state, seen = self._step(state, key, batch)
-        metrics, (t, errors) = seen.metrics, seen.rows
         if not self.importance:
-            return state, metrics
+            return state, seen.metrics
+        metrics, (t, errors) = seen.metrics, seen.rows
         history, times_seen = state.extra["history"], state.extra["seen"]
         # Example i is the rank[i]-th of its time in this batch; each takes the place of the oldest value.
         rank = jnp.sum((t[:, None] == t[None]) & (jnp.arange(len(t))[:, None] > jnp.arange(len(t))[None]), axis=1)

@@ -8,6 +8,7 @@ with E log D(s, G(s, z)) for the generator to raise instead (section 3.3). A ste
 source; the critic learns from it, then, judged by the new critic, the generator does.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,9 +17,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState, one_key, split_each
+from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, one_key, split_each
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen
+from jaxgen.gradients import Seen, once
 from jaxgen.metrics.image import psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
@@ -84,42 +85,48 @@ class Pix2Pix(AdversarialModel):
         source, x = self.source(batch["cond"]), batch["x"]
         return jitter(keys, (source, x), self.jitter, self.mirror) if self.jitter > 1 or self.mirror else (source, x)
 
-    def _generate(self, params: PyTree, state: TrainState, keys: jax.Array, source: jax.Array):
-        """Fakes, and the generator's new running averages."""
-        return self.generator.apply(
-            {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
-            mutable=["batch_stats"], rngs={"dropout": one_key(keys)},
-        )  # fmt: skip
-
-    def critic_loss(
-        self, state: TrainState, params: PyTree, keys: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, Seen]:
-        """What the critic minimises, halved, to slow it down (section 3.3). Its extra is the critic's."""
+    def _fakes(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, tuple]:
+        """Fakes, and beside them the pairs that they are of and the generator's new running averages."""
         keys_jitter, keys_noise = split_each(keys, 2)
         source, x = self._pairs(keys_jitter, batch)
-        fake, _ = self._generate(state.params["gen"], state, keys_noise, source)
+        fake, gen = self.generator.apply(
+            {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
+            mutable=["batch_stats"], rngs={"dropout": one_key(keys_noise)},
+        )  # fmt: skip
+        return fake, (source, x, dict(gen))
+
+    def critic_loss(
+        self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """What the critic minimises, halved, to slow it down (section 3.3). fakes: of the generator's parameters, keys
+        and batch, as `_fakes`. Its extra is the critic's."""
+        fake, (source, x, _) = fakes(state.params["gen"], keys, batch)
         on_real, extra = self._judge(params, state.extra["critic"], "real", source, x)
         on_fake, extra = self._judge(params, extra, "fake", source, fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         return 0.5 * self.objective.critic(on_real, on_fake), Seen(metrics, extra=extra)
 
     def generator_loss(
-        self, state: TrainState, params: PyTree, keys: jax.Array, batch: Batch
+        self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
         """What the generator minimises on the same fakes, judged by the state's critic. Its extra is of both."""
-        keys_jitter, keys_noise = split_each(keys, 2)
-        source, x = self._pairs(keys_jitter, batch)
-        fake, gen = self._generate(params, state, keys_noise, source)
+        fake, (source, x, gen) = fakes(params, keys, batch)
         logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", source, fake)
         metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
         value = self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"]
-        return value, Seen(metrics, extra={"gen": dict(gen), "critic": critic})
+        return value, Seen(metrics, extra={"gen": gen, "critic": critic})
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step of the critic, then one of the generator, which the new critic judges on the same fakes: the
-        compiler makes these once."""
-        batch, num = dict(batch), len(batch["x"])
-        loss = partial(self.critic_loss, state)
+        """One step of the critic, then one of the generator, which the new critic judges on the same fakes."""
+        batch, num, start = dict(batch), len(batch["x"]), state
+        if self.accumulate == 1:
+            keys = fold_each(key, jnp.arange(num))
+            shared = once(lambda params: self._fakes(params, start, keys, batch), state.params["gen"])
+
+        def fakes(params: PyTree, keys: jax.Array, batch: Batch):
+            return shared(params) if self.accumulate == 1 else self._fakes(params, start, keys, batch)
+
+        loss = partial(self.critic_loss, state, fakes)
         (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch)
         critic, critic_opt = self._critic_descent(state, critic_grads)
         state = state.replace(
@@ -127,7 +134,7 @@ class Pix2Pix(AdversarialModel):
             opt_state={**state.opt_state, "critic": critic_opt},
             extra={**state.extra, "critic": judged.extra},
         )
-        loss = partial(self.generator_loss, state)
+        loss = partial(self.generator_loss, state, fakes)
         (value, made), grads = self._gradient(loss, state.params["gen"], key, num, batch)
         state = self._generator_descent(state.replace(extra=made.extra), grads)
         norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}

@@ -104,11 +104,12 @@ class StyleGAN(GAN):
             raise UserError(f"model.shape is {self.shape}: images, (height, width, channels), are expected")
         doublings(self.shape)
         # The first examples of each part are to be the first of the batch.
-        share = batch["x"].shape[0] // self.n_critic // self.accumulate / self.path_share
-        if self.path_length and self.accumulate > 1 and share % self.critic.group:
+        share = batch["x"].shape[0] / (self.n_critic * self.accumulate * self.path_share)
+        if self.path_length and self.accumulate > 1 and share % self.block:
+            size = self.block * self.path_share * self.accumulate * self.n_critic
             raise UserError(
-                f"path lengths are of {share:g} examples of each part, the critic's groups of {self.critic.group}: "
-                f"choose a batch_size of {self.critic.group * self.path_share * self.accumulate} times a whole number"
+                f"path lengths are of {share:g} examples of each part, the critic's groups of {self.block}: choose a "
+                f"batch_size that is a multiple of {size}"
             )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:

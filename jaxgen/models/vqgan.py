@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from jaxgen.core import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen
+from jaxgen.gradients import Seen, once
 from jaxgen.metrics import lpips
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.quantized import Quantized, Weights
@@ -125,21 +125,29 @@ class VQGAN(Quantized, AdversarialModel):
         )  # fmt: skip
         return self.objective.generator(logits), extra
 
-    def critic_loss(self, state: TrainState, params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """What the critic minimises, 0 before `gan_start`. Its extra is the critic's."""
+    def _answer(self, weights: Weights, state: TrainState, x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        """The network's output and the loss of its codes, and beside these the codes found."""
+        out, found = self._rebuild(weights, state.extra["codes"], x)
+        return (out, self._code_loss(found)), found
+
+    def critic_loss(
+        self, state: TrainState, answer: Callable, params: PyTree, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """What the critic minimises, 0 before `gan_start`. answer: of weights and batch, as `_answer`. Its extra is the
+        critic's."""
         x, source = batch["x"], batch["x"][..., :0]  # the critic of pix2pix, shown no source
-        out, _ = self._rebuild(state.params["gen"], state.extra["codes"], x)
+        (out, _), _ = answer(state.params["gen"], batch)
         on_real, extra = self._judge(params, state.extra["critic"], "real", source, x)
         on_fake, extra = self._judge(params, extra, "fake", source, self.image(out))
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         return self._playing(state) * self.objective.critic(on_real, on_fake), Seen(metrics, extra=extra)
 
     def generator_loss(
-        self, state: TrainState, weight: jax.Array, params: Weights, keys: jax.Array, batch: Batch
+        self, state: TrainState, answer: Callable, weight: jax.Array, params: Weights, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
         """The network's loss, with `weight` on the game. Its rows are the codes found, its extra is the critic's."""
-        out, found = self._rebuild(params, state.extra["codes"], batch["x"])
-        (pixels, metrics), codes = self.pixel_loss(out, batch["x"]), self._code_loss(found)
+        (out, codes), found = answer(params, batch)
+        pixels, metrics = self.pixel_loss(out, batch["x"])
         gan, extra = self._game(state, out)
         metrics = {**metrics, "code_loss": codes, "gan": gan}
         return pixels + codes + weight * gan, Seen(metrics, rows=found, extra=extra)
@@ -149,12 +157,17 @@ class VQGAN(Quantized, AdversarialModel):
         return (state.step >= self.gan_start).astype(jnp.float32)
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step of the critic, then one of the network, which the new critic judges on the same images: the compiler
-        makes these once."""
+        """One step of the critic, then one of the network, which the new critic judges on the same images."""
         key_loss, key_codes = jax.random.split(key)
         batch, num, playing = dict(batch), len(batch["x"]), self._playing(state)
-        before = state.params["critic"], state.opt_state["critic"]
-        loss = partial(self.critic_loss, state)
+        before, start = (state.params["critic"], state.opt_state["critic"]), state
+        if self.accumulate == 1:
+            shared = once(lambda weights: self._answer(weights, start, batch["x"]), state.params["gen"])
+
+        def answer(weights: Weights, batch: Batch):
+            return shared(weights) if self.accumulate == 1 else self._answer(weights, start, batch["x"])
+
+        loss = partial(self.critic_loss, state, answer)
         (critic_loss, judged), critic_grads = self._gradient(loss, before[0], key_loss, num, batch)
         # A critic that waits has no optimizer either: after many gradients of zero its first steps would be huge.
         after = self._critic_descent(state, critic_grads)
@@ -167,9 +180,9 @@ class VQGAN(Quantized, AdversarialModel):
 
         weight, metrics = playing * self.gan_weight, {}
         if self.adaptive and self.gan_weight:
-            metrics["lambda"] = self.balance(state, batch)
+            metrics["lambda"] = self.balance(state, answer, batch)
             weight *= metrics["lambda"]
-        loss = partial(self.generator_loss, state, weight)
+        loss = partial(self.generator_loss, state, answer, weight)
         (value, made), grads = self._gradient(loss, state.params["gen"], key_loss, num, batch)
         running = state.extra["codes"]
         state = self._generator_descent(state.replace(extra={**state.extra, "critic": made.extra}), grads)
@@ -185,14 +198,15 @@ class VQGAN(Quantized, AdversarialModel):
         metrics |= {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **used, **norms}
         return state, metrics
 
-    def balance(self, state: TrainState, batch: Batch) -> jax.Array:
-        """lambda of eq. 7, f32[]."""
+    def balance(self, state: TrainState, answer: Callable, batch: Batch) -> jax.Array:
+        """lambda of eq. 7, f32[]. answer: of weights and batch, as `_answer`."""
         weights, last = state.params["gen"], ("network", *self.coder.last)
         key = jax.random.key(0)  # nothing is drawn
 
         def norm(term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
             def loss(kernel: jax.Array, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-                out, _ = self._rebuild(_with_leaf(weights, last, kernel), state.extra["codes"], batch["x"])
+                # A whole pass back, of which one layer is read: the compiler leaves out the rest.
+                (out, _), _ = answer(_with_leaf(weights, last, kernel), batch)
                 return term(out, batch["x"]), Seen({})
 
             kernel = reduce(lambda tree, name: tree[name], last, weights)
