@@ -123,9 +123,7 @@ class LossModel(GenerativeModel):
         Differentiate `params`; `state` gives step and extra."""
         raise NotImplementedError
 
-    def seen(
-        self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, Seen]:
+    def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
         """`loss`, with its metrics alone; a family whose step needs more (rows, extra) writes this instead."""
         loss, metrics = self.loss(params, state, keys, batch)
         return loss, Seen(metrics)
