@@ -156,8 +156,8 @@ def modernised(value: Any) -> Any:
     value, kind = {k: modernised(v) for k, v in value.items()}, str(value.get("type", "")).partition(":")[2]
     if kind in ("Adam", "RMSprop") and (parts := value.pop("accumulate", 1)) != 1:
         raise UserError(f"{kind}.accumulate is {parts}, of steps that had a part each: use the jaxgen that wrote this")
-    if kind == "Spline":
-        value.setdefault("steepest", 0.0)  # the paper's slopes
+    if kind == "Spline" and "steepest" not in value:
+        value |= {"steepest": 0.0, "narrowest": value["least"]}  # as in the paper
     return value
 
 

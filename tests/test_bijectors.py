@@ -53,7 +53,7 @@ def test_splines_invert_in_f32_whatever_the_network_says(spline, deviation):
 
 
 def test_a_spline_without_room_for_its_bins_is_refused():
-    with pytest.raises(UserError, match=r"40 bins with at least 0\.03"):
+    with pytest.raises(UserError, match=r"40 bins with at least 0\.03 of the height"):
         Spline(bins=40)
 
 

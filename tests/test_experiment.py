@@ -20,7 +20,8 @@ def older(value, accumulate=1):
     if not isinstance(value, dict):
         return value
     value = {k: older(v, accumulate) for k, v in value.items()}
-    value.pop("steepest", None)
+    for new in ("steepest", "narrowest"):
+        value.pop(new, None)
     if value["type"].startswith("jaxgen.optim:"):
         value["accumulate"] = accumulate
     elif value["type"].startswith("jaxgen.models"):
@@ -36,7 +37,7 @@ def test_older_settings_are_read_as_they_were_meant(script, tmp_path):
     read = RunFolder(tmp_path).experiment()
     if script == "nsf":
         assert read.model.flow != smoke.model.flow
-        assert '"steepest": 0.0' in json.dumps(to_json(read))
+        assert '"least": 0.03, "narrowest": 0.03, "steepest": 0.0' in json.dumps(to_json(read))
     else:
         assert read == smoke
         RunFolder(tmp_path).create(smoke)
@@ -52,6 +53,6 @@ def test_steps_that_had_a_part_each_are_refused():
 def test_a_spline_of_the_paper_keeps_its_formula():
     """Slopes at knots are least + softplus, whatever the bins beside them: section 3.1 of arXiv:1906.04032."""
     raw = np.linspace(-4, 4, 23).astype(np.float32)
-    _, _, slopes = Spline(least=1e-3, steepest=0.0).knots(jnp.asarray(raw))
+    _, _, slopes = Spline(least=1e-3, narrowest=1e-3, steepest=0.0).knots(jnp.asarray(raw))
     expected = 1e-3 + np.log1p(np.exp(raw[16:].astype(np.float64)) * np.expm1(1 - 1e-3))
     np.testing.assert_allclose(slopes[1:-1], expected, rtol=1e-5)

@@ -61,22 +61,24 @@ class Spline(Transform):
     arXiv:1906.04032, section 3.1.
 
     Slopes stay where f32 still tells neighbours apart, so that the inverse is within 1e-4 whatever the parameters. The
-    paper's settings, least 1e-3 and steepest 0, let it err by a tenth.
+    paper's settings, least and narrowest 1e-3 and steepest 0, let it err by a tenth.
     """
 
     bins: int = 8
     reach: float = 4.0
     least: float = 0.03
-    """Least share of a bin in the width and height of all, and least slope at a knot."""
+    """Least share of a bin in the height of all, and least slope at a knot."""
+    narrowest: float = 0.005
+    """Least share of a bin in the width of all: peaks of a density need narrow ones, which cost the inverse less."""
     steepest: float = 16.0
     """About how many times the mean slope of either bin beside it a knot's slope can be: a bin between two steeper
     knots would be flat in its middle. 0 for no bound, as in the paper."""
 
     def __post_init__(self):
-        if self.bins < 1 or not 0 < self.least * self.bins < 1:
+        if self.bins < 1 or not all(0 < least * self.bins < 1 for least in (self.least, self.narrowest)):
             raise UserError(
-                f"a spline of {self.bins} bins with at least {self.least} of the width each is none: 1 bin or more, "
-                f"and together less than the whole, are expected"
+                f"a spline of {self.bins} bins with at least {self.least} of the height and {self.narrowest} of the width "
+                f"each is none: 1 bin or more, and together less than the whole, are expected"
             )
 
     @property
@@ -87,15 +89,15 @@ class Spline(Transform):
         """Places x_k, y_k and slopes at the knots, each f32[..., bins + 1], from params f32[..., num_params]."""
         widths, heights, slopes = jnp.split(params, (self.bins, 2 * self.bins), axis=-1)
 
-        def shares(raw: jax.Array) -> jax.Array:
-            return self.least + (1 - self.bins * self.least) * jax.nn.softmax(raw)
+        def shares(raw: jax.Array, least: float) -> jax.Array:
+            return least + (1 - self.bins * least) * jax.nn.softmax(raw)
 
         def places(share: jax.Array) -> jax.Array:
             inner = self.reach * (2 * jnp.cumsum(share, axis=-1)[..., :-1] - 1)
             end = jnp.full_like(inner[..., :1], self.reach)
             return jnp.concatenate([-end, inner, end], axis=-1)
 
-        widths, heights = shares(widths), shares(heights)
+        widths, heights = shares(widths, self.narrowest), shares(heights, self.least)
         mean = heights / widths
         flatter = jnp.minimum(mean[..., :-1], mean[..., 1:])
         # Slope 1 at zero, and at both ends, where it meets the identity.
