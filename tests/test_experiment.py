@@ -25,7 +25,7 @@ def older(value, accumulate=1):
     if value["type"].startswith("jaxgen.optim:"):
         value["accumulate"] = accumulate
     elif value["type"].startswith("jaxgen.models"):
-        value.pop("accumulate")
+        value.pop("accumulate", None)
     return value
 
 

@@ -77,8 +77,8 @@ class Spline(Transform):
     def __post_init__(self):
         if self.bins < 1 or not all(0 < least * self.bins < 1 for least in (self.least, self.narrowest)):
             raise UserError(
-                f"a spline of {self.bins} bins with at least {self.least} of the height and {self.narrowest} of the width "
-                f"each is none: 1 bin or more, and together less than the whole, are expected"
+                f"a spline of {self.bins} bins with at least {self.least} of the height and {self.narrowest} of the "
+                f"width each is none: 1 bin or more, and together less than the whole, are expected"
             )
 
     @property
