@@ -29,6 +29,7 @@ from jaxgen.ops.rans import PRECISION, Decoder, Encoder, quantise, starts
 MAGIC, VERSION = b"JXG", 1
 HEAD = struct.Struct("<3sB4sI")
 LANE_BITS = 64 * 1000  # of code that a lane is worth: its state takes 64 itself
+TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
 
 
 class EntropyModel(Protocol):
@@ -47,9 +48,6 @@ class EntropyModel(Protocol):
 
     def code_push(self, state: TrainState, cache: PyTree, position: jax.Array, symbols: jax.Array) -> PyTree:
         """`cache` once `symbols`, i32[num], stand at `position`."""
-
-
-TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
 
 
 def check_model(model: Any) -> None:

@@ -75,7 +75,7 @@ def _lengths(
     model: Any, codec: Pixels, apply: Any, way: str, params: PyTree, state: TrainState, keys: jax.Array, cond: PyTree
 ) -> jax.Array:
     generate, a, b, interpolate = model.latent_path(state, keys, cond, way)
-    t = jax.vmap(jax.random.uniform)(core.fold_each(keys, 5))
+    t = core.uniform_each(core.fold_each(keys, 5), ())
 
     def images(latents: jax.Array) -> jax.Array:
         return (generate(latents) - codec.low) / (codec.high - codec.low)

@@ -25,6 +25,7 @@ from jaxgen.core import (
     normal_each,
     one_key,
     split_each,
+    uniform_each,
 )
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, concrete, one_hot
@@ -308,7 +309,7 @@ class Diffusion(LossModel):
         if self.ode_steps:
             keys_u, keys_ode = (fold_each(keys, self.evaluate_times + i) for i in (1, 2))
             # Even over the width of a level of 8 bits.
-            u = jax.vmap(lambda key: jax.random.uniform(key, self.shape, minval=-1 / 255, maxval=1 / 255))(keys_u)
+            u = uniform_each(keys_u, self.shape, -1 / 255, 1 / 255)
             size = math.prod(self.shape)
             noised = ops.to_noise(denoise, self.schedule, x0 + u, keys_ode, self.ode_steps, self.ode_probes)
             numbers["ode_bits_per_dim"] = ops.bits_per_dim(noised.log_prob, size)

@@ -23,6 +23,7 @@ from jaxgen.core import (
     TrainState,
     coin_each,
     fold_each,
+    integer_each,
     normal_each,
     split_each,
     uniform_each,
@@ -165,7 +166,7 @@ class EBM(LossModel):
         """The sampler's chains, one for each of `keys`; with `frames`, states on the way."""
         first = fold_each(keys, 0)
         if self.sample_from_buffer:
-            start = state.extra["buffer"][jax.vmap(lambda key: jax.random.randint(key, (), 0, self.buffer))(first)]
+            start = state.extra["buffer"][integer_each(first, 0, self.buffer)]
         else:
             start = uniform_each(first, self.shape, -self.bound, self.bound)
         energy = self.energy(state.sampling_params, state.extra)

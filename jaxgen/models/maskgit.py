@@ -150,7 +150,7 @@ class MaskGIT(LossModel):
         orders = min(ORDERS, length)
 
         def look(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            u, v = jnp.moveaxis(jax.vmap(lambda k: jax.random.uniform(k, (2, length)))(fold_each(keys, i)), 1, 0)
+            u, v = jnp.moveaxis(uniform_each(fold_each(keys, i), (2, length)), 1, 0)
             # Each look takes n from a part of its own of 1 to T.
             count = 1 + jnp.floor((i + v[:, :1]) * (length / orders))
             mask = _ranks(u) < count

@@ -111,7 +111,7 @@ def hmc_step(
     change = e_new + kinetic(p_new) - e - kinetic(p)
     # A proposal without a number is one that went too far.
     chance = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(-change, 0.0)), 0.0)
-    taken = jax.vmap(jax.random.uniform)(fold_each(keys, 1)) < chance
+    taken = uniform_each(fold_each(keys, 1), ()) < chance
     return jnp.where(_per_row(taken, x), new, x), chance
 
 
