@@ -22,15 +22,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxgen.checkpoint import Checkpoints
-from jaxgen.core import TrainState
 from jaxgen.data import feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
-from jaxgen.loop import saved_state
-from jaxgen.parallel import Layout
-from jaxgen.runfolder import RunFolder, environment
-from jaxgen.use import loaded_codec
+from jaxgen.runs.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -217,17 +212,6 @@ def spread(count: int, whole: Any, *split: tuple[Any, int]) -> tuple[Any, ...]:
         return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*spec)))
 
     return put(whole), *(put(tree, *(None,) * axis, "data") for tree, axis in split)
-
-
-def restored(run: RunFolder, layout: Layout | None = None) -> tuple[Experiment, Any, TrainState]:
-    """A run's experiment, its codec, and the state of its newest checkpoint."""
-    experiment = run.experiment()
-    codec = loaded_codec(run, experiment, layout)
-    if not run.checkpoints.is_dir():
-        raise UserError(f"{run.path} has no checkpoints: train it first")
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(experiment, run.examples(), codec, checkpoints, layout=layout, optimizer=False)
-    return experiment, codec, state
 
 
 def fed(experiment: Experiment, steps: int) -> tuple[Any, Any]:

@@ -15,7 +15,8 @@ import common
 import jax
 import numpy as np
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.models.gpt import prompts
 from jaxgen.ops.decoding import Decoding
@@ -88,7 +89,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "compile_depth.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "compile_depth.py", __doc__)
     # What is kept on disk would be found there.
     jax.config.update("jax_enable_compilation_cache", False)
     rows = measure(options)
@@ -98,4 +99,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -18,8 +18,8 @@ import common
 import tyro
 from faults import FAULTS
 
-from jaxgen import cli
-from jaxgen.compiler import SAFE
+from jaxgen.cli import parse
+from jaxgen.runtime.compiler import SAFE
 
 FLAGS = {"default": "", "jaxgen": SAFE}
 
@@ -43,7 +43,7 @@ def outcome(python: str, flags: str, fault: str) -> str:
 
 
 def main() -> None:
-    options = cli.parse(Options, None, sys.argv[1:], "compiler.py", __doc__)
+    options = parse.parse(Options, None, sys.argv[1:], "compiler.py", __doc__)
     results = {}
     for python in options.pythons:
         ask = [python, "-c", "import jaxlib; print(jaxlib.version.__version__)"]
@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -22,7 +22,8 @@ import torch
 import tyro
 from peers import LAYOUTS, unet2d, use_all_cores
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.core import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, to_json
@@ -140,7 +141,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "diffusers_pipeline.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "diffusers_pipeline.py", __doc__)
     common.use_devices(options.devices)
     experiment = common.chosen(common.ROOT / "experiments", ("ddpm",), options.preset)["ddpm"]
     experiment = replace(experiment, precision=options.precision)
@@ -164,4 +165,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -15,7 +15,8 @@ import common
 import jax
 import numpy as np
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.models.gpt import GPT, prompts
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
@@ -101,7 +102,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "gpt_generate.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "gpt_generate.py", __doc__)
     common.use_devices(1)
     matmul = common.measure_matmul_flops()
     rows = [measure(options, batch, matmul) for batch in options.batches]
@@ -110,4 +111,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

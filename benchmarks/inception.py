@@ -16,7 +16,8 @@ import torch
 from peers import LAYOUTS, use_all_cores
 from peers import inception as peer
 
-from jaxgen import cli, core, weights
+from jaxgen import core, weights
+from jaxgen.cli import parse
 from jaxgen.metrics.features import Features
 from jaxgen.nets.inception import InceptionV3
 
@@ -98,7 +99,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "inception.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "inception.py", __doc__)
     common.use_devices(options.devices)
     matmul = common.measure_matmul_flops()
     row = measure(options, matmul)
@@ -107,4 +108,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

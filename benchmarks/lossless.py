@@ -20,11 +20,14 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from jaxgen import cli, core
-from jaxgen.compress import check_model, compress, decompress, fingerprint
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.data.dataset import take
 from jaxgen.errors import UserError
-from jaxgen.runfolder import RunFolder
+from jaxgen.inference.compression import check_model, compress, decompress, fingerprint
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.runtime import devices
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def png_bytes(image: np.ndarray, levels: int) -> int:
 
 
 def measure(run: RunFolder, num: int) -> common.Row:
-    experiment, codec, state = common.restored(run)
+    trained = restore(run)
+    experiment, codec, state = trained.experiment, trained.codec, trained.state
     model = experiment.compute_model
     check_model(model)
     if not 1 <= num <= experiment.data.count("test"):
@@ -104,8 +108,8 @@ COLUMNS = {
 
 
 def main(args: list[str] | None = None) -> None:
-    options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "lossless.py", __doc__)
-    cli.start_jax()
+    options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "lossless.py", __doc__)
+    devices.start_jax()
     run = RunFolder(Path(options.run))
     row = measure(run, options.num)
     common.show("lossless compression", [row], COLUMNS)
@@ -114,4 +118,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -18,11 +18,14 @@ import jax
 import numpy as np
 import tyro
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.errors import UserError
 from jaxgen.models.flow import Flow
 from jaxgen.models.shared import one_hot
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.runtime import devices
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,11 @@ COLUMNS = {
 
 
 def main() -> None:
-    options = cli.parse(Options, None, sys.argv[1:], "maf_sampling.py", __doc__)
-    cli.start_jax()
+    options = parse.parse(Options, None, sys.argv[1:], "maf_sampling.py", __doc__)
+    devices.start_jax()
     run = RunFolder(Path(options.run))
-    experiment, _, state = common.restored(run)
+    trained = restore(run)
+    experiment, state = trained.experiment, trained.state
     cond = experiment.model.sample_cond(options.num, run.examples())
     row = measure(run.path.name, experiment.compute_model, state, cond, options)
     common.show("sampling a masked autoregressive flow", [row], COLUMNS)
@@ -101,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -19,21 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.codecs import Pixels
 from jaxgen.core import TrainState
 from jaxgen.data import AnalyticScene
 from jaxgen.data.rays import over
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
+from jaxgen.inference.rendering import render_view, rendered
 from jaxgen.metrics.image import psnr
 from jaxgen.models.nerf import NeRF
 from jaxgen.nets.nerf import NeRFMLP
 from jaxgen.ops.cameras import RAY, view_rays
 from jaxgen.ops.occupancy import Occupancy
 from jaxgen.optim import Adam
-from jaxgen.render import render_view, rendered
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def skipping(options: Options) -> list[common.Row]:
     """Steps of training and views of a run, with its grid and without, from the same parameters."""
     if not options.run:
         raise UserError("no run was named: pass --run RUN, one of experiments/ngp.py, say")
-    experiment, codec, state = common.restored(RunFolder(Path(options.run)))
+    trained = restore(RunFolder(Path(options.run)))
+    experiment, codec, state = trained.experiment, trained.codec, trained.state
     model = experiment.compute_model
     if not isinstance(model, NeRF) or not model.occupancy.resolution:
         raise UserError(f"{options.run} has no occupancy grid: name a run of experiments/ngp.py")
@@ -168,7 +171,8 @@ def skipping(options: Options) -> list[common.Row]:
     ]
     scores = {}
     for name, pair in pairs.items():
-        shown = np.stack([render_view(*pair, codec, r, views.size)[0] for r in rays])
+        chosen = replace(trained, experiment=replace(experiment, model=pair[0]), state=pair[1])
+        shown = np.stack([render_view(chosen, r, views.size)[0] for r in rays])
         scores[name] = float(np.mean(psnr(shown, over(views.pixels[:count], experiment.model.background))))
     drawn = {name: lambda pair=pair: rendered(*pair, rays[0]) for name, pair in pairs.items()}
     view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls), len(rays[0]))
@@ -242,7 +246,7 @@ MEMORY = {
 
 
 def main(args: list[str] | None = None) -> None:
-    options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "nerf.py", __doc__)
+    options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "nerf.py", __doc__)
     common.use_devices(options.devices)
     known = {"peer": (peer, PEER), "skipping": (skipping, SKIPPING), "memory": (memory, MEMORY)}
     measure, columns = known[options.what]
@@ -253,4 +257,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

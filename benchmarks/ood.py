@@ -17,12 +17,15 @@ import common
 import numpy as np
 import tyro
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.data import Emoji
 from jaxgen.data.dataset import take
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.runtime import devices
 
 SCORES = ("energy", "nll", "nats", "iwae", "nelbo", "bits_per_dim")  # the first of them that there is
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
@@ -74,7 +77,8 @@ def judge(name: str, options: Options) -> dict[str, Any]:
     """The row of one run, RUN or RUN:SCORE."""
     folder, _, asked = name.partition(":")
     run = RunFolder(Path(folder))
-    experiment, codec, state = common.restored(run)
+    trained = restore(run)
+    experiment, codec, state = trained.experiment, trained.codec, trained.state
     model = experiment.compute_model
     count = min(options.num, experiment.data.count("test"))
     test = take(experiment.data.arrays("test"), np.arange(count))
@@ -105,11 +109,11 @@ def judge(name: str, options: Options) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = cli.parse(Options, None, sys.argv[1:] if argv is None else argv, "ood.py", __doc__)
+    options = parse.parse(Options, None, sys.argv[1:] if argv is None else argv, "ood.py", __doc__)
     if not options.runs or options.num < 1 or options.batch < 1:
         given = f"{len(options.runs)} runs, num {options.num}, batch {options.batch}"
         raise UserError(f"{given} were given: at least 1 is needed of each")
-    cli.start_jax()
+    devices.start_jax()
     rows = [judge(name, options) for name in options.runs]
     written = {"benchmark": "ood", "provenance": common.provenance(), "seed": options.seed, "results": rows}
     out = Path(options.out)
@@ -121,4 +125,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.pixelcnn import PixelCNN
@@ -87,7 +88,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "pixelcnn_sampling.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "pixelcnn_sampling.py", __doc__)
     (experiment,) = common.chosen(Path(options.folder), (options.name,), options.preset).values()
     matmul = common.measure_matmul_flops()
     row = measure(options.name, experiment, options.num, options.calls, matmul)
@@ -97,4 +98,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -12,9 +12,10 @@ import common
 import numpy as np
 import tyro
 
-from jaxgen import cli
+from jaxgen.cli import parse
 from jaxgen.errors import UserError
 from jaxgen.report.curves import read_metrics
+from jaxgen.runtime import devices
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ COLUMNS = {
 
 
 def main(args: list[str] | None = None) -> None:
-    options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "psnr_curve.py", __doc__)
-    cli.start_jax()
+    options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "psnr_curve.py", __doc__)
+    devices.start_jax()
     rows = [curve(Path(run)) for run in options.runs]
     draw(rows, Path(options.out).with_suffix(".png"))
     common.show("PSNR against time", rows, COLUMNS)
@@ -74,4 +75,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

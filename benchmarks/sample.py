@@ -17,7 +17,8 @@ import common
 import jax
 import tyro
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.experiment import Experiment
 
 
@@ -105,7 +106,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "sample.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "sample.py", __doc__)
     common.use_devices(options.devices)
     matmul = common.measure_matmul_flops()
     rows = []
@@ -119,4 +120,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

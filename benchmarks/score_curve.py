@@ -21,16 +21,21 @@ import common
 import numpy as np
 import tyro
 
-from jaxgen import cli, score
+from jaxgen.cli import parse
+from jaxgen.core.mesh import Layout, divisible
+from jaxgen.core.mesh import parse as parse_mesh
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, differences, to_json
-from jaxgen.files import write_bytes, write_text
+from jaxgen.inference.sampling import drawn
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun, Sampler, Table
-from jaxgen.parallel import Layout, divisible
-from jaxgen.progress import track
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import drawn
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, restore
+from jaxgen.runtime import devices
+from jaxgen.runtime.files import write_bytes, write_text
+from jaxgen.runtime.progress import track
+from jaxgen.scoring import features, scores
+from jaxgen.weights.store import tree_hash
 
 SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "ancestral": lambda n: Ancestral(steps=n),
@@ -123,9 +128,9 @@ def described(experiment: Experiment) -> dict[str, Any]:
 # --- the scores ---------------------------------------------------------------------------------------------------
 
 
-def score_of(network: score.Network, rows: score.Rows, real: score.Rows) -> float:
+def score_of(network: features.Network, rows: features.Rows, real: features.Rows) -> float:
     """The Frechet distance between two sets of features."""
-    (record,) = score.scores(["fid"], network, rows, real, None)
+    (record,) = scores.scores(["fid"], network, rows, real, None)
     (value,) = record["values"].values()
     return value
 
@@ -141,28 +146,28 @@ def kept(out: Path, facts: dict[str, Any]) -> list[common.Row]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, None, sys.argv[1:] if args is None else args, "score_curve.py", __doc__)
+    options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "score_curve.py", __doc__)
     if options.num < 2 or options.batch < 1:
         raise UserError(f"num is {options.num}, batch {options.batch}: num starts at 2, batch at 1")
-    cli.start_jax(mesh=options.mesh)
+    devices.start_jax(cpu_devices=math.prod(parse_mesh(options.mesh).values()))
     layout = Layout.make(options.mesh)
     run = RunFolder(Path(options.run))
     out = Path(options.out or common.RESULTS / f"score-curve-{run.path.resolve().name}.json")
-    experiment, codec, state = common.restored(run, layout)
+    trained = restore(run, layout=layout)
+    experiment, state = trained.experiment, trained.state
     model = experiment.compute_model
     if not isinstance(model, Diffusion):
         raise UserError(f"{run.path} is a run of {type(model).__name__}, which has no samplers to compare")
     todo = points(model, options)
-    judge = RunFolder(Path(options.classifier))
-    judged, judge_codec, judge_state = common.restored(judge)
-    network = score.classifier(judge, judge_state, judge_codec)
+    judge = restore(RunFolder(Path(options.classifier)))
+    network = features.classifier(judge)
     batch = divisible(options.batch, layout)
     cond = model.sample_cond(options.num, run.examples())
 
-    real, real_hash = score.real_rows(network, experiment.data, "train", batch, track)
-    held_out, _ = score.real_rows(network, experiment.data, "test", batch, track)
-    held_out = score.some_of(held_out, options.num)
-    weights = score.tree_digest(state.sampling_params)
+    real, real_hash = features.real_rows(network, experiment.data, "train", batch, track)
+    held_out, _ = features.real_rows(network, experiment.data, "test", batch, track)
+    held_out = scores.some_of(held_out, options.num)
+    weights = tree_hash(state.sampling_params)[:16]
     facts = {
         "run": run.path.resolve().name,
         "step": int(state.step),
@@ -171,7 +176,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "experiment": described(experiment),
         "metric": network.metric("fid"),
         "features": network.provenance,
-        "classifier": described(judged),
+        "classifier": described(judge.experiment),
         "reference": {"split": "train", "num": len(real["features"]), "hash": real_hash},
         "num": options.num,
         "seed": options.seed,
@@ -194,16 +199,16 @@ def main(args: Sequence[str] | None = None) -> None:
     for (line, evaluations), sampler in todo.items():
         done = [p for p in results if (p["evaluations"], p["sampler"]) == (evaluations, to_json(sampler))]
         if not done:
-            chosen = replace(model, sampler=sampler)
+            chosen = trained.to(replace(experiment, model=replace(experiment.model, sampler=sampler)))
             # Conditions are dealt out over all samples, so that another number of them changes each.
             asked = {"sampler": to_json(sampler), "weights": weights, "num": None if cond is None else options.num}
             asked |= {"seed": options.seed, "batch": batch, "network": network.key, "experiment": facts["experiment"]}
 
-            def batches(firsts: range, chosen: Any = chosen):
-                return drawn(chosen, state, options.seed, firsts, cond, codec, layout)
+            def batches(firsts: range, chosen: Trained = chosen):
+                return drawn(chosen, options.seed, firsts, cond)
 
-            folder = run.path / "scores" / score.digest(asked)
-            rows = score.sampled_rows(network, batches, options.num, batch, folder, track)
+            folder = run.path / "scores" / features.digest(asked)
+            rows = features.sampled_rows(network, batches, options.num, batch, folder, track)
             value = score_of(network, rows, real)
             done = [{"evaluations": evaluations, "sampler": to_json(sampler), "value": value, "made_by": maker}]
             results += done
@@ -266,4 +271,4 @@ def plot(result: dict[str, Any], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

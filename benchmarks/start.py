@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 from common import ROOT, provenance
 
-from jaxgen import cli
+from jaxgen.cli import parse
 
 ONE = ("--steps", "1", "--steps-per-call", "1", "--log-every", "1", "--save-every", "1", "--sample-every", "1")
 
@@ -46,7 +46,7 @@ def seconds_to_first_step(name: str, preset: str, cache: Path) -> float:
 
 
 def main() -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:], "start.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:], "start.py", __doc__)
     with tempfile.TemporaryDirectory() as folder:
         cold = seconds_to_first_step(options.name, options.preset, Path(folder))
         warm = sorted(
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

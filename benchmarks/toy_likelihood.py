@@ -15,12 +15,14 @@ from typing import Annotated
 import common
 import tyro
 
-from jaxgen import cli
+from jaxgen.cli import parse
 from jaxgen.core import count_params
 from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import held_out_numbers
+from jaxgen.inference.held_out import held_out_numbers
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.runtime import devices
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ def measure(path: Path, batch: int) -> common.Row:
     run = RunFolder(path)
     if not isinstance(run.experiment().data, Toy2D):
         raise UserError(f"{path} is no run on 2-D points: name runs on Toy2D")
-    experiment, codec, state = common.restored(run)
-    numbers, count = held_out_numbers(experiment, state, codec, experiment.seed, "test", None, batch)
+    trained = restore(run)
+    experiment, state = trained.experiment, trained.state
+    numbers, count = held_out_numbers(trained, seed=trained.experiment.seed, batch=batch)
     if "nll" not in numbers:
         raise UserError(f"{path} has no log-likelihood: name runs of flows")
     true = experiment.data.log_density(experiment.data.arrays("test")["x"])
@@ -66,12 +69,12 @@ COLUMNS = {
 
 
 def main() -> None:
-    options = cli.parse(Options, None, sys.argv[1:], "toy_likelihood.py", __doc__)
-    cli.start_jax()
+    options = parse.parse(Options, None, sys.argv[1:], "toy_likelihood.py", __doc__)
+    devices.start_jax()
     rows = [measure(Path(run), options.batch) for run in options.runs]
     common.show("log-likelihood in nats", rows, COLUMNS)
     common.write(options.out, "toy_likelihood", rows, common.measure_matmul_flops())
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -19,7 +19,8 @@ import jax
 import tyro
 from cases import CASES
 
-from jaxgen import cli, core
+from jaxgen import core
+from jaxgen.cli import parse
 from jaxgen.experiment import Experiment
 
 
@@ -118,7 +119,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:] if args is None else args, "train.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "train.py", __doc__)
     common.use_devices(options.devices)
     scripts = tuple(name for name in options.names if name not in CASES)
     every = not options.names
@@ -131,4 +132,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -15,11 +15,13 @@ import common
 import numpy as np
 import tyro
 
-from jaxgen import cli
+from jaxgen.cli import parse
 from jaxgen.data import Digits
+from jaxgen.inference.sampling import draw
 from jaxgen.metrics.two_sample import knn_two_sample
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import draw
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.runtime import devices
 
 SPLITS = 10
 
@@ -34,14 +36,13 @@ class Options:
 
 
 def main() -> None:
-    options = cli.parse(Options, None, sys.argv[1:], "two_sample.py", __doc__)
-    cli.start_jax()
+    options = parse.parse(Options, None, sys.argv[1:], "two_sample.py", __doc__)
+    devices.start_jax()
     run = RunFolder(Path(options.run))
-    experiment, codec, state = common.restored(run)
+    trained = restore(run)
     real = Digits().arrays("all")["x"]
-    cond = experiment.model.sample_cond(len(real), run.examples())
-    model = experiment.compute_model
-    sampled = draw(model, state, options.seed, len(real), cond, codec, options.batch)
+    cond = trained.model.sample_cond(len(real), trained.examples)
+    sampled = draw(trained, options.seed, len(real), cond, options.batch)
     # Real against real can only be halves, so the same halves are compared with samples too.
     rng, half = np.random.default_rng(0), len(real) // 2
     orders = [rng.permutation(len(real)) for _ in range(SPLITS)]
@@ -50,7 +51,7 @@ def main() -> None:
     result = {
         "run": run.path.name,
         "experiment": json.loads((run.path / "experiment.json").read_text()),
-        "step": int(state.step),
+        "step": trained.step,
         "training_seconds": trained["time"],
         "samples": len(real),
         "sample_seed": options.seed,
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from common import ROOT, provenance
 
-from jaxgen import cli
+from jaxgen.cli import parse
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def seeds(options: Options) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = cli.parse(Options, Options(), sys.argv[1:], "whole_runs.py", __doc__)
+    options = parse.parse(Options, Options(), sys.argv[1:], "whole_runs.py", __doc__)
     result = {"saving": saving, "seeds": seeds}[options.what](options)
     name = f"{options.what}-{options.name}-{options.preset}.json"
     out = Path(options.out or ROOT / "benchmarks" / "results" / name)
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    parse.run(main)

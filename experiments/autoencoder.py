@@ -3,9 +3,9 @@
     python experiments/autoencoder.py digits      # 1 minute on two cores
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.autoencoder import Autoencoder
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP

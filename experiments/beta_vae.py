@@ -3,10 +3,10 @@
     python experiments/beta_vae.py digits      # 1 minute on two cores
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Binarize
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.vae import VAE
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP

@@ -7,10 +7,10 @@ digits and mnist concatenate, as the source sketches do; emoji and cifar10 proje
 CPU, 93.3 % of 10,000 samples are of the class asked for, fd_mnist_cnn 1.09 (seed 0). Others are not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator

@@ -4,9 +4,9 @@
     python experiments/classifier.py digits
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.classifier import Classifier
 from jaxgen.nets.conv import ConvEncoder
 from jaxgen.optim import Adam

@@ -4,10 +4,10 @@
     jaxgen sample runs/cvae-digits-0 --cond 7
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Binarize
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.vae import VAE
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP

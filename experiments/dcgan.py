@@ -8,9 +8,9 @@ Weights start from N(0, 0.02); Adam 2e-4 with beta_1 = 0.5, batch 128, as in sec
 of CPU, fd_mnist_cnn 2.98 of 10,000 samples (seed 0), the rarest digit 6.6 %. Others are not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import DCGANCritic, DCGANGenerator
 from jaxgen.optim import Adam

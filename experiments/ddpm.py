@@ -5,9 +5,9 @@
     python experiments/ddpm.py mnist --mesh data=2
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.ddpm import DDPM
 from jaxgen.nets.unet import UNet, ddpm32
 from jaxgen.ops.guidance import Guidance

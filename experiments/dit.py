@@ -6,9 +6,9 @@ Not yet run to the end: digits, emoji16 and emoji (the tiny size, 4.2 M), emoji_
 (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27, DiT-XL/2 on ImageNet-256 latents.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.dit import DiT, dit

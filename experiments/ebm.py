@@ -8,10 +8,10 @@
 mnist takes 33 minutes of one core; its samples are digits, some of them smudged. Not yet run to the end: the others.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.ebm import EBM
 from jaxgen.nets.energy import CNNEnergy, MLPEnergy, WideResNetEnergy
 from jaxgen.ops.langevin import Langevin

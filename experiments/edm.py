@@ -9,10 +9,10 @@ Not yet run to the end: digits, emoji16, emoji (18 M), emoji_large, mnist, cifar
 evaluations), imagenet64 (296 M; the paper: 1.36 at 511).
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.edm import EDM
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet, adm64

@@ -8,10 +8,10 @@ Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist (1.1 M),
 6.35, 2.99 bits/dim), imagenet64 (266 M).
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet, ddpm32

@@ -8,10 +8,10 @@
 0 to 4); at ten times the rate it loses a fifth of them, see README. digits and mnist are not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.optim import Adam

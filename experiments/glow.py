@@ -11,10 +11,10 @@ others; mnist_paper is of the size that 1.05 bits/dim is reported for (arXiv:181
 (L = 3, K = 32, 512 channels).
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Dequantize, Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.flow import Flow
 from jaxgen.nets.conditioners import CouplingMLP, CouplingResNet, GlowNet
 from jaxgen.nets.flows import CouplingStep, LinearStep, MultiScale, Repeat

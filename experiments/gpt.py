@@ -12,10 +12,10 @@ and reaches 1.78 on all of the last tenth; at nanoGPT's rate of 1e-3 (--model.op
 yet run: the others.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import Text
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gpt import GPT
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer

@@ -7,9 +7,9 @@ Not yet run to the end: emoji16, emoji (18 M parameters), mnist (1.2 M), cifar10
 500,000 steps, or 2.94 bits/dim trained on the bound, --model.objective vlb), imagenet64 (121 M).
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.ddpm import DDPM
 from jaxgen.nets.unet import UNet, improved32
 from jaxgen.ops.guidance import Guidance

@@ -11,10 +11,10 @@ the gradient of that by repetition. Not yet run to the end: iaf_moons, mnist_pap
 two layers of 1024 and 2048 and ten steps.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Dequantize, Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.flow import Flow
 from jaxgen.nets.flows import Flat, Repeat
 from jaxgen.nets.made import MADE, MAFStep

@@ -8,10 +8,10 @@
 analytic takes 15 minutes of one core and comes to 29.6 dB, its depths 1.2 % off. Not yet run: the others.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Pixels
 from jaxgen.data import AnalyticScene, SceneFolder
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.nerf import NeRF, ProposalNeRF
 from jaxgen.nets.nerf import NeRFMLP, ProposalMLP
 from jaxgen.optim import Adam

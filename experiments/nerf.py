@@ -10,10 +10,10 @@ lego_small takes 25 minutes of one core and comes to 29.8 dB over the 12 held-ou
 its depths 1.2 % off. Not yet run: the others. The paper: 32.54 dB on Lego at 800 px.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Pixels
 from jaxgen.data import AnalyticScene, SceneFolder
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.nerf import NeRF
 from jaxgen.nets.nerf import NeRFMLP
 from jaxgen.ops.occupancy import Occupancy

@@ -9,10 +9,10 @@ lego_small takes 7 minutes of one core and comes to 32.0 dB over the 12 held-out
 its depths 0.9 % off. Not yet run: blender; the paper: 36.39 dB on Lego at 800 px.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Pixels
 from jaxgen.data import AnalyticScene, SceneFolder
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.nerf import NeRF
 from jaxgen.nets.hashgrid import HashField, HashGrid
 from jaxgen.ops.occupancy import Occupancy

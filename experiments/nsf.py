@@ -8,10 +8,10 @@ Not yet run to the end: all but moons. mnist is sized for half an hour on two co
 which 3.38 bits/dim is reported, with Glow's convolutions for residual blocks.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Dequantize, Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.flow import Flow
 from jaxgen.nets.conditioners import CouplingMLP, GlowNet
 from jaxgen.nets.flows import LinearStep, MultiScale, Repeat

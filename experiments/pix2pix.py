@@ -9,9 +9,9 @@ emoji: 23 minutes of one core; PSNR 14.22 dB over 212 held-out emoji without dro
 the training set's mean colour gives 10.66. folder: not yet run.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import EmojiEdges, PairFolder
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.pix2pix import Pix2Pix
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.optim import Adam

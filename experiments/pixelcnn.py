@@ -8,10 +8,10 @@ mnist takes 35 minutes of one core and comes to 84.9 nats. Not yet run to the en
 81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Binarize
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import GatedPixelCNN, PlainPixelCNN
 from jaxgen.ops.levels import Categorical

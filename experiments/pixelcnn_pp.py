@@ -5,9 +5,9 @@
 Not yet run to the end: all but `smoke`. The paper: CIFAR-10 2.92 bits/dim.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn_pp import PixelCNNPP
 from jaxgen.ops.levels import LogisticMixture

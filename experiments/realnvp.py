@@ -9,10 +9,10 @@ Not yet run to the end: all but moons. mnist is sized for half an hour on two co
 change roles, for three or four of the paper's.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Dequantize, Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.flow import Flow
 from jaxgen.nets.conditioners import CouplingMLP, CouplingResNet
 from jaxgen.nets.flows import CouplingStep, MultiScale, Repeat

@@ -7,10 +7,10 @@ Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist (1.1 M),
 10.87), imagenet64 (116 M).
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.score_matching import ScoreMatching
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet, ddpm32

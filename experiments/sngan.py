@@ -8,10 +8,10 @@ cifar10 is table 4 of the paper with Adam 2e-4, betas 0 and 0.9, five steps of t
 learning rate falls as a cosine, not linearly, and the generator sees 64 fakes, not 128. Not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator

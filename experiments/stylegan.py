@@ -9,9 +9,9 @@ without growing, as its successor found to be no loss. `emoji` takes StyleGAN2's
 1,700 pictures are few. Not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.stylegan import StyleGAN
 from jaxgen.nets.stylegan import StyleGANGenerator
 from jaxgen.nets.stylegan2 import StyleGAN2Critic

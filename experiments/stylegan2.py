@@ -10,9 +10,9 @@ collapse, recall 0.62 and perceptual path length 24.7 by the features of a class
 Others are not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.stylegan import StyleGAN
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
 

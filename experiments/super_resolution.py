@@ -7,9 +7,9 @@ Not yet run to the end: digits, emoji, emoji32 (16 to 32 pixels), mnist (7 to 28
 64).
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.super_resolution import SuperResolution
 from jaxgen.nets.unet import UNet
 from jaxgen.ops.samplers import Ancestral, DPMSolverPP

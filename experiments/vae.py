@@ -5,10 +5,10 @@
 Dynamically binarized MNIST, 784-400-20, Adam 1e-3, batch 128, 20 epochs.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Binarize, Pixels
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.vae import VAE
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP

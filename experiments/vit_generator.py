@@ -8,9 +8,9 @@ From image to image, so it is trained as pix2pix's generator is, in the place of
 it is vit_vqgan.py. Not yet run.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import EmojiEdges, PairFolder
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.pix2pix import Pix2Pix
 from jaxgen.nets.pix2pix import PatchCritic
 from jaxgen.nets.transformer import Transformer

@@ -9,9 +9,9 @@ emoji takes 19 minutes of one core: 21.5 dB on held-out images. Not yet run: the
 paper: FID of reconstructions 1.28 on ImageNet-256, ViT-VQGAN base.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.vqgan import VQGAN
 from jaxgen.nets.pix2pix import PatchCritic
 from jaxgen.nets.transformer import Transformer

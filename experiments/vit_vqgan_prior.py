@@ -9,15 +9,15 @@ emoji takes 23 minutes of one core, after 19 of the first stage. Not yet run: th
 4.17 on ImageNet-256 (1.7 billion parameters); MaskGIT 6.18 with its own first stage.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gpt import GPT
 from jaxgen.models.maskgit import MaskedTransformer, MaskGIT
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.optim import Adam
-from jaxgen.pretrained import Pretrained
+from jaxgen.runs.pretrained import Pretrained
 
 EMOJI = {
     "codec": Pretrained(run="runs/vit_vqgan-emoji-0"), "data": Emoji(size=64), "batch_size": 32, "steps": 3000,

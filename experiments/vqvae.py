@@ -8,9 +8,9 @@ emoji takes 8 minutes of one core (22.8 dB on held-out images), mnist 7 (25.3 dB
 run: the others. The paper: CIFAR-10 at 4.67 bits/dim, by a bound that is not computed here.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.vqvae import VQVAE
 from jaxgen.nets.vqvae import VQNetwork
 from jaxgen.ops.quantize import Codebook

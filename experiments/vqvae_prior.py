@@ -11,9 +11,9 @@ Of another first stage: --codec.run RUN, with --model.network.vocab and --model.
 as it has. mnist takes 40 minutes of one core beside other load; fd_mnist_cnn 0.53. Not yet run: the others.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gpt import GPT
 from jaxgen.models.maskgit import MaskedTransformer, MaskGIT
 from jaxgen.models.pixelcnn import PixelCNN
@@ -22,7 +22,7 @@ from jaxgen.nets.pixelcnn import GatedPixelCNN
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.levels import Categorical
 from jaxgen.optim import Adam
-from jaxgen.pretrained import Pretrained
+from jaxgen.runs.pretrained import Pretrained
 
 SMOKE = {"batch_size": 16, "steps": 20, "steps_per_call": 5, "log_every": 10, "save_every": 10, "sample_every": 10}
 EMOJI = {

@@ -8,10 +8,10 @@ of the generator; batch_size counts all five. `loss` is minus the estimate of th
 Lipschitz constant. Not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 from jaxgen.ops.gan import Wasserstein

@@ -11,10 +11,10 @@ lambda is 0.1 and the learning rate falls from 1e-3: 25 of 25 modes and 91.4 +- 
 samples (seed 0), the rarest digit 7.4 %. digits, emoji and cifar10 are not yet run to the end.
 """
 
+from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Toy2D
 from jaxgen.experiment import Experiment
-from jaxgen.loop import main
 from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator

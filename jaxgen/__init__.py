@@ -1,11 +1,41 @@
-"""jaxgen: generative models in JAX, as pure functions over an immutable train state."""
+"""jaxgen: generative models in JAX, as pure functions over an immutable train state.
 
-from jaxgen import compiler
+    run = jaxgen.fit(VAE(shape=(8, 8, 1), latent=8), Digits(), steps=1000, batch_size=128)
+    images = run.sample(64, seed=7)
+    jaxgen.load("runs/ddpm-digits-0").sample(8, seed=7)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from jaxgen.runtime import compiler
 
 compiler.choose_flags()  # before anything can start jax's devices
 
-from jaxgen.core import GenerativeModel, LossModel, TrainState  # noqa: E402
-from jaxgen.errors import UserError  # noqa: E402
+if TYPE_CHECKING:
+    from jaxgen.core.model import GenerativeModel, LossModel
+    from jaxgen.core.types import TrainState
+    from jaxgen.errors import UserError
+    from jaxgen.experiment import Experiment
+    from jaxgen.face.run import Run, fit, load
 
 __version__ = "0.1.0"
-__all__ = ["GenerativeModel", "LossModel", "TrainState", "UserError", "__version__"]
+__all__ = [
+    "Experiment", "GenerativeModel", "LossModel", "Run", "TrainState", "UserError", "__version__", "fit", "load",
+]  # fmt: skip
+
+# Imported when asked for: the rest of the package takes a second, which `jaxgen --help` need not wait for.
+HOMES = {
+    "Experiment": "experiment", "GenerativeModel": "core.model", "LossModel": "core.model", "Run": "face.run",
+    "TrainState": "core.types", "UserError": "errors", "fit": "face.run", "load": "face.run",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'jaxgen' has no attribute {name!r}")
+    return getattr(import_module(f"jaxgen.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

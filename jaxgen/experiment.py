@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.codecs import Codec, Pixels
-from jaxgen.core import GenerativeModel, abstract_state, evaluate, sample_keys, with_field
+from jaxgen.codecs import Pixels
+from jaxgen.core.codec import Codec
+from jaxgen.core.compiled import abstract_state, evaluate
+from jaxgen.core.keys import sample_keys
+from jaxgen.core.model import GenerativeModel, with_field
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
 
@@ -144,6 +147,10 @@ def _config_fields(value: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
 
 
+MOVED = {"jaxgen.pretrained": "jaxgen.runs.pretrained"}
+"""Modules that older run folders name, and where they are now."""
+
+
 def modernised(value: Any) -> Any:
     """JSON of an experiment of an older run folder as today's `to_json` writes it, where that means the same.
 
@@ -153,7 +160,10 @@ def modernised(value: Any) -> Any:
         return [modernised(v) for v in value]
     if not isinstance(value, dict):
         return value
-    value, kind = {k: modernised(v) for k, v in value.items()}, str(value.get("type", "")).partition(":")[2]
+    value = {k: modernised(v) for k, v in value.items()}
+    module, _, kind = str(value.get("type", "")).partition(":")
+    if module in MOVED:
+        value["type"] = f"{MOVED[module]}:{kind}"
     if kind in ("Adam", "RMSprop") and (parts := value.pop("accumulate", 1)) != 1:
         raise UserError(f"{kind}.accumulate is {parts}, of steps that had a part each: use the jaxgen that wrote this")
     if kind == "Spline" and "steepest" not in value:

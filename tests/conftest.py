@@ -24,11 +24,11 @@ if jax.__version_info__[:2] == (0, 10):
     # Half the time to compile. Newer versions do not know the first, and end the process at a flag they do not know.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
 
-from jaxgen import cli
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.experiment import Experiment, presets, scripts
-from jaxgen.loop import initial_state, open_run
-from jaxgen.pretrained import Pretrained
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.restore import initial_state, open_run
+from jaxgen.runtime import cache
 
 DEVICES = int(os.environ["JAXGEN_TEST_DEVICES"])
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ EXPERIMENTS = scripts(Path(os.environ.get("JAXGEN_EXPERIMENTS") or ROOT / "exper
 gc.set_threshold(200_000, 20, 50)  # tracing makes garbage without end: a tenth of the time goes to looking for it
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-cli.use_compilation_cache(min_seconds=0.0)
+cache.use_compilation_cache(min_seconds=0.0)
 
 
 BY_SCRIPT = ("test_contract.py", "test_gradients.py", "test_production.py")

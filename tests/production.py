@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import cli, core
+from jaxgen import core
 from jaxgen.experiment import Experiment, from_json
+from jaxgen.runtime import devices
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from faults import FAULTS
@@ -68,9 +69,9 @@ def compare(folder: Path) -> None:
 if __name__ == "__main__":
     what, *how = sys.argv[1:]
     if "script" in how:  # as an experiment script starts; otherwise nothing but the import
-        cli.start_jax("cpu", compilation_cache=False)
+        devices.start_jax("cpu", compilation_cache=False)
     if what in FAULTS:
         print(f"{FAULTS[what]()} wrong")
     else:
-        cli.start_jax("cpu")
+        devices.start_jax("cpu")
         compare(Path(what))

@@ -18,9 +18,9 @@ import sample
 import train
 from conftest import EXPERIMENTS
 
-from jaxgen import loop
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.train import loop
 
 
 def results(path: Path, kind: str) -> list[dict]:

@@ -18,11 +18,11 @@ import score_curve
 from jaxgen import core
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets, to_json
-from jaxgen.loop import train
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.edm import EDM
 from jaxgen.ops.samplers import DDIM, Ancestral
 from jaxgen.ops.schedules import Cosine, Linear
+from jaxgen.train.loop import train
 
 SMOKE = presets(EXPERIMENTS["ddpm"])["smoke"]
 
@@ -153,11 +153,11 @@ def test_curve(runs, tmp_path, monkeypatch):
 
     kept, drawn = [], score_curve.drawn
 
-    def killed(model, *args):
+    def killed(trained, *args):
         if kept:
             raise KeyboardInterrupt
-        kept.append(to_json(model.sampler))
-        return drawn(model, *args)
+        kept.append(to_json(trained.model.sampler))
+        return drawn(trained, *args)
 
     monkeypatch.setattr(score_curve, "drawn", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -174,8 +174,8 @@ def test_curve(runs, tmp_path, monkeypatch):
     from jaxgen import __main__ as commands
 
     score = ["--metrics", "fid", "--classifier", classifier, "--num", "24", "--batch", "8"]
-    commands.evaluate([run, *score, "--run.model.sampler.steps", "3"])
-    commands.evaluate([run, *score, "--of", "test"])
+    commands.call(["evaluate", run, *score, "--run.model.sampler.steps", "3"])
+    commands.call(["evaluate", run, *score, "--of", "test"])
     samples, real = json.loads((runs / "ddpm" / "scores.json").read_text())[-2:]
     assert samples["values"]["fd_digits_cnn"] == pytest.approx(first[0]["value"], rel=1e-3)
     assert real["values"]["fd_digits_cnn"] == pytest.approx(written["real_against_real"]["value"], rel=1e-6)

@@ -13,9 +13,9 @@ import nerf
 import psnr_curve
 from conftest import EXPERIMENTS
 
-from jaxgen import loop
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.train import loop
 
 QUICK = ["--calls", "1", "--steps", "2"]
 

@@ -11,14 +11,15 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 from test_loop import damage, final_state, same
 
-from jaxgen.checkpoint import Checkpoints, pack
 from jaxgen.core import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import saved_state, train
+from jaxgen.inference.sampling import draw
 from jaxgen.report import read_metrics
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import draw
+from jaxgen.runs.checkpoint import Checkpoints, pack
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, saved_state
+from jaxgen.train.loop import train
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
 
@@ -99,7 +100,7 @@ def test_sampling_reads_no_optimizer_state(tmp_path):
         part = saved_state(VAE, run.examples(), VAE.codec, checkpoints, optimizer=False)
     assert part.opt_state is None
     assert same(part.params, whole.params)
-    samples = [draw(VAE.model, state, 0, 4, None, VAE.codec) for state in (part, whole)]
+    samples = [draw(Trained(VAE, VAE.codec, state), 0, 4) for state in (part, whole)]
     np.testing.assert_array_equal(*samples)
 
 

@@ -7,9 +7,12 @@ import pytest
 from conftest import EXPERIMENTS
 
 from jaxgen import __main__ as commands
-from jaxgen import cli, loop
+from jaxgen.cli import train
+from jaxgen.core import compiled
 from jaxgen.errors import UserError
 from jaxgen.experiment import from_json, presets
+from jaxgen.runtime import cache
+from jaxgen.train import loop
 
 
 def complaint(capsys, call) -> str:
@@ -24,7 +27,7 @@ def complaint(capsys, call) -> str:
 
 
 def script(name, *argv):
-    return lambda: loop.main(presets(EXPERIMENTS[name]), "doc", list(argv))
+    return lambda: train.main(presets(EXPERIMENTS[name]), "doc", list(argv))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def script(name, *argv):
     ],
 )
 def test_bad_flags_are_one_line(name, argv, words, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.core, "init", lambda *_: pytest.fail("computed something before complaining"))
+    monkeypatch.setattr(compiled, "init", lambda *_: pytest.fail("computed something before complaining"))
     # Nothing listens there: a download fails at once instead of after minutes of retries.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     line = complaint(capsys, script(name, *argv, "--out", str(tmp_path / "run")))
@@ -133,7 +136,7 @@ def test_the_cache_folder_is_private(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
     try:
-        cli.use_compilation_cache()
+        cache.use_compilation_cache()
         assert (tmp_path / "cache" / "xla").stat().st_mode & 0o077 == 0
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

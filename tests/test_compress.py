@@ -1,6 +1,7 @@
 """Compression by a small autoregressive model whose probabilities are known."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 
 from jaxgen import __main__ as commands
-from jaxgen import core, loop
-from jaxgen.compress import check_model, compress, compress_files, decompress, decompress_file, fingerprint
+from jaxgen import core
 from jaxgen.core import LossModel
 from jaxgen.data import Digits
-from jaxgen.edit import save_each
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
+from jaxgen.inference.compression import check_model, compress, compress_files, decompress, decompress_file, fingerprint
+from jaxgen.inference.images import save_each
 from jaxgen.models.shared import check_labels
+from jaxgen.runs.restore import Trained
+from jaxgen.train import loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ def test_images_that_do_not_fit_are_refused(small):
     with pytest.raises(UserError, match="expected"):
         compress(model, state, images[:, :1])
     for name in ("vae", "ddpm"):
-        script = loop.Path(__file__).parents[1] / "experiments" / f"{name}.py"
+        script = Path(__file__).parents[1] / "experiments" / f"{name}.py"
         with pytest.raises(UserError, match="autoregressive"):
             check_model(presets(script)["smoke"].model)
 
@@ -140,13 +143,12 @@ def test_commands(tmp_path, monkeypatch, capsys):
     pictures = [str(tmp_path / "in" / f"{i}.png") for i in range(3)]
 
     def jaxgen(*argv):
-        monkeypatch.setattr("sys.argv", ["jaxgen", *map(str, argv)])
-        commands._main()
+        commands.call([*map(str, argv)])
 
     jaxgen("compress", run, *pictures, tmp_path / "all.jxg")
     jaxgen("decompress", run, tmp_path / "all.jxg", out)
     for picture in pictures:
-        there, back = (loop.Path(p) for p in (picture, out / loop.Path(picture).name))
+        there, back = (Path(p) for p in (picture, out / Path(picture).name))
         assert there.read_bytes() == back.read_bytes()
     assert "bits per dimension" in capsys.readouterr().out
     with pytest.raises(UserError, match="another model"):
@@ -155,18 +157,18 @@ def test_commands(tmp_path, monkeypatch, capsys):
         jaxgen("compress", run, pictures[0])
     state = started(Markov())
     with pytest.raises(UserError, match="not conditional"):
-        compress_files(experiment, state, [loop.Path(pictures[0])], tmp_path / "one.jxg", (3,))
-    compress_files(experiment, state, [loop.Path(pictures[0])], tmp_path / "one.jxg")
+        compress_files(Trained(experiment, experiment.codec, state), [Path(pictures[0])], tmp_path / "one.jxg", (3,))
+    compress_files(Trained(experiment, experiment.codec, state), [Path(pictures[0])], tmp_path / "one.jxg")
     with pytest.raises(UserError, match=r"\.png"):
-        decompress_file(experiment, state, tmp_path / "one.jxg", tmp_path / "one.jpg")
+        decompress_file(Trained(experiment, experiment.codec, state), tmp_path / "one.jxg", tmp_path / "one.jpg")
     with pytest.raises(UserError, match="cannot be read"):
-        decompress_file(experiment, state, tmp_path / "none.jxg", tmp_path / "one.png")
+        decompress_file(Trained(experiment, experiment.codec, state), tmp_path / "none.jxg", tmp_path / "one.png")
 
 
 def test_a_picture_that_would_lose_something_is_refused(small, tmp_path):
     from PIL import Image
 
-    from jaxgen.compress import read_pixels
+    from jaxgen.inference.images import read_pixels
 
     Image.fromarray(np.full((2, 3, 3), (255, 0, 0), np.uint8)).save(tmp_path / "red.png")
     Image.fromarray(np.full((2, 3), 7000, np.uint16)).save(tmp_path / "deep.png")

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
-from jaxgen import core, loop
-from jaxgen.checkpoint import Checkpoints
-from jaxgen.codecs import Codec
+from jaxgen import core
 from jaxgen.core import EVAL, INIT, TRAIN, TrainState
+from jaxgen.core.codec import Codec
 from jaxgen.data import Dataset
 from jaxgen.data.feed import feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, from_json, presets, to_json
-from jaxgen.export import export_sampler
-from jaxgen.runfolder import RunFolder
+from jaxgen.inference.export import export_sampler
+from jaxgen.runs import restore
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.folder import RunFolder
+from jaxgen.train import loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,7 @@ def test_training_needs_no_state_but_its_own(run):
 def test_a_sample_depends_on_its_key_and_condition_alone(run):
     state, _ = run.train(run.state)
     keys = core.sample_keys(7, 5)
-    cond = run.model.sample_cond(5, run.batch)
+    cond = run.model.sample_cond(5, restore.held_out_examples(run.experiment))
     many = core.sample(run.model, state, keys, cond)
     keys = core.sample_keys(7, 5)  # anew: each key is to be used once
     few = core.sample(run.model, state, keys[:2], jax.tree.map(lambda c: c[:2], cond))
@@ -251,7 +253,7 @@ def test_an_interrupted_run_is_the_straight_run(smoke, strike, tmp_path, request
     states = []
     for run in runs:
         with Checkpoints(run.checkpoints) as checkpoints:
-            states.append(loop.saved_state(smoke, run.examples(), smoke.codec.load(), checkpoints))
+            states.append(restore.saved_state(smoke, run.examples(), smoke.codec.load(), checkpoints))
     assert int(states[0].step) == smoke.steps
     assert equal(*states)
     assert runs[0].metrics.read_text() == runs[1].metrics.read_text()
@@ -259,10 +261,11 @@ def test_an_interrupted_run_is_the_straight_run(smoke, strike, tmp_path, request
 
 def test_an_exported_sampler_draws_what_sampling_does(run):
     """Lowered for every platform, for a symbolic number of samples."""
-    exported = export_sampler(run.experiment, jax.device_put(run.state), run.codec, run.batch)
+    exported = export_sampler(restore.Trained(run.experiment, run.codec, jax.device_put(run.state)))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert str(exported.in_avals[1].shape[0]) == "n"
-    again, cond = jax.export.deserialize(exported.serialize()), run.model.sample_cond(5, run.batch)
+    again = jax.export.deserialize(exported.serialize())
+    cond = run.model.sample_cond(5, restore.held_out_examples(run.experiment))
     raw = again.call(np.uint32(7), np.arange(5, dtype=np.uint32), *(() if cond is None else (cond,)))
     expected = core.sample(run.model, jax.device_put(run.state), core.sample_keys(7, 5), cond, run.codec)
     assert raw.dtype == expected.dtype

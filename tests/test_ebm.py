@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
-from jaxgen import core, loop
+from jaxgen import core
 from jaxgen.codecs import Identity
 from jaxgen.core import sample_keys
 from jaxgen.data import Toy2D
@@ -19,7 +19,8 @@ from jaxgen.models.ebm import EBM
 from jaxgen.nets.energy import CNNEnergy, MLPEnergy, WideResNetEnergy
 from jaxgen.ops.langevin import Langevin
 from jaxgen.optim import Adam
-from jaxgen.report.render import picture
+from jaxgen.report.pictures import picture
+from jaxgen.train import loop
 
 SHAPE, SIZE, PLACES = (4, 4, 1), 6, 16
 SMALL = EBM(

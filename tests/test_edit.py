@@ -7,13 +7,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jaxgen import __main__ as commands
-from jaxgen import core, edit
+from jaxgen import core
 from jaxgen.codecs import Binarize
+from jaxgen.data import Digits
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
-from jaxgen.loop import train
+from jaxgen.experiment import Experiment, presets
+from jaxgen.inference import editing
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import PlainPixelCNN
+from jaxgen.runs.restore import Trained
+from jaxgen.train.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def style_run(tmp_path_factory):
 
 
 def sample(run, *flags):
-    commands.sample([str(run), "--out", str(run / "out"), *flags])
+    commands.call(["sample", str(run), "--out", str(run / "out"), *flags])
     return load_file(run / "out" / "samples.safetensors")["x"]
 
 
@@ -105,19 +108,20 @@ def test_a_picture_is_projected(style_run, tmp_path):
 
 @pytest.mark.parametrize("flags", [("--mask", "m.png", "--image", "i.png"), ("--mask", "m.png")])
 def test_a_style_model_fills_nothing_in(flags, style_run):
-    with pytest.raises(UserError, match="StyleGAN is no diffusion model: --mask"):
+    with pytest.raises(UserError, match="StyleGAN fills in no part of a picture: --mask"):
         sample(style_run, *flags)
 
 
 def test_pixelcnn_fills_in_and_does_nothing_else():
     model = PixelCNN(network=PlainPixelCNN(width=4, layers=1), shape=(4, 4, 1))
-    edit.check_model(model, image=True, mask=True, between=False)
-    for given in ("image", "between"):
-        with pytest.raises(UserError, match="PixelCNN is no diffusion model"):
-            edit.check_model(model, **{"image": False, "mask": False, "between": False, given: True})
+    editing.check_model(model, image=True, mask=True, between=False)
+    for given, words in (("image", "nothing of a whole picture"), ("between", "no way between samples")):
+        with pytest.raises(UserError, match=f"PixelCNN .*{words}"):
+            editing.check_model(model, **{"image": False, "mask": False, "between": False, given: True})
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 1), dtype=np.uint8)
     stays = np.arange(4).reshape(4, 1, 1) < 2
     state = core.init(model, core.run_key(0, core.INIT), {"x": np.zeros((1, 4, 4, 1), np.float32)})
-    raw = edit.redraw(model, state, core.sample_keys(0, 5), image, stays, None, Binarize(dynamic=False))
+    trained = Trained(Experiment(model=model, data=Digits()), Binarize(dynamic=False), state)
+    raw = editing.redraw(trained, core.sample_keys(0, 5), image, stays)
     np.testing.assert_array_equal(raw[:, :2], np.broadcast_to(np.where(image[:2] > 127, 255, 0), (5, 2, 4, 1)))
     assert len(np.unique(raw[:, 2:], axis=0)) > 1

@@ -10,7 +10,7 @@ from conftest import EXPERIMENTS
 from jaxgen.errors import UserError
 from jaxgen.experiment import from_json, modernised, presets, to_json
 from jaxgen.ops.bijectors import Spline
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
 
 
 def older(value, accumulate=1):

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from tiny_diffusion import BATCH, LABELS, MODEL, Tiny, state_of
 
-from jaxgen import core, export
+from jaxgen import core
+from jaxgen.codecs import Identity
 from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.export import export_sampler, write_sampler
+from jaxgen.inference import export
+from jaxgen.inference.export import export_sampler, write_sampler
 from jaxgen.models.super_resolution import SuperResolution
 from jaxgen.ops.samplers import DDIM
 from jaxgen.ops.schedules import Linear
+from jaxgen.runs.restore import Trained
 
 LARGER = SuperResolution(
     network=Tiny(), schedule=Linear(100), sampler=DDIM(3), shape=(4, 4, 1), factor=2, num_classes=3, ema_decay=0.9
@@ -28,7 +31,9 @@ IMAGES = {"x": jnp.linspace(-1, 1, 6 * 16).reshape(6, 4, 4, 1), "cond": BATCH["c
 
 def exported(model, state, batch):
     experiment = Experiment(model=model, data=Toy2D())
-    return export_sampler(experiment, state, None, batch, platforms=("cpu",))
+    trained = Trained(experiment, Identity(), state)
+    vars(trained)["examples"] = batch  # what the data would give
+    return export_sampler(trained, platforms=("cpu",))
 
 
 def drawn(folder, *arguments):

@@ -9,7 +9,6 @@ import pytest
 from flax import linen as nn
 
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.models.adversarial import PASSES
@@ -18,6 +17,7 @@ from jaxgen.nets.gan import Conv2D, DCGANCritic, DCGANGenerator, Head, MLPCritic
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator
 from jaxgen.ops.gan import Hinge, Wasserstein
 from jaxgen.optim import Adam, RMSprop
+from jaxgen.runs.checkpoint import Checkpoints
 
 POINTS = GAN(
     shape=(3,), latent=2, generator=MLPGenerator(hidden=(8, 8), squash=False), critic=MLPCritic(hidden=(8,)),

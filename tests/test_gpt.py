@@ -10,9 +10,11 @@ import pytest
 from conftest import EXPERIMENTS
 from tiny_gpt import randomised, state_of, tiny
 
-from jaxgen import core, use
+from jaxgen import core
+from jaxgen.core.mesh import Layout
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.inference import held_out
 from jaxgen.models import gpt
 from jaxgen.models.gpt import GPT, check_prompt, joined, prompts
 from jaxgen.models.shared import check_tokens
@@ -20,7 +22,6 @@ from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding, penalise
 from jaxgen.optim import Adam, decayed
-from jaxgen.parallel import Layout
 
 ROWS = [[3], [1, 4, 1], [5, 9, 2, 6, 5, 3, 5, 8]]
 MODEL = tiny()
@@ -226,7 +227,7 @@ def test_bits_per_byte_are_all_bits_over_all_bytes(params):
     x, count = np.array(ROWS[2] * 3).reshape(3, 8), np.array([7, 30, 11])
     numbers = MODEL.evaluate(state_of(MODEL, params), core.sample_keys(0, 3), {"x": x, "bytes": count})
     nats = np.asarray(MODEL.nats(params, {"x": x}), np.float64)
-    mean = use._mean(np.asarray(numbers["bits_per_byte"], np.float64))
+    mean = held_out._mean(np.asarray(numbers["bits_per_byte"], np.float64))
     np.testing.assert_allclose(mean["mean"], nats.sum() / np.log(2) / 48, rtol=1e-5)
     assert mean["stderr"] > 0
 

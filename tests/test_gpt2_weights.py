@@ -7,11 +7,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_gpt import randomised, tiny
 
+from jaxgen.cli.weights import weights
 from jaxgen.data.tokenizers import BPE
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import Transformer
 from jaxgen.weights import gpt2
-from jaxgen.weights.command import weights
 
 TEXT = "the cat sat on the mat and the dog sat on the log\n" * 20
 
@@ -20,7 +20,7 @@ TEXT = "the cat sat on the mat and the dog sat on the log\n" * 20
 def written(tmp_path):
     model = tiny(vocab=270, window=16)
     params = randomised(model)
-    gpt2.write(tmp_path / "model.safetensors", model, params)
+    gpt2.write(tmp_path / "model.safetensors", model.network, params, model.decoding.end)
     return model, params, tmp_path / "model.safetensors"
 
 

@@ -10,9 +10,9 @@ from conftest import EXPERIMENTS
 
 from jaxgen import core
 from jaxgen.core import INIT, TRAIN, fold_each, run_key, with_field
+from jaxgen.core.gradients import Seen, by_parts, gradient, in_turns, joined_turns, once
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.gradients import Seen, by_parts, gradient, in_turns, joined_turns, once
 from jaxgen.models.vae import VAE
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)

@@ -19,11 +19,11 @@ from test_loop import final_state, same
 from jaxgen import core
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.log import means
-from jaxgen.loop import train
 from jaxgen.models.vae import VAE
 from jaxgen.report import read_metrics
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.log import means
+from jaxgen.train.loop import train
 
 SMOKE = presets(EXPERIMENTS["vae"])["smoke"]
 LONG = dataclasses.replace(

@@ -14,14 +14,16 @@ from conftest import EXPERIMENTS, ROOT
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.codecs import Identity
 from jaxgen.core import abstract_state
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import saved_state, train
+from jaxgen.inference.sampling import draw
 from jaxgen.report import read_metrics
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import draw
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, saved_state
+from jaxgen.train.loop import train
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
 
@@ -104,14 +106,13 @@ def test_streamed_data_trains_like_data_on_the_device(finished, tmp_path):
 
 
 def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(finished):
-    state = final_state(VAE, finished)
-    at_once = draw(VAE.model, state, 7, 10, None, None, batch=10)
-    in_parts = draw(VAE.model, state, 7, 10, None, None, batch=4)
+    trained = Trained(VAE, Identity(), final_state(VAE, finished))
+    at_once, in_parts = draw(trained, 7, 10, batch=10), draw(trained, 7, 10, batch=4)
     np.testing.assert_allclose(in_parts, at_once, rtol=0, atol=1e-5)
 
 
 def test_samples_do_not_depend_on_the_mesh_they_are_drawn_on(finished, monkeypatch):
-    from jaxgen.__main__ import sample
+    from jaxgen.cli.sample import command as sample
 
     for mesh in ("", "data=2"):
         sample([str(finished), "--num", "5", "--mesh", mesh, "--out", str(finished / f"mesh-{mesh}")])
@@ -161,7 +162,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(how, tmp_path):
 
 
 def test_samples_are_kept_as_safetensors(finished, capsys):
-    from jaxgen.__main__ import sample
+    from jaxgen.cli.sample import command as sample
 
     sample([str(finished), "--num", "5", "--seed", "7"])
     folder = finished / "samples" / "seed7-num5"
@@ -170,7 +171,7 @@ def test_samples_are_kept_as_safetensors(finished, capsys):
 
 
 def test_evaluate_covers_every_held_out_example_once(finished):
-    from jaxgen.__main__ import evaluate
+    from jaxgen.cli.evaluate import command as evaluate
 
     results = []
     for batch in ("200", "7"):

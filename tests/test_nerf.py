@@ -13,18 +13,20 @@ from conftest import EXPERIMENTS
 from PIL import Image
 
 from jaxgen import __main__ as commands
-from jaxgen import core, loop, render
+from jaxgen import core
+from jaxgen.cli.options import RenderOptions
 from jaxgen.data import AnalyticScene
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.inference import rendering
+from jaxgen.inference.sampling import in_frames
 from jaxgen.models.nerf import NeRF, ProposalNeRF
 from jaxgen.nets.hashgrid import HashField, HashGrid
 from jaxgen.nets.nerf import NeRFMLP, ProposalMLP
 from jaxgen.ops.cameras import columns
 from jaxgen.ops.occupancy import Occupancy
 from jaxgen.optim import Adam
-from jaxgen.options import RenderOptions
-from jaxgen.use import in_frames
+from jaxgen.train import loop
 
 SCENE = AnalyticScene(size=16, train_views=8, test_views=2, samples=1)
 MLP = NeRFMLP(depth=2, width=16, skip=1, position_frequencies=3, direction_frequencies=2)
@@ -293,13 +295,13 @@ class Ball:
 
 def test_the_mesh_of_a_ball(tmp_path):
     pytest.importorskip("skimage")
-    vertices, faces, colours = render.mesh(Ball(), None, 32, 50.0)
+    vertices, faces, colours = rendering.mesh(Ball(), None, 32, 50.0)
     np.testing.assert_allclose(np.linalg.norm(vertices, axis=-1), 0.5, atol=0.02)
     # Triangles turn outwards, so that they hold a volume that is positive, and that of the ball.
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     np.testing.assert_allclose(np.sum(a * np.cross(b, c)) / 6, 4 / 3 * np.pi * 0.125, rtol=0.05)
     np.testing.assert_allclose(colours / 255, (1 - vertices / 0.5) / 2, atol=0.06)
-    render.write_ply(tmp_path / "mesh.ply", vertices, faces, colours)
+    rendering.write_ply(tmp_path / "mesh.ply", vertices, faces, colours)
     head, _, body = (tmp_path / "mesh.ply").read_bytes().partition(b"end_header\n")
     assert f"element vertex {len(vertices)}\n".encode() in head
     first = np.frombuffer(body[: 15 * len(vertices)], [("x", "<f4", 3), ("c", "u1", 3)])
@@ -309,7 +311,7 @@ def test_the_mesh_of_a_ball(tmp_path):
     np.testing.assert_array_equal(last["i"], faces)
     assert np.all(last["n"] == 3)
     with pytest.raises(UserError, match="pass a --level between"):
-        render.mesh(Ball(), None, 8, 1000.0)
+        rendering.mesh(Ball(), None, 8, 1000.0)
 
 
 def opened(file) -> tuple[np.ndarray, int]:
@@ -327,7 +329,7 @@ def test_render_shows_views_a_film_and_a_mesh(tmp_path, capsys):
     assert opened(pictures / "samples.png")[0].shape == (3 * 16 + 2, 3 * 16 + 2, 3)
     assert opened(pictures / "views.png")[0].shape == (4 * (3 * 16 + 1) + 1, 3 * 16 + 2, 3)
     level = ["--lattice", "12", "--level", "0.3"]
-    commands.render([str(tmp_path / "run"), "--turntable", "3", "--size", "24", *level])
+    commands.call(["render", str(tmp_path / "run"), "--turntable", "3", "--size", "24", *level])
     assert "psnr" in capsys.readouterr().out
     out, number = tmp_path / "run" / "render", json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert opened(out / "depth001.png")[0].shape == opened(out / "opacity001.png")[0].shape == (16, 16)
@@ -341,15 +343,15 @@ def test_render_shows_views_a_film_and_a_mesh(tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Turntable" in page and "Test views" in page and "depth_error" in page
     with pytest.raises(UserError, match="lattice 1"):
-        commands.render([str(tmp_path / "run"), "--lattice", "1"])
+        commands.call(["render", str(tmp_path / "run"), "--lattice", "1"])
 
 
 def test_render_needs_a_radiance_field():
     with pytest.raises(UserError, match="VAE is no radiance field"):
-        render.check(presets(EXPERIMENTS["vae"])["smoke"], RenderOptions())
+        rendering.check(presets(EXPERIMENTS["vae"])["smoke"], RenderOptions())
 
 
 def test_a_mesh_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.measure", None)
     with pytest.raises(UserError, match=r"pip install 'jaxgen\[mesh\]'"):
-        render.check(presets(EXPERIMENTS["ngp"])["smoke"], RenderOptions(lattice=8))
+        rendering.check(presets(EXPERIMENTS["ngp"])["smoke"], RenderOptions(lattice=8))

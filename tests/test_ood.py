@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
-from jaxgen import loop
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.train import loop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -9,15 +9,16 @@ import pytest
 from conftest import DEVICES, EXPERIMENTS
 
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints, pack, unpack
 from jaxgen.core import INIT, TRAIN, TrainState
+from jaxgen.core.mesh import Layout, parse
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import train
 from jaxgen.models.vae import VAE
 from jaxgen.nets.mlp import MLP
-from jaxgen.parallel import Layout, Poll, parse
 from jaxgen.report import read_metrics
+from jaxgen.runs.checkpoint import Checkpoints, pack, unpack
+from jaxgen.runtime.processes import Poll
+from jaxgen.train.loop import train
 
 HALF = DEVICES // 2
 MESH = f"data={HALF},tensor=2"

@@ -14,9 +14,9 @@ from jaxgen import core
 from jaxgen.codecs import Identity, Pixels
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import train
 from jaxgen.metrics.ppl import lerp
-from jaxgen.paths import Distance, by_features, check_model, ppl
+from jaxgen.scoring.path_length import Distance, by_features, check_model, ppl
+from jaxgen.train.loop import train
 
 MATRIX = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32))
 STATE = core.TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state={})
@@ -90,7 +90,7 @@ def test_the_command_takes_it_by_a_classifier(tmp_path, monkeypatch):
     for name in ("classifier", "gan"):
         train(presets(EXPERIMENTS[name])["smoke"], tmp_path / name)
     flags = ["--metrics", "fid,ppl", "--num", "50", "--classifier", str(tmp_path / "classifier"), "--batch", "20"]
-    commands.evaluate([str(tmp_path / "gan"), *flags])
+    commands.call(["evaluate", str(tmp_path / "gan"), *flags])
     _, record, unit = json.loads((tmp_path / "gan" / "scores.json").read_text())
     assert unit["metric"] == "ppl_digits_cnn_z_unit" and unit["protocol"]["path"].startswith("slerp in z, unit")
     assert record["protocol"]["path"] == "slerp in z, lengths from end to end linear"
@@ -99,4 +99,4 @@ def test_the_command_takes_it_by_a_classifier(tmp_path, monkeypatch):
     assert record["protocol"]["num"] == 50 and record["protocol"]["eps"] == 1e-4
     assert len(record["protocol"]["weights"]) == 16
     with pytest.raises(UserError, match="leave --of out"):
-        commands.evaluate([str(tmp_path / "gan"), *flags, "--of", "test"])
+        commands.call(["evaluate", str(tmp_path / "gan"), *flags, "--of", "test"])

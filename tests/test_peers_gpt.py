@@ -91,7 +91,7 @@ def test_weights_written_load_back_into_transformers(bias, tmp_path):
     model = tiny(window=16)
     model = replace(model, network=model.network.clone(body=model.network.body.clone(bias=bias)))
     params = randomised(model)
-    gpt2.write(tmp_path / "model.safetensors", model, params)
+    gpt2.write(tmp_path / "model.safetensors", model.network, params, model.decoding.end)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         back, report = GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)

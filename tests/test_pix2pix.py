@@ -16,18 +16,18 @@ from safetensors.numpy import load_file
 
 from jaxgen import __main__ as commands
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import sample_keys
 from jaxgen.data import EmojiEdges
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import saved_state, train
+from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.models.adversarial import PASSES
 from jaxgen.models.pix2pix import Pix2Pix
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import held_out_numbers
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, restore
+from jaxgen.train.loop import train
 from jaxgen.weights import KINDS, store
 
 TINY = Pix2Pix(
@@ -265,31 +265,26 @@ def test_a_users_picture_of_any_size_is_translated(run, tmp_path):
     drawing = np.random.default_rng(0).integers(0, 256, (17, 23), dtype=np.uint8)
     Image.fromarray(drawing).save(tmp_path / "drawing.png")
     request = [str(run), "--image", str(tmp_path / "drawing.png"), "--num", "2", "--out", str(tmp_path / "out")]
-    commands.sample(request)
+    commands.call(["sample", *request])
     x = load_file(tmp_path / "out" / "samples.safetensors")["x"]
     assert x.shape == (2, 17, 23, 3) and not np.array_equal(x[0], x[1])
     for i in range(2):
         with Image.open(tmp_path / "out" / f"{i}.png") as image:
             np.testing.assert_array_equal(np.asarray(image), x[i])
-    commands.sample([*request, "--run.model.no-noise"])
+    commands.call(["sample", *request, "--run.model.no-noise"])
     assert load_file(tmp_path / "out" / "samples.safetensors")["x"].shape == (1, 17, 23, 3)
-    with pytest.raises(UserError, match="--mask needs one"):
-        commands.sample([*request, "--mask", str(tmp_path / "drawing.png")])
+    with pytest.raises(UserError, match="--mask needs"):
+        commands.call(["sample", *request, "--mask", str(tmp_path / "drawing.png")])
 
 
 def test_distances_are_between_a_sample_and_its_own_target(run):
     """The mean absolute difference is that of `evaluate`, over batches that the count does not fill."""
-    folder = RunFolder(run)
-    experiment = folder.experiment()
-    with Checkpoints(folder.checkpoints) as checkpoints:
-        state = saved_state(experiment, folder.examples(), experiment.codec, checkpoints)
+    trained = restore(RunFolder(run))
 
     def distance(x, y):
         return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)), axis=(1, 2, 3)) / 127.5
 
-    numbers, count = held_out_numbers(
-        experiment, state, experiment.codec, 3, "test", 12, 8, distances={"distance": distance}
-    )  # fmt: skip
+    numbers, count = held_out_numbers(trained, seed=3, limit=12, batch=8, distances={"distance": distance})
     assert count == 12
     assert numbers["distance"]["mean"] == pytest.approx(numbers["l1"]["mean"], abs=2e-3)
 
@@ -303,18 +298,18 @@ def test_lpips_is_measured_where_weights_are_named(run, tmp_path):
         arrays = {name: np.abs(rng.normal(size=s.shape) * 0.05).astype(s.dtype) for name, s in shapes.items()}
         files.append(str(tmp_path / f"{kind}.safetensors"))
         store.save(tmp_path / f"{kind}.safetensors", kind, arrays, "random", "0" * 64, False)
-    commands.evaluate([str(run), "--limit", "4", "--batch", "4", "--lpips", *files])
+    commands.call(["evaluate", str(run), "--limit", "4", "--batch", "4", "--lpips", *files])
     said = json.loads((run / "evaluation.json").read_text())
     assert {"l1", "psnr", "ssim", "lpips_alex"} <= set(said["metrics"])
     assert said["metrics"]["lpips_alex"]["mean"] > 0 and not said["lpips"]["heads"]["published"]
     with pytest.raises(UserError, match="1 files, two are expected"):
-        commands.evaluate([str(run), "--lpips", files[0]])
+        commands.call(["evaluate", str(run), "--lpips", files[0]])
     with pytest.raises(UserError, match=r"lpips_vgg is expected|vgg16 is expected"):
-        commands.evaluate([str(run), "--lpips", *files, "--lpips-net", "vgg"])
+        commands.call(["evaluate", str(run), "--lpips", *files, "--lpips-net", "vgg"])
 
 
 def test_only_images_of_images_have_such_distances():
     """Refused before anything is computed: there is no state to compute with."""
     smoke = presets(EXPERIMENTS["cvae"])["smoke"]
     with pytest.raises(UserError, match="makes no image of an image"):
-        held_out_numbers(smoke, None, smoke.codec, 0, "test", 8, 8, distances={"d": lambda x, y: x})
+        held_out_numbers(Trained(smoke, smoke.codec, None), limit=8, batch=8, distances={"d": lambda x, y: x})

@@ -12,18 +12,17 @@ import pytest
 from conftest import EXPERIMENTS, first_stage
 
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.codecs import Pixels
 from jaxgen.data import Digits, Emoji
 from jaxgen.errors import UserError
 from jaxgen.experiment import from_json, presets, to_json
-from jaxgen.loop import open_run, saved_state
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import GatedPixelCNN
 from jaxgen.ops.levels import Categorical
-from jaxgen.pretrained import Pretrained
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import loaded_codec
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.restore import loaded_codec, open_run, restore
 
 NAME = "runs/vqvae-smoke-0"
 PRIOR = presets(EXPERIMENTS["vqvae_prior"])["smoke"]
@@ -38,10 +37,8 @@ def stage(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def restored(stage):
     """The first stage's model and state, as any run is restored."""
-    run = RunFolder(stage)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = saved_state(run.experiment(), run.examples(), Pixels(), checkpoints)
-    return run.experiment().model, state
+    trained = restore(RunFolder(stage))
+    return trained.model, trained.state
 
 
 def test_it_encodes_and_decodes_as_the_run_does(stage, restored):

@@ -12,9 +12,9 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 
 from jaxgen.experiment import presets
-from jaxgen.loop import train
 from jaxgen.report import read_metrics
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.train.loop import train
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
 

@@ -15,8 +15,9 @@ import pytest
 from conftest import ROOT
 from faults import FAULTS
 
-from jaxgen import compiler, core
+from jaxgen import core
 from jaxgen.experiment import to_json
+from jaxgen.runtime import compiler
 
 FLAGS = os.environ.get("JAXGEN_PRODUCTION_FLAGS")
 

@@ -9,12 +9,14 @@ from conftest import EXPERIMENTS
 from safetensors.numpy import load_file
 
 from jaxgen import __main__ as commands
-from jaxgen import score, use
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import train
-from jaxgen.runfolder import RunFolder
-from jaxgen.scores import line_up
+from jaxgen.inference import sampling
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.scoring import features, scores
+from jaxgen.scoring.records import line_up
+from jaxgen.train.loop import train
 from jaxgen.weights import KINDS
 
 
@@ -34,7 +36,7 @@ def cache(tmp_path, monkeypatch):
 
 def evaluate(runs, name, *flags, num=64, metrics="fid,kid,is,prdc,memorization,classes"):
     given = ["--metrics", metrics, "--num", str(num), "--classifier", str(runs / "classifier"), "--batch", "8"]
-    commands.evaluate([str(runs / name), *given, *flags])
+    commands.call(["evaluate", str(runs / name), *given, *flags])
     return json.loads((runs / name / "scores.json").read_text())
 
 
@@ -77,8 +79,8 @@ def test_an_interrupted_score_goes_on(runs, monkeypatch):
     parts = sorted(folder.iterdir())
     parts[2].unlink()
     parts[1].write_bytes(parts[1].read_bytes()[:100])  # cut short
-    seen, drawn = [], use.drawn
-    monkeypatch.setattr("jaxgen.scores.drawn", lambda *a, **k: (seen.append(a[3]), drawn(*a, **k))[1])
+    seen, drawn = [], sampling.drawn
+    monkeypatch.setattr("jaxgen.scoring.records.drawn", lambda *a, **k: (seen.append(a[2]), drawn(*a, **k))[1])
     again = values(evaluate(runs, "vae", num=200)[-6:])
     assert [(r.start, r.stop) for r in seen] == [(80, 160), (160, 200)]
     assert again == straight
@@ -100,7 +102,7 @@ def test_only_like_is_lined_up(runs, capsys):
     assert heads == ["run", "scored", "num", "fd_digits_cnn"]
     assert "VAE step 20 (params), seed 0" in rows[0]
     assert rows[1][1].startswith("DDPM step 20 (ema, Ancestral")
-    commands.compare([str(runs / "vae"), str(runs / "ddpm")])
+    commands.call(["compare", str(runs / "vae"), str(runs / "ddpm")])
     assert "fd_digits_cnn" in capsys.readouterr().out
     for name in ("vae", "ddpm"):
         (runs / name / "scores.json").unlink()
@@ -132,9 +134,9 @@ def test_recall_is_of_every_class():
     rng = np.random.default_rng(0)
     classes = {num: {"features": np.repeat(np.eye(8), num // 8, axis=0) * 50 + rng.normal(size=(num, 8))}
                for num in (400, 800)}  # fmt: skip
-    network = score.Network("", None, {})
+    network = features.Network("", None, {})
     for samples, real in ((400, 800), (800, 400)):
-        record = score.scores(["prdc"], network, classes[samples], classes[real], None)[0]
+        record = scores.scores(["prdc"], network, classes[samples], classes[real], None)[0]
         assert record["settings"] == {"k": 5, "num_each": 400}
         assert min(record["values"]["recall"], record["values"]["coverage"]) > 0.8
 
@@ -143,11 +145,9 @@ def test_how_many_samples_are_of_the_class_that_was_asked_for(runs):
     """As counted by hand."""
     train(presets(EXPERIMENTS["cvae"])["smoke"], runs / "cvae")
     found = values(evaluate(runs, "cvae", metrics="asked"))["asked_class_digits_cnn"]
-    commands.sample([str(runs / "cvae"), "--num", "64", "--out", str(runs / "drawn")])
+    commands.call(["sample", str(runs / "cvae"), "--num", "64", "--out", str(runs / "drawn")])
     images = load_file(runs / "drawn" / "samples.safetensors")["x"]
-    run = RunFolder(runs / "classifier")
-    codec, state = commands._restore(run, run.experiment(), commands.Common())
-    labels = score.classifier(run, state, codec).apply(images)["logits"].argmax(axis=1)
+    labels = features.classifier(restore(RunFolder(runs / "classifier"))).apply(images)["logits"].argmax(axis=1)
     assert found == pytest.approx(np.mean(labels == np.arange(64) * 10 // 64))
     with pytest.raises(UserError, match="needs samples of a model of classes"):
         evaluate(runs, "vae", metrics="asked")
@@ -174,21 +174,21 @@ def test_the_same_score_twice_is_one_record(runs):
     ],
 )
 def test_bad_requests_are_refused_before_any_compute(flags, words, runs, monkeypatch):
-    monkeypatch.setattr(score.Network, "apply", None, raising=False)
+    monkeypatch.setattr(features.Network, "apply", None, raising=False)
     with pytest.raises(UserError, match=words):
-        commands.evaluate([str(runs / "vae"), "--classifier", str(runs / "classifier"), *flags])
+        commands.call(["evaluate", str(runs / "vae"), "--classifier", str(runs / "classifier"), *flags])
 
 
 def test_a_classifier_of_other_images_is_refused(runs, tmp_path):
     emoji = presets(EXPERIMENTS["classifier"])["emoji"]
     train(dataclasses.replace(emoji, steps=50, batch_size=8, num_samples=4), tmp_path / "emoji")
     with pytest.raises(UserError, match=r"takes uint8\[B, 32, 32, 3\]"):
-        commands.evaluate([str(runs / "vae"), "--metrics", "fid", "--classifier", str(tmp_path / "emoji")])
+        commands.call(["evaluate", str(runs / "vae"), "--metrics", "fid", "--classifier", str(tmp_path / "emoji")])
     with pytest.raises(UserError, match="is a run of VAE"):
-        commands.evaluate([str(runs / "vae"), "--metrics", "fid", "--classifier", str(runs / "vae")])
+        commands.call(["evaluate", str(runs / "vae"), "--metrics", "fid", "--classifier", str(runs / "vae")])
 
 
 def test_inception_needs_weights_of_inception(tmp_path):
     with pytest.raises(UserError, match="jaxgen weights convert inception"):
-        score.inception(tmp_path / "none.safetensors", "tf1")
+        features.inception(tmp_path / "none.safetensors", "tf1")
     assert "inception" in KINDS

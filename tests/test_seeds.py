@@ -12,15 +12,17 @@ from scipy import stats
 from test_interrupt import spoilt
 from test_loop import damage, final_state
 
-from jaxgen import core, seeds
-from jaxgen.__main__ import report
+from jaxgen import core
+from jaxgen.cli.report import command as report
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.loop import initial_state, train
 from jaxgen.report import read_metrics
 from jaxgen.report.seeds import _over_seeds
-from jaxgen.runfolder import RunFolder
-from jaxgen.seeds import train_seeds
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import initial_state
+from jaxgen.train import seeds
+from jaxgen.train.loop import train
+from jaxgen.train.seeds import train_seeds
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
 
@@ -100,7 +102,7 @@ def test_a_nan_in_one_lane_rolls_back_that_lane(tmp_path, capsys):
 
 def test_lanes_lie_on_all_devices(tmp_path):
     """Four lanes on the four devices of the tests, and no communication between them."""
-    from jaxgen.seeds import _mesh
+    from jaxgen.train.seeds import _mesh
 
     where = _mesh(4)
     assert len(where.device_set) == 4

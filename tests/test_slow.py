@@ -14,13 +14,14 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 from test_loop import final_state, same
 
-import jaxgen.loop
 from jaxgen import __main__ as commands
 from jaxgen.data import Digits
 from jaxgen.experiment import presets
+from jaxgen.inference.sampling import draw
 from jaxgen.metrics.two_sample import knn_two_sample
-from jaxgen.runfolder import RunFolder
-from jaxgen.use import draw
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained
+from jaxgen.train import loop
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +29,10 @@ pytestmark = pytest.mark.slow
 def test_mnist_vae_reaches_its_bounds(shared_data, tmp_path):
     """Dynamically binarized, 784-400-20, 20 epochs: at most 103 nats, and the 500-sample bound 5 below."""
     out = tmp_path / "run"
-    jaxgen.loop.main(
+    loop.main(
         presets(EXPERIMENTS["vae"]), argv=["mnist", "--data.data-dir", str(shared_data / "tfds"), "--out", str(out)]
     )
-    commands.evaluate([str(out)])
+    commands.call(["evaluate", str(out)])
     numbers = json.loads((out / "evaluation.json").read_text())["metrics"]
     assert numbers["nelbo"]["mean"] <= 103
     assert numbers["nelbo"]["mean"] - numbers["iwae"]["mean"] >= 5
@@ -40,10 +41,10 @@ def test_mnist_vae_reaches_its_bounds(shared_data, tmp_path):
 def test_digits_ddpm_is_hard_to_tell_from_digits(tmp_path):
     """5-NN two-sample accuracy on all 1,797 digits within ten points of what halves of the real ones get."""
     experiment = presets(EXPERIMENTS["ddpm"])["digits"]
-    jaxgen.loop.train(experiment, tmp_path / "run")
+    loop.train(experiment, tmp_path / "run")
     real = Digits().arrays("all")["x"]
     state = final_state(experiment, RunFolder(tmp_path / "run").path)
-    sampled = draw(experiment.model, state, 1, len(real), None, experiment.codec, 599)
+    sampled = draw(Trained(experiment, experiment.codec, state), 1, len(real), batch=599)
     order, half = np.random.default_rng(0).permutation(len(real)), len(real) // 2
     alike = knn_two_sample(real[order[:half]], real[order[half : 2 * half]])
     assert abs(knn_two_sample(real, sampled) - alike) <= 0.10
@@ -57,7 +58,7 @@ LONG = dataclasses.replace(
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight") / "run"
-    jaxgen.loop.train(LONG, folder)
+    loop.train(LONG, folder)
     return folder
 
 
@@ -76,7 +77,7 @@ def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bits(number, straig
         pass
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    jaxgen.loop.train(LONG, tmp_path / "run")
+    loop.train(LONG, tmp_path / "run")
     assert same(final_state(LONG, tmp_path / "run"), final_state(LONG, straight))
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (straight / "metrics.jsonl").read_text()
 

@@ -11,9 +11,9 @@ from tiny_gpt import randomised, state_of, tiny
 
 from jaxgen import core
 from jaxgen.errors import UserError
-from jaxgen.models.beam import beam_search
+from jaxgen.models.decoding.beam import beam_search
+from jaxgen.models.decoding.speculative import speculate
 from jaxgen.models.gpt import prompts
-from jaxgen.models.speculative import speculate
 from jaxgen.ops.decoding import Decoding
 
 V = 4

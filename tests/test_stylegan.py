@@ -10,7 +10,6 @@ import pytest
 from flax import linen as nn
 
 from jaxgen import core
-from jaxgen.checkpoint import Checkpoints
 from jaxgen.core import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.models.projector import Projector, structure
@@ -19,6 +18,7 @@ from jaxgen.nets.stylegan import AdaIN, StyleGANGenerator, doublings, widths
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator, minibatch_deviation
 from jaxgen.ops.augment import Augment
 from jaxgen.optim import Adam
+from jaxgen.runs.checkpoint import Checkpoints
 
 MODEL = StyleGAN(
     shape=(8, 8, 2), latent=6, generator=StyleGAN2Generator(style=6, depth=2, channel_base=64, channel_max=8),

@@ -12,7 +12,7 @@ from jaxgen.data import Text, text
 from jaxgen.data.tokenizers import BPE, Bytes, Characters, from_json
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
 
 LINES = "Grüße, Jürgen\r\n" + "".join(f"line {i}: the {i % 7}th day of the {i % 5}th month\n" for i in range(200))
 

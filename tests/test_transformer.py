@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.mesh import TENSOR_RULES
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.attention import attention, cached_attention, rotate
-from jaxgen.parallel import TENSOR_RULES
 
 KINDS = {
     "gpt2": {"causal": True},

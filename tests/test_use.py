@@ -9,11 +9,11 @@ import pytest
 from conftest import EXPERIMENTS
 
 from jaxgen.experiment import presets
+from jaxgen.inference.sampling import in_rows
 from jaxgen.metrics.modes import mode_coverage
 from jaxgen.models.shared import class_grid
 from jaxgen.report import read_metrics
-from jaxgen.seeds import train_seeds
-from jaxgen.use import in_rows
+from jaxgen.train.seeds import train_seeds
 
 
 def images(num: int) -> np.ndarray:

@@ -9,13 +9,13 @@ import pytest
 
 from jaxgen import core
 from jaxgen.codecs import Pixels
+from jaxgen.core.mesh import Layout
 from jaxgen.data import Digits
 from jaxgen.errors import UserError
 from jaxgen.models.vqvae import VQVAE
 from jaxgen.nets.vqvae import VQNetwork
 from jaxgen.ops.quantize import Codebook
 from jaxgen.optim import Adam
-from jaxgen.parallel import Layout
 
 TWO = VQVAE(
     shape=(7, 10, 1), codebook=Codebook(size=8, dim=4),

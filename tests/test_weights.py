@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxgen import weights
+from jaxgen.cli.weights import weights as command
 from jaxgen.errors import UserError
 from jaxgen.nets.alexnet import AlexNet
 from jaxgen.weights import store, torch_file
-from jaxgen.weights.command import weights as command
 from jaxgen.weights.lpips import ALEX
 
 torch = pytest.importorskip("torch")  # writes the files; reading them needs none of it

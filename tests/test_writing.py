@@ -8,15 +8,19 @@ import pytest
 from conftest import EXPERIMENTS
 from tiny_gpt import randomised, state_of, tiny
 
-from jaxgen import core, writing
+from jaxgen import core
+from jaxgen.codecs import Identity
+from jaxgen.data import Text
 from jaxgen.data.tokenizers import Bytes
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
-from jaxgen.files import write_text
+from jaxgen.experiment import Experiment, presets
+from jaxgen.inference import text
 from jaxgen.models.gpt import prompts
 from jaxgen.ops.decoding import Decoding
 from jaxgen.report import write_report
-from jaxgen.runfolder import RunFolder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_text
 
 MODEL = tiny(vocab=256, window=16, decoding=Decoding(tokens=40))
 
@@ -34,9 +38,13 @@ def run(tmp_path) -> RunFolder:
     return run
 
 
+def trained(run, model, state) -> Trained:
+    return Trained(Experiment(model=model, codec=Identity(), data=Text()), Identity(), state, run)
+
+
 def test_what_is_streamed_is_what_is_sampled(state, run):
     shown = io.StringIO()
-    file = writing.write_samples(run, MODEL, state, "hé", 3, 2, "", shown)
+    file = text.write_samples(trained(run, MODEL, state), text.Writing("hé", 3, 2), run.path, shown)
     cond = prompts([Bytes().encode("hé")] * 2, 16)
     lines = np.asarray(core.sample(MODEL, state, core.sample_keys(3, 2), cond))[:, : 3 + 40]
     texts = [Bytes().decode(line) for line in lines]
@@ -48,17 +56,17 @@ def test_what_is_streamed_is_what_is_sampled(state, run):
 def test_a_letter_waits_until_it_is_whole(state, monkeypatch):
     """Bytes of one letter in two parts."""
     letters = iter([[*b"abc", 0xC3], [0xA9, *b"def"]])
-    monkeypatch.setattr(writing, "PART", 4)
-    monkeypatch.setattr(writing.gpt, "write", lambda *args: (None, np.array([next(letters)])))
+    monkeypatch.setattr(text, "PART", 4)
+    monkeypatch.setattr(text.gpt, "write", lambda *args: (None, np.array([next(letters)])))
     model = replace(MODEL, decoding=Decoding(tokens=8))
-    assert list(writing.stream(model, state, Bytes(), np.array([65]), 0)) == ["abc", "édef"]
+    assert list(text.stream(model, state, Bytes(), np.array([65]), 0)) == ["abc", "édef"]
 
 
 def test_it_stops_at_the_end_token(state, run):
     shown = io.StringIO()
     plain = np.asarray(core.sample(MODEL, state, core.sample_keys(0, 1), prompts([[65]], 16)))[0, 1:41]
     model = replace(MODEL, decoding=Decoding(tokens=40, end=int(plain[20])))
-    writing.write_samples(run, model, state, None, 0, 1, "", shown)
+    text.write_samples(trained(run, model, state), text.Writing(), run.path, shown)
     first = list(plain).index(plain[20])
     assert shown.getvalue() == Bytes().decode([65, *plain[:first]]) + "\n"
 
@@ -67,7 +75,7 @@ def test_it_stops_at_the_end_token(state, run):
 def test_prompts_are_checked_before_anything_is_shown(state, run, prompt, message):
     shown = io.StringIO()
     with pytest.raises(UserError, match=message):
-        writing.write_samples(run, MODEL, state, prompt, 0, 1, "", shown)
+        text.write_samples(trained(run, MODEL, state), text.Writing(prompt), run.path, shown)
     assert not shown.getvalue()
 
 

@@ -19,7 +19,7 @@ from jaxgen.data.dataset import Batch, Dataset, check_split
 from jaxgen.data.tfds import read_texts
 from jaxgen.data.tokenizers import BPE, Bytes, Characters, Tokenizer
 from jaxgen.errors import UserError, nearest
-from jaxgen.files import replacing
+from jaxgen.runtime.files import replacing
 
 NAMED = ("docs", "tiny_shakespeare")
 PIECE = 1 << 22  # characters read and tokenized at once

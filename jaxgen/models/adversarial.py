@@ -10,9 +10,11 @@ import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from jaxgen.core import GenerativeModel, PyTree, TrainState, one_key, update_ema
+from jaxgen.core.gradients import gradient
+from jaxgen.core.keys import one_key
+from jaxgen.core.model import GenerativeModel, update_ema
+from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import gradient
 from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.optim import Adam, Optimizer
 

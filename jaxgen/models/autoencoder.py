@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState
+from jaxgen.core.gradients import Seen
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import Mixture, fit_mixture

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each
+from jaxgen.core.keys import fold_each
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid
 from jaxgen.nets.conv import ConvEncoder
 

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState, integer_each
-from jaxgen.gradients import Seen
+from jaxgen.core.gradients import Seen
+from jaxgen.core.keys import integer_each
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoised, mean_each

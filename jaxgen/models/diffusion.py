@@ -13,20 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core import (
-    Batch,
-    GenerativeModel,
-    LossModel,
-    Metrics,
-    PyTree,
-    TrainState,
-    coin_each,
-    fold_each,
-    normal_each,
-    one_key,
-    split_each,
-    uniform_each,
-)
+from jaxgen.core.keys import coin_each, fold_each, normal_each, one_key, split_each, uniform_each
+from jaxgen.core.model import GenerativeModel, LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, concrete, one_hot
 from jaxgen.nets.unet import UNet

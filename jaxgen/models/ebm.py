@@ -15,21 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core import (
-    Batch,
-    LossModel,
-    Metrics,
-    PyTree,
-    TrainState,
-    coin_each,
-    fold_each,
-    integer_each,
-    normal_each,
-    split_each,
-    uniform_each,
-)
+from jaxgen.core.gradients import Seen, by_parts
+from jaxgen.core.keys import coin_each, fold_each, integer_each, normal_each, split_each, uniform_each
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, by_parts
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.energy import CNNEnergy
 from jaxgen.ops.langevin import Annealed, Energy, Langevin, ais

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import norm
 
-from jaxgen.core import normal_each
+from jaxgen.core.keys import normal_each
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.samplers import Heun, Sampler
 from jaxgen.ops.schedules import Karras

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.scipy.stats import norm
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, normal_each
+from jaxgen.core.keys import fold_each, normal_each
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, density_picture, one_hot
 from jaxgen.nets.flows import Identity, MultiScale, sum_each

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, ndtri
 
-from jaxgen.core import normal_each, uniform_each
+from jaxgen.core.keys import normal_each, uniform_each
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import Kind
 from jaxgen.ops.samplers import Euler, Sampler

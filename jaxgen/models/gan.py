@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, normal_each, one_key, split_each
+from jaxgen.core.gradients import Seen, in_turns
+from jaxgen.core.keys import fold_each, normal_each, one_key, split_each
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, in_turns
 from jaxgen.metrics.ppl import Interpolate, slerp, spherical
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot

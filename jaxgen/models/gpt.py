@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, coin_each, fold_each, one_key, split_each
+from jaxgen.core.keys import coin_each, fold_each, one_key, split_each
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid, concrete
 from jaxgen.nets.gpt import TokenTransformer
@@ -77,6 +79,11 @@ class GPT(LossModel):
     @property
     def vocab(self) -> int:
         return self.network.vocab
+
+    @property
+    def window(self) -> int:
+        """Tokens that are seen at once."""
+        return self.network.window
 
     @property
     def from_start(self) -> bool:

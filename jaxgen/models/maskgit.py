@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, one_key, split_each, uniform_each
+from jaxgen.core.gradients import Seen
+from jaxgen.core.keys import fold_each, one_key, split_each, uniform_each
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen
 from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.gpt import check_sizes

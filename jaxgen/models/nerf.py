@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, split_each, uniform_each
+from jaxgen.core.keys import split_each, uniform_each
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.nerf import NeRFMLP, ProposalMLP
 from jaxgen.ops import occupancy, volume

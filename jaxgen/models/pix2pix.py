@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState, fold_each, one_key, split_each
+from jaxgen.core.gradients import Seen, once
+from jaxgen.core.keys import fold_each, one_key, split_each
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, once
 from jaxgen.metrics.image import psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
@@ -145,8 +146,12 @@ class Pix2Pix(AdversarialModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """G(s, z): f32[len(keys), H, W, channels] of sources [len(keys), H, W, C']."""
+        return self.translate(state, keys, cond)
+
+    def translate(self, state: TrainState, keys: jax.Array, source: jax.Array) -> jax.Array:
+        """As `sample`, whose condition is the source."""
         variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
-        source = self.source(cond)
+        source = self.source(source)
         if not self.noise:
             return self.generator.apply(variables, source, self.channels)
 

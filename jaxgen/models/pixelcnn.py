@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, PyTree, TrainState, fold_each, one_key
+from jaxgen.core.keys import fold_each, one_key
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
 from jaxgen.nets.pixelcnn import GatedPixelCNN
@@ -198,13 +200,16 @@ class PixelCNN(LossModel):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """f32[len(keys), *shape], values of levels. cond: i32[len(keys)] for a conditional model."""
         x = jnp.zeros((keys.shape[0], *self.shape))
-        return self.complete(state, keys, x, jnp.zeros((1, *self.shape[:2], 1), bool), cond)
+        return self.inpaint(state, keys, x, jnp.zeros((1, *self.shape[:2], 1), bool), cond)
 
-    def complete(
-        self, state: TrainState, keys: jax.Array, x: jax.Array, mask: jax.Array, cond: PyTree = None
+    def inpaint(
+        self, state: TrainState, keys: jax.Array, x: jax.Array, mask: jax.Array, cond: PyTree = None, resample: int = 1
     ) -> jax.Array:
         """Images that equal x, f32[B, *shape], where `mask` (bool[B or 1, H, W, 1]) is true, the rest drawn in raster
-        order: what is given further down is kept, but what is drawn above it does not know it."""
+        order: what is given further down is kept, but what is drawn above it does not know it. Raises UserError for
+        another resample than 1: each pixel is drawn once."""
+        if resample != 1:
+            raise UserError(f"resample is {resample}, but PixelCNN draws each pixel once: leave it at 1")
         params, y = state.sampling_params, one_hot(cond, self.num_classes)
         height, width, channels = self.shape
         u = jax.vmap(lambda key: jax.random.uniform(key, self.shape))(keys).transpose(1, 2, 0, 3)
@@ -255,6 +260,6 @@ class PixelCNN(LossModel):
         cond = jnp.tile(batch["cond"][:shown], ways) if self.num_classes else None
         upper = (jnp.arange(self.shape[0]) < self.shape[0] // 2).reshape(1, -1, 1, 1)
         each = jax.vmap(fold_each, (None, 0))(keys[:shown], jnp.arange(ways)).reshape(-1)
-        went_on = self.complete(state, each, jnp.tile(x, (ways, 1, 1, 1)), upper, cond)
+        went_on = self.inpaint(state, each, jnp.tile(x, (ways, 1, 1, 1)), upper, cond)
         given = jnp.where(upper, x, self.likelihood.low)
         return {"completion.png": jnp.stack([given, *went_on.reshape(ways, *x.shape), x])}

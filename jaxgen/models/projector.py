@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import fold_each, normal_each
+from jaxgen.core.keys import fold_each, normal_each
 
 Noise = tuple[jax.Array, ...]
 

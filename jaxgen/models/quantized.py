@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, GenerativeModel, Metrics, PyTree, TrainState
+from jaxgen.core.model import GenerativeModel
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr
 from jaxgen.models.shared import check_shape, outside

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import integer_each
+from jaxgen.core.keys import integer_each
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import convert
 from jaxgen.ops.samplers import AnnealedLangevin, Sampler

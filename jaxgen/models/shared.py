@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import Batch
+from jaxgen.core.types import Batch
 from jaxgen.errors import UserError
 
 

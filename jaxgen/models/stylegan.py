@@ -13,19 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import (
-    Batch,
-    Metrics,
-    PyTree,
-    TrainState,
-    coin_each,
-    fold_each,
-    integer_each,
-    normal_each,
-    split_each,
-)
+from jaxgen.core.gradients import Seen
+from jaxgen.core.keys import coin_each, fold_each, integer_each, normal_each, split_each
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen
 from jaxgen.metrics.ppl import Interpolate, lerp
 from jaxgen.models.gan import GAN
 from jaxgen.models.projector import Noise, Projection, Projector, pixel_distance, project

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import Batch, PyTree, TrainState
+from jaxgen.core.types import Batch, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.diffusion import Inputs

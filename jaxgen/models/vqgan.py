@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core import Batch, Metrics, PyTree, TrainState
+from jaxgen.core.gradients import Seen, once
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.gradients import Seen, once
 from jaxgen.metrics import lpips
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.quantized import Quantized, Weights

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core import Batch, LossModel, Metrics, TrainState
-from jaxgen.gradients import Seen
+from jaxgen.core.gradients import Seen
+from jaxgen.core.model import LossModel
+from jaxgen.core.types import Batch, Metrics, TrainState
 from jaxgen.models.quantized import Quantized, Weights
 from jaxgen.nets.vqvae import VQNetwork
 

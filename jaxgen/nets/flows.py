@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core import PyTree
+from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioners import CouplingMLP, CouplingResNet, GlowNet, PixelDense
 from jaxgen.ops import bijectors as ops

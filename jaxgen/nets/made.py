@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core import PyTree
+from jaxgen.core.types import PyTree
 from jaxgen.nets.flows import ActNorm, Answer, Context, Permutation, compose, sum_each
 from jaxgen.ops.bijectors import Affine, Transform, autoregressive_mask, fixed_point, one_by_one
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import normal_each, split_each, uniform_each
+from jaxgen.core.keys import normal_each, split_each, uniform_each
 
 # The low-pass filter of the symlet of order 6 (Daubechies, Ten Lectures on Wavelets, table 6.3), of sum sqrt(2):
 # filtering up and back down by it changes nothing.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import fold_each, normal_each
+from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.ops.schedules import Grid, Schedule
 
 Kind = Literal["eps", "x0", "v", "score", "velocity"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import uniform_each
+from jaxgen.core.keys import uniform_each
 from jaxgen.errors import UserError
 
 Critic = Callable[[jax.Array], jax.Array]

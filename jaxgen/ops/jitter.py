@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import coin_each, integer_each, split_each
+from jaxgen.core.keys import coin_each, integer_each, split_each
 
 
 def jitter(keys: jax.Array, images: tuple[jax.Array, ...], scale: float, mirror: bool) -> tuple[jax.Array, ...]:

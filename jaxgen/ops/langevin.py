@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import fold_each, normal_each, uniform_each
+from jaxgen.core.keys import fold_each, normal_each, uniform_each
 from jaxgen.errors import UserError
 
 Energy = Callable[[jax.Array], jax.Array]

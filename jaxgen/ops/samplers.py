@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import fold_each, normal_each
+from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoise, log_variances, posterior, step_variance
 from jaxgen.ops.schedules import Grid, Schedule

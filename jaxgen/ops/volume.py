@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core import uniform_each
+from jaxgen.core.keys import uniform_each
 
 MAX_TAU = 1e3  # opaque: exp(-1000) is 0, and sums of it stay finite
 FLOOR = 1e-5  # of each interval's weight in resampling: where nothing was seen yet, something may be

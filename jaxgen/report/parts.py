@@ -5,8 +5,8 @@ import json
 import shlex
 from html import escape
 
-from jaxgen.files import write_bytes
 from jaxgen.report.style import SCRIPT, STYLE
+from jaxgen.runtime.files import write_bytes
 
 FIRST = ("samples", "reconstruction", "traversal", "interpolation", "trajectory")  # then by the alphabet
 

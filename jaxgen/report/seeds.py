@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.files import write_text
 from jaxgen.report.curves import curves, read_metrics
 from jaxgen.report.parts import configuration, div, img, pictures_in, read_json, reproduce, section, write_page
+from jaxgen.runtime.files import write_text
 
 POINTS = 100  # windows that a curve over seeds is averaged in
 

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.errors import UserError
-from jaxgen.files import replacing, write_text
-from jaxgen.models.gpt import GPT
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
+from jaxgen.runtime.files import replacing, write_text
 from jaxgen.weights import store
 
 LAYERS = {
@@ -132,14 +132,14 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     return unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
 
 
-def write(file: Path | str, model: GPT, params: dict[str, Any]) -> None:
-    """Writes the parameters of a GPT as transformers' GPT2LMHeadModel reads them, and config.json beside them."""
+def write(file: Path | str, network: nn.Module, params: dict[str, Any], end: int = -1) -> None:
+    """Writes the parameters of a GPT's network as transformers' GPT2LMHeadModel reads them, and config.json beside.
+
+    end: the token that ends a text, where there is one."""
     from safetensors.numpy import save_file
 
-    file, network = Path(file), model.network
+    file = Path(file)
     check(network)
-    if model.from_start:
-        raise UserError("GPT-2 has no start that is learnt: this model is of codes and cannot be written as one")
     body = network.body
     ours = {name: np.asarray(array, np.float32) for name, array in flatten_dict(params["network"], sep="/").items()}
     # GPT-2 has biases: of a network without them they are zero.
@@ -153,8 +153,8 @@ def write(file: Path | str, model: GPT, params: dict[str, Any]) -> None:
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": network.vocab,
         "n_positions": network.window, "n_embd": body.width, "n_layer": body.depth, "n_head": body.heads,
         "n_inner": body.hidden or 4 * body.width, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True, "bos_token_id": max(0, model.decoding.end),
-        "eos_token_id": max(0, model.decoding.end),
+        "tie_word_embeddings": True, "bos_token_id": max(0, end),
+        "eos_token_id": max(0, end),
     }  # fmt: skip
     named = {f"transformer.{name}": np.ascontiguousarray(array) for name, array in tensors.items()}
     try:

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
-from jaxgen.files import replacing
+from jaxgen.runtime.files import replacing
 
 FORMAT = "jaxgen weights 1"
 
@@ -49,6 +50,12 @@ def content_hash(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def tree_hash(tree: PyTree) -> str:
+    """`content_hash` of all arrays of a tree, by path."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return content_hash({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
 def flatten_shapes(tree: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

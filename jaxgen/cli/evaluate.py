@@ -1,0 +1,75 @@
+"""`jaxgen evaluate RUN`: numbers on held-out data, or scores of samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxgen.cli.options import Asked, LPIPSWeights, OnMesh, ask
+from jaxgen.errors import UserError
+from jaxgen.inference.held_out import evaluation, held_out_numbers
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.scoring import features, scores
+from jaxgen.scoring.path_length import by_lpips
+from jaxgen.scoring.records import Scoring, score_run
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Scoring, LPIPSWeights, OnMesh):
+    split: Literal["test", "train", "all"] = "test"
+    limit: int = 0
+    """Only the first so many examples; all when 0."""
+    metrics: str = ""
+    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes; of a model of classes
+    also asked, of a GAN also ppl."""
+    weights: str = ""
+    """Inception weights to score by, a file that `jaxgen weights convert inception` wrote."""
+    resize: Literal["tf1", "clean"] = "tf1"
+    """How Inception's images are resized: as the original did, or with antialiasing."""
+    classifier: str = ""
+    """Run of experiments/classifier.py to score by instead; the scores are named for it."""
+
+
+def command(args: list[str]) -> None:
+    """The model's numbers on held-out data: mean and standard error, printed and kept in RUN/evaluation.json."""
+    asked = ask(EvaluateOptions, args, "evaluate", command.__doc__)
+    options = asked.options
+    if options.limit < 0 or options.batch < 1:
+        raise UserError(f"limit is {options.limit}, batch {options.batch}: limit starts at 0, batch at 1")
+    if options.metrics:
+        return _score(asked)
+    lpips = options.distance()
+    trained = asked.restore()
+    numbers, count = held_out_numbers(
+        trained, options.split, seed=options.seed, limit=options.limit or None, batch=options.batch,
+        distances={lpips.name: lpips} if lpips else None,
+    )  # fmt: skip
+    if not numbers:
+        name = type(asked.experiment.model).__name__
+        raise UserError(f"{name} has no number per example: there is nothing to evaluate")
+    facts = {"lpips": lpips.provenance} if lpips else {}
+    record = evaluation(trained, options.split, options.seed, numbers, count, **facts)
+    asked.run.write_json("evaluation.json", record)
+    print(f"step {trained.step}, {count} examples of {options.split}")
+    for name, value in numbers.items():
+        print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
+
+
+def _score(asked: Asked) -> None:
+    options = asked.options
+    metrics = scores.check_metrics(options.metrics, options.num, options.reference)
+    if bool(options.weights) == bool(options.classifier):
+        raise UserError("scores need features: give --weights FILE (Inception) or --classifier RUN, one of the two")
+    if options.weights:
+        network = features.inception(Path(options.weights), options.resize)
+    else:
+        network = features.classifier(restore(RunFolder(Path(options.classifier))))
+    lpips = options.distance()
+    trained = asked.restore()
+    scoring = Scoring(options.num, options.seed, options.batch, options.reference, options.of)
+    records = score_run(trained, network, metrics, scoring, by_lpips(lpips) if lpips else None)
+    for record in records:
+        for name, value in record["values"].items():
+            print(f"{name:24} {value:.6g}")
+    file = asked.run.path / "scores.json"
+    print(f"{records[0]['protocol']['num']} of {options.of} against {options.reference}; {file}")

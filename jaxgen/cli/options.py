@@ -1,0 +1,101 @@
+"""What the commands on a run share: RUN and its flags, the restored run, the weights of a distance."""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from jaxgen.cli.parse import parse
+from jaxgen.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxgen.experiment import Experiment
+    from jaxgen.metrics.lpips import LPIPS
+    from jaxgen.runs.folder import RunFolder
+    from jaxgen.runs.restore import Trained
+
+
+@dataclass(frozen=True)
+class Common:
+    step: int = -1
+    """Checkpoint to use; the newest when negative."""
+    best: bool = False
+    """Use the best checkpoint, of a run trained with --best."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder."""
+
+
+@dataclass(frozen=True)
+class OnMesh(Common):
+    mesh: str = ""
+    """Devices to compute on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
+
+
+@dataclass(frozen=True)
+class LPIPSWeights:
+    lpips: tuple[str, ...] = ()
+    """Files of LPIPS weights, trunk and heads, that `jaxgen weights convert` wrote, to measure images by."""
+    lpips_net: Literal["alex", "vgg"] = "alex"
+    """What `lpips` are weights of."""
+
+    def distance(self) -> "LPIPS | None":
+        """The distance whose weights are named; None where none are."""
+        if not self.lpips:
+            return None
+        from jaxgen.metrics.lpips import LPIPS, TRUNKS
+        from jaxgen.weights import load
+
+        if len(self.lpips) != 2:
+            raise UserError(f"lpips names {len(self.lpips)} files, two are expected: of the trunk and of the heads")
+        heads = f"lpips_{self.lpips_net}"
+        return LPIPS(load(TRUNKS[heads][0], self.lpips[0]), load(heads, self.lpips[1]))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command was asked for: a run, the command's own flags, and the run's experiment as flags changed it."""
+
+    run: "RunFolder"
+    options: Any
+    experiment: "Experiment"
+
+    def restore(self) -> "Trained":
+        """The run restored as the flags say."""
+        from jaxgen.core.mesh import Layout
+        from jaxgen.runs.restore import restore
+
+        options = self.options
+        layout = Layout.make(getattr(options, "mesh", ""))
+        step = None if options.step < 0 else options.step
+        return restore(self.run, self.experiment, step=step, best=options.best, layout=layout)
+
+
+def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> Asked:
+    """RUN and the flags of a command: its own, and any field of the run's experiment as --run.FIELD. Starts jax."""
+    import tyro
+
+    from jaxgen.core.mesh import parse as parse_mesh
+    from jaxgen.experiment import Experiment
+    from jaxgen.runs.folder import RunFolder
+    from jaxgen.runtime.devices import start_jax
+
+    if not args or args[0].startswith("-"):
+        print(f"{text}\n\nusage: jaxgen {command} RUN [flags]\nflags: jaxgen {command} RUN --help")
+        if args and args[0] in ("-h", "--help"):
+            sys.exit(0)
+        raise UserError(f"no run folder was named: jaxgen {command} RUN")
+    run = RunFolder(Path(args[0]))
+
+    # Fields the two share (a seed, the device) are the command's; the experiment's own keep theirs.
+    @dataclass(frozen=True)
+    class Args:
+        options: Annotated[kind, tyro.conf.arg(name="")]
+        experiment: Annotated[Experiment, tyro.conf.arg(name="run")]
+
+    given = parse(Args, Args(kind(), run.experiment()), args[1:], f"jaxgen {command}", text)
+    options = given.options
+    devices = math.prod(parse_mesh(getattr(options, "mesh", "")).values())
+    start_jax(options.device, options.compilation_cache, devices)
+    return Asked(run, options, given.experiment)

@@ -1,0 +1,23 @@
+"""`jaxgen render RUN`: views, film and mesh of a radiance field."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgen.cli.options import Common, LPIPSWeights, ask
+from jaxgen.inference.rendering import Rendering, check, render_run
+
+
+@dataclass(frozen=True)
+class RenderOptions(Rendering, LPIPSWeights, Common):
+    out: str = ""
+    """Folder for views, film and mesh; RUN/render when empty."""
+
+
+def command(args: list[str]) -> None:
+    """Of a radiance field: held-out views with PSNR, SSIM and LPIPS, depth and opacity, a turntable, a mesh."""
+    asked = ask(RenderOptions, args, "render", command.__doc__)
+    options = asked.options
+    check(asked.experiment, options)
+    lpips = options.distance()
+    out = Path(options.out) if options.out else asked.run.path / "render"
+    print(render_run(asked.restore(), options, out, lpips))

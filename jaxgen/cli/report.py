@@ -1,0 +1,20 @@
+"""`jaxgen report RUN`: the page of a run, written anew."""
+
+from pathlib import Path
+
+from jaxgen.errors import UserError
+
+
+def command(args: list[str]) -> None:
+    """Writes RUN/report.html anew from what is in the folder, of one seed or of many."""
+    from jaxgen.report import write_report
+    from jaxgen.report.seeds import write_seeds_report
+
+    if len(args) != 1 or args[0].startswith("-"):
+        print(f"{command.__doc__}\n\nusage: jaxgen report RUN")
+        if args in (["-h"], ["--help"]):
+            return
+        raise UserError("exactly one run folder is expected: jaxgen report RUN")
+    run = Path(args[0])
+    many = not (run / "experiment.json").exists() and any(run.glob("seed*/experiment.json"))
+    print(f"report: {(write_seeds_report if many else write_report)(run)}")

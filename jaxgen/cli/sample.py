@@ -1,0 +1,130 @@
+"""`jaxgen sample RUN`: pictures, arrays or text."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxgen.cli.options import Asked, Common, OnMesh, ask
+from jaxgen.core.capabilities import Translates
+from jaxgen.core.keys import sample_keys
+from jaxgen.errors import UserError
+from jaxgen.inference import editing, images, text
+from jaxgen.inference.editing import Edit
+from jaxgen.inference.sampling import draw, in_frames, in_rows
+from jaxgen.report import save_picture
+from jaxgen.runs.restore import Trained
+
+
+@dataclass(frozen=True)
+class SampleOptions(Edit, OnMesh):
+    num: int = 64
+    seed: int = 0
+    """Sample i of a seed is the same picture whatever `num` and `batch` are."""
+    batch: int = 256
+    """Samples computed at once."""
+    cond: tuple[int, ...] = ()
+    """Classes to sample, repeated to `num`; every class in turn when empty."""
+    image: str = ""
+    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in. Of PixelCNN: one to fill in. Of
+    pix2pix: one of any size to translate, `num` times where dropout makes answers differ; they are also written as
+    0.png, 1.png, ... Of StyleGAN: one to find the style of and vary that."""
+    mask: str = ""
+    """A picture of the same size, white where `image` is to be drawn anew. PixelCNN goes from the top to the bottom, so
+    what it draws fits what is above it."""
+    between: int = 0
+    """Of a diffusion model or StyleGAN: rows of this many pictures on the way between pairs of samples."""
+    out: str = ""
+    """Folder for samples.png and samples.safetensors; RUN/samples/seedSEED-numNUM when empty."""
+
+
+@dataclass(frozen=True)
+class WriteOptions(Common):
+    """Of a run of text. How tokens are drawn are fields of the model, as --run.model.decoding.temperature 0.7."""
+
+    prompt: str | None = None
+    """What to go on from; the first token of held-out text when None."""
+    num: int = 1
+    seed: int = 0
+    """Sample i of a seed and prompt is the same text whatever `num` is."""
+    tokens: int = 0
+    """Tokens to write; the model's own number when 0."""
+    out: str = ""
+    """Folder for samples.txt; RUN/samples/seedSEED-numNUM when empty."""
+
+
+def command(args: list[str]) -> None:
+    """Samples from a run: a grid and the raw arrays, or text as it is written (--prompt). Any field of the experiment
+    is a flag, as `--run.model.sampler.steps 50`."""
+    if args and (Path(args[0]) / "tokenizer.json").is_file():
+        return _write(args)
+    asked = ask(SampleOptions, args, "sample", command.__doc__)
+    options, model, run = asked.options, asked.experiment.compute_model, asked.run
+    _check(options)
+    editing.check_model(model, bool(options.image), bool(options.mask), bool(options.between))
+    translated = bool(options.image) and isinstance(model, Translates)
+    cond = model.sample_cond(options.num, run.examples())
+    if options.cond:
+        if cond is None:
+            raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
+        cond = np.resize(np.asarray(options.cond, np.int32), options.num)
+        model.check_cond(cond)
+    num = options.num
+    if translated:
+        num = num if model.noise else 1  # answers that are all alike need no more
+        cond = images.sources(Path(options.image), cond.shape[-1], num)
+    trained = asked.restore()
+    if (options.image or options.between) and not translated:
+        raw = _edited(trained, cond, options)
+    else:
+        raw = draw(trained, options.seed, num, cond, options.batch)
+    out = _folder(asked)
+    columns = options.between if raw.ndim == 4 else 0
+    shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond)
+    save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.frame))
+    if translated:
+        images.save_each(out, raw)
+    save_file({"x": raw}, out / "samples.safetensors")
+    print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+
+
+def _check(options: SampleOptions) -> None:
+    """Raises UserError for numbers out of range and flags that do not go together."""
+    if options.num < 1 or options.batch < 1 or options.seed < 0:
+        given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
+        raise UserError(f"{given}: num and batch start at 1, seed at 0")
+    if options.mask and not options.image:
+        raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")
+    if options.between == 1 or options.between > 2 * options.num:
+        raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")
+
+
+def _folder(asked: Asked) -> Path:
+    options = asked.options
+    return Path(options.out) if options.out else asked.run.path / "samples" / f"seed{options.seed}-num{options.num}"
+
+
+def _edited(trained: Trained, cond: np.ndarray | None, options: SampleOptions) -> np.ndarray:
+    """Samples that start from a picture, or lie between two."""
+    if options.between:
+        rows = max(1, options.num // options.between)
+        return editing.rows_between(trained, options.seed, rows, options.between, cond)
+    shape = trained.model.shape
+    image, mask = images.read_image(Path(options.image), shape), None
+    if options.mask:
+        mask = images.read_image(Path(options.mask), (*shape[:2], 1)) < 128
+    keys = sample_keys(options.seed, options.num)
+    return editing.redraw(trained, keys, image, mask, cond, Edit(options.strength, options.resample))
+
+
+def _write(args: list[str]) -> None:
+    asked = ask(WriteOptions, args, "sample", command.__doc__)
+    options = asked.options
+    if options.num < 1 or options.seed < 0 or options.tokens < 0:
+        raise UserError(f"num is {options.num}, seed {options.seed}: num starts at 1, seed and tokens at 0")
+    trained = asked.restore()
+    writing = text.Writing(options.prompt, options.seed, options.num, options.tokens)
+    file = text.write_samples(trained, writing, _folder(asked))
+    print(f"step {trained.step}: {file}", file=sys.stderr)

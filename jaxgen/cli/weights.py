@@ -1,0 +1,46 @@
+"""`jaxgen weights convert KIND FILE OUT`, `show KIND FILE`, and GPT-2's weights as a run and back."""
+
+from pathlib import Path
+
+from jaxgen.errors import UserError
+from jaxgen.weights import KINDS, Weights, convert, load
+
+USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
+       jaxgen weights show KIND FILE
+       jaxgen weights import-gpt2 FILE VOCABULARY OUT
+       jaxgen weights export-gpt2 RUN FILE
+
+GPT-2's FILE is Hugging Face's model.safetensors, VOCABULARY a folder of its vocab.json and merges.txt, OUT a run.
+
+KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
+""" + "\n".join(f"  {name:10} {' or '.join(kind.published.values())}" for name, kind in KINDS.items())
+
+
+def command(args: list[str]) -> None:
+    """Converts a public PyTorch weights file to safetensors, hash checked, or says what such a file holds; makes a run
+    of GPT-2's weights, or GPT-2's file of a run."""
+    match args:
+        case ["-h" | "--help"]:
+            print(USAGE)
+        case ["convert", kind, source, out]:
+            print(described(convert(kind, source, out)) + f"\nwritten to {out}")
+        case ["show", kind, file]:
+            print(described(load(kind, file)))
+        case ["import-gpt2", file, vocabulary, out]:
+            from jaxgen.runs.gpt2 import import_run
+
+            import_run(Path(file), Path(vocabulary), Path(out))
+            print(f"written to {out}: jaxgen sample {out} --prompt ...")
+        case ["export-gpt2", run, file]:
+            from jaxgen.runs.gpt2 import export_run
+
+            export_run(Path(run), Path(file))
+            print(f"written to {file}, config.json beside it")
+        case _:
+            raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")
+
+
+def described(found: Weights) -> str:
+    """The facts that go with every result computed with these weights."""
+    known = "published" if found.published else "NOT a published file: scores with it are not comparable"
+    return f"{found.kind} {found.sha256}\nfrom {found.source} {found.source_sha256} ({known})"

@@ -1,0 +1,236 @@
+"""What a model can do beside the five methods of every model: a runtime-checkable protocol each.
+
+Commands and the methods of `Run` ask for a protocol, never for a class, so that a new model needs no edit elsewhere.
+x is f32[B, *shape] in model space; keys [B] are one key for each result; cond is as in `sample`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from jaxgen.core.types import PyTree, TrainState
+
+# --- pictures -------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Varies(Protocol):
+    """Draws pictures like a given one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def vary(self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None) -> jax.Array:
+        """Pictures like x: strength 0 gives x back, 1 keeps nothing of it."""
+        ...
+
+
+@runtime_checkable
+class Inpaints(Protocol):
+    """Draws a part of a picture anew."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def inpaint(
+        self, state: TrainState, keys: jax.Array, x: jax.Array, mask: jax.Array, cond: PyTree = None, resample: int = 1
+    ) -> jax.Array:
+        """Pictures that equal x where mask, bool[1 or B, H, W, 1 or C], is true; the rest is drawn to go with it.
+        resample: times that each step is taken. Raises UserError where the family has one way to take it."""
+        ...
+
+
+@runtime_checkable
+class Interpolates(Protocol):
+    """Goes from one sample to another."""
+
+    def interpolate(
+        self, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree = None
+    ) -> jax.Array:
+        """Samples between those of keys (weight 0) and of others (weight 1); weight: f32[B]."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Answers a picture with a picture: its condition is the source."""
+
+    @property
+    def noise(self) -> bool:
+        """Whether two answers to one source differ."""
+        ...
+
+    def translate(self, state: TrainState, keys: jax.Array, source: jax.Array) -> jax.Array:
+        """f32[B, H, W, C] of sources uint8[B, H, W, C'] of any size."""
+        ...
+
+
+# --- codes and latents ----------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class CodeStage(Protocol):
+    """A first stage of codes: what another model sees are its tokens."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_codes(self) -> int:
+        """How many values a token takes."""
+        ...
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each map of codes; their tokens follow one another, map after map."""
+        ...
+
+    def encode_codes(self, state: TrainState, x: jax.Array) -> jax.Array:
+        """Tokens i32[B, T] of x."""
+        ...
+
+    def decode_codes(self, state: TrainState, tokens: jax.Array) -> jax.Array:
+        """x of tokens."""
+        ...
+
+
+@runtime_checkable
+class LatentStage(Protocol):
+    """A first stage of vectors: what another model sees are its latents."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
+        """f32[B, h, w, D] of x; key where it is drawn."""
+        ...
+
+    def from_latent(self, state: TrainState, z: jax.Array) -> jax.Array:
+        """x of latents."""
+        ...
+
+
+@runtime_checkable
+class WalksLatents(Protocol):
+    """Has latents to walk between, for perceptual path lengths."""
+
+    @property
+    def latent_ways(self) -> tuple[str, ...]:
+        """The ways it knows, of `metrics.ppl.WAYS`; the first bears the plain name of the number."""
+        ...
+
+    def latent_path(
+        self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = ""
+    ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Callable]:
+        """(generate, a, b, interpolate): images of latents [2 B, D], the ends of a path for each key [B, D], and
+        interpolate(a, b, t) between them."""
+        ...
+
+
+@runtime_checkable
+class WritesText(Protocol):
+    """Goes on from a prompt, token by token."""
+
+    @property
+    def decoding(self) -> Any:
+        """`ops.decoding.Decoding`: how tokens are drawn, and the token that ends a text."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Tokens that it sees at once."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens drawn for each sample."""
+        ...
+
+    def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0, slots: int = 0) -> Any:
+        """A writer that has read the prompts of `num` samples."""
+        ...
+
+    def write(
+        self, params: PyTree, writer: Any, keys: jax.Array, first: jax.Array | int, num: int
+    ) -> tuple[Any, jax.Array]:
+        """The writer, and `num` more tokens of each sample from the `first` on, i32[B, num]."""
+        ...
+
+
+# --- numbers --------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Tells classes, and gives features to score others by."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def classify(self, params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features f32[B, D] and logits f32[B, K] of x."""
+        ...
+
+
+@runtime_checkable
+class ClassConditional(Protocol):
+    """Draws samples of a class, a label i32[B] in [0, num_classes); 0 classes for an unconditional model."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+
+@runtime_checkable
+class EntropyModel(Protocol):
+    """Gives one symbol after another its probabilities, to compress by. Its methods run compiled. position: i32[],
+    counts the symbols of an image row by row, in each column by column, in each channel by channel."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of images, (H, W, C)."""
+        ...
+
+    @property
+    def code_levels(self) -> int:
+        """Values K of a symbol; level k stands for the raw value 255 k / (K - 1)."""
+        ...
+
+    def code_init(self, state: TrainState, num: int, cond: PyTree) -> PyTree:
+        """What is carried from symbol to symbol of `num` images; cond: i32[num] or None."""
+        ...
+
+    def code_next(self, state: TrainState, cache: PyTree, position: jax.Array) -> tuple[PyTree, jax.Array]:
+        """The cache, and the probabilities of the symbol at `position` given those before it, f32[num, K], up to a
+        factor. Called once for each position in turn."""
+        ...
+
+    def code_push(self, state: TrainState, cache: PyTree, position: jax.Array, symbols: jax.Array) -> PyTree:
+        """`cache` once `symbols`, i32[num], stand at `position`."""
+        ...
+
+
+# --- scenes ---------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class RadianceField(Protocol):
+    """Shows a scene along rays."""
+
+    @property
+    def bound(self) -> float:
+        """The scene lies in [-bound, bound]^3."""
+        ...
+
+    @property
+    def background(self) -> tuple[float, float, float]:
+        """RGB in [0, 1] behind the scene."""
+        ...
+
+    def render(self, state: TrainState, rays: jax.Array) -> Any:
+        """`ops.volume.Rendered` of rays f32[N, 9]."""
+        ...
+
+    def at_points(self, state: TrainState, x: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Density f32[N] and colour f32[N, 3] at points x in directions d, f32[N, 3] each."""
+        ...

@@ -1,0 +1,67 @@
+"""Random keys: one for each use of a run, one for each sample. No state holds a key.
+
+The key of step t is `fold_in(run_key, t)`, so that a resumed run draws what the straight one would have drawn."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+
+# --- keys -----------------------------------------------------------------------------------------------------
+INIT, TRAIN, SAMPLE, EVAL = range(4)
+
+
+def run_key(seed: int, use: int) -> jax.Array:
+    """The key of a run for one use: INIT, TRAIN, SAMPLE or EVAL, so that no two uses share randomness."""
+    return jax.random.fold_in(jax.random.key(seed), use)
+
+
+def sample_keys(seed: int, num: int, start: int = 0, use: int = SAMPLE) -> jax.Array:
+    """Keys [num] of samples start, start + 1, ... of a seed: key i does not depend on how many are asked for."""
+    return fold_each(run_key(seed, use), jnp.arange(start, start + num))
+
+
+def fold_each(keys: jax.Array, data: jax.Array | int) -> jax.Array:
+    """`fold_in` over per-sample keys [B], or over one key and data [B]: keys [B]."""
+    if keys.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(keys, data)
+    return jax.vmap(jax.random.fold_in, (0, None if jnp.ndim(data) == 0 else 0))(keys, data)
+
+
+def split_each(keys: jax.Array, num: int) -> tuple[jax.Array, ...]:
+    """`num` times keys [B] of keys [B], for the several draws of each example."""
+    return jax.vmap(lambda key: tuple(jax.random.split(key, num)))(keys)
+
+
+def one_key(keys: jax.Array) -> jax.Array:
+    """One key of the keys of a batch, for what is drawn for all of its examples at once: masks of dropout."""
+    return keys[0]
+
+
+def uniform_each(keys: jax.Array, shape: tuple[int, ...], minval: float = 0.0, maxval: float = 1.0) -> jax.Array:
+    """Uniform on [minval, maxval), f32[B, *shape], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=minval, maxval=maxval))(keys)
+
+
+def coin_each(keys: jax.Array, p: jax.Array | float) -> jax.Array:
+    """bool[B], row i True with probability p by keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, p))(keys)
+
+
+def integer_each(keys: jax.Array, low: int, high: int) -> jax.Array:
+    """Whole numbers of [low, high), i32[B], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.randint(key, (), low, high))(keys)
+
+
+def normal_each(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal f32[B, *shape], row i drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def check_keys(keys: jax.Array) -> None:
+    """Raises UserError unless `keys` is a 1-D array of typed keys."""
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+        raise UserError(
+            f"keys are {keys.dtype}{list(keys.shape)}, one typed key per sample is expected: "
+            "use jaxgen.core.sample_keys(seed, num)"
+        )

@@ -1,0 +1,173 @@
+"""One program over a mesh of devices, of one process or many: data parallel, sharded parameters, tensor parallel.
+
+A mesh has the axes data, fsdp and tensor. A batch is split over data and fsdp together; parameters, optimizer state
+and averages are split over fsdp, and those of attention and feed-forward layers over tensor too; everything else is
+on every device. The compiler derives the communication from where arrays are said to lie (arXiv:2105.04663).
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgen.errors import UserError, nearest
+
+PyTree = Any
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+TENSOR_RULES = (
+    # The first layer of a pair splits its outputs, the second its inputs: one sum over devices for each pair
+    # (section 3 of arXiv:1909.08053).
+    (re.compile(r"(qkv|query|key|value|up)/kernel$"), -1),
+    (re.compile(r"(qkv|query|key|value|up)/bias$"), -1),
+    # Inputs are counted from the end: blocks that are scanned stack their kernels as [depth, in, out].
+    (re.compile(r"(attention|Attention|mlp|MLP)\w*/(.*/)?(out|down)/kernel$"), -2),
+)
+
+
+def parse(text: str) -> dict[str, int]:
+    """`data=4,fsdp=2` as sizes by axis. Raises UserError for another axis or no number."""
+    sizes = dict.fromkeys(AXES, 1)
+    for part in filter(None, text.split(",")):
+        name, _, size = part.partition("=")
+        if name not in AXES:
+            raise UserError(f"mesh axis {name!r} is unknown{nearest(name, AXES)}: use {', '.join(AXES)}")
+        if not size.isdigit() or int(size) < 1:
+            raise UserError(f"mesh axis {name} has size {size!r}: a number from 1 is expected, as in data=4,fsdp=2")
+        sizes[name] = int(size)
+    return sizes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where arrays lie on a mesh. Hashable, so that the compiled functions take it as a static argument."""
+
+    mesh: Mesh
+
+    @classmethod
+    def make(cls, text: str, batch_size: int = 0, parts: int = 1) -> "Layout | None":
+        """The layout of `data=4,fsdp=2`; when empty None, for one device, or of several processes data parallel over
+        all devices. parts: that a batch is computed in. Raises UserError when it does not fit what is here."""
+        sizes = parse(text or (f"data={len(jax.devices())}" if jax.process_count() > 1 else ""))
+        count, here = math.prod(sizes.values()), len(jax.devices())
+        if count == 1 and jax.process_count() == 1:
+            return None
+        if count > here or (jax.process_count() > 1 and count != here):
+            raise UserError(f"mesh {text} is of {count} devices, {here} are here: choose sizes whose product is {here}")
+        groups = sizes["data"] * sizes["fsdp"]
+        if batch_size % (groups * parts):
+            of = f" in {parts} parts" if parts > 1 else ""
+            raise UserError(
+                f"batch_size {batch_size}{of} does not split over data x fsdp = {groups}: choose a multiple of "
+                f"{groups * parts}"
+            )
+        shape = tuple(sizes[axis] for axis in AXES)
+        # Explicit axes, the default, are refused by Linen's own lookups.
+        return cls(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count]))
+
+    def spec(self, path: str, shape: tuple[int, ...]) -> P:
+        """Where one array of a state lies, by its path and shape."""
+        axes: list[str | None] = [None] * len(shape)
+        tensor, fsdp = self.mesh.shape["tensor"], self.mesh.shape["fsdp"]
+        for rule, axis in TENSOR_RULES:
+            if tensor > 1 and rule.search(path) and shape[axis] % tensor == 0:
+                axes[axis] = "tensor"
+                break
+        free = [i for i, size in enumerate(shape) if axes[i] is None and size % fsdp == 0 and size > 0]
+        if fsdp > 1 and free:
+            axes[max(free, key=lambda i: shape[i])] = "fsdp"
+        # Trailing Nones mean nothing, but jit takes specs that differ in them for different programs.
+        while axes and axes[-1] is None:
+            axes.pop()
+        return P(*axes)
+
+    def state(self, tree: PyTree) -> PyTree:
+        """A NamedSharding for each array of a state (or of its ShapeDtypeStructs)."""
+
+        def place(path: tuple, leaf: Any) -> NamedSharding:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return NamedSharding(self.mesh, self.spec(name, leaf.shape))
+
+        return jax.tree_util.tree_map_with_path(place, tree)
+
+    def like(self, tree: PyTree) -> PyTree:
+        """ShapeDtypeStructs of a state with where its arrays are to lie, to restore a checkpoint into."""
+
+        def place(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+        return jax.tree.map(place, tree, self.state(tree))
+
+    def batch(self, leading: int = 0) -> NamedSharding:
+        """Of a batch; `leading` axes come before the one of examples."""
+        return NamedSharding(self.mesh, P(*[None] * leading, BATCH))
+
+    @property
+    def groups(self) -> int:
+        """Into how many parts a batch is split."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Of what is on every device whole."""
+        return NamedSharding(self.mesh, P())
+
+    # --- inside the compiled functions ---
+
+    def constrain_state(self, state: PyTree) -> PyTree:
+        """Keeps a new state where the old one lay: left to itself the compiler may move it, and compile anew."""
+        return jax.lax.with_sharding_constraint(state, self.state(state))
+
+    def constrain_batch(self, batch: PyTree) -> PyTree:
+        """Splits a batch over the devices."""
+        return jax.lax.with_sharding_constraint(batch, jax.tree.map(lambda _: self.batch(), batch))
+
+    def constrain_everywhere(self, tree: PyTree) -> PyTree:
+        """Puts every array whole on every device, so that any process can read it."""
+        return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: self.everywhere, tree))
+
+    # --- from the host ---
+
+    def put(self, value: PyTree, sharding: NamedSharding) -> PyTree:
+        """Arrays that every process has whole, laid out on the mesh."""
+
+        def one(array: Any) -> jax.Array:
+            if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+                data = one(np.asarray(jax.random.key_data(array)))
+                return jax.random.wrap_key_data(data)
+            array = np.asarray(array)
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+        return jax.tree.map(one, value)
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which examples of a batch lie on this process's devices, rising: what it has to read."""
+        places = self.batch().addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
+
+    def put_rows(self, value: PyTree, batch_size: int) -> PyTree:
+        """Batches [K, rows, ...], of which this process holds `rows(batch_size)`, as arrays [K, batch_size, ...]."""
+        rows = self.rows(batch_size)
+
+        def one(array: np.ndarray) -> jax.Array:
+            def read(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[1].indices(batch_size)
+                first = int(np.searchsorted(rows, start))
+                return array[index[0], first : first + stop - start]
+
+            shape = (len(array), batch_size, *array.shape[2:])
+            return jax.make_array_from_callback(shape, self.batch(1), read)
+
+        return jax.tree.map(one, value)
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+def divisible(batch: int, layout: Layout | None) -> int:
+    """`batch`, or the next multiple that splits over a mesh."""
+    groups = 1 if layout is None else layout.groups
+    return -(-batch // groups) * groups

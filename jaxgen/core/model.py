@@ -1,0 +1,156 @@
+"""What a model answers, and the steps of training that families with one loss share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen.core.gradients import Seen, gradient
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
+from jaxgen.optim import Adam, Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeModel:
+    """What a model answers. A batch is a dict with `x` in model space and, where the data has it, `cond`."""
+
+    adversarial: ClassVar[bool] = False
+    """Whether networks play against each other, so that no number falls for as long as training goes well."""
+
+    def check(self, batch: Batch) -> None:
+        """Raises UserError when data of these shapes cannot be modelled; `batch` may be ShapeDtypeStructs."""
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """The state at step 0. `batch` is real data: some models start from its statistics."""
+        raise NotImplementedError
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step of training and its metrics, each f32[]."""
+        raise NotImplementedError
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> PyTree:
+        """One sample for each of `keys`, leading axis len(keys); sample i depends on keys[i] and cond[i] alone."""
+        raise NotImplementedError
+
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
+        """Numbers of held-out data, each f32[B], example i by keys[i]; f32[B, 2] where the number is a sum over a sum.
+        Empty where the family has none."""
+        return {}
+
+    def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:
+        """What to change, where metrics of training (f32[K] by name), finite as they are, say that it has gone wrong;
+        training stops with that. None while it goes well."""
+        return None
+
+    def check_cond(self, cond: PyTree) -> None:
+        """Raises UserError for a condition that cannot be sampled under."""
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        """Conditions for `num` samples to look at, leading axis `num`; None for an unconditional model."""
+        return None
+
+    def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """What the family shows beside samples, by file name, still in model space.
+
+        `name.png`: [rows, cols, *x]; `name.gif`: [frames, n, *x]. `batch` is held-out data, at least len(keys) of it.
+        """
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossModel(GenerativeModel):
+    """`init` and `train_step` for a family with one loss: it writes `init_params`, `loss` and `sample`."""
+
+    optimizer: Optimizer = Adam()
+    ema_decay: float = 0.0
+    """Decay of the averaged parameters; 0 keeps none."""
+    accumulate: int = 1
+    """Equal parts of a batch whose gradients are computed one after another: less memory, the same step."""
+
+    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        raise NotImplementedError
+
+    def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        return {}
+
+    def loss(
+        self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Metrics]:
+        """The scalar to minimise and what else to log, means over the batch; example i draws by keys[i] alone.
+        Differentiate `params`; `state` gives step and extra."""
+        raise NotImplementedError
+
+    def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+        """`loss`, with its metrics alone; a family whose step needs more (rows, extra) writes this instead."""
+        loss, metrics = self.loss(params, state, keys, batch)
+        return loss, Seen(metrics)
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        key_params, key_extra = jax.random.split(key)
+        return self._start(self.init_params(key_params, batch), self.init_extra(key_extra, batch))
+
+    def _start(self, params: dict[str, PyTree], extra: dict[str, PyTree]) -> TrainState:
+        """The state at step 0 with these."""
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={"all": self.optimizer.tx.init(params)},
+            # A copy: donating one buffer under two names is an error.
+            ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
+            extra=extra,
+        )
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, seen = self._step(state, key, batch)
+        return state, seen.metrics
+
+    def _step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Seen]:
+        """The state after a step, and what its loss saw; `extra` is as it was."""
+
+        def loss(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+            return self.seen(params, state, keys, batch)
+
+        num = len(jax.tree.leaves(batch)[0])
+        (value, seen), grads = gradient(loss, state.params, key, num, dict(batch), self.accumulate)
+        metrics = {"loss": value, **seen.metrics, "grad_norm": optax.tree.norm(grads)}
+        return self._descent(state, grads), seen._replace(metrics=metrics)
+
+    def _descent(self, state: TrainState, grads: PyTree) -> TrainState:
+        """The state after a step along `grads`."""
+        updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["all"], state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state={"all": opt_state},
+            ema=update_ema(state.ema, params, self.ema_decay, state.step) if self.ema_decay else None,
+        )
+
+
+def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> PyTree:
+    """decay_t * ema + (1 - decay_t) * params, in f32, decay_t = min(decay, (1 + t) / (10 + t)).
+
+    The ramp keeps a short run's average from being its random initialisation.
+    """
+    step = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+
+
+def with_field(module: PyTree, field: str, value: Any) -> PyTree:
+    """The same model or network with `value` in the field of that name of everything in it that has one: `dtype`, the
+    compute type of a Linen module, or `remat`."""
+    own = {f.name: getattr(module, f.name) for f in fields(module) if f.name != "parent"}
+    changed = {name: with_field(part, field, value) for name, part in own.items() if is_dataclass(part)}
+    if field in own:
+        changed[field] = value
+    return replace(module, **changed) if changed else module
+
+
+# --- the compiled functions -----------------------------------------------------------------------------------
+def count_params(params: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

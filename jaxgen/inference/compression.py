@@ -1,0 +1,212 @@
+"""Lossless compression of images by a model that gives one symbol after another its probabilities.
+
+The file: b"JXG", format version u8, mark of the model [4 bytes], CRC-32 of the pixels u32; as varints the number of
+images, height, width, channels, lanes of the coder, number of labels, labels; the code of `ops.rans`. Integers are
+little-endian. A symbol is a level of one channel of one pixel; positions go over rows, columns and channels, and at
+each over the images, all of which are coded at once.
+"""
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.core.capabilities import EntropyModel
+from jaxgen.core.types import TrainState
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, to_json
+from jaxgen.inference.images import read_pixels, save_each, save_image
+from jaxgen.ops.rans import PRECISION, Decoder, Encoder, quantise, starts
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_bytes
+
+MAGIC, VERSION = b"JXG", 1
+HEAD = struct.Struct("<3sB4sI")
+LANE_BITS = 64 * 1000  # of code that a lane is worth: its state takes 64 itself
+TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
+
+
+def check_model(model: Any) -> None:
+    """Raises UserError unless images can be compressed by `model`."""
+    if not isinstance(model, EntropyModel):
+        raise UserError(
+            f"{type(model).__name__} gives no probabilities of one pixel after another: compress with a run of an "
+            f"autoregressive model, such as PixelCNN"
+        )
+
+
+def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
+    """Four bytes that tell the weights and settings a file was made by from others."""
+    model = {name: value for name, value in to_json(experiment.model).items() if name not in TRAINING}
+    digest = hashlib.sha256(json.dumps([model, experiment.precision]).encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path((state.sampling_params, state.extra))[0]:
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()[:4]
+
+# --- the walk over symbols, the same for both directions -----------------------------------------------------
+_init = partial(jax.jit, static_argnums=(0, 2))(lambda model, state, num, cond: model.code_init(state, num, cond))
+_next = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_next(*args))
+_push = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_push(*args))
+
+
+def _walk(
+    model: Any, state: TrainState, num: int, cond: Any, choose: Callable[[int, np.ndarray], np.ndarray]
+) -> None:
+    """Calls choose(position, frequencies uint64[num, K]) -> symbols i64[num] at every position in turn. Frequencies
+    come from the same programs whether symbols are known beforehand or decoded, so that they are the same to the bit.
+    """
+    cache = _init(model, state, num, cond)
+    for i in range(math.prod(model.shape)):
+        position = np.int32(i)
+        cache, probabilities = _next(model, state, cache, position)
+        frequencies = quantise(np.asarray(probabilities))
+        cache = _push(model, state, cache, position, choose(i, frequencies).astype(np.int32))
+
+
+def _greys(levels: int) -> np.ndarray:
+    """Raw values of the levels, uint8[levels]."""
+    return np.rint(np.arange(levels) * (255 / (levels - 1))).astype(np.uint8)
+
+
+def compress(model: Any, state: TrainState, images: np.ndarray, mark: bytes = bytes(4), cond: Any = None) -> bytes:
+    """The file of images uint8[N, *model.shape]. mark: `fingerprint` of the model. cond: i32[N], the classes, where the
+    model is conditional.
+
+    Raises UserError for a model that cannot compress, images of another shape, or with values between its levels.
+    """
+    check_model(model)
+    model.check_cond(cond)
+    if images.dtype != np.uint8 or images.shape[1:] != tuple(model.shape) or not len(images):
+        raise UserError(f"images are {images.dtype}{list(images.shape)}, uint8[N, *{tuple(model.shape)}] is expected")
+    greys = _greys(model.code_levels)
+    symbols = np.minimum(np.searchsorted(greys, images), len(greys) - 1)
+    if not np.array_equal(greys[symbols], images):
+        raise UserError(
+            f"the images have values between the {len(greys)} levels that this model knows: round them first, or "
+            f"compress with a model of all 256"
+        )
+    flat = symbols.reshape(len(images), -1)
+    rows, coded = np.arange(len(images)), []
+
+    def known(position: int, frequencies: np.ndarray) -> np.ndarray:
+        now = flat[:, position]
+        coded.append((starts(frequencies)[rows, now], frequencies[rows, now]))
+        return now
+
+    _walk(model, state, len(images), cond, known)
+    bits = sum(float(np.sum(PRECISION - np.log2(frequency.astype(np.float64)))) for _, frequency in coded)
+    lanes = min(len(images), 1 + int(bits / LANE_BITS))
+    encoder = Encoder(lanes)
+    for start, frequency in reversed(coded):
+        for first in reversed(range(0, len(images), lanes)):
+            encoder.push(start[first : first + lanes], frequency[first : first + lanes])
+    labels = [] if cond is None else [int(c) for c in cond]
+    head = HEAD.pack(MAGIC, VERSION, mark, zlib.crc32(images.tobytes()))
+    return head + _varints([*images.shape, lanes, len(labels), *labels]) + encoder.finish()
+
+
+def decompress(model: Any, state: TrainState, data: bytes, mark: bytes = bytes(4)) -> np.ndarray:
+    """The images of a file, uint8[N, *model.shape].
+
+    Raises UserError when it is no such file, was made by another model, or is damaged.
+    """
+    check_model(model)
+    if len(data) < HEAD.size or data[:3] != MAGIC:
+        raise UserError("this is no file that `jaxgen compress` wrote: it does not begin with JXG")
+    _, version, made_by, checksum = HEAD.unpack_from(data)
+    if version != VERSION:
+        raise UserError(f"the file has format {version}, this program reads {VERSION}: use the version that wrote it")
+    if made_by != mark:
+        raise UserError(
+            f"the file was made by another model ({made_by.hex()}, this run is {mark.hex()}): name the run and the "
+            f"--step that it was compressed with"
+        )
+    (*shape, lanes, count), place = _read_varints(data, HEAD.size, 6)
+    labels, place = _read_varints(data, place, count)
+    if tuple(shape[1:]) != tuple(model.shape) or not 1 <= lanes <= shape[0] or count not in (0, shape[0]):
+        raise UserError(f"the file's head is damaged: {shape[0]} images of {shape[1:]}, {lanes} lanes, {count} labels")
+    cond = np.asarray(labels, np.int32) if count else None
+    model.check_cond(cond)
+    decoder, found = Decoder(data[place:], lanes), []
+
+    def decoded(position: int, frequencies: np.ndarray) -> np.ndarray:
+        now = [decoder.pop(frequencies[first : first + lanes]) for first in range(0, shape[0], lanes)]
+        found.append(np.concatenate(now))
+        return found[-1]
+
+    _walk(model, state, shape[0], cond, decoded)
+    images = _greys(model.code_levels)[np.stack(found, axis=-1)].reshape(shape)
+    if not decoder.exhausted or zlib.crc32(images.tobytes()) != checksum:
+        raise UserError(
+            "the pixels do not add up to the file's checksum: it is damaged, or was made on another kind of machine, "
+            "where the same model's probabilities differ in the last bit"
+        )
+    return images
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+def _varints(values: list[int]) -> bytes:
+    """Seven bits a byte, the lowest first, the eighth set where more follow."""
+    out = bytearray()
+    for value in values:
+        while value >= 128:
+            out.append(value & 127 | 128)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
+
+
+def _read_varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
+    """`count` of them from `place` on, and where they end."""
+    values = []
+    for _ in range(count):
+        value = shift = 0
+        while True:
+            if place >= len(data) or shift > 56:
+                raise UserError("the file's head is damaged: a number in it does not end")
+            byte, place = data[place], place + 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        values.append(value)
+    return values, place
+
+
+def compress_files(trained: Trained, pictures: list[Path], out: Path, cond: Sequence[int] = ()) -> str:
+    """Writes the pictures' file and says how large it is; cond: classes, repeated to the number of pictures. Raises
+    UserError as `compress` and `read_pixels` do, before it computes."""
+    model = trained.model
+    images = np.stack([read_pixels(picture, model.shape) for picture in pictures])
+    labels = np.resize(np.asarray(cond, np.int32), len(images)) if len(cond) else None
+    if labels is not None and model.sample_cond(1, {"x": images}) is None:
+        raise UserError("cond was given, but the model is not conditional: leave it out")
+    data = compress(model, trained.state, images, fingerprint(trained.experiment, trained.state), labels)
+    write_bytes(out, data)
+    before = sum(picture.stat().st_size for picture in pictures)
+    return f"{out}: {len(data)} bytes, {8 * len(data) / images.size:.4g} bits per dimension; {before} bytes before"
+
+
+def decompress_file(trained: Trained, file: Path, out: Path) -> str:
+    """Writes the picture of a file, or into the folder `out` several, and says what it wrote. Raises UserError as
+    `decompress` does."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    images = decompress(trained.model, trained.state, data, fingerprint(trained.experiment, trained.state))
+    if len(images) > 1:
+        save_each(out, images)
+    else:
+        save_image(images[0], out)
+    return f"{len(images)} of {' x '.join(map(str, images.shape[1:3]))} pixels: {out}"

@@ -1,0 +1,91 @@
+"""What a model does with a given picture: redraw a part of it, vary it, translate it; and the way between two samples.
+
+A model says by protocols of `core.capabilities` which of these it can do.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core.capabilities import Inpaints, Interpolates, Translates, Varies
+from jaxgen.core.codec import Codec
+from jaxgen.core.keys import SAMPLE, fold_each, run_key
+from jaxgen.core.model import GenerativeModel
+from jaxgen.core.types import PyTree, TrainState
+from jaxgen.errors import UserError
+from jaxgen.runs.restore import Trained
+
+
+@dataclass(frozen=True)
+class Edit:
+    """How a picture is edited."""
+
+    strength: float = 0.6
+    """How far `image` is noised before it is sampled back, or its style moved to a sample's; 1 keeps nothing of it."""
+    resample: int = 1
+    """Times that each step of filling in is taken: more fit the parts together better."""
+
+
+def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) -> None:
+    """Raises UserError unless the model takes all that was given: an image, a mask of it, steps between samples."""
+    name = type(model).__name__
+    if mask and not isinstance(model, Inpaints):
+        raise UserError(f"{name} fills in no part of a picture: --mask needs a diffusion model or PixelCNN")
+    if between and not isinstance(model, Interpolates):
+        raise UserError(f"{name} has no way between samples: --between needs a diffusion model or StyleGAN")
+    if image and not mask and not isinstance(model, Varies | Translates):
+        needed = "a diffusion model, StyleGAN or pix2pix"
+        raise UserError(f"{name} makes nothing of a whole picture: --image without --mask needs {needed}")
+
+
+def redraw(
+    trained: Trained,
+    keys: jax.Array,
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    cond: PyTree = None,
+    edit: Edit = Edit(),
+) -> np.ndarray:
+    """Variations of raw `image`, uint8[*shape]: one for each of `keys`, raw data.
+
+    mask: bool[H, W, 1], true where the image stays; None to vary all of it. Raises UserError for a model that does not
+    do what is asked.
+    """
+    check_model(trained.model, True, mask is not None, False)
+    return np.asarray(_redraw(trained.model, edit, trained.codec, trained.state, keys, image, mask, cond))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _redraw(
+    model: Any, edit: Edit, codec: Codec, state: TrainState, keys: jax.Array, image: jax.Array, mask: Any, cond: PyTree
+) -> jax.Array:
+    if mask is None and not isinstance(model, Varies):
+        source = jnp.broadcast_to(image, (keys.shape[0], *image.shape))
+        return codec.decode(model.translate(state, keys, source))
+    x = jnp.broadcast_to(codec.encode({"x": image[None]}, jax.random.key(0))["x"], (keys.shape[0], *model.shape))
+    if mask is None:
+        return codec.decode(model.vary(state, keys, x, edit.strength, cond))
+    return codec.decode(model.inpaint(state, keys, x, mask[None], cond, edit.resample))
+
+
+@partial(jax.jit, static_argnums=0)
+def _between(
+    model: Interpolates, codec: Codec, state: TrainState, ends: tuple[jax.Array, jax.Array], weight: Any, cond: PyTree
+) -> jax.Array:
+    return codec.decode(model.interpolate(state, *ends, weight, cond))
+
+
+def rows_between(trained: Trained, seed: int, rows: int, columns: int, cond: PyTree = None) -> np.ndarray:
+    """[rows * columns, *shape], raw data: row i goes from sample 2 i to sample 2 i + 1 of a seed, under the first one's
+    condition; cond: of 2 rows samples at least, or None. Raises UserError for a model that does not go between."""
+    check_model(trained.model, False, False, True)
+    start = np.repeat(2 * np.arange(rows), columns)
+    # Keys anew for each end: one array of them is to be used once.
+    ends = tuple(fold_each(run_key(seed, SAMPLE), jnp.asarray(start + i)) for i in (0, 1))
+    weight = jnp.asarray(np.tile(np.linspace(0, 1, columns), rows), jnp.float32)
+    first = jax.tree.map(lambda c: jnp.asarray(np.asarray(c)[start]), cond)
+    return np.asarray(_between(trained.model, trained.codec, trained.state, ends, weight, first))

@@ -1,0 +1,79 @@
+"""Numbers on held-out data: mean and standard error."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.core import compiled
+from jaxgen.core.keys import EVAL, fold_each, sample_keys
+from jaxgen.core.mesh import divisible
+from jaxgen.core.types import Batch
+from jaxgen.errors import UserError
+from jaxgen.runs.environment import environment
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.processes import whole
+
+Distance = Callable[[jax.Array, jax.Array], jax.Array]
+"""f32[B] of two batches of raw images."""
+
+
+def held_out_numbers(
+    trained: Trained,
+    split: str = "test",
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    batch: int = 200,
+    distances: Mapping[str, Distance] | None = None,
+) -> tuple[dict[str, dict[str, float]], int]:
+    """`mean` and `stderr` of each number of the model's `evaluate`, and over how many examples of the split.
+
+    limit: only the first so many. distances: further numbers, between what is sampled under each example's condition,
+    an image, and the example.
+    """
+    data, layout = trained.experiment.data, trained.layout
+    totals: dict[str, list[np.ndarray]] = {}
+    count = min(limit or sys.maxsize, data.count(split))
+    batch = divisible(min(batch, count), layout)
+    for i, (raw, mask) in enumerate(data.padded_batches(batch, split, limit)):
+        keys = sample_keys(seed, batch, i * batch, EVAL)
+        if layout is not None:
+            keys, raw = layout.put((keys, raw), layout.batch())
+        images = _answers(trained, keys, raw) if distances else None
+        numbers = compiled.evaluate(trained.model, trained.state, keys, raw, trained.codec)
+        numbers |= {name: distance(images, raw["x"]) for name, distance in (distances or {}).items()}
+        for name, values in whole(numbers).items():
+            totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
+    return {name: _mean(np.concatenate(parts)) for name, parts in totals.items()}, count
+
+
+def evaluation(
+    trained: Trained, split: str, seed: int, numbers: Mapping[str, Any], count: int, **facts: Any
+) -> dict[str, Any]:
+    """What RUN/evaluation.json holds: the numbers with everything they depend on."""
+    said = {"split": split, "num": count, "seed": seed, "step": trained.step}
+    said |= {"parameters": trained.state.sampling_field, **facts}
+    return {**said, "metrics": dict(numbers), "environment": environment()}
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    """Mean and standard error of f64[N]; of f64[N, 2], those of the first column's sum over the second's, the error to
+    first order."""
+    if values.ndim == 2:
+        over, under = values.T
+        mean = over.sum() / max(under.sum(), 1e-12)
+        values = mean + (over - mean * under) / max(under.mean(), 1e-12)
+    stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+    return {"mean": float(values.mean()), "stderr": stderr}
+
+
+def _answers(trained: Trained, keys: jax.Array, raw: Batch) -> jax.Array:
+    """What the model makes of each example's condition, by the keys that `evaluate` has for it: raw data."""
+    cond = trained.model.sample_cond(keys.shape[0], raw)
+    if not any(leaf.ndim >= 3 for leaf in jax.tree.leaves(cond)):
+        name = type(trained.model).__name__
+        raise UserError(f"{name} makes no image of an image: there is none to compare with --lpips")
+    return compiled.sample(trained.model, trained.state, fold_each(keys, 1), cond, trained.codec)

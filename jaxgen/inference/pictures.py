@@ -1,0 +1,39 @@
+"""The pictures that a run leaves while it trains and when it ends."""
+
+import numpy as np
+
+from jaxgen.core import compiled
+from jaxgen.core.keys import sample_keys
+from jaxgen.inference.sampling import draw, in_frames, in_one, in_rows
+from jaxgen.metrics.modes import mode_coverage
+from jaxgen.report import save_picture
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_text
+from jaxgen.runtime.processes import is_main, whole
+
+
+def save_pictures(trained: Trained, final: bool) -> None:
+    """A grid of samples, or their text, and, at the end, what else the family shows, in the run's folder. Where the
+    data's modes are known, how many of them the samples reach goes to RUN/held_out.jsonl."""
+    experiment, model, run, layout = trained.experiment, trained.model, trained.folder, trained.layout
+    folder, batch, num = run.pictures(trained.step), run.examples(), experiment.num_samples
+    cond = model.sample_cond(num, batch)
+    samples = draw(trained, experiment.seed, num, cond, num)
+    texts = experiment.data.texts(samples)
+    pictures = {"samples.png": in_rows(samples, cond)} if texts is None else {}
+    frame = experiment.data.frame
+    if final:
+        some = sample_keys(experiment.seed, len(batch["x"]))
+        if layout is not None:
+            some, batch = layout.put((some, batch), layout.everywhere)
+        pictures |= whole(compiled.pictures(model, trained.state, some, batch, trained.codec))
+    if not is_main():
+        return
+    if (modes := experiment.data.modes) is not None:
+        counted = mode_coverage(samples, *modes)
+        finite = {f"samples/{name}": value for name, value in counted.items() if np.isfinite(value)}
+        run.append(run.held_out, [{"step": trained.step, **finite}])
+    if texts is not None:
+        write_text(folder / "samples.txt", in_one(texts))
+    for name, picture in pictures.items():
+        save_picture(folder / name, in_frames(picture, frame))

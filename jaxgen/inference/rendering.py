@@ -1,0 +1,248 @@
+"""What a trained radiance field shows: held-out views and how near they come, a film around the scene, its mesh."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxgen.core.capabilities import RadianceField
+from jaxgen.core.types import TrainState
+from jaxgen.data import AnalyticScene
+from jaxgen.data.rays import PosedViews, Views, over
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.inference.images import save_image
+from jaxgen.metrics.image import psnr, ssim
+from jaxgen.ops.cameras import columns, view_rays
+from jaxgen.ops.volume import Rendered
+from jaxgen.report import save_picture, write_report
+from jaxgen.runs.environment import environment
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_bytes
+
+SHOWN = 4  # views in the report's picture
+SSIM_SMALLEST = 11  # the side of its window
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What is rendered of a scene."""
+
+    split: Literal["test", "train"] = "test"
+    """Whose views are rendered and measured."""
+    limit: int = 0
+    """Only the first so many views; all when 0."""
+    turntable: int = 0
+    """Frames of turntable.gif, a film around the scene (of LLFF's and COLMAP's scenes, of a swaying look into it)."""
+    size: int = 0
+    """Width of its frames in pixels; that of the pictures when 0."""
+    lattice: int = 0
+    """Points a side of the lattice on which mesh.ply is found by marching cubes, for which scikit-image is needed; no
+    mesh when 0."""
+    level: float = 10.0
+    """Density at which the mesh has its surface, per unit of the scene's length."""
+
+
+def check(experiment: Experiment, options: Rendering) -> None:
+    """Raises UserError for a run that is no radiance field, or numbers out of range."""
+    if not isinstance(experiment.model, RadianceField) or not isinstance(experiment.data, PosedViews):
+        raise UserError(f"{type(experiment.model).__name__} is no radiance field: name a run of experiments/nerf.py")
+    if min(options.limit, options.turntable, options.size) < 0 or options.lattice < 0 or options.lattice == 1:
+        raise UserError(
+            f"limit is {options.limit}, turntable {options.turntable}, size {options.size}, lattice {options.lattice}: "
+            "each is 0 or more, a lattice 2 or more"
+        )
+    if options.lattice:
+        _marching_cubes()
+
+
+@partial(jax.jit, static_argnums=0)
+def rendered(model: RadianceField, state: TrainState, rays: jax.Array) -> Rendered:
+    """What is seen along rays f32[N, 9]: one program for all of one picture."""
+    return model.render(state, rays)
+
+
+def render_view(
+    trained: Trained, rays: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of rays f32[H * W, 9]: picture uint8[H, W, 3], depth f32[H, W] as a distance, and opacity f32[H, W]."""
+    seen, codec = rendered(trained.model, trained.state, rays), trained.codec
+    shaped = (np.asarray(a).reshape(*size, *a.shape[1:]) for a in (codec.decode(seen.rgb), seen.depth, seen.opacity))
+    return tuple(shaped)
+
+
+def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = None) -> str:
+    """Renders what is asked for into `out` and the run's report; returns what was made, in a line or two.
+
+    lpips: f32[B] of two batches of pictures, where its weights are named.
+    """
+    run, step = trained.folder, trained.step
+    pictures = run.pictures(step)
+    numbers, shown = _views(trained, options, out, lpips)
+    save_picture(pictures / f"{options.split}_views.png", shown)
+    count = len(next(iter(numbers.values())))
+    said = {
+        name: {"mean": float(np.mean(v)), "stderr": float(np.std(v, ddof=1) / math.sqrt(count)) if count > 1 else 0.0}
+        for name, v in numbers.items()
+    }
+    facts = {"split": options.split, "num": count, "of": "whole views", "step": step}
+    facts |= {"parameters": trained.state.sampling_field, **({"lpips": lpips.provenance} if lpips else {})}
+    run.write_json("evaluation.json", {**facts, "metrics": said, "environment": environment()})
+    each = [{name: float(v[i]) for name, v in numbers.items()} for i in range(count)]
+    RunFolder(out).write_json("views.json", {**facts, "views": each})
+    lines = [f"step {step}, {count} views of {options.split}: {out}"]
+    lines += [f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}" for name, value in said.items()]
+    if options.turntable:
+        film = turntable(trained, options.turntable, options.size)
+        for folder in (out, pictures):
+            save_picture(folder / "turntable.gif", film)
+        lines.append(f"turntable of {len(film)} frames: {out / 'turntable.gif'}")
+    if options.lattice:
+        vertices, faces, colours = mesh(trained.model, trained.state, options.lattice, options.level)
+        write_ply(out / "mesh.ply", vertices, faces, colours)
+        lines.append(f"mesh of {len(vertices)} vertices and {len(faces)} triangles: {out / 'mesh.ply'}")
+    lines.append(f"report: {write_report(run.path)}")
+    return "\n".join(lines)
+
+
+def _views(
+    trained: Trained, options: Rendering, out: Path, lpips: Any
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
+    of what is, of depth and of opacity. Each picture is also written by itself."""
+    data, model = trained.experiment.data, trained.model
+    views = data.views(options.split)
+    count = min(options.limit or len(views.pixels), len(views.pixels))
+    true = data.depth(options.split) if isinstance(data, AnalyticScene) else None
+    numbers: dict[str, list[float]] = {}
+    rows: list[list[np.ndarray]] = []
+    for i in range(count):
+        rays = _rays_of(views, i)
+        picture, depth, opacity = render_view(trained, rays, views.size)
+        grey = [_grey(a) for a in (_bright(depth, opacity, rays), opacity)]
+        save_image(picture, out / f"view{i:03}.png")
+        for name, image in zip(("depth", "opacity"), grey):
+            save_image(image, out / f"{name}{i:03}.png")
+        pair = (picture[None], over(views.pixels[i], model.background)[None])
+        measures = {"psnr": psnr} | ({"ssim": ssim} if min(views.size) >= SSIM_SMALLEST else {})
+        measures |= {lpips.name: lpips} if lpips else {}
+        for name, measure in measures.items():
+            numbers.setdefault(name, []).append(float(measure(*pair)[0]))
+        if true is not None:
+            numbers.setdefault("depth_error", []).append(depth_error(depth, true[i]))
+        if i < SHOWN:
+            rows.append([pair[1][0], picture, *(np.repeat(a, 3, axis=-1) for a in grey)])
+    return {name: np.array(values) for name, values in numbers.items()}, np.stack([np.stack(r) for r in zip(*rows)])
+
+
+def depth_error(depth: np.ndarray, true: np.ndarray) -> float:
+    """Median over pixels with something in them, which have a finite true depth, of the relative error."""
+    there = np.isfinite(true)
+    return float(np.median(np.abs(depth[there] - true[there]) / true[there])) if there.any() else math.nan
+
+
+def _rays_of(views: Views, i: int) -> np.ndarray:
+    ends = (views.near[i], views.far[i], views.planar[i])
+    return view_rays(views.poses[i], views.intrinsics[i], views.size, *ends)
+
+
+def _bright(depth: np.ndarray, opacity: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Depth as brightness f32[H, W]: near is bright, nothing is black."""
+    near, far = (a.reshape(depth.shape) for a in columns(rays)[2:4])
+    return opacity * (far - depth) / (far - near)
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """f32[H, W] in [0, 1] as uint8[H, W, 1]."""
+    return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)[..., None]
+
+
+def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
+    """uint8[F, H, W, 3]: the scene along the data's way around it, by its first held-out camera's lens; width in
+    pixels, that of the pictures when 0."""
+    data = trained.experiment.data
+    views = data.views("test")
+    scale = width / views.size[1] if width else 1.0
+    size = tuple(max(1, round(n * scale)) for n in views.size)
+    lens, ends = views.intrinsics[0] * scale, (views.near.min(), views.far.max(), views.planar[0])
+    rays = (view_rays(pose, lens, size, *ends) for pose in data.way(frames))
+    return np.stack([render_view(trained, r, size)[0] for r in rays])
+
+
+# --- mesh ---------------------------------------------------------------------------------------------------------
+
+
+def _marching_cubes() -> Any:
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError as error:
+        raise UserError("a mesh needs scikit-image: pip install 'jaxgen[mesh]'") from error
+    return marching_cubes
+
+
+@partial(jax.jit, static_argnums=0)
+def _at(model: RadianceField, state: TrainState, x: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return model.at_points(state, x, d)
+
+
+def mesh(
+    model: RadianceField, state: TrainState, points: int, level: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The surface where the density is `level`, on a lattice of `points` a side: vertices f32[V, 3], triangles
+    i32[F, 3] that turn counter-clockwise seen from outside, and the vertices' colours uint8[V, 3], along the normal.
+
+    Raises UserError when the density does not cross the level.
+    """
+    side = np.linspace(-model.bound, model.bound, points, dtype=np.float32)
+    layers = []
+    for x in side:
+        layer = np.stack(np.meshgrid([x], side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+        layers.append(np.asarray(_at(model, state, layer, np.zeros_like(layer))[0]).reshape(points, points))
+    density = np.stack(layers)
+    if not density.min() < level < density.max():
+        raise UserError(
+            f"the density goes from {density.min():.3g} to {density.max():.3g}, the mesh is asked for at {level:g}: "
+            "pass a --level between"
+        )
+    # Logarithms: between two points the density of a surface grows by factors, and the crossing would stick to one.
+    logs, level = np.log(density + 1e-6), np.log(level + 1e-6)
+    vertices, faces, normals, _ = _marching_cubes()(logs, level, spacing=(side[1] - side[0],) * 3)
+    # Its triangles turn clockwise seen from where the density is low.
+    vertices, faces = (vertices - model.bound).astype(np.float32), faces[:, ::-1]
+    inwards = _inwards(vertices, faces, normals).astype(np.float32)
+    # In one shape whatever the count, so that one program does.
+    block = points * points
+    padded = [np.resize(a, (-(-len(a) // block) * block, 3)).reshape(-1, block, 3) for a in (vertices, inwards)]
+    colours = np.concatenate([np.asarray(_at(model, state, *pair)[1]) for pair in zip(*padded)])[: len(vertices)]
+    return vertices, faces.astype(np.int32), np.rint(255 * np.clip(colours, 0, 1)).astype(np.uint8)
+
+
+def _inwards(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Directions of length one into the solid at each vertex, f64[V, 3], by the triangles' own turn."""
+    corners = vertices[faces]
+    outwards = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    total = np.zeros(normals.shape)
+    for i in range(3):
+        np.add.at(total, faces[:, i], outwards)
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    return -np.where(length > 1e-12, total / np.maximum(length, 1e-12), normals)
+
+
+def write_ply(file: Path, vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> None:
+    """A mesh with vertex colours as a binary PLY file."""
+    head = (
+        f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\n"
+        "property float x\nproperty float y\nproperty float z\n"
+        "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    points = np.empty(len(vertices), [("place", "<f4", 3), ("colour", "u1", 3)])
+    points["place"], points["colour"] = vertices, colours
+    triangles = np.empty(len(faces), [("count", "u1"), ("corners", "<i4", 3)])
+    triangles["count"], triangles["corners"] = 3, faces
+    write_bytes(file, head.encode() + points.tobytes() + triangles.tobytes())

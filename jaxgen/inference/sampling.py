@@ -1,0 +1,63 @@
+"""Samples of a trained model, and their layout for a picture."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.core import compiled
+from jaxgen.core.keys import sample_keys
+from jaxgen.core.mesh import divisible
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.processes import whole
+
+
+def draw(trained: Trained, seed: int, num: int, cond: Any = None, batch: int = 256) -> np.ndarray:
+    """Samples 0 to num - 1 of a seed as raw data, `batch` at a time (or the next multiple that splits over a mesh);
+    the last batch is padded, not recompiled. cond: leading axis num, or None."""
+    batch = divisible(min(batch, num), trained.layout)
+    return np.concatenate(list(drawn(trained, seed, range(0, num, batch), cond)))[:num]
+
+
+def drawn(trained: Trained, seed: int, firsts: range, cond: Any = None) -> Iterator[np.ndarray]:
+    """Samples of a seed as raw data, one batch of `firsts.step` for each number in `firsts`, from that sample on."""
+    batch, layout = firsts.step, trained.layout
+    for first in firsts:
+        keys = sample_keys(seed, batch, first)
+        # Past the end, conditions start over: those samples are cut off below.
+        some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
+        if layout is not None:
+            keys, some = layout.put((keys, some), layout.batch())
+        yield whole(compiled.sample(trained.model, trained.state, keys, some, trained.codec))
+
+
+def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:
+    """Images uint8[N, h, w, c] whose labels i32[N] come in several equal runs, of two or more each, as
+    [classes, N / classes, h, w, c], for a picture with a row for each class; anything else as it is."""
+    if raw.ndim != 4 or getattr(cond, "shape", None) != (len(raw),):
+        return raw
+    (ends,) = np.nonzero(np.diff(np.asarray(cond)))
+    runs = len(ends) + 1
+    length = len(raw) // runs
+    if runs == 1 or length * runs != len(raw) or length < 2 or np.any((ends + 1) % length):
+        return raw
+    return raw.reshape(runs, length, *raw.shape[1:])
+
+
+def in_frames(raw: np.ndarray, frame: tuple[int, int] | None) -> np.ndarray:
+    """Pixels uint8[..., N, c] of pictures of size `frame` as [..., K, h, w, c], as far as they fill pictures, or else
+    as one picture of the rows that they fill; what has no frame as it is."""
+    if frame is None or raw.ndim < 2:
+        return raw
+    (height, width), num = frame, raw.shape[-2]
+    if num < height * width:
+        width = min(width, num)
+        height = num // width
+    pictures = num // (height * width)
+    return raw[..., : pictures * height * width, :].reshape(*raw.shape[:-2], pictures, height, width, raw.shape[-1])
+
+
+def in_one(texts: list[str]) -> str:
+    """Several texts in one, each under its number."""
+    return "\n".join(f"--- {i} ---\n{text}" for i, text in enumerate(texts)) + "\n"

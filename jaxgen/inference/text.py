@@ -1,0 +1,105 @@
+"""`jaxgen sample` of a run that writes text: goes on from a prompt, shown as it is written."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen import core
+from jaxgen.core.capabilities import WritesText
+from jaxgen.core.types import TrainState
+from jaxgen.data.tokenizers import Tokenizer, from_json
+from jaxgen.errors import UserError
+from jaxgen.inference.sampling import in_one
+from jaxgen.models import gpt
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_text
+
+PART = 16
+"""Tokens written in one compiled call: few enough to look like a stream."""
+
+
+def tokenizer_of(run: RunFolder) -> Tokenizer:
+    """The tokenizer that the run was trained with. Raises UserError when it is not there."""
+    file = run.path / "tokenizer.json"
+    try:
+        return from_json(file.read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): restore it, or train anew") from error
+
+
+def stream(
+    model: WritesText, state: TrainState, tokenizer: Tokenizer, prompt: np.ndarray, seed: int, index: int = 0
+) -> Iterator[str]:
+    """What sample `index` of a seed writes after the prompt, i32[P], piece by piece."""
+    params = state.sampling_params
+    cond = gpt.prompts([prompt], model.window)
+    total = -(-model.num_tokens // PART) * PART  # whole parts: a shorter last one would be a program of its own
+    writer = gpt.begin(model, params, 1, cond, total)
+    drawn, shown = np.zeros(0, np.int32), len(tokenizer.decode(prompt))
+    for first in range(0, total, PART):
+        # Keys anew for each call: one array of them is to be used once.
+        keys = core.sample_keys(seed, 1, index)
+        writer, part = gpt.write(model, params, writer, keys, jnp.int32(first), PART)
+        drawn = np.concatenate([drawn, np.asarray(part[0])])[: model.num_tokens]
+        ends = np.flatnonzero(drawn == model.decoding.end)
+        over = len(ends) > 0 or len(drawn) == model.num_tokens
+        drawn = drawn[: ends[0]] if len(ends) else drawn
+        # With the prompt: a letter of several bytes may begin in it. One that is not whole yet waits.
+        text = tokenizer.decode(np.concatenate([prompt, drawn]))
+        text = text if over else text.rstrip("\ufffd")
+        if len(text) > shown:
+            yield text[shown:]
+            shown = len(text)
+        if over:
+            return
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What is written: samples 0 to num - 1 of a seed after a prompt."""
+
+    prompt: str | None = None
+    """None: each sample starts from the first token of a held-out example."""
+    seed: int = 0
+    num: int = 1
+    tokens: int = 0
+    """Of each; the model's own number when 0."""
+
+
+def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO | None = None) -> Path:
+    """Samples of text, to `show` (the terminal when None) piece by piece and to samples.txt in the folder. Raises
+    UserError for a model that writes no text, or a prompt that cannot be gone on from."""
+    model, num = trained.model, writing.num
+    if not isinstance(model, WritesText):
+        raise UserError(f"{type(model).__name__} does not write text token by token: name a run of experiments/gpt.py")
+    model, show = with_tokens(model, writing.tokens), show or sys.stdout
+    tokenizer = tokenizer_of(trained.folder)
+    prompt = writing.prompt
+    starts = trained.examples["x"][:, :1] if prompt is None else tokenizer.encode(prompt)[None]
+    model.check_cond(gpt.prompts(list(starts), model.window))
+    texts = []
+    for index in range(num):
+        tokens = starts[index % len(starts)]
+        began = tokenizer.decode(tokens)
+        if num > 1:
+            print(f"--- {index} ---", file=show)
+        print(began, end="", flush=True, file=show)
+        parts = [began]
+        for part in stream(model, trained.state, tokenizer, tokens, writing.seed, index):
+            print(part, end="", flush=True, file=show)
+            parts.append(part)
+        print(file=show, flush=True)
+        texts.append("".join(parts))
+    write_text(folder / "samples.txt", in_one(texts))
+    return folder / "samples.txt"
+
+
+def with_tokens(model: WritesText, tokens: int) -> WritesText:
+    """The model that writes so many tokens; its own number when 0."""
+    return replace(model, decoding=replace(model.decoding, tokens=tokens)) if tokens else model

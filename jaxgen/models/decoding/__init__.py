@@ -1,0 +1,1 @@
+"""Ways to decode a GPT beside plain sampling."""

@@ -1,0 +1,315 @@
+"""Checkpoints: orbax, asynchronous and atomic, with a checksum of every array.
+
+Orbax spends two milliseconds on each array, and a U-Net's state has a thousand small ones: those travel packed.
+
+Orbax notices a truncated file but restores a flipped byte silently, so each checkpoint carries one number per array,
+computed on the device and compared on the way back.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from jaxgen.runtime import processes
+from jaxgen.core.compiled import QUICK_TO_COMPILE
+from jaxgen.core.types import TrainState
+from jaxgen.errors import UserError
+
+PyTree = Any
+SPARE_BYTES = 1 << 20  # what a checkpoint takes beside its arrays, and the log until the next
+UNWRITABLE = (OSError, ValueError, RuntimeError)
+
+
+def _quiet() -> None:
+    """Orbax logs each step of each save, and each thread and array of a failed one; its errors reach us raised too."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "never retrieved" not in record.getMessage()
+
+
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> jax.Array:
+    """u32[len(leaves)]: the words of each array, each times an odd number of its own, summed modulo 2^32.
+
+    Any one changed word changes its sum; sums do not depend on how an array is sharded.
+    """
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
+        words = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32).reshape(-1)
+        position = jax.lax.iota(jnp.uint32, words.size)
+        return jnp.sum(words * (position * jnp.uint32(2654435761) * 2 + 1), dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in leaves])
+
+
+def checksums(tree: PyTree) -> dict[str, int]:
+    """A number for each array of `tree`, by path."""
+    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    sums = processes.whole(_checksums(list(leaves)))
+    return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
+
+
+# --- packing --------------------------------------------------------------------------------------------------
+
+SMALL = 1 << 20  # bytes up to which an array is packed with others
+
+Packs = dict[str, list[str]]
+"""Names of the arrays in each pack, in order."""
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+@partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def _joined(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+
+def pack(state: TrainState) -> tuple[dict[str, jax.Array], Packs]:
+    """The arrays of a state by name, small ones that lie whole on every device joined: one pack for each field of the
+    state and type. Also what lies in the packs."""
+    arrays, groups = {}, {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        if leaf.nbytes <= SMALL and leaf.sharding.is_fully_replicated:
+            groups.setdefault(f"{_name(path[:1])}-{leaf.dtype}", []).append((_name(path), leaf))
+        else:
+            arrays[_name(path)] = leaf
+    packs = {group: [name for name, _ in members] for group, members in groups.items()}
+    return arrays | {group: _joined([leaf for _, leaf in members]) for group, members in groups.items()}, packs
+
+
+def to_read(like: TrainState, packs: Packs) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a checkpoint with these packs has to give for a state like `like`."""
+    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
+    wanted = {}
+    for group, names in packs.items():
+        if names[0] not in leaves:
+            continue
+        first = leaves[names[0]]
+        size = sum(leaves[name].size for name in names)
+        sharding = first.sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = NamedSharding(sharding.mesh, PartitionSpec())
+        wanted[group] = jax.ShapeDtypeStruct((size,), first.dtype, sharding=sharding)
+    packed = {name for names in packs.values() for name in names}
+    alone = {name: leaf for name, leaf in leaves.items() if name not in packed}
+    return wanted | {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for n, a in alone.items()}
+
+
+def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> TrainState:
+    """The inverse of `pack`, laid out as `like` says. Raises ValueError where an array is missing."""
+    found = dict(arrays)
+    paths, shape = jax.tree_util.tree_flatten_with_path(like)
+    leaves = {_name(path): leaf for path, leaf in paths}
+    for group, names in packs.items():
+        if group in arrays:
+            # On the host: cutting a jax.Array up is a program to compile for every part.
+            joined, start = np.asarray(arrays[group]), 0
+            for name in names:
+                found[name] = joined[start : start + leaves[name].size].reshape(leaves[name].shape)
+                start += leaves[name].size
+    for name in leaves:
+        if not isinstance(found.get(name), jax.Array | np.ndarray):  # partial_restore leaves what it does not find
+            raise ValueError(f"there is no {name}")
+    return jax.tree.unflatten(shape, [_placed(found[name], leaf.sharding) for name, leaf in leaves.items()])
+
+
+def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
+    """An array that came on the host, as orbax gives it where no place is asked for, on the devices; a copy, as a state
+    is donated."""
+    if isinstance(array, jax.Array):
+        return array
+    if where is None:
+        return jnp.array(array)
+    # Not device_put, which asks all processes whether they mean the same array.
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index].copy())
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder`, oldest first; none where there is no such folder."""
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder`. Close it, or use it in a `with`: a pending save dies with the process.
+
+    keep: how many of the newest stay. Where saves come with a score, the one of the lowest stays too.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        import orbax.checkpoint as ocp  # 0.5 s that `--help` need not wait for
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+        _quiet()
+        self.folder = folder
+        self._ocp = ocp
+        # Not max_to_keep with best_fn: that deletes the newest when it scores badly.
+        best = policies.BestN(get_metric_fn=_goodness, n=1, keep_checkpoints_without_metrics=False)
+        policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_goodness, preservation_policy=policy, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        # Where a run already fails, say of a full disk, that is the error to tell.
+        with nullcontext() if kind is None else suppress(UserError):
+            self.close()
+
+    def close(self) -> None:
+        """Waits for pending saves."""
+        try:
+            self.wait()
+        finally:
+            with self._saving():
+                self._manager.close()
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Orbax and tensorstore raise what could not be written in a save, or at any call after it."""
+        try:
+            yield
+        except UNWRITABLE as error:
+            reason = " ".join(str(error).split())
+            full = "No space left on device" in reason
+            reason = "no space is left on the device" if full else f"{reason[:200]}"
+            earlier = f"; checkpoints {self.steps()} are whole" if self.steps() else ""
+            raise UserError(
+                f"cannot save a checkpoint in {self.folder}: {reason}{earlier}. Free space; the same command goes on"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """Saved steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int:
+        """The step saved with the lowest score. Raises UserError when none has one."""
+        scores = {step: self._manager.metrics(step) for step in self.steps()}
+        scored = {step: _goodness(score) for step, score in scores.items() if score is not None}
+        if not scored:
+            raise UserError(f"{self.folder} has no best checkpoint: the run was trained without --best")
+        return max(scored, key=lambda step: (scored[step], step))
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Saves `state` under its step; returns once the arrays are copied, so the state may be donated.
+
+        score: lower is better; NaN is never best. Raises UserError when it cannot be written, or when this step or a
+        later one is saved.
+        """
+        ocp = self._ocp
+        facts = {"checksums": checksums(state)}
+        arrays, facts["packs"] = pack(state)
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), integrity=ocp.args.JsonSave(facts))
+        metrics = None if score is None else {"score": float(score)}
+        self.wait()
+        processes.in_each(lambda: self._check_space(state))
+        with self._saving():
+            saved = self._manager.save(int(state.step), args=items, metrics=metrics)
+        if not saved:  # orbax neither replaces a step nor goes back behind the newest
+            raise UserError(
+                f"cannot save step {int(state.step)} in {self.folder}, which holds {self.steps()}: move those of this "
+                "step and later away"
+            )
+
+    def _check_space(self, state: TrainState) -> None:
+        """Raises UserError when this process's share of a state will not fit: a save that fails half-way is noisier."""
+        shards = [leaf.addressable_shards for leaf in jax.tree.leaves(state)]
+        needed = sum(s.data.nbytes for shard in shards for s in shard if s.replica_id == 0) + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            sizes = f"{needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB of space are free"
+            raise UserError(
+                f"cannot save a checkpoint in {self.folder}: {sizes}; checkpoints {self.steps()} are whole. Free "
+                "space; the same command goes on"
+            )
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState, step: int | None = None, report=print, optimizer: bool = True) -> TrainState:
+        """The newest intact checkpoint (or that of `step`) in the shape of `like`, a state or its ShapeDtypeStructs.
+
+        A damaged one is named by `report` and passed over, never deleted. optimizer: whether its state is read; without
+        it `opt_state` is None. Raises UserError when no checkpoint is intact.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise UserError(f"{self.folder} has no checkpoint of step {step}, only of {steps or 'none'}: choose one")
+        wanted = [step] if step is not None else steps[::-1]
+        if not wanted:
+            raise UserError(f"{self.folder} holds no checkpoint: train first, or name another run")
+        for candidate in wanted:
+            try:
+                return self._restore(candidate, like, optimizer)
+            except _Damaged as error:
+                damage = f"checkpoint {self.folder / str(candidate)} is damaged ({error})"
+                if candidate != wanted[-1]:
+                    report(f"{damage}: going on with an older one")
+        raise UserError(f"{damage} and no older one is intact: move {self.folder} away to start anew")
+
+    def set_aside(self, after: int) -> None:
+        """Moves checkpoints newer than step `after`, from which a run goes on, to the folder `set_aside`: orbax would
+        not save their steps again."""
+        newer = [step for step in self.steps() if step > after]
+
+        def move() -> None:
+            for step in newer:
+                target = self.folder.parent / "set_aside" / str(step)
+                while target.exists():
+                    target = target.with_name(f"{target.name}+")
+                target.parent.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(target)
+
+        if newer:
+            processes.on_main(move)
+            self._manager.reload()
+
+    def _restore(self, step: int, like: TrainState, optimizer: bool) -> TrainState:
+        ocp = self._ocp
+        like = like if optimizer else like.replace(opt_state=None)
+        try:
+            facts = self._manager.restore(step, args=ocp.args.Composite(integrity=ocp.args.JsonRestore()))["integrity"]
+            wanted = to_read(like, facts["packs"])
+            restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+            # Of a checkpoint that was read without its optimizer state some arrays stay unread.
+            arrays = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+            read = self._manager.restore(step, args=ocp.args.Composite(state=arrays))["state"]
+            state = unpack(read, like, facts["packs"])
+        except Exception as error:
+            # tensorstore and orbax raise a dozen types for a file that is short, missing or garbled.
+            raise _Damaged(f"unreadable, {' '.join(str(error).split())[:90]}...") from error
+        for path, value in checksums(state).items():
+            if facts["checksums"].get(path) != value:
+                raise _Damaged(f"{path} does not match its checksum")
+        return state
+
+
+def _goodness(metrics: dict[str, float]) -> float:
+    """Higher is better, as orbax wants it."""
+    score = metrics["score"]
+    return -math.inf if math.isnan(score) else -score
+
+
+class _Damaged(Exception):
+    """What is wrong with a checkpoint."""

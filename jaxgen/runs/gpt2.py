@@ -1,0 +1,55 @@
+"""A run folder of GPT-2's weights, and GPT-2's file of a run: see `jaxgen weights`."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.codecs import Identity
+from jaxgen.core.types import TrainState
+from jaxgen.data import Text
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.runs.restore import open_run
+from jaxgen.runs.restore import restore
+from jaxgen.models.gpt import GPT
+from jaxgen.ops.decoding import Decoding
+from jaxgen.runs.folder import RunFolder
+from jaxgen.weights import gpt2
+
+
+def import_run(file: Path, vocabulary: Path, out: Path) -> None:
+    """Makes `out` a run at step 0, to sample from, evaluate or train on as any other.
+
+    vocabulary: folder of vocab.json and merges.txt. Raises UserError when it is not of the weights' size, or `out`
+    holds a run already.
+    """
+    if RunFolder(out).checkpoints.is_dir():
+        raise UserError(f"{out} holds a run already: name a new folder")
+    network = gpt2.network_of(file)
+    data = Text(tokenizer="bpe", gpt2=str(vocabulary.resolve()), block=network.window, stride=network.window)
+    if data.vocab != network.vocab:
+        raise UserError(f"{vocabulary} has {data.vocab} tokens, {file} is of {network.vocab}: name its own vocabulary")
+    end = data.how.end
+    model = GPT(network=network, decoding=Decoding(top_k=200, temperature=0.8, end=end))
+    params = {"network": jax.tree.map(jnp.asarray, gpt2.read(file, network))}
+    experiment = Experiment(
+        model=model, codec=Identity(), data=data, batch_size=1, steps=1000, steps_per_call=10, num_samples=1
+    )
+    run = open_run(experiment, out, {"source": file.name}, experiment.codec)
+    opt_state = {"all": model.optimizer.tx.init(params)}
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(TrainState(step=jnp.int32(0), params=params, opt_state=opt_state))
+
+
+def export_run(run: Path, file: Path) -> None:
+    """Writes the newest parameters of a run, averaged ones where it has them, as GPT-2's file."""
+    folder = RunFolder(run)
+    experiment = folder.experiment()
+    if not isinstance(experiment.model, GPT):
+        raise UserError(f"{run} is of {type(experiment.model).__name__}, a GPT is expected")
+    if experiment.model.from_start:
+        raise UserError("GPT-2 has no start that is learnt: this model is of codes and cannot be written as one")
+    end = experiment.model.decoding.end
+    gpt2.write(file, experiment.model.network, restore(folder, experiment).state.sampling_params, end)

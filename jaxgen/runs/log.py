@@ -1,0 +1,126 @@
+"""The log of a run: metrics.jsonl with every step, timing.jsonl, TensorBoard and the progress line."""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.runtime import processes
+from jaxgen.runs.tensorboard import Board
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.runtime.progress import Progress
+from jaxgen.runtime.progress import Silent
+from jaxgen.runtime.progress import progress
+from jaxgen.runs.folder import RunFolder
+
+
+class NonFinite(Exception):
+    """A metric or parameter is NaN or infinite: `name` at `step`."""
+
+    def __init__(self, name: str, step: int):
+        super().__init__(f"{name} is not finite at step {step}")
+        self.name, self.step = name, step
+
+
+def means(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Mean of each metric over the steps that were not skipped, NaN where all were; of `skipped` over all of them."""
+    counted = np.asarray(columns.get("skipped", 0)) == 0
+    result = {name: np.mean(column, where=counted) if counted.any() else np.nan for name, column in columns.items()}
+    if "skipped" in columns:
+        result["skipped"] = np.mean(columns["skipped"])
+    return {name: float(value) for name, value in result.items()}
+
+
+class Clock:
+    """Seconds and rates since it was made, for the timing log."""
+
+    def __init__(self):
+        self.start = self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.monotonic()
+        self.last, lap = now, now - self.last
+        return lap
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+
+class Delayed:
+    """Metrics of calls, written once the next call is queued: the device never waits for a file."""
+
+    def __init__(self):
+        self._pending: list[dict[str, jax.Array]] = []
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a call just queued and writes those of the calls before it."""
+        self._pending.append(metrics)
+        while len(self._pending) > 1:
+            self._write(self._pending.pop(0))
+
+    def flush(self) -> None:
+        """Waits for what is queued and writes it."""
+        while self._pending:
+            self._write(self._pending.pop(0))
+
+    def _write(self, metrics: dict[str, jax.Array]) -> None:
+        raise NotImplementedError
+
+
+class Log(Delayed):
+    """metrics.jsonl with every step, timing.jsonl and the progress line every `log_every`, TensorBoard."""
+
+    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
+        super().__init__()
+        self.run, self.experiment, self.clock = run, experiment, clock
+        self.queued = self.written = self.logged = start
+        self.window: list[dict[str, np.ndarray]] = []
+        self.board = Board(run.path / "tensorboard", start) if processes.is_main() else None
+        self.progress = shown or (progress(experiment.steps, start) if processes.is_main() else Silent())
+        self.clock.lap()
+
+    def __enter__(self) -> "Log":
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self.flush()
+        self.progress.__exit__(*error)
+        if self.board:
+            with nullcontext() if error[0] is None else suppress(OSError):  # the first error is the one to tell
+                self.board.close()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        self.queued += self.experiment.steps_per_call
+        super().add(metrics)
+
+    def _write(self, metrics: dict[str, jax.Array]) -> None:
+        values = jax.device_get(metrics)
+        self.run.append_metrics(self.written + 1, values)
+        for name, column in values.items():
+            bad = ~np.isfinite(column)
+            if bad.any():
+                raise NonFinite(name, self.written + 1 + int(np.argmax(bad)))
+        if advice := self.experiment.model.diverged(values):
+            step = self.written + self.experiment.steps_per_call
+            self.run.note(step, "diverged", advice)
+            raise UserError(f"{self.run.path} diverged by step {step}: {advice}")
+        self.window.append(values)
+        self.written += self.experiment.steps_per_call
+        if self.written % self.experiment.log_every and self.written != self.experiment.steps:
+            return
+        shown = means({name: np.concatenate([w[name] for w in self.window]) for name in values})
+        rate = (self.written - self.logged) / max(self.clock.lap(), 1e-9)
+        self.window, self.logged = [], self.written
+        timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
+        self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
+        if self.board:
+            self.board.add(self.written, {**shown, "steps_per_s": rate})
+        self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)

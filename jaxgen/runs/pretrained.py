@@ -1,0 +1,156 @@
+"""A trained model as a codec: its codes, or its latents, are what another model sees. Two stages in two commands.
+
+    python experiments/vqvae.py emoji           # runs/vqvae-emoji-0
+    python experiments/vqvae_prior.py emoji     # reads that run; its samples are images
+
+A run remembers which weights it began with (RUN/first_stage.json): it goes on with these, and is sampled with these,
+or says that they are gone.
+"""
+
+from typing import Any
+from jaxgen.core.types import Batch
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.core.codec import Codec
+from typing import Literal
+from pathlib import Path
+from jaxgen.runs.folder import RunFolder
+from jaxgen.core.types import TrainState
+from jaxgen.errors import UserError
+from jaxgen.weights.store import content_hash
+import jax
+import jax.numpy as jnp
+from functools import lru_cache
+import numpy as np
+import re
+from jaxgen.runs.restore import saved_state
+from jaxgen.runs.checkpoint import saved_steps
+from jaxgen.core.codec import static
+from flax import struct
+
+Form = Literal["tokens", "levels", "latents"]
+
+
+@struct.dataclass
+class Pretrained(Codec):
+    """Names a run; `load` reads it."""
+
+    run: str = static("")
+    """Folder of the first stage's run."""
+    form: Form = static("tokens")
+    """tokens: i32[B, T], for GPT and MaskGIT. levels: one map of codes as f32[B, h, w, 1] from -1 to 1, for PixelCNN.
+    latents: vectors f32[B, h, w, D] before they are quantized, for diffusion."""
+    step: int = static(-1)
+    """Checkpoint to use; the newest when negative."""
+    best: bool = static(False)
+    """Use the best checkpoint, of a run trained with --best."""
+
+    def load(self, record: dict[str, Any] | None = None) -> "Loaded":
+        run = RunFolder(Path(self.run))
+        if not self.run or not (run.path / "experiment.json").exists():
+            named = re.fullmatch(r"(\w+)-(\w+)-(\d+)", run.path.name)
+            how = "python experiments/{}.py {} --seed {}".format(*named.groups()) if named else "a script of its own"
+            raise UserError(
+                f"codec.run is {self.run!r}, no run folder: train the first stage before ({how}), or name another run "
+                "with --codec.run"
+            )
+        model = run.experiment().compute_model
+        if not isinstance(model, LatentStage if self.form == "latents" else CodeStage):
+            what = "latents" if self.form == "latents" else "codes"
+            raise UserError(
+                f"{run.path} is a run of {type(model).__name__}, which makes no {what} of images: name one that does, "
+                "as of experiments/vqvae.py"
+            )
+        if self.form == "levels" and len(model.maps) > 1:
+            raise UserError(f"{run.path} has {len(model.maps)} maps of codes, form levels takes one: use form tokens")
+        steps = saved_steps(run.checkpoints)
+        if not steps:
+            raise UserError(f"{run.path} has no checkpoints: train it first")
+        step = record["step"] if record else self._step(run, steps)
+        if step not in steps:
+            since = ", with which this run began" if record else ""
+            raise UserError(f"{run.path} has no checkpoint of step {step}{since}, only of {steps}")
+        loaded = _load(run.path.resolve(), step, self.form, self.run)
+        if record and loaded.provenance["sha256"] != record["sha256"]:
+            raise UserError(
+                f"{run.path} has other weights at step {step} than when this run began (SHA-256 "
+                f"{loaded.provenance['sha256'][:12]}..., not {record['sha256'][:12]}...): bring those back, or train "
+                "anew in another folder with --out"
+            )
+        return loaded
+
+    def _step(self, run: RunFolder, steps: list[int]) -> int:
+        if not self.best:
+            return steps[-1] if self.step < 0 else self.step
+        with Checkpoints(run.checkpoints) as checkpoints:
+            return checkpoints.best()
+
+    def encode(self, batch: Batch, key: jax.Array) -> Batch:
+        raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
+
+
+@struct.dataclass
+class Loaded(Codec):
+    """What `Pretrained` reads: the first stage's model with the weights it samples with, and its own codec."""
+
+    state: TrainState
+    codec: Codec
+    model: Any = static(None)
+    form: Form = static("tokens")
+    source: tuple[tuple[str, Any], ...] = static(())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return dict(self.source)
+
+    def check_model(self, model: Any) -> None:
+        """Raises UserError unless `model` counts codes as the first stage does."""
+        if self.form == "latents":
+            return
+        name = "vocab" if self.form == "tokens" else "code_levels"
+        given, expected = getattr(model, name, None), self.model.num_codes
+        if given is None:
+            other = "levels" if self.form == "tokens" else "tokens"
+            raise UserError(f"{type(model).__name__} takes no {self.form}: try --codec.form {other}")
+        if given != expected:
+            flag = "--model.network.vocab" if self.form == "tokens" else "--model.likelihood.levels"
+            stage = f"the first stage {self.provenance['run']}"
+            raise UserError(f"the model knows {given} codes, {stage} has {expected}: pass {flag} {expected}")
+
+    def encode(self, batch: Batch, key: jax.Array) -> Batch:
+        key_codec, key_latent = jax.random.split(key)
+        given, expected = tuple(batch["x"].shape[1:]), tuple(self.model.shape)
+        if given != expected:
+            run = self.provenance["run"]
+            raise UserError(f"images have shape {given}, the first stage {run} takes {expected}: give it the same data")
+        batch = self.codec.encode(batch, key_codec)
+        x = batch["x"]
+        if self.form == "latents":
+            return {**batch, "x": self.model.to_latent(self.state, x, key_latent)}
+        tokens = self.model.encode_codes(self.state, x)
+        if self.form == "levels":
+            (size,) = self.model.maps
+            tokens = (tokens.reshape(-1, *size, 1) * (2 / (self.model.num_codes - 1)) - 1).astype(jnp.float32)
+        return {**batch, "x": tokens}
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        if self.form == "latents":
+            return self.codec.decode(self.model.from_latent(self.state, x))
+        if self.form == "levels":
+            x = jnp.round((x + 1) * ((self.model.num_codes - 1) / 2)).astype(jnp.int32)
+        return self.codec.decode(self.model.decode_codes(self.state, x.reshape(x.shape[0], -1)))
+
+
+# Read once for the check of an experiment and for its training.
+@lru_cache(maxsize=1)
+def _load(path: Path, step: int, form: Form, name: str) -> Loaded:
+    run = RunFolder(path)
+    trained = restore(run, step=step)
+    state = trained.state.replace(params=trained.state.sampling_params, ema=None)
+    # Not bound to the device they came to, as the second stage may lie on a mesh.
+    state = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), state)
+    kind = type(trained.experiment.model).__name__
+    source = (("run", name), ("model", kind), ("step", step), ("sha256", tree_hash(state)))
+    return Loaded(state, trained.codec, trained.model, form, source)

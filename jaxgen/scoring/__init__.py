@@ -1,0 +1,1 @@
+"""Scores of samples against real data, with everything that a number depends on."""

@@ -1,0 +1,170 @@
+"""Scores of a run's samples against real data, each with everything that its number depends on.
+
+A score compares features of `num` samples with those of a split of real data. Both are computed batch by batch; the
+samples' are kept on the way, so that an interrupted command goes on, and the real ones in the user's cache folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from jaxgen.core.capabilities import Classifies
+from jaxgen.data import Dataset
+from jaxgen.errors import UserError
+from jaxgen.metrics.inputs import check_images
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.cache import cache_folder
+from jaxgen.runtime.files import replacing
+from jaxgen.scoring.path_length import Distance, by_features
+from jaxgen.weights.store import tree_hash
+
+PART = 10  # batches between two files of features, which an interrupted command finds again
+Rows = dict[str, np.ndarray]
+Shown = Callable[[Iterator, int, str], Iterator]
+"""(batches, how many, of what) -> the same batches, with their progress shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Images uint8[B, H, W, C] to `features` f32[B, D] and `logits` f32[B, K].
+
+    name: of the features, "" for Inception's, whose scores have the published names. provenance: what fixes them.
+    distance: by the features, of images that are not rounded; None where there is none.
+    """
+
+    name: str
+    apply: Callable[[np.ndarray], Rows]
+    provenance: dict[str, Any]
+    distance: Distance | None = None
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the features depend on beside the images."""
+        return digest(self.provenance)
+
+    def metric(self, name: str) -> str:
+        """The name a score may bear: fid, kid and is with Inception's features alone."""
+        if not self.name:
+            return name
+        published = {"fid": "fd", "kid": "kd", "is": "score"}
+        first, *rest = name.split("_")
+        return "_".join([published.get(first, first), *rest, self.name])
+
+
+def inception(file: Path, resize: str) -> Network:
+    """Inception-v3 with the weights in `file`, as `jaxgen weights convert` wrote them."""
+    from jaxgen.metrics.features import Features
+    from jaxgen.weights import load
+
+    network = Features(load("inception", file), resize)
+
+    def apply(images: np.ndarray) -> Rows:
+        out = network(images)
+        return {"features": np.asarray(out["pool3"]), "logits": np.asarray(out["logits_unbiased"])}
+
+    return Network("", apply, {"network": "inception", **network.provenance})
+
+
+def classifier(trained: Trained) -> Network:
+    """The features of a classifier of ours. Raises UserError when the run is of something else."""
+    model, codec, state, data = trained.experiment.model, trained.codec, trained.state, trained.experiment.data
+    if not isinstance(model, Classifies):
+        raise UserError(f"{trained.name} is a run of {type(model).__name__}: name one of experiments/classifier.py")
+
+    @jax.jit
+    def network(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = codec.encode({"x": images}, jax.random.key(0))["x"]
+        return model.classify(state.sampling_params, x)
+
+    def apply(images: np.ndarray) -> Rows:
+        if images.dtype != np.uint8 or images.shape[1:] != model.shape:
+            given, expected = f"{images.dtype}{list(images.shape)}", f"uint8[B, {', '.join(map(str, model.shape))}]"
+            raise UserError(f"images are {given}, the classifier {trained.name} takes {expected}: choose another")
+        features, logits = network(images)
+        return {"features": np.asarray(features), "logits": np.asarray(logits)}
+
+    name = f"{getattr(data, 'name', None) or type(data).__name__.lower()}_cnn"
+    provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16]}
+
+    def features(params: Any, images: jax.Array) -> jax.Array:
+        return model.classify(params, codec.encode({"x": 255 * images}, jax.random.key(0))["x"])[0]
+
+    return Network(name, apply, provenance, by_features(name, features, state.sampling_params, provenance))
+
+
+# --- what is scored -------------------------------------------------------------------------------------------
+def real_rows(network: Network, data: Dataset, split: str, batch: int, shown: Shown) -> tuple[Rows, str]:
+    """Features of a whole split, f32[N, ...] each, and the hash that names them; from the cache where it has them."""
+    count = data.count(split)
+    content = hashlib.sha256()
+    for raw, mask in data.padded_batches(batch, split):
+        images = raw["x"]
+        content.update(np.ascontiguousarray(images[mask]).data)
+    kind = [images.dtype.str, count, *images.shape[1:]]
+    reference = digest({"images": content.hexdigest(), "kind": kind, "network": network.key})
+    file = cache_folder() / "features" / f"{reference}.safetensors"
+    try:
+        return load_file(file), reference
+    except (OSError, SafetensorError):  # not there, or cut short: computed again
+        pass
+    batches = ((raw["x"], mask) for raw, mask in data.padded_batches(batch, split))
+    rows = _features(network, shown(batches, -(-count // batch), f"features of {split}"))
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _save(rows, file)
+    return rows, reference
+
+
+def sampled_rows(
+    network: Network,
+    batches: Callable[[range], Iterator[np.ndarray]],
+    num: int,
+    batch: int,
+    folder: Path | None,
+    shown: Shown,
+) -> Rows:
+    """Features of samples 0 to num - 1. batches(firsts) yields the `batch` samples from each of `firsts` on; parts
+    already in `folder`, where one is given, are not computed again."""
+    size, parts = PART * batch, []
+    for first in range(0, num, size):
+        last = min(first + size, num)
+        file = folder / f"{first:09d}.safetensors" if folder else None
+        try:
+            part = load_file(file) if file else {}
+        except (OSError, SafetensorError):
+            part = {}
+        # One that was kept for fewer samples may be short.
+        if len(part.get("features", ())) < last - first:
+            firsts = range(first, last, batch)
+            masked = ((images, np.arange(at, at + batch) < last) for at, images in zip(firsts, batches(firsts)))
+            part = _features(network, shown(masked, len(firsts), f"samples {first} to {last - 1}"))
+            if file:
+                _save(part, file)
+        parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
+
+
+def _features(network: Network, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Rows:
+    parts = []
+    for images, mask in batches:
+        check_images(images)
+        parts.append({name: rows[mask] for name, rows in network.apply(images).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _save(rows: Rows, file: Path) -> None:
+    with replacing(file) as partial:
+        save_file({name: np.ascontiguousarray(a) for name, a in rows.items()}, partial)
+
+
+# --- hashes ---------------------------------------------------------------------------------------------------
+def digest(value: Any) -> str:
+    """Of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,207 @@
+"""`jaxgen evaluate RUN --metrics ...` and `jaxgen compare RUN...`: scores with their provenance in RUN/scores.json.
+
+A record has three parts beside its values: `protocol`, what two numbers must share to be lined up (features, sample
+count, reference); `subject`, what is scored (model, step, averaged parameters or not, sampler, seed); `environment`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxgen.core.capabilities import ClassConditional
+from jaxgen.core.mesh import divisible
+from jaxgen.core.model import GenerativeModel
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, differences, to_json
+from jaxgen.inference.sampling import drawn
+from jaxgen.runs.environment import environment
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.progress import track
+from jaxgen.scoring import features, path_length, scores
+from jaxgen.weights.store import tree_hash
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored, and against what."""
+
+    num: int = 10_000
+    """Samples to score."""
+    seed: int = 0
+    batch: int = 200
+    reference: Literal["train", "test", "all"] = "train"
+    """Split that samples are compared with."""
+    of: Literal["samples", "train", "test", "all"] = "samples"
+    """What is scored: samples of the run, or a split of its data, to see what real data gets."""
+
+
+def score_run(
+    trained: Trained,
+    network: features.Network,
+    metrics: list[str],
+    scoring: Scoring = Scoring(),
+    distance: path_length.Distance | None = None,
+) -> list[Record]:
+    """Scores samples of a run, or a split of its data, against the reference, and keeps the records in RUN/scores.json.
+
+    metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own. Raises
+    UserError for a score that cannot be taken.
+    """
+    experiment, model, run = trained.experiment, trained.model, trained.folder
+    num, seed, of = scoring.num, scoring.seed, scoring.of
+    distance = distance or network.distance
+    if "ppl" in metrics:
+        check_paths(trained, distance, of)
+    if "asked" in metrics:
+        check_asked(model, network, of)
+    batch = divisible(scoring.batch, trained.layout)
+    real, real_hash = features.real_rows(network, experiment.data, scoring.reference, batch, track)
+    subject: Record = {"of": of, "run": trained.name, "data": to_json(experiment.data)}
+    cond = None
+    if of == "samples":
+        cond = model.sample_cond(num, trained.examples)
+        subject |= {"model": type(model).__name__, "step": trained.step, "parameters": trained.state.sampling_field}
+        subject |= {"sampler": _sampler(model), "first_sample": 0, "seed": seed, "experiment": _fixed(experiment)}
+        rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond)
+        if "asked" in metrics:
+            rows = {**rows, "asked": np.asarray(cond)}
+    else:
+        rows, subject["hash"] = features.real_rows(network, experiment.data, of, batch, track)
+        rows = scores.some_of(rows, num)
+    held_out = None
+    if "memorization" in metrics:
+        held_out, _ = features.real_rows(network, experiment.data, "test", batch, track)
+    protocol = {"features": network.provenance, "num": len(rows["features"])}
+    protocol |= {"reference": {"split": scoring.reference, "num": len(real["features"]), "hash": real_hash}}
+    records = []
+    for record in scores.scores(metrics, network, rows, real, held_out):
+        record["protocol"] = {**protocol, **record.pop("settings")}
+        records.append({**record, "subject": subject, "environment": environment()})
+    for way in model.latent_ways if "ppl" in metrics else ():
+        record = path_length.ppl(trained, distance, way, path_length.Paths(seed, num, batch), cond)
+        record["protocol"] = {**distance.provenance, "num": num, **record.pop("settings")}
+        records.append({**record, "subject": subject, "environment": environment()})
+    if run is not None:
+        _keep(run, records)
+    return records
+
+
+def _sampled(trained: Trained, network: features.Network, asked: Record, scoring: Scoring, cond: Any) -> features.Rows:
+    """Features of the samples; those that an interrupted command left in the run's folder are not computed again."""
+    # Conditions are dealt out over all samples, so that another number of them changes each.
+    weights = tree_hash(trained.state.sampling_params)[:16]
+    asked = {**asked, "weights": weights, "num": None if cond is None else scoring.num, "network": network.key}
+    folder = trained.folder.path / "scores" / features.digest(asked) if trained.folder else None
+
+    def batches(firsts: range) -> Iterator[np.ndarray]:
+        return drawn(trained, scoring.seed, firsts, cond)
+
+    return features.sampled_rows(network, batches, scoring.num, asked["batch"], folder, track)
+
+
+def check_asked(model: GenerativeModel, network: features.Network, of: str) -> None:
+    """Raises UserError unless samples are drawn for classes that the network can tell."""
+    if of != "samples" or not isinstance(model, ClassConditional) or not model.num_classes:
+        raise UserError(f"asked needs samples of a model of classes, not {of} of {type(model).__name__}: leave it out")
+    if not network.name:
+        raise UserError("asked needs a classifier of the model's own classes: give --classifier RUN, not --weights")
+
+
+def check_paths(trained: Trained, distance: path_length.Distance | None, of: str) -> None:
+    """Raises UserError unless path lengths can be taken."""
+    if of != "samples":
+        raise UserError(f"ppl was asked for of {of}: only a model has paths; leave --of out")
+    if distance is None:
+        raise UserError("ppl needs a distance: give --classifier RUN, or --lpips TRUNK HEADS beside the weights")
+    path_length.check_model(trained.model, trained.codec)
+
+
+def _sampler(model: Any) -> Any:
+    """The settings of the model's sampler, where it has one to choose."""
+    sampler = getattr(model, "sampler", None)
+    return to_json(sampler) if is_dataclass(sampler) else None
+
+
+def _fixed(experiment: Experiment) -> str:
+    """A hash of all settings of the experiment."""
+    return features.digest(to_json(experiment))
+
+
+def _keep(run: RunFolder, new: list[Record]) -> None:
+    """Adds records to RUN/scores.json, in place of older ones of the same protocol and subject."""
+    file = run.path / "scores.json"
+    old = json.loads(file.read_text()) if file.exists() else []
+    same = [(r["metric"], r["protocol"], r["subject"]) for r in new]
+    run.write_json("scores.json", [r for r in old if (r["metric"], r["protocol"], r["subject"]) not in same] + new)
+
+
+# --- comparing ------------------------------------------------------------------------------------------------
+
+
+def load(run: Path) -> list[Record]:
+    """The records of a run. Raises UserError when it has none."""
+    try:
+        return json.loads((run / "scores.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run} has no readable scores: jaxgen evaluate {run} --metrics fid,...") from error
+
+
+def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
+    """A table of the scores that all runs have: its headings, and a row for each subject of each run, as a checkpoint
+    or a split of the data.
+
+    Raises UserError when there is no such score, or when a score was taken by another protocol, and says which.
+    """
+    records = [load(run) for run in runs]
+    shared = [m for m in dict.fromkeys(r["metric"] for r in records[0]) if all(_of(rs, m) for rs in records)]
+    if not shared:
+        raise UserError(f"no metric was taken of all of {', '.join(map(str, runs))}: evaluate them alike")
+    protocols = {metric: _protocol(metric, runs, [_of(rs, metric) for rs in records]) for metric in shared}
+    alike = [[r for r in rs if protocols.get(r["metric"]) == r["protocol"]] for rs in records]
+    columns = [(m, name) for m in shared for name in _of(alike[0], m)[-1]["values"]]
+    rows = []
+    for run, found in zip(runs, alike):
+        subjects: list[Record] = []
+        for record in found:
+            if record["subject"] not in subjects:
+                subjects.append(record["subject"])
+        for subject in subjects:
+            taken = {r["metric"]: r for r in found if r["subject"] == subject}
+            nums = ", ".join(dict.fromkeys(str(r["protocol"]["num"]) for r in taken.values()))
+            values = [f"{taken[metric]['values'][name]:.4g}" if metric in taken else "-" for metric, name in columns]
+            rows.append([run.name, subject_line(subject), nums, *values])
+    return ["run", "scored", "num", *(name for _, name in columns)], rows
+
+
+def subject_line(subject: Record) -> str:
+    """What was scored, in a few words."""
+    if subject["of"] != "samples":
+        return f"real {subject['of']}"
+    sampler = subject["sampler"]
+    drawn_by = f", {sampler['type'].rpartition(':')[2]}" if sampler else ""
+    drawn_by += f" {sampler['steps'] or 'all'} steps" if sampler and "steps" in sampler else ""
+    drawn_by += f" psi {sampler['psi']}" if sampler and "psi" in sampler else ""
+    return f"{subject['model']} step {subject['step']} ({subject['parameters']}{drawn_by}), seed {subject['seed']}"
+
+
+def _of(records: list[Record], metric: str) -> list[Record]:
+    return [r for r in records if r["metric"] == metric]
+
+
+def _protocol(metric: str, runs: list[Path], found: list[list[Record]]) -> Record:
+    """The newest protocol that all runs share. Raises UserError when there is none."""
+    for record in reversed(found[0]):
+        if all(any(r["protocol"] == record["protocol"] for r in records) for records in found):
+            return record["protocol"]
+    first = found[0][-1]["protocol"]
+    for run, records in zip(runs[1:], found[1:]):
+        if other := differences(first, records[-1]["protocol"]):
+            raise UserError(f"{metric} of {runs[0]} and of {run} cannot be lined up: {'; '.join(other)}")
+    raise UserError(f"{metric} was taken by no one protocol of all runs: evaluate them alike")

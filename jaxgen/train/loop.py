@@ -1,0 +1,153 @@
+"""The loop: restore, train, log, save, sample. It knows no family, only the five nouns."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgen.core import compiled
+from jaxgen.core.codec import Codec
+from jaxgen.core.keys import TRAIN, run_key
+from jaxgen.core.mesh import Layout
+from jaxgen.core.types import TrainState
+from jaxgen.data.feed import feed
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.inference.pictures import save_pictures
+from jaxgen.report import write_report
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.environment import environment_line
+from jaxgen.runs.folder import RunFolder, disk_errors
+from jaxgen.runs.log import Clock, Log, NonFinite
+from jaxgen.runs.restore import Trained, initial_state, loaded_codec, open_run, saved_state
+from jaxgen.runtime import processes
+from jaxgen.runtime.interrupt import Interrupt
+from jaxgen.runtime.profiler import Trace
+from jaxgen.train.best import best_score
+
+MAX_ROLLBACKS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What one process holds of a run while it trains."""
+
+    experiment: Experiment
+    codec: Codec
+    run: RunFolder
+    checkpoints: Checkpoints
+    interrupt: Interrupt
+    clock: Clock
+    layout: Layout | None = None
+    profile: int = 0
+
+    def trained(self, state: TrainState) -> Trained:
+        return Trained(self.experiment, self.codec, state, self.run, self.layout)
+
+
+def train(
+    experiment: Experiment,
+    out: Path,
+    facts: dict[str, Any] | None = None,
+    max_hours: float = 0.0,
+    profile: int = 0,
+) -> str | None:
+    """Trains `experiment` in the folder `out`, or goes on with what is there, and leaves a report.
+
+    facts: what else environment.json should say. max_hours: stops at the end of the call during which that much time
+    has passed. profile: calls to trace with jax.profiler. Returns why the run stopped early, or None when it is
+    complete. Raises UserError for bad input, before any compute.
+    """
+    experiment.check()
+    layout = Layout.make(experiment.mesh, experiment.batch_size, experiment.parts)
+    codec = loaded_codec(RunFolder(out), experiment, layout)
+    processes.on_main(lambda: open_run(experiment, out, facts, codec))
+    run, clock = RunFolder(out), Clock()
+    checkpoints = Checkpoints(run.checkpoints, experiment.keep)
+    with disk_errors(run.path), Interrupt(max_hours) as interrupt, checkpoints:
+        session = Session(experiment, codec, run, checkpoints, interrupt, clock, layout, profile)
+        while True:
+            try:
+                state, stopped = _train(session, _start(session))
+                break
+            except NonFinite as error:
+                checkpoints.wait()
+                last = max(checkpoints.steps(), default=0)
+                processes.on_main(lambda error=error, last=last: roll_back(experiment, run, last, error))
+        if stopped is None:
+            save_pictures(session.trained(state), final=True)
+    if processes.is_main():
+        with disk_errors(run.path):
+            print(f"report: {write_report(run.path)}")
+    return stopped
+
+
+def _start(session: Session) -> TrainState:
+    """The newest checkpoint's state, or the one of step 0."""
+    experiment, run, checkpoints = session.experiment, session.run, session.checkpoints
+    if not checkpoints.steps():
+        return initial_state(experiment, session.codec, session.layout)
+    state = saved_state(experiment, run.examples(), session.codec, checkpoints, layout=session.layout)
+    checkpoints.set_aside(int(state.step))
+    run.note(int(state.step), "resumed", environment_line())
+    return state
+
+
+def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]:
+    """From `state` to the last step: the state there, or where it was interrupted, and by what."""
+    experiment, run, layout = session.experiment, session.run, session.layout
+    model, key = experiment.compute_model, run_key(experiment.seed, TRAIN)
+    start = int(state.step)
+    stop = max(start, experiment.steps)
+    data, calls = _feed(experiment, run, start, stop, layout)
+    if layout is not None:
+        key = layout.put(key, layout.everywhere)
+    skip, poll = experiment.on_nonfinite == "skip", processes.Poll()
+    # The log waits for what is queued as it closes, so it is the first to.
+    with Trace(run.path, session.profile) as trace, Log(run, experiment, start, session.clock) as log:
+        for batches in calls:
+            trace.call(state)
+            state, metrics = compiled.train_steps(model, state, key, batches, session.codec, data, skip, layout)
+            # Handing over the last call's numbers only now keeps one call queued while they are written.
+            log.add(metrics)
+            # Counted here: reading state.step would wait for the call just queued.
+            step = log.queued
+            reason = session.interrupt.reason
+            reason = (reason or "another process") if poll.ask(reason is not None) else None
+            if step % experiment.save_every == 0 or step == stop or reason:
+                log.flush()
+                due = step % experiment.save_every == 0 or step == stop
+                session.checkpoints.save(state, best_score(session.trained(state)) if due else None)
+            if reason and step != stop:
+                return state, reason
+            if step % experiment.sample_every == 0 and step != stop:
+                save_pictures(session.trained(state), final=False)
+    return state, None
+
+
+def _feed(experiment: Experiment, run: RunFolder, start: int, stop: int, layout: Layout | None) -> tuple[Any, Iterator]:
+    """Data on the device, or None, and what each call gets, laid out on the mesh."""
+    processes.on_main(lambda: run.forget_after(start))
+    # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
+    order = experiment.seed + 1_000_003 * run.rollbacks(start)
+    size = experiment.batch_size
+    rows = None if layout is None else layout.rows(size)
+    data, calls = feed(experiment.data, order, size, experiment.steps_per_call, start, stop, experiment.preload, rows)
+    if layout is None:
+        return data, calls
+    return layout.put(data, layout.everywhere), (layout.put_rows(call, size) for call in calls)
+
+
+def roll_back(experiment: Experiment, run: RunFolder, last: int, error: NonFinite) -> None:
+    """Notes a non-finite number and clears the way for another try from the checkpoint of step `last`. Raises UserError
+    when there is to be none."""
+    where = f"{error} of {run.path}"
+    if experiment.on_nonfinite == "stop":
+        run.note(error.step, "nonfinite", f"{error}; stopped, the last checkpoint is of step {last}")
+        raise UserError(f"{where}; the last checkpoint is of step {last}: lower the learning rate or clip gradients")
+    if run.rollbacks(last) >= MAX_ROLLBACKS:
+        run.note(error.step, "nonfinite", f"{error}; gave up after {MAX_ROLLBACKS} rollbacks to step {last}")
+        raise UserError(f"{where}, after {MAX_ROLLBACKS} rollbacks: lower the learning rate or clip gradients")
+    run.note(last, "rollback", f"{error}; back to step {last} with another data order")
+    print(f"{error}: back to step {last} with another data order", file=sys.stderr)
