@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
-from test_loop import final_state, same
+from small_runs import final_state, same
 
 from jaxgen import __main__ as commands
 from jaxgen.data import Digits
@@ -83,8 +83,8 @@ def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bits(number, straig
 
 
 def test_eight_devices_compute_what_one_does():
-    """The whole of tests/test_parallel.py on a mesh of eight."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/test_parallel.py", "-p", "no:xdist"]
+    """The whole of tests/core/test_parallel.py on a mesh of eight."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/core/test_parallel.py", "-p", "no:xdist"]
     environment = {**os.environ, "JAXGEN_TEST_DEVICES": "8", "XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

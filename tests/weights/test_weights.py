@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxgen import weights
-from jaxgen.cli.weights import weights as command
+from jaxgen.cli.weights import command
 from jaxgen.errors import UserError
 from jaxgen.nets.alexnet import AlexNet
 from jaxgen.weights import store, torch_file

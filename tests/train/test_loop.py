@@ -13,6 +13,7 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 from PIL import Image
 from safetensors.numpy import load_file
+from small_runs import damage, final_state, same
 
 from jaxgen.codecs import Identity
 from jaxgen.core import abstract_state
@@ -22,22 +23,10 @@ from jaxgen.inference.sampling import draw
 from jaxgen.report import read_metrics
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import Trained, saved_state
+from jaxgen.runs.restore import Trained
 from jaxgen.train.loop import train
 
 VAE = presets(EXPERIMENTS["vae"])["smoke"]
-
-
-def final_state(experiment, folder):
-    run = RunFolder(folder)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        return saved_state(experiment, run.examples(), experiment.codec, checkpoints)
-
-
-def same(a, b) -> bool:
-    import jax
-
-    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +120,6 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="not empty"):
         train(VAE, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def damage(folder, how):
-    """Truncates, or flips a bit of, the largest file of a checkpoint."""
-    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    content = bytearray(file.read_bytes())
-    if how == "truncated":
-        content = content[: len(content) // 2]
-    else:
-        content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])

@@ -1,8 +1,6 @@
 """Networks, losses, gradients and samplers against PyTorch's with the same parameters."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import torch.nn.functional as F  # noqa: E402
 from peers import module_of  # noqa: E402
 from peers.gan import TorchGAN  # noqa: E402

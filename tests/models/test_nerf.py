@@ -14,7 +14,6 @@ from PIL import Image
 
 from jaxgen import __main__ as commands
 from jaxgen import core
-from jaxgen.cli.options import RenderOptions
 from jaxgen.data import AnalyticScene
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
@@ -348,10 +347,10 @@ def test_render_shows_views_a_film_and_a_mesh(tmp_path, capsys):
 
 def test_render_needs_a_radiance_field():
     with pytest.raises(UserError, match="VAE is no radiance field"):
-        rendering.check(presets(EXPERIMENTS["vae"])["smoke"], RenderOptions())
+        rendering.check(presets(EXPERIMENTS["vae"])["smoke"], rendering.Rendering())
 
 
 def test_a_mesh_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.measure", None)
     with pytest.raises(UserError, match=r"pip install 'jaxgen\[mesh\]'"):
-        rendering.check(presets(EXPERIMENTS["ngp"])["smoke"], RenderOptions(lattice=8))
+        rendering.check(presets(EXPERIMENTS["ngp"])["smoke"], rendering.Rendering(lattice=8))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
-from test_loop import damage, final_state, same
+from small_runs import damage, final_state, same
 
 from jaxgen.core import TrainState
 from jaxgen.errors import UserError

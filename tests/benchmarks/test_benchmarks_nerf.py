@@ -2,15 +2,10 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import nerf
 import psnr_curve
+import pytest
 from conftest import EXPERIMENTS
 
 from jaxgen.errors import UserError

@@ -1,10 +1,8 @@
 """GPT against transformers' GPT-2 with the same weights: logits, greedy text, files in and out."""
 
-import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +10,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from peers.inception import import_torchvision  # noqa: E402
 
 with warnings.catch_warnings():

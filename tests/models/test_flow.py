@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from test_flows import start
+from tiny_flow import start
 
 from jaxgen import core
 from jaxgen.codecs import Dequantize

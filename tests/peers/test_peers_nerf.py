@@ -1,7 +1,5 @@
 """The radiance field of the library against the same one in PyTorch, with the same parameters."""
 
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +7,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from peers.nerf import TorchNeRF  # noqa: E402
 
 from jaxgen import core  # noqa: E402

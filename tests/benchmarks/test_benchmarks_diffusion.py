@@ -2,18 +2,13 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import score_curve
+from conftest import EXPERIMENTS
 
 from jaxgen import core
 from jaxgen.errors import UserError

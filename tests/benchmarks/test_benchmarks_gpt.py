@@ -1,9 +1,5 @@
 """The benchmarks of GPT run and write their rows; no test here looks at a time."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import compile_depth
 import gpt_generate

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,8 +13,6 @@ pytest.importorskip("skimage")
 for name in ("torch_fidelity", "lpips", "torchvision"):  # not imported yet: see `import_torchvision`
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}", allow_module_level=True)
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from peers import inception as peer  # noqa: E402
 
 from jaxgen import weights  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_gpt import randomised, tiny
 
-from jaxgen.cli.weights import weights
+from jaxgen.cli.weights import command as weights
 from jaxgen.data.tokenizers import BPE
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import Transformer

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from jaxgen import __main__ as commands
 from jaxgen import core
@@ -125,7 +126,7 @@ def test_images_that_do_not_fit_are_refused(small):
     with pytest.raises(UserError, match="expected"):
         compress(model, state, images[:, :1])
     for name in ("vae", "ddpm"):
-        script = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+        script = ROOT / "experiments" / f"{name}.py"
         with pytest.raises(UserError, match="autoregressive"):
             check_model(presets(script)["smoke"].model)
 

@@ -11,12 +11,13 @@ import time
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from jaxgen import data
 from jaxgen.data import embedded, tfds
 from jaxgen.errors import UserError
 
-TFDS_DIR = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
+TFDS_DIR = ROOT.parent / "shared/data/tfds"
 needs_mnist = pytest.mark.skipif(
     not (TFDS_DIR / "mnist").is_dir(),
     reason=f"no prepared MNIST at {TFDS_DIR.name}/mnist beside the repository",
@@ -338,7 +339,7 @@ data.TFDS(name="mnist", data_dir={str(TFDS_DIR)!r}, train="train[:100]").batch_a
 assert "tensorflow" not in sys.modules
 """
     subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=pathlib.Path(__file__).parents[1], timeout=60
+        [sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60
     )
 
 

@@ -1,20 +1,15 @@
 """Scores of what is unlike the data: the statistic, the sets, and the benchmark over runs."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
+import ood
 import pytest
 from conftest import EXPERIMENTS
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.train import loop
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import ood
 
 
 def test_auroc_is_of_the_outside_above_the_inside():

@@ -2,18 +2,14 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
+import common
 import jax
 import jax.numpy as jnp
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import common
 import lossless
 import pixelcnn_sampling
+import pytest
 import sample
 import train
 from conftest import EXPERIMENTS

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
-from test_loop import final_state, same
+from small_runs import final_state, same
 
 from jaxgen import core
 from jaxgen.errors import UserError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 from scipy import stats
+from small_runs import damage, final_state
 from test_interrupt import spoilt
-from test_loop import damage, final_state
 
 from jaxgen import core
 from jaxgen.cli.report import command as report
