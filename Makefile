@@ -16,6 +16,7 @@ test-all: .venv/tools
 
 lint: .venv/tools
 	$(BIN)/ruff check .
+	$(BIN)/basedpyright --level error
 
 clean:
 	rm -rf .venv
