@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxgen.core.codec import Codec
 from jaxgen.core.gradients import Seen, gradient
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.optim import Adam, Optimizer
@@ -20,6 +21,10 @@ class GenerativeModel:
 
     adversarial: ClassVar[bool] = False
     """Whether networks play against each other, so that no number falls for as long as training goes well."""
+
+    def natural_codec(self) -> Codec | None:
+        """The codec of uint8 images whose range the model expects; None for any, such as pixels in [-1, 1]."""
+        return None
 
     def check(self, batch: Batch) -> None:
         """Raises UserError when data of these shapes cannot be modelled; `batch` may be ShapeDtypeStructs."""

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.scipy.stats import norm
 
+from jaxgen.codecs import Dequantize
+from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
@@ -51,6 +53,9 @@ class Flow(LossModel):
     """Standard deviation of the noise that samples are made of."""
     importance_samples: int = 1
     """Draws of u over which `evaluate` averages P(level): more make the bound tighter."""
+
+    def natural_codec(self) -> Codec | None:
+        return Dequantize(bits=self.bits, noise=False) if self.bits else None
 
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)

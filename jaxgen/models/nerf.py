@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.codecs import Pixels
+from jaxgen.core.codec import Codec
 from jaxgen.core.keys import split_each, uniform_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
@@ -83,6 +85,9 @@ class NeRF(LossModel):
             raise UserError("an occupancy grid skips along one pass of points in the box: set fine 0, no cone, and box")
         if self.cone and not getattr(self.network, "cones", True):
             raise UserError(f"{type(self.network).__name__} knows points alone: leave model.cone out")
+
+    def natural_codec(self) -> Codec | None:
+        return Pixels(low=0.0, high=1.0)
 
     def check(self, batch: Batch) -> None:
         if self.occupancy.resolution and self.accumulate > 1:

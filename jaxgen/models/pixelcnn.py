@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.codecs import Binarize
+from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, one_key
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
@@ -46,6 +48,9 @@ class PixelCNN(LossModel):
     """Of sampling: log p of each channel is divided by it."""
     cached: bool = True
     """Sample by computing what each new pixel changes; else the whole network anew for each."""
+
+    def natural_codec(self) -> Codec | None:
+        return Binarize() if isinstance(self.likelihood, Binary) else None
 
     def check(self, batch: Batch) -> None:
         if len(self.shape) != 3:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.codecs import Binarize
+from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
@@ -43,6 +45,9 @@ class VAE(LossModel):
     """Nats of each latent dimension's batch-mean KL that cost nothing, eq. 15 of arXiv:1606.04934."""
     importance_samples: int = 500
     """k of the bound that `evaluate` gives, eq. 8 of arXiv:1509.00519."""
+
+    def natural_codec(self) -> Codec | None:
+        return Binarize() if isinstance(self.likelihood, Bernoulli) else None
 
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from jaxgen.runtime import processes
 from jaxgen.core.compiled import QUICK_TO_COMPILE
 from jaxgen.core.types import TrainState
 from jaxgen.errors import UserError
+from jaxgen.runtime import processes
 
 PyTree = Any
 SPARE_BYTES = 1 << 20  # what a checkpoint takes beside its arrays, and the log until the next

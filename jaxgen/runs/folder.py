@@ -1,32 +1,23 @@
 """What a run leaves on disk: its experiment, environment, metrics, pictures and checkpoints, all plain files."""
 
-from typing import Any
-from jaxgen.experiment import EXTENDABLE
-from jaxgen.experiment import Experiment
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from jaxgen.runtime.files import PARTIAL
-from pathlib import Path
-from safetensors import SafetensorError
-from jaxgen.errors import UserError
-from contextlib import contextmanager
-from jaxgen.experiment import differences
-from jaxgen.runs.environment import environment
 import errno
-from jaxgen.experiment import from_json
 import json
-from safetensors.numpy import load_file
 import math
-from jaxgen.experiment import modernised
-import numpy as np
 import os
-from jaxgen.runtime import processes
-from jaxgen.runtime.files import replacing
-from safetensors.numpy import save_file
-from jaxgen.experiment import to_json
-from jaxgen.runtime.files import write_text
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from jaxgen.errors import UserError
+from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, modernised, to_json
+from jaxgen.runs.environment import environment
+from jaxgen.runtime import processes
+from jaxgen.runtime.files import PARTIAL, replacing, write_text
 
 
 @contextmanager

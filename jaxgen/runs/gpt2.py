@@ -5,17 +5,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.codecs import Identity
 from jaxgen.core.types import TrainState
 from jaxgen.data import Text
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.runs.restore import open_run
-from jaxgen.runs.restore import restore
 from jaxgen.models.gpt import GPT
 from jaxgen.ops.decoding import Decoding
+from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import open_run, restore
 from jaxgen.weights import gpt2
 
 

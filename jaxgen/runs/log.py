@@ -3,19 +3,17 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
 
-from jaxgen.runtime import processes
-from jaxgen.runs.tensorboard import Board
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.runtime.progress import Progress
-from jaxgen.runtime.progress import Silent
-from jaxgen.runtime.progress import progress
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.tensorboard import Board
+from jaxgen.runtime import processes
+from jaxgen.runtime.progress import Progress, Silent, progress
 
 
 class NonFinite(Exception):
@@ -73,19 +71,21 @@ class Delayed:
         raise NotImplementedError
 
 
-class Log(Delayed):
-    """metrics.jsonl with every step, timing.jsonl and the progress line every `log_every`, TensorBoard."""
+class Watch(Delayed):
+    """Checks every number of training, and shows a progress line every `log_every` steps.
 
-    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
+    Raises NonFinite for a number that is not finite, and UserError where the model says that training has diverged.
+    """
+
+    def __init__(self, experiment: Experiment, start: int, shown: Progress | None = None):
         super().__init__()
-        self.run, self.experiment, self.clock = run, experiment, clock
+        self.experiment = experiment
         self.queued = self.written = self.logged = start
         self.window: list[dict[str, np.ndarray]] = []
-        self.board = Board(run.path / "tensorboard", start) if processes.is_main() else None
         self.progress = shown or (progress(experiment.steps, start) if processes.is_main() else Silent())
-        self.clock.lap()
+        self.clock = Clock()
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> Self:
         self.progress.__enter__()
         return self
 
@@ -93,9 +93,6 @@ class Log(Delayed):
         if error[0] is None:
             self.flush()
         self.progress.__exit__(*error)
-        if self.board:
-            with nullcontext() if error[0] is None else suppress(OSError):  # the first error is the one to tell
-                self.board.close()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         self.queued += self.experiment.steps_per_call
@@ -103,15 +100,13 @@ class Log(Delayed):
 
     def _write(self, metrics: dict[str, jax.Array]) -> None:
         values = jax.device_get(metrics)
-        self.run.append_metrics(self.written + 1, values)
+        self._keep(values)
         for name, column in values.items():
             bad = ~np.isfinite(column)
             if bad.any():
                 raise NonFinite(name, self.written + 1 + int(np.argmax(bad)))
         if advice := self.experiment.model.diverged(values):
-            step = self.written + self.experiment.steps_per_call
-            self.run.note(step, "diverged", advice)
-            raise UserError(f"{self.run.path} diverged by step {step}: {advice}")
+            self._give_up(self.written + self.experiment.steps_per_call, advice)
         self.window.append(values)
         self.written += self.experiment.steps_per_call
         if self.written % self.experiment.log_every and self.written != self.experiment.steps:
@@ -119,8 +114,43 @@ class Log(Delayed):
         shown = means({name: np.concatenate([w[name] for w in self.window]) for name in values})
         rate = (self.written - self.logged) / max(self.clock.lap(), 1e-9)
         self.window, self.logged = [], self.written
+        self._point(shown, rate)
+        self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)
+
+    def _keep(self, values: dict[str, np.ndarray]) -> None:
+        """Takes the numbers of a call, f32[K] by name, before they are checked."""
+
+    def _give_up(self, step: int, advice: str) -> NoReturn:
+        raise UserError(f"training diverged by step {step}: {advice}")
+
+    def _point(self, shown: dict[str, float], rate: float) -> None:
+        """Takes the means since the last progress line, and the steps per second."""
+
+
+class Log(Watch):
+    """A watch that writes: metrics.jsonl with every step, timing.jsonl and TensorBoard every `log_every`."""
+
+    def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
+        super().__init__(experiment, start, shown)
+        self.run, self.clock = run, clock
+        self.board = Board(run.path / "tensorboard", start) if processes.is_main() else None
+        self.clock.lap()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self.board:
+            with nullcontext() if error[0] is None else suppress(OSError):  # the first error is the one to tell
+                self.board.close()
+
+    def _keep(self, values: dict[str, np.ndarray]) -> None:
+        self.run.append_metrics(self.written + 1, values)
+
+    def _give_up(self, step: int, advice: str) -> NoReturn:
+        self.run.note(step, "diverged", advice)
+        raise UserError(f"{self.run.path} diverged by step {step}: {advice}")
+
+    def _point(self, shown: dict[str, float], rate: float) -> None:
         timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
         self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
         if self.board:
             self.board.add(self.written, {**shown, "steps_per_s": rate})
-        self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)

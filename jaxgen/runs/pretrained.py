@@ -7,25 +7,24 @@ A run remembers which weights it began with (RUN/first_stage.json): it goes on w
 or says that they are gone.
 """
 
-from typing import Any
-from jaxgen.core.types import Batch
-from jaxgen.runs.checkpoint import Checkpoints
-from jaxgen.core.codec import Codec
-from typing import Literal
+import re
+from functools import lru_cache
 from pathlib import Path
-from jaxgen.runs.folder import RunFolder
-from jaxgen.core.types import TrainState
-from jaxgen.errors import UserError
-from jaxgen.weights.store import content_hash
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
-from functools import lru_cache
 import numpy as np
-import re
-from jaxgen.runs.restore import saved_state
-from jaxgen.runs.checkpoint import saved_steps
-from jaxgen.core.codec import static
 from flax import struct
+
+from jaxgen.core.capabilities import CodeStage, LatentStage
+from jaxgen.core.codec import Codec, static
+from jaxgen.core.types import Batch, TrainState
+from jaxgen.errors import UserError
+from jaxgen.runs.checkpoint import Checkpoints, saved_steps
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.weights.store import tree_hash
 
 Form = Literal["tokens", "levels", "latents"]
 

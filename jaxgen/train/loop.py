@@ -19,7 +19,7 @@ from jaxgen.report import write_report
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment_line
 from jaxgen.runs.folder import RunFolder, disk_errors
-from jaxgen.runs.log import Clock, Log, NonFinite
+from jaxgen.runs.log import Clock, Log, NonFinite, Watch
 from jaxgen.runs.restore import Trained, initial_state, loaded_codec, open_run, saved_state
 from jaxgen.runtime import processes
 from jaxgen.runtime.interrupt import Interrupt
@@ -100,7 +100,10 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     model, key = experiment.compute_model, run_key(experiment.seed, TRAIN)
     start = int(state.step)
     stop = max(start, experiment.steps)
-    data, calls = _feed(experiment, run, start, stop, layout)
+    processes.on_main(lambda: run.forget_after(start))
+    # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
+    order = experiment.seed + 1_000_003 * run.rollbacks(start)
+    data, calls = _feed(experiment, order, start, stop, layout)
     if layout is not None:
         key = layout.put(key, layout.everywhere)
     skip, poll = experiment.on_nonfinite == "skip", processes.Poll()
@@ -126,11 +129,32 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     return state, None
 
 
-def _feed(experiment: Experiment, run: RunFolder, start: int, stop: int, layout: Layout | None) -> tuple[Any, Iterator]:
-    """Data on the device, or None, and what each call gets, laid out on the mesh."""
-    processes.on_main(lambda: run.forget_after(start))
-    # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
-    order = experiment.seed + 1_000_003 * run.rollbacks(start)
+def train_in_memory(experiment: Experiment) -> Trained:
+    """Trains `experiment` and writes nothing. Raises UserError for bad input, before any compute, and for a number that
+    is not finite: only a run in a folder can go back to what it saved."""
+    experiment.check()
+    layout = Layout.make(experiment.mesh, experiment.batch_size, experiment.parts)
+    codec = loaded_codec(None, experiment, layout)
+    state = initial_state(experiment, codec, layout)
+    model, key = experiment.compute_model, run_key(experiment.seed, TRAIN)
+    if layout is not None:
+        key = layout.put(key, layout.everywhere)
+    data, calls = _feed(experiment, experiment.seed, 0, experiment.steps, layout)
+    skip = experiment.on_nonfinite == "skip"
+    try:
+        with Watch(experiment, 0) as watch:
+            for batches in calls:
+                state, metrics = compiled.train_steps(model, state, key, batches, codec, data, skip, layout)
+                watch.add(metrics)
+    except NonFinite as error:
+        raise UserError(f"{error}: lower the learning rate, clip gradients, or name a folder with out=...") from error
+    return Trained(experiment, codec, state, None, layout)
+
+
+def _feed(
+    experiment: Experiment, order: int, start: int, stop: int, layout: Layout | None
+) -> tuple[Any, Iterator]:
+    """Data on the device, or None, and what each call gets, laid out on the mesh. order: seed of the data's order."""
     size = experiment.batch_size
     rows = None if layout is None else layout.rows(size)
     data, calls = feed(experiment.data, order, size, experiment.steps_per_call, start, stop, experiment.preload, rows)

@@ -1,0 +1,197 @@
+"""`fit`, `load` and `Run`: a model is trained, read back and used in one call each.
+
+    run = jaxgen.fit(VAE(shape=(8, 8, 1), latent=8), Digits(), steps=1000, batch_size=128)
+    images = run.sample(64, seed=7)
+    numbers = run.evaluate("test")
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.codecs import Identity, Pixels
+from jaxgen.core.capabilities import Translates
+from jaxgen.core.codec import Codec
+from jaxgen.core.keys import sample_keys
+from jaxgen.core.model import GenerativeModel
+from jaxgen.core.types import PyTree
+from jaxgen.data import Dataset
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.inference import editing
+from jaxgen.inference.editing import Edit
+from jaxgen.inference.export import export_run
+from jaxgen.inference.held_out import evaluation, held_out_numbers
+from jaxgen.inference.sampling import draw
+from jaxgen.report import write_report
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, restore
+from jaxgen.scoring import features, scores
+from jaxgen.scoring.records import Record, Scoring, score_run
+from jaxgen.train.loop import train, train_in_memory
+
+CALL = 50
+"""Steps fused into one compiled call, where they divide the number of steps."""
+
+
+class Run(Trained):
+    """A trained model: `experiment`, `codec`, `state`, the run's `folder` (None if it was trained in memory) and
+    `layout` (the mesh it lies on). Immutable, like all it holds."""
+
+    def sample(self, num: int = 64, *, seed: int = 0, cond: PyTree = None, batch: int = 256) -> np.ndarray:
+        """Samples 0 to num - 1 of a seed as raw data, [num, ...]: images uint8[num, H, W, C], tokens i32[num, T].
+
+        Sample i is the same for any num and batch. cond: leading axis num (labels i32[num], say); of a conditional
+        model every class in turn when None. batch: samples computed at once. Raises UserError for a bad condition.
+        """
+        if num < 1 or batch < 1 or seed < 0:
+            raise UserError(f"num is {num}, batch {batch}, seed {seed}: num and batch start at 1, seed at 0")
+        if cond is None:
+            cond = self.model.sample_cond(num, self.examples)
+        self.model.check_cond(cond)
+        return draw(self, seed, num, cond, batch)
+
+    def evaluate(
+        self, split: str = "test", *, limit: int | None = None, batch: int = 200, seed: int = 0
+    ) -> dict[str, dict[str, float]]:
+        """`mean` and `stderr` of the model's numbers over held-out data, also written to RUN/evaluation.json.
+
+        limit: only the first so many examples. Empty for a family that has no number per example.
+        """
+        numbers, count = held_out_numbers(self, split, seed=seed, limit=limit, batch=batch)
+        if self.folder is not None and numbers:
+            self.folder.write_json("evaluation.json", evaluation(self, split, seed, numbers, count))
+        return numbers
+
+    def score(
+        self,
+        metrics: str = "fid",
+        *,
+        classifier: "Trained | Path | str | None" = None,
+        weights: Path | str | None = None,
+        resize: str = "tf1",
+        **scoring: Any,
+    ) -> list[Record]:
+        """Scores of samples against real data, each with its protocol; also kept in RUN/scores.json.
+
+        metrics: names joined by commas: fid, kid, is, prdc, memorization, classes, asked, ppl. classifier: a run of a
+        `Classifier` to take features from; or weights: Inception's, the file that `jaxgen weights convert` wrote, for
+        images resized as `resize` says (tf1 or clean). scoring: fields of `scoring.records.Scoring`, as num=50_000 or
+        reference="test". Raises UserError for a score that cannot be taken.
+        """
+        if (classifier is None) == (weights is None):
+            raise UserError("scores need features: give classifier=RUN or weights=FILE (Inception), one of the two")
+        asked = Scoring(**scoring)
+        names = scores.check_metrics(metrics, asked.num, asked.reference)
+        if weights is not None:
+            network = features.inception(Path(weights), resize)
+        else:
+            judge = classifier if isinstance(classifier, Trained) else restore(RunFolder(Path(str(classifier))))
+            network = features.classifier(judge)
+        return score_run(self, network, names, asked)
+
+    def edit(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray | None = None,
+        *,
+        num: int = 1,
+        seed: int = 0,
+        cond: PyTree = None,
+        strength: float = Edit.strength,
+        resample: int = Edit.resample,
+    ) -> np.ndarray:
+        """`num` pictures made from image, uint8[H, W, C]: uint8[num, H, W, C].
+
+        mask: bool[H, W, 1], true where the image stays and the rest is filled in. Without a mask the picture is
+        translated by a model that answers pictures with pictures, and varied by others, from strength 0 (as it is) to 1
+        (nothing of it is kept). Raises UserError for a model that does not do what is asked, or a picture of another
+        size.
+        """
+        model = self.model
+        editing.check_model(model, True, mask is not None, False)
+        shape = getattr(model, "shape", None)
+        if not isinstance(model, Translates) and image.shape != tuple(shape or ()):
+            raise UserError(f"the picture has shape {image.shape}, the model draws {shape}: resize it")
+        if mask is not None and mask.shape != (*image.shape[:2], 1):
+            raise UserError(f"the mask has shape {mask.shape}: bool{(*image.shape[:2], 1)} is expected")
+        if cond is None and not isinstance(model, Translates):
+            cond = model.sample_cond(num, self.examples)
+        keys = sample_keys(seed, num)
+        return editing.redraw(self, keys, image, mask, cond, Edit(strength, resample))
+
+    def export(self, out: Path | str, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> str:
+        """Writes the sampler into the folder `out` as a file that needs jax alone, with a script that calls it. Returns
+        how to call it."""
+        return export_run(self, Path(out), platforms)
+
+    def report(self) -> Path:
+        """Writes RUN/report.html anew and returns its path. Raises UserError for a run without a folder."""
+        if self.folder is None:
+            raise UserError("a run that was trained in memory has no report: name a folder with fit(..., out=...)")
+        return write_report(self.folder.path)
+
+
+def load(
+    path: Path | str,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Run:
+    """The run in a folder that training made: its newest checkpoint, that of `step`, or the best one.
+
+    changes: other settings of the experiment, as {"model": replace(run.experiment.model, sampler=DDIM(50))}. Raises
+    UserError where there is no run, or no such checkpoint.
+    """
+    folder = RunFolder(Path(path))
+    experiment = folder.experiment()
+    return _run(restore(folder, replace(experiment, **(changes or {})), step=step, best=best))
+
+
+def fit(
+    model: GenerativeModel,
+    data: Dataset,
+    *,
+    steps: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    codec: Codec | None = None,
+    out: Path | str | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains a model on data and returns the run.
+
+    codec: between raw data and the model's space; when None the model's own for images, else [-1, 1], and data that are
+    no images as they are. out: folder to keep the run in, where an interrupted one goes on; None trains in memory and
+    writes nothing. settings: other fields of `Experiment`, as precision="bfloat16" or mesh="data=4". Raises UserError
+    for bad input, before any compute.
+    """
+    call = next(k for k in range(min(CALL, steps), 0, -1) if steps % k == 0) if steps > 0 else 1
+    often = max(call, steps // 10 // call * call)
+    intervals = {"steps_per_call": call, "log_every": often, "save_every": often, "sample_every": steps}
+    experiment = Experiment(
+        model=model, data=data, codec=codec or default_codec(model, data), seed=seed, batch_size=batch_size,
+        steps=steps, **{**intervals, **settings},
+    )  # fmt: skip
+    if out is None:
+        return _run(train_in_memory(experiment))
+    stopped = train(experiment, Path(out))
+    if stopped in ("SIGINT", "SIGTERM"):
+        raise KeyboardInterrupt(f"stopped by {stopped}, saved in {out}: the same call goes on from there")
+    return load(out)
+
+
+def default_codec(model: GenerativeModel, data: Dataset) -> Codec:
+    """The codec that fits a model and data when none is named."""
+    raw = data.batch_at(0, 0, 1)["x"]
+    if raw.dtype != np.uint8:
+        return Identity()
+    return model.natural_codec() or Pixels()
+
+
+def _run(trained: Trained) -> Run:
+    return Run(trained.experiment, trained.codec, trained.state, trained.folder, trained.layout)

@@ -1,0 +1,133 @@
+"""The only place where a run is opened and what it has learnt is read back.
+
+The loop, the command line, first stages, scores and benchmarks all work on a `Trained`: an experiment with its codec
+loaded and a state.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.core import compiled
+from jaxgen.core.codec import Codec
+from jaxgen.core.keys import INIT, run_key
+from jaxgen.core.mesh import Layout
+from jaxgen.core.model import GenerativeModel, count_params
+from jaxgen.core.types import TrainState
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """An experiment and what it has learnt: a value, like its state.
+
+    codec: loaded. folder: of the run, None where nothing was written. layout: the mesh that the state and the codec's
+    arrays lie on, None for one device.
+    """
+
+    experiment: Experiment
+    codec: Codec
+    state: TrainState
+    folder: RunFolder | None = None
+    layout: Layout | None = None
+
+    @cached_property
+    def model(self) -> GenerativeModel:
+        """The model as it computes: in the experiment's precision."""
+        return self.experiment.compute_model
+
+    @property
+    def step(self) -> int:
+        """Steps of training."""
+        return int(self.state.step)
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder, or of the model where there is none."""
+        return self.folder.path.resolve().name if self.folder else type(self.experiment.model).__name__
+
+    @cached_property
+    def examples(self) -> dict[str, np.ndarray]:
+        """The first held-out examples, raw."""
+        return self.folder.examples() if self.folder else held_out_examples(self.experiment)
+
+    def to(self, experiment: Experiment) -> "Trained":
+        """The same state under other settings of sampling, say."""
+        return replace(self, experiment=experiment)
+
+
+def restore(
+    run: RunFolder,
+    experiment: Experiment | None = None,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    layout: Layout | None = None,
+) -> Trained:
+    """A run for use: the newest intact checkpoint, that of `step`, or the best one, without the optimizer's state.
+
+    experiment: the run's own where None; another may differ in what training does not depend on. Raises UserError where
+    there is no run, no checkpoint, or not the one that is asked for.
+    """
+    experiment = experiment or run.experiment()
+    codec = loaded_codec(run, experiment, layout)
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{run.path} has no checkpoints: train it first")
+    with Checkpoints(run.checkpoints) as checkpoints:
+        step = checkpoints.best() if best else step
+        state = saved_state(experiment, run.examples(), codec, checkpoints, step, layout, optimizer=False)
+    return Trained(experiment, codec, state, run, layout)
+
+
+def held_out_examples(experiment: Experiment) -> dict[str, np.ndarray]:
+    """The first held-out examples of the data, raw, as many as there are samples in a grid."""
+    count = min(experiment.num_samples, experiment.data.count("test"))
+    return next(experiment.data.padded_batches(count, "test"))[0]
+
+
+def loaded_codec(run: RunFolder | None, experiment: Experiment, layout: Layout | None = None) -> Codec:
+    """The experiment's codec with what it reads from files in place, the same that the run began with."""
+    codec = experiment.codec.load(run.codec_record() if run else None)
+    return codec if layout is None else layout.put(codec, layout.everywhere)
+
+
+def initial_state(experiment: Experiment, codec: Codec, layout: Layout | None = None) -> TrainState:
+    """The state at step 0, from the batch of step 0."""
+    batch = experiment.data.batch_at(experiment.seed, 0, experiment.batch_size)
+    return compiled.init(experiment.compute_model, run_key(experiment.seed, INIT), batch, codec, layout)
+
+
+def saved_state(
+    experiment: Experiment,
+    batch: dict[str, np.ndarray],
+    codec: Codec,
+    checkpoints: Checkpoints,
+    step: int | None = None,
+    layout: Layout | None = None,
+    optimizer: bool = True,
+) -> TrainState:
+    """The newest intact checkpoint of a run, or that of `step`; any raw batch tells the shapes. It may have been saved
+    on another mesh. optimizer: whether its state is wanted too, as for more training."""
+    like = compiled.abstract_state(experiment.compute_model, batch, codec)
+    like = like if layout is None else layout.like(like)
+    return checkpoints.restore(like, step, optimizer=optimizer)
+
+
+def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, codec: Codec) -> RunFolder:
+    """The run's folder with what a reader needs before the first step. Raises UserError when it is another run's."""
+    run = RunFolder(out)
+    run.create(experiment)
+    run.keep_codec(codec.provenance)
+    batch = held_out_examples(experiment)
+    run.keep_examples(batch)
+    run.keep_files(experiment.data.files())
+    params = compiled.abstract_state(experiment.compute_model, batch, codec).params
+    counts = {name: count_params(tree) for name, tree in params.items()}
+    run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
+    return run
