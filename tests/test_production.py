@@ -6,7 +6,6 @@ JAXGEN_PRODUCTION_FLAGS stands for XLA_FLAGS in the processes that these tests s
 import json
 import os
 import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ import production
 import pytest
 from conftest import ROOT
 from faults import FAULTS
+from production_process import run_python
 
 from jaxgen import core
 from jaxgen.experiment import to_json
@@ -23,13 +23,7 @@ FLAGS = os.environ.get("JAXGEN_PRODUCTION_FLAGS")
 
 
 def run(*args: str, program: str = "production.py", flags: str | None = FLAGS) -> subprocess.CompletedProcess:
-    """A Python process as a user starts one: without the flags and settings of the tests."""
-    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
-    if flags is not None:
-        env["XLA_FLAGS"] = flags
-    strict = ["-W", "error::RuntimeWarning"] if flags is None else []  # flags of one's own are warned of
-    command = [sys.executable, *strict, *([str(ROOT / "tests" / program)] if program else []), *args]
-    return subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT)
+    return run_python(*([str(ROOT / "tests" / program)] if program else []), *args, flags=flags)
 
 
 @pytest.mark.parametrize("how", ["import", "script"])
