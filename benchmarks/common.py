@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
@@ -98,54 +97,6 @@ def compiled(function, *args) -> tuple[Any, float]:
 
 
 # --- work and memory ----------------------------------------------------------------------------------------------
-
-
-def flops(fn: Callable, *args) -> float:
-    """Multiplications and additions of all matrix products and convolutions in fn(*args), a loop's body once a turn.
-
-    Counted in the jaxpr, as XLA's own analysis counts the body of a loop once. A `while` without a known number of
-    turns counts once, and of a `cond` the larger branch.
-    """
-    return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _flops(jaxpr) -> float:
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        name, params = eqn.primitive.name, eqn.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            total += 2 * eqn.outvars[0].aval.size * np.prod([shape[i] for i in contracted], dtype=float)
-        elif name == "conv_general_dilated":
-            total += _conv_flops(eqn)
-        elif name == "cond":
-            total += max(_flops(branch.jaxpr) for branch in params["branches"])
-        else:
-            inner = sum(_flops(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(params))
-            total += inner * (params["length"] if name == "scan" else 1)
-    return total
-
-
-def _subjaxprs(params: dict[str, Any]) -> list[Any]:
-    values = [v for value in params.values() for v in (value if isinstance(value, tuple | list) else (value,))]
-    return [v for v in values if hasattr(getattr(v, "jaxpr", v), "eqns")]
-
-
-def _conv_flops(eqn) -> float:
-    """2 per pair of a kernel tap and an input element it meets: neither padding nor the holes of dilation count."""
-    params = eqn.params
-    dims = params["dimension_numbers"]
-    lhs, rhs = (v.aval.shape for v in eqn.invars[:2])
-    out = eqn.outvars[0].aval.shape
-    total = 2.0 * out[dims.out_spec[0]] * out[dims.out_spec[1]] * rhs[dims.rhs_spec[1]]
-    for i, (low, _) in enumerate(params["padding"]):
-        n, taps, places = lhs[dims.lhs_spec[2 + i]], rhs[dims.rhs_spec[2 + i]], out[dims.out_spec[2 + i]]
-        dilation = params["lhs_dilation"][i]
-        at = np.arange(places)[:, None] * params["window_strides"][i] - low
-        at = at + np.arange(taps)[None] * params["rhs_dilation"][i]
-        total *= np.sum((at >= 0) & (at <= (n - 1) * dilation) & (at % dilation == 0))
-    return total / params["batch_group_count"]
 
 
 def peak_bytes(executable) -> int:

@@ -25,6 +25,7 @@ from peers import LAYOUTS, unet2d, use_all_cores
 from jaxgen import core
 from jaxgen.cli import parse
 from jaxgen.core import TrainState
+from jaxgen.core.work import flops
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, to_json
 from jaxgen.ops.samplers import DDIM, Ancestral
@@ -93,7 +94,7 @@ def measure(
     params = core.count_params(state.params)
     (state, codec), keys = common.spread(options.devices, (state, codec), (core.sample_keys(0, options.num), 0))
     ours, seconds = common.compiled(core.sample_program, model, state, keys, None, codec)
-    work = common.flops(lambda *args: core.sample(model, *args), state, keys, None, codec)
+    work = flops(lambda *args: core.sample(model, *args), state, keys, None, codec)
     sides = {"ours": lambda: np.asarray(ours(state, keys, None, codec))}
     for layout, module in modules.items():
         pipeline = unet2d.Pipeline(model, module)

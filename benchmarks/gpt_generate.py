@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxgen import core
 from jaxgen.cli import parse
+from jaxgen.core.work import flops
 from jaxgen.models.gpt import GPT, prompts
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
@@ -53,7 +54,7 @@ def measure(options: Options, batch: int, matmul: float) -> common.Row:
     rows = rng.integers(0, options.vocab, (batch, options.prompt))
     cond, keys = prompts(list(rows), network.window), core.sample_keys(0, batch)
     program, seconds = common.compiled(core.sample_program, model, state, keys, cond, None)
-    work = common.flops(lambda *args: core.sample(model, *args), state, keys, cond)
+    work = flops(lambda *args: core.sample(model, *args), state, keys, cond)
     texts: dict[str, np.ndarray] = {}
 
     def ours() -> None:

@@ -18,6 +18,7 @@ from peers import inception as peer
 
 from jaxgen import core, weights
 from jaxgen.cli import parse
+from jaxgen.core.work import flops
 from jaxgen.metrics.features import Features
 from jaxgen.nets.inception import InceptionV3
 
@@ -49,7 +50,7 @@ def measure(options: Options, matmul: float) -> common.Row:
     network = Features(found)
     network.params = params
     outputs, seconds = common.timed(lambda: network(x))
-    work = common.flops(lambda p, x: InceptionV3().apply({"params": p}, x), params, images)
+    work = flops(lambda p, x: InceptionV3().apply({"params": p}, x), params, images)
 
     use_all_cores()
     theirs = peer.to_torch(images)

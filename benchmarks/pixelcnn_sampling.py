@@ -20,6 +20,7 @@ import tyro
 
 from jaxgen import core
 from jaxgen.cli import parse
+from jaxgen.core.work import flops
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.pixelcnn import PixelCNN
@@ -50,7 +51,7 @@ def measure(name: str, experiment: Experiment, num: int, calls: int, matmul: flo
     cond, keys = model.sample_cond(num, blank), core.sample_keys(experiment.seed, num)
     models = {"cached": model, "naive": replace(model, cached=False)}
     built = {side: common.compiled(core.sample_program, m, state, keys, cond, None) for side, m in models.items()}
-    work = {side: common.flops(lambda *a, m=m: core.sample(m, *a), state, keys, cond) for side, m in models.items()}
+    work = {side: flops(lambda *a, m=m: core.sample(m, *a), state, keys, cond) for side, m in models.items()}
     drawn: dict[str, np.ndarray] = {}
 
     def draw(side: str) -> None:

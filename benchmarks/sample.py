@@ -19,6 +19,7 @@ import tyro
 
 from jaxgen import core
 from jaxgen.cli import parse
+from jaxgen.core.work import flops
 from jaxgen.experiment import Experiment
 
 
@@ -61,7 +62,7 @@ def measure(
     cond, keys = model.sample_cond(num, raw), core.sample_keys(experiment.seed, num)
     (state, codec), cond, keys = common.spread(devices, (state, codec), (cond, 0), (keys, 0))
     ours, seconds = common.compiled(core.sample_program, model, state, keys, cond, codec)
-    work = common.flops(lambda *args: core.sample(model, *args), state, keys, cond, codec)
+    work = flops(lambda *args: core.sample(model, *args), state, keys, cond, codec)
 
     sides = {"ours": lambda: ours(state, keys, cond, codec)}
     if peer:

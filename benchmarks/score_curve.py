@@ -22,8 +22,7 @@ import numpy as np
 import tyro
 
 from jaxgen.cli import parse
-from jaxgen.core.mesh import Layout, divisible
-from jaxgen.core.mesh import parse as parse_mesh
+from jaxgen.core.mesh import Layout, divisible, size
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, differences, to_json
 from jaxgen.inference.sampling import drawn
@@ -149,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "score_curve.py", __doc__)
     if options.num < 2 or options.batch < 1:
         raise UserError(f"num is {options.num}, batch {options.batch}: num starts at 2, batch at 1")
-    devices.start_jax(cpu_devices=math.prod(parse_mesh(options.mesh).values()))
+    devices.start_jax(cpu_devices=size(options.mesh))
     layout = Layout.make(options.mesh)
     run = RunFolder(Path(options.run))
     out = Path(options.out or common.RESULTS / f"score-curve-{run.path.resolve().name}.json")

@@ -21,6 +21,7 @@ from cases import CASES
 
 from jaxgen import core
 from jaxgen.cli import parse
+from jaxgen.core.work import flops
 from jaxgen.experiment import Experiment
 
 
@@ -55,7 +56,7 @@ def measure(name: str, experiment: Experiment, options: Options, matmul: float) 
     (state, key, codec, data), batches = common.spread(devices, (state, key, codec, data), (batches, 1))
     fused, step_seconds = common.compiled(core.train_steps, model, state, key, batches, codec, data)
     one = jax.tree.map(lambda a: a[:1], batches)
-    work = common.flops(lambda *args: core.train_steps(model, *args), state, key, one, codec, data)
+    work = flops(lambda *args: core.train_steps(model, *args), state, key, one, codec, data)
 
     # The state is donated, so each side carries its own from call to call.
     states = {"fused": state, "unfused": jax.tree.map(lambda a: a.copy(), state)}

@@ -24,6 +24,9 @@ from jaxgen.errors import UserError, nearest
 HELD_OUT = 1024
 """Examples that `best` is measured on."""
 
+AUTO = "auto"
+"""The mesh that is chosen when training begins."""
+
 EXTENDABLE = ("steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload", "mesh")
 """Fields a resumed run may change: none of them touches what a step computes."""
 
@@ -49,7 +52,9 @@ class Experiment:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of every network; parameters, losses and statistics stay float32."""
     mesh: str = ""
-    """Devices to train on, as data=4,fsdp=2,tensor=1; one when empty. `batch_size` is of all of them together."""
+    """Devices to train on, as data=4,fsdp=2,tensor=1; `batch_size` is of all of them together. auto: all accelerators
+    of this host, or as many devices of a CPU's cores as are fastest. When empty: one CPU device, or all accelerators.
+    """
     on_nonfinite: Literal["rollback", "skip", "stop"] = "rollback"
     """At a NaN or infinite metric or update: go back to the last checkpoint and on with another data order, leave the
     step out, or stop."""

@@ -1,6 +1,5 @@
 """What the commands on a run share: RUN and its flags, the restored run, the weights of a distance."""
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
     """RUN and the flags of a command: its own, and any field of the run's experiment as --run.FIELD. Starts jax."""
     import tyro
 
-    from jaxgen.core.mesh import parse as parse_mesh
+    from jaxgen.core.mesh import size
     from jaxgen.experiment import Experiment
     from jaxgen.runs.folder import RunFolder
     from jaxgen.runtime.devices import start_jax
@@ -96,6 +95,5 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
 
     given = parse(Args, Args(kind(), run.experiment()), args[1:], f"jaxgen {command}", text)
     options = given.options
-    devices = math.prod(parse_mesh(getattr(options, "mesh", "")).values())
-    start_jax(options.device, options.compilation_cache, devices)
+    start_jax(options.device, options.compilation_cache, size(getattr(options, "mesh", "")))
     return Asked(run, options, given.experiment)

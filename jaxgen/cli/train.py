@@ -1,6 +1,7 @@
-"""`python experiments/SCRIPT.py PRESET [flags]`: trains a preset of a script."""
+"""`jaxgen train SCRIPT PRESET [flags]`, or `python experiments/SCRIPT.py PRESET [flags]`."""
 
-import math
+import ast
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -8,13 +9,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from jaxgen.cli import parse
-from jaxgen.core.mesh import parse as parse_mesh
 from jaxgen.errors import UserError, nearest
-from jaxgen.experiment import Experiment
+from jaxgen.experiment import Experiment, scripts
+from jaxgen.experiment import presets as presets_of
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.processes import is_main
+from jaxgen.train.auto_mesh import cpu_devices, settled
 from jaxgen.train.loop import train
 from jaxgen.train.seeds import train_seeds
+
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -41,36 +45,86 @@ class Options:
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
     """`python experiments/SCRIPT.py PRESET [flags]`: trains a preset, its every field a flag."""
     script = Path(sys.argv[0])
-    parse.run(lambda: _main(presets, doc, sys.argv[1:] if argv is None else argv, script))
+    parse.run(lambda: train_preset(script.stem, presets, doc, sys.argv[1:] if argv is None else argv, script.name))
 
 
-def _main(presets: dict[str, Experiment], doc: str | None, argv: list[str], script: Path) -> None:
-    import tyro
+def command(args: list[str]) -> None:
+    """Trains a preset of an experiment script: jaxgen train SCRIPT PRESET [flags]. SCRIPT is one of those that --list
+    shows, or a file of your own."""
+    if args == ["--list"]:
+        print(listing(scripts_folder()))
+        return
+    if not args or args[0].startswith("-"):
+        print(f"{command.__doc__}\n\nusage: jaxgen train SCRIPT PRESET [flags]\n       jaxgen train --list")
+        if args in (["-h"], ["--help"]):
+            return
+        raise UserError("no script was named: jaxgen train SCRIPT PRESET; jaxgen train --list shows them")
+    file = script_file(args[0])
+    train_preset(file.stem, presets_of(file), module_doc(file), args[1:], f"jaxgen train {args[0]}")
 
+
+def scripts_folder() -> Path:
+    """Where the library's scripts are: packed into the package, or at the top of a checkout."""
+    packed = PACKAGE / "scripts"
+    return packed if packed.is_dir() else PACKAGE.parent / "experiments"
+
+
+def script_file(name: str) -> Path:
+    """The file of a script by its name, or by its path. Raises UserError where there is none."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UserError(f"{name} is no file: name a script of the library without .py, or a file of your own")
+        return Path(name)
+    known = scripts(scripts_folder())
+    if name not in known:
+        raise UserError(f"script {name!r} is unknown{nearest(name, known)}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+def listing(folder: Path) -> str:
+    """Scripts, what they are, their presets, and what was measured of these: `results.json` beside the scripts."""
+    file = folder / "results.json"
+    measured = json.loads(file.read_text()) if file.exists() else {}
+    lines = []
+    for name, script in scripts(folder).items():
+        title = (module_doc(script) or "").strip().split("\n")[0]
+        lines.append(f"{name}: {title}")
+        for preset in presets_of(script):
+            lines.append(f"    {preset:20} {measured.get(name, {}).get(preset, '')}".rstrip())
+    return "\n".join(lines)
+
+
+def module_doc(script: Path) -> str | None:
+    """The docstring of a script."""
+    return ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+
+
+def train_preset(
+    script: str, presets: dict[str, Experiment], doc: str | None, argv: list[str], program: str
+) -> None:
+    """Trains what the arguments say: PRESET [flags]. script: the name that the run's folder begins with. program: what
+    the user typed before the arguments. Raises UserError for bad input, before any compute."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"{(doc or '').strip()}\n\nusage: {script.name} PRESET [flags]\npresets: {', '.join(presets)}")
-        print(f"flags: {script.name} PRESET --help")
+        print(f"{(doc or '').strip()}\n\nusage: {program} PRESET [flags]\npresets: {', '.join(presets)}")
+        print(f"flags: {program} PRESET --help")
         return
     name, *flags = argv
     if name not in presets:
         raise UserError(f"preset {name!r} is unknown{nearest(name, presets)}: choose one of {', '.join(presets)}")
-
-    @dataclass(frozen=True)
-    class Args:
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-        options: Annotated[Options, tyro.conf.arg(name="")]
-
-    args = parse.parse(Args, Args(presets[name], Options()), flags, f"{script.name} {name}", doc)
-    experiment, options = args.experiment, args.options
+    experiment, options = _flags(presets[name], flags, f"{program} {name}", doc)
     processes = (options.coordinator, options.num_processes, options.process_id)
-    count = math.prod(parse_mesh(experiment.mesh).values())
+    count = cpu_devices(experiment.mesh)
     start_jax(options.device, options.compilation_cache, count, processes, options.seeds)
-    out = Path(options.out or f"runs/{script.stem}-{name}-{experiment.seed}")
+    out = Path(options.out or f"runs/{script}-{name}-{experiment.seed}")
     began = time.monotonic()
-    facts = {"experiment": script.stem, "preset": name}
+    facts = {"experiment": script, "preset": name}
     if options.seeds != 1:
         stopped = train_seeds(experiment, options.seeds, out, facts, options.max_hours)
     else:
+        experiment, why = settled(experiment)
+        if why:
+            print(why)
+            facts["mesh"] = why
         stopped = train(experiment, out, facts, options.max_hours, options.profile)
     if is_main():
         print(f"{time.monotonic() - began:.0f} s in all")
@@ -78,3 +132,15 @@ def _main(presets: dict[str, Experiment], doc: str | None, argv: list[str], scri
         print(f"stopped by {stopped}, saved in {out}: the same command goes on from there")
         if stopped in ("SIGINT", "SIGTERM"):
             sys.exit(130 if stopped == "SIGINT" else 143)
+
+
+def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) -> tuple[Experiment, Options]:
+    import tyro
+
+    @dataclass(frozen=True)
+    class Args:
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+        options: Annotated[Options, tyro.conf.arg(name="")]
+
+    args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
+    return args.experiment, args.options

@@ -43,6 +43,11 @@ def parse(text: str) -> dict[str, int]:
     return sizes
 
 
+def size(text: str) -> int:
+    """How many devices a mesh is of. Raises UserError as `parse`."""
+    return math.prod(parse(text).values())
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where arrays lie on a mesh. Hashable, so that the compiled functions take it as a static argument."""

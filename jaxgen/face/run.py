@@ -31,6 +31,7 @@ from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.scoring import features, scores
 from jaxgen.scoring.records import Record, Scoring, score_run
+from jaxgen.train.auto_mesh import settled
 from jaxgen.train.loop import train, train_in_memory
 
 CALL = 50
@@ -177,6 +178,7 @@ def fit(
         model=model, data=data, codec=codec or default_codec(model, data), seed=seed, batch_size=batch_size,
         steps=steps, **{**intervals, **settings},
     )  # fmt: skip
+    experiment, _ = settled(experiment)
     if out is None:
         return _run(train_in_memory(experiment))
     stopped = train(experiment, Path(out))

@@ -22,7 +22,7 @@ from jaxgen.core.keys import TRAIN, run_key
 from jaxgen.core.types import TrainState
 from jaxgen.data.feed import feed
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
+from jaxgen.experiment import AUTO, Experiment
 from jaxgen.inference.held_out import evaluation, held_out_numbers
 from jaxgen.inference.pictures import save_pictures
 from jaxgen.report import write_report
@@ -92,7 +92,7 @@ def train_seeds(
 def _check(experiment: Experiment, count: int, out: Path) -> None:
     if count < 2:
         raise UserError(f"seeds is {count}: 2 or more are trained at once, one without --seeds")
-    if experiment.mesh or jax.process_count() > 1:
+    if experiment.mesh not in ("", AUTO) or jax.process_count() > 1:
         raise UserError("--seeds lays its lanes over the devices of one process itself: leave --mesh out")
     if experiment.keep < 2:
         # Lanes are saved one after the other: between two of them the step before is the one that all have.

@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import common
 import jax
 import jax.numpy as jnp
 import lossless
@@ -14,6 +13,7 @@ import sample
 import train
 from conftest import EXPERIMENTS
 
+from jaxgen.core.work import flops
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.train import loop
@@ -91,8 +91,8 @@ def test_unknown_names():
 
 def test_flops_of_products_and_loops():
     a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
-    assert common.flops(jnp.matmul, a, b) == 2 * 3 * 4 * 5
-    assert common.flops(jax.jit(lambda a: jax.lax.scan(lambda c, _: (c @ c, None), a, length=7)[0]), b[:, :4]) == (
+    assert flops(jnp.matmul, a, b) == 2 * 3 * 4 * 5
+    assert flops(jax.jit(lambda a: jax.lax.scan(lambda c, _: (c @ c, None), a, length=7)[0]), b[:, :4]) == (
         7 * 2 * 4**3
     )
 
@@ -110,7 +110,7 @@ def test_flops_of_convolutions(stride, pad, lhs_dilation, rhs_dilation):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
 
-    assert common.flops(run, x, kernel) == 2 * float(jnp.sum(run(x, kernel)))
+    assert flops(run, x, kernel) == 2 * float(jnp.sum(run(x, kernel)))
 
 
 def test_pixelcnn_sampling(tmp_path):
