@@ -1,4 +1,4 @@
-"""Dense layers over the last axis, with what XLA's CPU back end needs to be quick at them."""
+"""Dense layers over the last axis, arranged so that XLA's CPU back end computes them quickly."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,12 +9,14 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from jaxgen.core.types import PyTree
 
-def rows_dot(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args: Any, **kwargs: Any) -> jax.Array:
-    """`lax.dot_general` of lhs's last axis, its other axes made one before and parted again after.
 
-    The gradient by rhs sums over all of those: of two or more XLA's CPU back end first copies both factors with their
-    axes turned, which made a step of a transformer take nearly twice as long.
+def flatten_dot(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args: Any, **kwargs: Any) -> jax.Array:
+    """`lax.dot_general` over lhs's last axis, with lhs's other axes flattened into one and restored afterwards.
+
+    The gradient with respect to rhs sums over those axes. If there are two or more, XLA's CPU back end first transposes
+    copies of both factors, which made a training step of a transformer take nearly twice as long.
     """
     ((lhs_axes, rhs_axes), batch) = dimension_numbers
     if lhs.ndim <= 2 or tuple(lhs_axes) != (lhs.ndim - 1,) or batch[0]:
@@ -24,49 +26,53 @@ def rows_dot(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args: Any,
     return out.reshape(*lhs.shape[:-1], *out.shape[1:])
 
 
-def kernel_first(rows: Any) -> bool:
-    """Whether products of so many rows are quicker on XLA's CPU with the kernel as their left factor. The right one is
-    packed anew each time, which of 8 rows takes longer than the product; of one or two none is.
+def prefer_kernel_on_left(rows: Any) -> bool:
+    """Whether XLA's CPU back end multiplies this many rows faster with the kernel as the left factor.
 
-    rows: a number, or in export a symbol, of which nothing is known.
+    It repacks the right factor on every call, which takes longer than the product itself for 8 rows; for one or two
+    rows it packs nothing. rows: an int, or in an export a symbolic size, for which the answer is False.
     """
     return isinstance(rows, int) and 2 < rows <= 64
 
 
-def turned_dot(rows: jax.Array, turned: jax.Array, dtype: Any = None) -> jax.Array:
-    """rows: f32[..., n] times the transpose of turned: f32[m, n], f32[..., m]; of another type with `dtype`."""
+def dot_transposed(rows: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
+    """f32[..., n] times the transpose of kernel: f32[m, n], giving [..., m] accumulated in `dtype`."""
 
-    def second(rows: jax.Array, turned: jax.Array) -> jax.Array:
-        return rows_dot(rows, turned, (((rows.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype)
+    def kernel_on_right(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+        return flatten_dot(rows, kernel, (((rows.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype)
 
-    def first(rows: jax.Array, turned: jax.Array) -> jax.Array:
+    def kernel_on_left(rows: jax.Array, kernel: jax.Array) -> jax.Array:
         flat = rows.reshape(-1, rows.shape[-1])
-        out = lax.dot_general(turned, flat, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
-        # The compiler would take the factors the other way round.
+        out = lax.dot_general(kernel, flat, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+        # Without the barrier the compiler would swap the factors back.
         return lax.optimization_barrier(out).T.reshape(*rows.shape[:-1], -1)
 
-    if not kernel_first(math.prod(rows.shape[:-1])):
-        return second(rows, turned)
-    return lax.platform_dependent(rows, turned, cpu=first, default=second)
+    if not prefer_kernel_on_left(math.prod(rows.shape[:-1])):
+        return kernel_on_right(rows, kernel)
+    return lax.platform_dependent(rows, kernel, cpu=kernel_on_left, default=kernel_on_right)
 
 
-def turned(params: Any) -> Any:
-    """Parameters of `Dense` layers with kernels turned, for loops that use them with few rows: see `kernel_first`."""
+def transpose_kernels(params: PyTree) -> PyTree:
+    """Parameters of `Dense` layers with every `kernel` replaced by its transpose, named `kernel_transposed`.
+
+    For loops that multiply few rows at a time, see `prefer_kernel_on_left`.
+    """
     if not isinstance(params, Mapping):
         return params
-    others = {name: turned(value) for name, value in params.items() if name != "kernel"}
-    return {**others, "turned": params["kernel"].T} if "kernel" in params else others
+    others = {name: transpose_kernels(value) for name, value in params.items() if name != "kernel"}
+    return {**others, "kernel_transposed": params["kernel"].T} if "kernel" in params else others
 
 
 class Dense(nn.Dense):
-    """flax's, by `rows_dot`, or by `turned_dot` with parameters that are `turned`."""
+    """`nn.Dense` computed by `flatten_dot`, or by `dot_transposed` with parameters from `transpose_kernels`."""
 
-    dot_general: Callable[..., jax.Array] | None = rows_dot
+    dot_general: Callable[..., jax.Array] | None = flatten_dot
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        if not self.has_variable("params", "turned"):
+        if not self.has_variable("params", "kernel_transposed"):
             return super().__call__(inputs)
         bias = self.get_variable("params", "bias") if self.use_bias else None
-        inputs, kernel, bias = promote_dtype(inputs, self.get_variable("params", "turned"), bias, dtype=self.dtype)
-        out = turned_dot(inputs, kernel)
+        kernel = self.get_variable("params", "kernel_transposed")
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        out = dot_transposed(inputs, kernel)
         return out if bias is None else out + bias.reshape((1,) * (out.ndim - 1) + (-1,))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.nets.conv import halved
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
@@ -71,7 +72,7 @@ class Conv2D(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         size = {"none": self.size, "nearest": 3, "transposed": 4}[self.up]
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         if self.up == "none":
             pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (self.stride, self.stride), "SAME")
             h = conv(x, kernel, (self.stride, self.stride), tuple(pads))

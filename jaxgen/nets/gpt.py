@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.dense import turned_dot
+from jaxgen.nets.dense import dot_transposed
 from jaxgen.nets.transformer import KeysValues, Transformer
 
 
@@ -64,7 +64,7 @@ class TokenTransformer(nn.Module):
         """f32[..., vocab] of what the body says, [..., width]."""
         table = self.tokens if self.tied else self.head
         # f32 sums: bf16 logits tie.
-        return turned_dot(h, table.astype(h.dtype), jnp.float32)
+        return dot_transposed(h, table.astype(h.dtype), jnp.float32)
 
     def __call__(self, tokens: jax.Array, starts: jax.Array | None = None, train: bool = False) -> jax.Array:
         """f32[B, T, vocab]: of position t, what comes after tokens 0 to t."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core.types import PyTree
 from jaxgen.nets.flows import ActNorm, Answer, Context, Permutation, compose, sum_each
@@ -30,7 +31,7 @@ class MaskedDense(nn.Module):
     def __call__(self, x: jax.Array, mask: np.ndarray) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, mask.shape)
         bias = self.param("bias", nn.initializers.zeros, mask.shape[1:])
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel * mask, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel * mask, bias, dtype=self.dtype)
         return x @ kernel + bias[None]
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
@@ -61,7 +62,7 @@ class VerticalConv(nn.Module):
         rows, columns = self.size
         kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         above, sides = rows - 1, (columns // 2, columns // 2)
         if cached:
             kept = self.variable("cache", "rows", jnp.zeros, (x.shape[0], above, *x.shape[2:]), x.dtype)
@@ -119,7 +120,7 @@ class CausalConv(nn.Module):
         mask = causal_mask(self.size, self.right, channels, self.features, self.groups, self.first)
         if not mask.all():
             kernel = kernel * mask
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         left = columns - 1 - self.right
         if self.size == (1, 1) and not self.first:
             x = x @ kernel[0, 0]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.errors import UserError
 from jaxgen.ops.modulated import conv_down, conv_same, conv_up
@@ -83,7 +84,7 @@ class EqualConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features))
         kernel = kernel / (x.shape[-1] * self.size**2) ** 0.5
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         y = (conv_up if self.up else conv_down if self.down else conv_same)(x, kernel)
         if self.bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)[None, None, None]

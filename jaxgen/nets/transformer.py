@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.errors import UserError
-from jaxgen.nets.dense import Dense, kernel_first, turned
+from jaxgen.nets.dense import Dense, prefer_kernel_on_left, transpose_kernels
 from jaxgen.ops.attention import attention, cached_attention, rotate
 
 UNROLL = 2  # blocks in a turn of the loop: what the way back needs is copied less
@@ -300,7 +300,7 @@ class Transformer(nn.Module):
         """The parameters of each block, as `decode` takes them with so many rows. To be called before the loop that
         decodes: a slice inside of it is a copy at every step."""
         each = [jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(self.depth)]
-        return [turned(layer) for layer in each] if kernel_first(rows) else each
+        return [transpose_kernels(layer) for layer in each] if prefer_kernel_on_left(rows) else each
 
     @property
     def key_heads(self) -> int:

@@ -1,4 +1,4 @@
-"""Dense layers: rows flattened, and kernels turned for loops of few rows, are what flax's give."""
+"""Our dense layers agree with Flax's, with flattened rows and with transposed kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.nets.dense import Dense, kernel_first, turned, turned_dot
+from jaxgen.nets.dense import Dense, dot_transposed, prefer_kernel_on_left, transpose_kernels
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 64, 100])
-def test_turned_layers_are_flaxs_and_so_are_their_gradients(rows):
+def test_transposed_kernels_give_flaxs_outputs_and_gradients(rows):
     x = jax.random.normal(jax.random.key(0), (rows, 1, 12))
     plain, ours = nn.Dense(7), Dense(7)
     params = plain.init(jax.random.key(1), x)["params"]
@@ -23,26 +23,26 @@ def test_turned_layers_are_flaxs_and_so_are_their_gradients(rows):
     both = jax.jit(jax.value_and_grad(value, argnums=(1, 2), has_aux=True), static_argnums=0)
     (_, expected), (dp, dx) = both(plain, params, x)
     (_, flat), _ = both(ours, params, x)
-    (_, out), (tp, tx) = both(ours, turned(params), x)
+    (_, out), (tp, tx) = both(ours, transpose_kernels(params), x)
     np.testing.assert_allclose(flat, expected, atol=1e-5)
     np.testing.assert_allclose(out, expected, atol=1e-5)
     np.testing.assert_allclose(tx, dx, atol=1e-5)
-    np.testing.assert_allclose(tp["turned"].T, dp["kernel"], atol=1e-5)
+    np.testing.assert_allclose(tp["kernel_transposed"].T, dp["kernel"], atol=1e-5)
     np.testing.assert_allclose(tp["bias"], dp["bias"], atol=1e-5)
 
 
-def test_turned_layers_take_the_type_asked_for():
+def test_transposed_kernels_compute_in_the_requested_dtype():
     x = jnp.ones((4, 12))
     layer = Dense(7, use_bias=False, dtype=jnp.bfloat16)
     params = layer.init(jax.random.key(1), x)["params"]
-    assert layer.apply({"params": turned(params)}, x).dtype == jnp.bfloat16
+    assert layer.apply({"params": transpose_kernels(params)}, x).dtype == jnp.bfloat16
     half = jnp.ones((4, 12), jnp.bfloat16)
-    assert turned_dot(half, half, jnp.float32).dtype == jnp.float32
+    assert dot_transposed(half, half, jnp.float32).dtype == jnp.float32
 
 
-def test_the_compiler_leaves_the_kernel_in_front():
-    """It would turn the product back without the barrier, and pack the kernel at each step."""
+def test_the_compiler_keeps_the_kernel_on_the_left():
+    """Without the barrier it would swap the factors back, and repack the kernel at every step."""
     kernel, x = jnp.ones((7, 12)), jnp.ones((8, 12))
-    assert kernel_first(8) and not kernel_first(2)
-    text = jax.jit(turned_dot).lower(x, kernel).compile().as_text()
+    assert prefer_kernel_on_left(8) and not prefer_kernel_on_left(2)
+    text = jax.jit(dot_transposed).lower(x, kernel).compile().as_text()
     assert "f32[7,8]" in next(line for line in text.splitlines() if " dot(" in line)
