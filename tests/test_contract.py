@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
+import jaxgen
 from jaxgen import core
 from jaxgen.core import EVAL, INIT, TRAIN, TrainState
 from jaxgen.core.codec import Codec
@@ -149,7 +150,7 @@ def test_training_needs_no_state_but_its_own(run):
 def test_a_sample_depends_on_its_key_and_condition_alone(run):
     state, _ = run.train(run.state)
     keys = core.sample_keys(7, 5)
-    cond = run.model.sample_cond(5, restore.held_out_examples(run.experiment))
+    cond = run.model.sample_cond(5, run.batch)
     many = core.sample(run.model, state, keys, cond)
     keys = core.sample_keys(7, 5)  # anew: each key is to be used once
     few = core.sample(run.model, state, keys[:2], jax.tree.map(lambda c: c[:2], cond))
@@ -257,6 +258,23 @@ def test_an_interrupted_run_is_the_straight_run(smoke, strike, tmp_path, request
     assert int(states[0].step) == smoke.steps
     assert equal(*states)
     assert runs[0].metrics.read_text() == runs[1].metrics.read_text()
+
+
+def test_a_run_loads_samples_and_evaluates(run, tmp_path):
+    """In one call each, from its folder; samples are those of the state."""
+    folder = restore.open_run(run.experiment, tmp_path / "run", None, run.codec)
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        checkpoints.save(jax.device_put(run.state))
+    loaded = jaxgen.load(tmp_path / "run")
+    assert loaded.step == 0 and equal(loaded.state.params, run.state.params)
+    samples = loaded.sample(3, seed=7)
+    cond = run.model.sample_cond(3, loaded.examples)
+    expected = core.sample(run.model, jax.device_put(run.state), core.sample_keys(7, 3), cond, run.codec)
+    assert isinstance(samples, np.ndarray) and samples.dtype == expected.dtype
+    # A level, where rounding meets a half.
+    np.testing.assert_allclose(samples.astype(float), np.asarray(expected, float), rtol=1e-4, atol=1)
+    for name, number in loaded.evaluate(limit=8, batch=8).items():
+        assert np.isfinite(number["mean"]), name
 
 
 def test_an_exported_sampler_draws_what_sampling_does(run):
