@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxgen.data import feed
+from jaxgen.data import BatchPlan, feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.runs.environment import environment
@@ -167,7 +167,8 @@ def spread(count: int, whole: Any, *split: tuple[Any, int]) -> tuple[Any, ...]:
 
 def fed(experiment: Experiment, steps: int) -> tuple[Any, Any]:
     """(data, batches) as `core.train_steps` takes them for the first `steps` steps."""
-    data, batches = feed(experiment.data, experiment.seed, experiment.batch_size, steps, 0, steps, experiment.preload)
+    plan = BatchPlan(seed=experiment.seed, batch_size=experiment.batch_size, steps_per_call=steps, stop=steps)
+    data, batches = feed(experiment.data, plan, experiment.preload)
     return data, jax.device_put(next(iter(batches)))
 
 

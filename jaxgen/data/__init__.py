@@ -1,9 +1,9 @@
 """Data sets: `batch_at(seed, step)` is a pure function, so a run resumes exactly."""
 
 from jaxgen.data.analytic import AnalyticScene
-from jaxgen.data.dataset import SPLITS, Batch, Dataset, RandomAccess
+from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess, RawBatch
 from jaxgen.data.embedded import Digits, Emoji, area_resize
-from jaxgen.data.feed import feed
+from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.text import Text
@@ -14,13 +14,14 @@ __all__ = [
     "SPLITS",
     "TFDS",
     "AnalyticScene",
-    "Batch",
+    "BatchPlan",
     "Dataset",
     "Digits",
     "Emoji",
     "EmojiEdges",
     "PairFolder",
     "RandomAccess",
+    "RawBatch",
     "SceneFolder",
     "Text",
     "Toy2D",

@@ -1,8 +1,8 @@
-"""Data as a pure function of (seed, step): no iterator, so nothing of it needs saving.
+"""Data as a pure function of (seed, step): there is no iterator, so no iterator state to save.
 
-The stream of examples is one permutation of the split per epoch, end to end. With N examples and batches of
-B, place i of step s is position p = s * B + i of that stream: epoch p // N, offset p % N. So an epoch holds
-every example exactly once, a batch may straddle two epochs, and no batch ever has another shape.
+The stream of examples concatenates one permutation of the split per epoch. With N examples and batches of B, row i of
+the batch of step s is position p = s * B + i of that stream: epoch p // N, offset p % N. So every epoch holds each
+example exactly once, a batch may span two epochs, and all batches have the same shape.
 """
 
 import dataclasses
@@ -16,71 +16,73 @@ from jaxgen.errors import UserError, nearest
 
 SPLITS = ("train", "test", "all")
 
-Batch = dict[str, np.ndarray]
+RawBatch = dict[str, np.ndarray]
+"""Examples in host memory, before the codec: raw values, leading axis B, by name."""
 
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Examples too large for memory, read by index."""
+    """Examples that do not fit in memory and are read by index."""
 
     nbytes: int
-    """Estimated size of all of them, decoded."""
+    """Estimated size of all examples, decoded."""
 
     def __len__(self) -> int: ...
 
-    def take(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices` (int[B]), each array with leading axis B, in that order."""
+    def take(self, indices: np.ndarray) -> RawBatch:
+        """The examples at `indices`, int[B], in that order."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Base of all data sets. A subclass adds its configuration as fields, hashable values only, and `load`.
+    """Base of all data sets. A subclass adds its configuration, as fields with hashable values, and `load`.
 
-    Equal data sets share one copy of the arrays: what `load` returns is cached by (data set, split).
+    Equal data sets share one copy of the arrays: the result of `load` is cached by (data set, split).
     """
 
-    def load(self, split: str) -> Batch | RandomAccess:
+    def load(self, split: str) -> RawBatch | RandomAccess:
         """Read one split: `x` (uint8[N, H, W, C] or f32[N, D]) and, where labelled, `cond` (int32[N])."""
         raise NotImplementedError
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each value of `cond`; empty when unlabelled."""
+        """The name of each value of `cond`, empty without labels."""
         return ()
 
     @property
     def num_classes(self) -> int:
-        """How many values `cond` can take; 0 when unlabelled."""
+        """The number of values that `cond` can take, 0 without labels."""
         return len(self.class_names)
 
     @property
     def modes(self) -> tuple[np.ndarray, float] | None:
-        """Centres f64[K, D] and standard deviation of the mixture of Gaussians that the data is, None where it is none:
-        samples are counted by it."""
+        """If the data is a mixture of Gaussians: its centres f64[K, D] and standard deviation, for mode coverage."""
         return None
 
     @property
     def vocab(self) -> int:
-        """How many tokens the data is made of; 0 where it is not of tokens."""
+        """The size of the vocabulary, 0 if the data is not tokens."""
         return 0
 
-    def files(self) -> dict[str, str]:
-        """What a run keeps of the data to read its own samples by, text by file name."""
+    def files_to_keep(self) -> dict[str, str]:
+        """Files that a run stores in order to decode its samples later: contents by file name."""
         return {}
 
     def texts(self, raw: np.ndarray) -> list[str] | None:
-        """Raw samples as text, None where they are none."""
+        """Raw samples as text, None if they are not text."""
         return None
 
     @property
-    def frame(self) -> tuple[int, int] | None:
-        """Height and width of the pictures whose pixels the examples are, where they are no more than that: held-out
-        ones come picture by picture, row by row."""
+    def picture_size(self) -> tuple[int, int] | None:
+        """If each example is one pixel: height and width of the pictures they come from, else None.
+
+        The examples of a held-out split are ordered picture by picture and row by row.
+        """
         return None
 
-    def arrays(self, split: str = "train") -> Batch | RandomAccess:
-        """The loaded split, read once per process. The arrays are read-only, as everyone shares them.
+    def arrays(self, split: str = "train") -> RawBatch | RandomAccess:
+        """The split, read once per process. The arrays are read-only because all callers share them.
 
         Raises:
           UserError: the split is unknown or holds no examples.
@@ -88,14 +90,14 @@ class Dataset:
         return _load(self, split)
 
     def count(self, split: str = "train") -> int:
-        """Number of examples in the split."""
+        """The number of examples in the split."""
         return _size(self.arrays(split))
 
     def indices_at(self, seed: int, step: int, batch_size: int, split: str = "train") -> np.ndarray:
-        """int32[B]: which examples make up the batch of `step`, in order.
+        """int32[B]: the indices of the examples in the batch of `step`.
 
         Raises:
-          UserError: the batch is empty or larger than the split, or the seed or step is negative.
+          UserError: the batch is empty or larger than the split, or the seed or the step is negative.
         """
         n = self.count(split)
         if not 1 <= batch_size <= n:
@@ -106,23 +108,26 @@ class Dataset:
         if step < 0 or seed < 0:
             raise UserError(f"seed is {seed} and step is {step}: both must be 0 or more")
         epoch, start = divmod(step * batch_size, n)
-        # B <= N, so a batch touches two epochs at most.
+        # B <= N, so a batch spans at most two epochs.
         head = _permutation(seed, epoch, n)[start : start + batch_size]
         if len(head) == batch_size:
             return head.copy()
         return np.concatenate([head, _permutation(seed, epoch + 1, n)[: batch_size - len(head)]])
 
-    def batch_at(self, seed: int, step: int, batch_size: int, split: str = "train") -> Batch:
-        """The batch of `step`, leading axis B: a pure function, the same on any machine and in any order."""
+    def batch_at(self, seed: int, step: int, batch_size: int, split: str = "train") -> RawBatch:
+        """The batch of `step`: a pure function, so the same on any machine and in any order of calls."""
         return take(self.arrays(split), self.indices_at(seed, step, batch_size, split))
 
     def padded_batches(
         self, batch_size: int, split: str = "test", limit: int | None = None
-    ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """The first `limit` examples (all by default) once each, in order, as (batch, mask: bool[B]).
+    ) -> Iterator[tuple[RawBatch, np.ndarray]]:
+        """The first `limit` examples (all by default), once each and in order, as (batch, mask: bool[B]).
 
-        The last batch is filled up with copies of the last example, mask False, so that all have one shape
-        and a compiled function sees one program.
+        The last batch is padded with copies of the last example, where mask is False. All batches thus have one shape,
+        and a function of them is compiled once.
+
+        Raises:
+          UserError: `batch_size` or `limit` is below 1.
         """
         if batch_size < 1 or (limit is not None and limit < 1):
             raise UserError(f"batch_size is {batch_size} and limit is {limit}: both must be 1 or more")
@@ -134,28 +139,29 @@ class Dataset:
 
 
 def check_split(split: str) -> None:
+    """Raises UserError for an unknown split."""
     if split not in SPLITS:
         raise UserError(f"split is {split!r}{nearest(split, SPLITS)}: choose one of {', '.join(SPLITS)}")
 
 
-def take(data: Batch | RandomAccess, indices: np.ndarray) -> Batch:
-    """The examples at `indices`, of arrays or of a RandomAccess."""
+def take(data: RawBatch | RandomAccess, indices: np.ndarray) -> RawBatch:
+    """The examples at `indices` of a loaded split."""
     if isinstance(data, dict):
         return {name: array[indices] for name, array in data.items()}
     return data.take(indices)
 
 
-def _size(data: Batch | RandomAccess) -> int:
+def _size(data: RawBatch | RandomAccess) -> int:
     return len(data["x"]) if isinstance(data, dict) else len(data)
 
 
-# Few entries: an experiment holds one or two data sets of three splits, and each entry may be gigabytes.
+# Few entries: an experiment has one or two data sets of up to three splits, and an entry may take gigabytes.
 @functools.lru_cache(maxsize=8)
-def _load(dataset: Dataset, split: str) -> Batch | RandomAccess:
+def _load(dataset: Dataset, split: str) -> RawBatch | RandomAccess:
     check_split(split)
     data = dataset.load(split)
     if _size(data) == 0:
-        raise UserError(f"split {split!r} of {dataset} has 0 examples, 1 or more are needed: change it")
+        raise UserError(f"split {split!r} of {dataset} has 0 examples: choose another split or other settings")
     if isinstance(data, dict):
         for array in data.values():
             array.flags.writeable = False
@@ -164,8 +170,7 @@ def _load(dataset: Dataset, split: str) -> Batch | RandomAccess:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    # SeedSequence hashes the pair, so neighbouring seeds and epochs share no stream, as a sum of the two
-    # would.
+    # SeedSequence hashes the pair. With seed + epoch, a seed would repeat the orders of its neighbours.
     order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(n)
     order = order.astype(np.int32)
     order.flags.writeable = False

@@ -1,71 +1,85 @@
-"""How batches reach the device: gathered there when the data fits, prefetched in threads when it does not."""
+"""How batches reach the device: gathered there if the data fits, else read ahead by threads on the host."""
 
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset, take
+from jaxgen.data.dataset import Dataset, RawBatch, take
 from jaxgen.errors import UserError
 
 
-def feed(
-    dataset: Dataset,
-    seed: int,
-    batch_size: int,
-    steps_per_call: int,
-    start: int,
-    stop: int,
-    budget: int = 1 << 30,
-    rows: np.ndarray | None = None,
-) -> tuple[dict[str, jax.Array] | None, Iterator[np.ndarray] | Iterator[Batch]]:
-    """What a loop needs for the steps from `start` to `stop`, K = steps_per_call at a time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """Which batches a training loop takes: those of the steps from `start` to `stop`, `steps_per_call` at a time."""
 
-    Returns:
-      (data, iterator). When the training arrays take at most `budget` bytes, `data` holds them on the device
-      and the iterator yields int32[K, B] indices to gather there; else `data` is None and it yields raw
-      batches with arrays [K, B, ...]. Either way step s gets exactly `dataset.batch_at(seed, s, batch_size)`.
-      With `rows`, only those places of each batch are read, and `data` stays on the host: the caller lays it out.
+    seed: int
+    """Of the order of examples."""
+    batch_size: int
+    steps_per_call: int = 1
+    """K: steps in one call of the compiled function."""
+    start: int = 0
+    stop: int
+
+    @property
+    def first_steps(self) -> range:
+        """The first step of each call."""
+        return range(self.start, self.stop, self.steps_per_call)
+
+    def check(self) -> None:
+        """Raises UserError unless `stop - start` is a multiple of K: a shorter last call would compile anew."""
+        start, stop, per_call = self.start, self.stop, self.steps_per_call
+        if per_call < 1 or start < 0 or stop < start or (stop - start) % per_call:
+            raise UserError(
+                f"steps {start} to {stop} do not split into calls of {per_call}:"
+                f" steps_per_call must be 1 or more and divide {stop - start}"
+            )
+
+
+def feed(
+    dataset: Dataset, plan: BatchPlan, budget: int = 1 << 30, rows: np.ndarray | None = None
+) -> tuple[Mapping[str, jax.Array | np.ndarray] | None, Iterator[np.ndarray] | Iterator[RawBatch]]:
+    """The training data that the steps of `plan` need, as (data, iterator over calls).
+
+    If the training arrays take at most `budget` bytes, `data` holds them on the device, and the iterator yields the
+    indices to gather there, int32[K, B]. Otherwise `data` is None and the iterator yields raw batches with arrays
+    [K, B, ...]. In both cases step s gets exactly `dataset.batch_at(plan.seed, s, plan.batch_size)`.
+
+    rows: if given, only these rows of each batch are read, and `data` stays on the host for the caller to lay out.
 
     Raises:
-      UserError: stop - start is not a multiple of K (a shorter last call would compile a second program), or
-        the batch does not fit the data.
+      UserError: the steps do not split into calls, or the batch does not fit the data.
     """
-    if steps_per_call < 1 or start < 0 or stop < start or (stop - start) % steps_per_call:
-        raise UserError(
-            f"steps {start} to {stop} do not split into calls of {steps_per_call}:"
-            f" steps_per_call must be 1 or more and divide {stop - start}"
-        )
-    dataset.indices_at(seed, start, batch_size)  # the error about sizes comes before anything is moved
+    plan.check()
+    # Raises the errors about sizes before any data is moved.
+    dataset.indices_at(plan.seed, plan.start, plan.batch_size)
     arrays = dataset.arrays("train")
-    firsts = range(start, stop, steps_per_call)
     if isinstance(arrays, dict) and sum(a.nbytes for a in arrays.values()) <= budget:
-        indices = functools.partial(_indices, dataset, seed, batch_size, steps_per_call, rows)
-        return jax.device_put(arrays) if rows is None else arrays, map(indices, firsts)
-    return None, _prefetched(dataset, seed, batch_size, steps_per_call, rows, firsts)
+        indices = map(functools.partial(_indices, dataset, plan, rows), plan.first_steps)
+        return jax.device_put(arrays) if rows is None else arrays, indices
+    return None, _prefetched(dataset, plan, rows)
 
 
-def _indices(
-    dataset: Dataset, seed: int, batch_size: int, steps_per_call: int, rows: np.ndarray | None, first: int
-) -> np.ndarray:
-    steps = range(first, first + steps_per_call)
-    indices = np.stack([dataset.indices_at(seed, step, batch_size) for step in steps])
+def _indices(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None, first: int) -> np.ndarray:
+    """int32[K, B], or int32[K, len(rows)]: the examples of the call that begins at step `first`."""
+    steps = range(first, first + plan.steps_per_call)
+    indices = np.stack([dataset.indices_at(plan.seed, step, plan.batch_size) for step in steps])
     return indices if rows is None else indices[:, rows]
 
 
-def _prefetched(
-    dataset: Dataset, seed: int, batch_size: int, steps_per_call: int, rows: np.ndarray | None, firsts: range
-) -> Iterator[Batch]:
-    import grain  # here, as it takes a second to import and resident data never needs it
+def _prefetched(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None) -> Iterator[RawBatch]:
+    import grain  # imported here, as it takes a second and resident data does not need it
 
     arrays = dataset.arrays("train")
 
-    def stacked(first: int) -> Batch:
-        batches = [take(arrays, i) for i in _indices(dataset, seed, batch_size, steps_per_call, rows, first)]
+    def stacked(first: int) -> RawBatch:
+        batches = [take(arrays, indices) for indices in _indices(dataset, plan, rows, first)]
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
-    # grain is the prefetcher only: which examples, in which order, is batch_at's matter alone. One call's
-    # batches are read by one thread; a few threads suffice, as each holds a whole stack in memory.
-    calls = grain.MapDataset.range(firsts.start, firsts.stop, firsts.step).map(stacked)
+    # grain only prefetches; `batch_at` alone decides on examples and order. Each call is read by one thread. A few
+    # threads suffice, and more would hold more whole calls in memory.
+    first_steps = plan.first_steps
+    calls = grain.MapDataset.range(first_steps.start, first_steps.stop, first_steps.step).map(stacked)
     return iter(calls.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset, RandomAccess
+from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
 from jaxgen.data.edges import canny
 from jaxgen.data.embedded import Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS
@@ -36,7 +36,7 @@ class EmojiEdges(Dataset):
     groups: tuple[str, ...] = ()
     """Only these groups, such as ("Smileys & Emotion",); all when empty."""
 
-    def load(self, split: str) -> Batch:
+    def load(self, split: str) -> RawBatch:
         x, large = (Emoji(size=size, label="none", groups=self.groups).arrays(split)["x"] for size in (self.size, 64))
         if split == "test":
             known = {picture.tobytes() for picture in Emoji(size=self.size, label="none").arrays("train")["x"]}
@@ -75,7 +75,7 @@ class PairFolder(Dataset):
     """1 for grey."""
     target_channels: Literal[3, 1] = 3
 
-    def load(self, split: str) -> Batch | RandomAccess:
+    def load(self, split: str) -> RawBatch | RandomAccess:
         if min(self.size) < 1:
             raise UserError(f"PairFolder size is {self.size}: give height and width in pixels, such as 256 256")
         pairs = _Pairs(self, self._split(split))
@@ -163,7 +163,7 @@ class _Pairs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def take(self, indices: np.ndarray) -> Batch:
+    def take(self, indices: np.ndarray) -> RawBatch:
         height, width = self.dataset.size
         batch = {
             "x": np.empty((len(indices), height, width, self.dataset.target_channels), np.uint8),

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset, RandomAccess
+from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import RAY, pixel_rays, turntable
 
@@ -60,7 +60,7 @@ class PosedViews(Dataset):
         """The views of a split, read once per process."""
         return _views(self, split)
 
-    def load(self, split: str) -> Batch | RandomAccess:
+    def load(self, split: str) -> RawBatch | RandomAccess:
         rays = _Rays(self.views(split))
         if rays.nbytes > ON_DEVICE:
             return rays
@@ -100,7 +100,7 @@ class _Rays:
     def __len__(self) -> int:
         return int(np.prod(self.views.pixels.shape[:3]))
 
-    def take(self, indices: np.ndarray) -> Batch:
+    def take(self, indices: np.ndarray) -> RawBatch:
         views, (height, width) = self.views, self.views.size
         view, y, x = np.unravel_index(indices, (len(views.pixels), height, width))
         pixel = views.pixels[view, y, x]

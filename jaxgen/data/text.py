@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset, check_split
+from jaxgen.data.dataset import Dataset, RawBatch, check_split
 from jaxgen.data.tfds import read_texts
 from jaxgen.data.tokenizers import BPE, Bytes, Characters, Tokenizer
 from jaxgen.errors import UserError, nearest
@@ -147,7 +147,7 @@ class Windows:
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - self.block - 1) // self.stride + 1)
 
-    def take(self, indices: np.ndarray) -> Batch:
+    def take(self, indices: np.ndarray) -> RawBatch:
         place = np.asarray(indices, np.int64)[:, None] * self.stride + np.arange(self.block + 1)
         x = self.tokens[place].astype(np.int32)
         return {"x": x, "bytes": self.lengths[x[:, 1:]].sum(axis=1, dtype=np.int32)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset, RandomAccess
+from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
 
@@ -56,7 +56,7 @@ class TFDS(Dataset):
     size: int | None = None
     """When set, pictures are cropped to their central square and resized to this side by area."""
 
-    def load(self, split: str) -> Batch | RandomAccess:
+    def load(self, split: str) -> RawBatch | RandomAccess:
         if self.size is not None and self.size < 1:
             raise UserError(f"TFDS size is {self.size}: give a side in pixels, such as 64, or None")
         spec = {"train": self.train, "test": self.test, "all": f"{self.train}+{self.test}"}[split]
@@ -211,7 +211,7 @@ class _Records:
     def __len__(self) -> int:
         return len(self.source)
 
-    def take(self, indices: np.ndarray) -> Batch:
+    def take(self, indices: np.ndarray) -> RawBatch:
         indices = [int(i) for i in indices]
         if not indices:
             return {"x": np.zeros((0, 1, 1, 1), np.uint8)}
@@ -290,7 +290,7 @@ class _Cache:
         root = pathlib.Path(os.environ.get("JAXGEN_CACHE") or "~/.cache/jaxgen").expanduser()
         self.folder = root / "tfds" / f"{dataset.name.replace('/', '-').replace(':', '-')}-{digest}"
 
-    def read(self) -> Batch | None:
+    def read(self) -> RawBatch | None:
         try:
             data = {f.stem: np.load(f, allow_pickle=False) for f in sorted(self.folder.glob("*.npy"))}
         except (OSError, ValueError, EOFError):
@@ -299,7 +299,7 @@ class _Cache:
             return None
         return {"x": data.pop("x"), **data}
 
-    def write(self, data: Batch) -> None:
+    def write(self, data: RawBatch) -> None:
         try:
             root = self.folder.parent.parent
             root.mkdir(mode=0o700, parents=True, exist_ok=True)

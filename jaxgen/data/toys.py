@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Batch, Dataset
+from jaxgen.data.dataset import Dataset, RawBatch
 from jaxgen.errors import UserError, nearest
 
 # Classes of each; 0 where no component is natural.
@@ -51,7 +51,7 @@ class Toy2D(Dataset):
     num: int = 10_000
     """Points in each split."""
 
-    def load(self, split: str) -> Batch:
+    def load(self, split: str) -> RawBatch:
         self._check()
         seeds = {"train": (0,), "test": (1,), "all": (0, 1)}[split]
         parts = [_draw(self.name, self.num, np.random.Generator(np.random.Philox(seed))) for seed in seeds]

@@ -11,7 +11,7 @@ from jaxgen.core.codec import Codec
 from jaxgen.core.keys import TRAIN, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.types import TrainState
-from jaxgen.data.feed import feed
+from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.pictures import save_pictures
@@ -157,7 +157,10 @@ def _feed(
     """Data on the device, or None, and what each call gets, laid out on the mesh. order: seed of the data's order."""
     size = experiment.batch_size
     rows = None if layout is None else layout.rows(size)
-    data, calls = feed(experiment.data, order, size, experiment.steps_per_call, start, stop, experiment.preload, rows)
+    plan = BatchPlan(
+        seed=order, batch_size=size, steps_per_call=experiment.steps_per_call, start=start, stop=stop
+    )  # fmt: skip
+    data, calls = feed(experiment.data, plan, experiment.preload, rows)
     if layout is None:
         return data, calls
     return layout.put(data, layout.everywhere), (layout.put_rows(call, size) for call in calls)

@@ -20,7 +20,7 @@ from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import TRAIN, run_key
 from jaxgen.core.types import TrainState
-from jaxgen.data.feed import feed
+from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import AUTO, Experiment
 from jaxgen.inference.held_out import evaluation, held_out_numbers
@@ -168,7 +168,10 @@ def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[P
         lane.run.forget_after(start)
         e = lane.experiment
         order = e.seed + 1_000_003 * lane.run.rollbacks(start)
-        feeds.append(feed(e.data, order, e.batch_size, e.steps_per_call, start, stop, e.preload, every))
+        plan = BatchPlan(
+            seed=order, batch_size=e.batch_size, steps_per_call=e.steps_per_call, start=start, stop=stop
+        )  # fmt: skip
+        feeds.append(feed(e.data, plan, e.preload, every))
     calls = (jax.tree.map(lambda *a: np.stack(a), *some) for some in zip(*(calls for _, calls in feeds)))
     return feeds[0][0], calls
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxgen.data import AnalyticScene, RandomAccess, SceneFolder, rays
-from jaxgen.data.analytic import solids
+from jaxgen.data.analytic import signed_distances
 from jaxgen.errors import UserError
 from jaxgen.ops import cameras
 
@@ -94,10 +94,10 @@ def test_traced_rays_end_on_solids():
     flat = depth.reshape(-1)
     hit = np.isfinite(flat)
     at = origin[hit] + direction[hit] * flat[hit, None]
-    assert np.abs(solids(at).min(axis=-1)).max() < 2e-3
+    assert np.abs(signed_distances(at).min(axis=-1)).max() < 2e-3
     for part in np.linspace(0, 1, 60):
         t = near[~hit] + part * (far - near)[~hit]
-        assert solids(origin[~hit] + direction[~hit] * t[:, None]).min() > 0
+        assert signed_distances(origin[~hit] + direction[~hit] * t[:, None]).min() > 0
     np.testing.assert_array_equal(hit, views.pixels.reshape(-1, 4)[:, 3] == 255)
     np.testing.assert_array_equal(data["x"][~hit], 255)
 
