@@ -12,11 +12,11 @@ import numpy as np
 from jaxgen.core.capabilities import RadianceField
 from jaxgen.core.types import TrainState
 from jaxgen.data import AnalyticScene
-from jaxgen.data.rays import PosedViews, Views, over
+from jaxgen.data.rays import PosedViews, Views, composite
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.images import save_image
-from jaxgen.metrics.image import psnr, ssim
+from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
 from jaxgen.ops.cameras import columns, view_rays
 from jaxgen.ops.volume import Rendered
 from jaxgen.report import save_picture, write_report
@@ -26,7 +26,6 @@ from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import write_bytes
 
 SHOWN = 4  # views in the report's picture
-SSIM_SMALLEST = 11  # the side of its window
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _views(
         save_image(picture, out / f"view{i:03}.png")
         for name, image in zip(("depth", "opacity"), grey):
             save_image(image, out / f"{name}{i:03}.png")
-        pair = (picture[None], over(views.pixels[i], model.background)[None])
+        pair = (picture[None], composite(views.pixels[i], model.background)[None])
         measures = {"psnr": psnr} | ({"ssim": ssim} if min(views.size) >= SSIM_SMALLEST else {})
         measures |= {lpips.name: lpips} if lpips else {}
         for name, measure in measures.items():
@@ -170,7 +169,7 @@ def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
     scale = width / views.size[1] if width else 1.0
     size = tuple(max(1, round(n * scale)) for n in views.size)
     lens, ends = views.intrinsics[0] * scale, (views.near.min(), views.far.max(), views.planar[0])
-    rays = (view_rays(pose, lens, size, *ends) for pose in data.way(frames))
+    rays = (view_rays(pose, lens, size, *ends) for pose in data.camera_path(frames))
     return np.stack([render_view(trained, r, size)[0] for r in rays])
 
 

@@ -12,6 +12,8 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.collect import Mean, Rows
 
 RANGE = 255.0
+SSIM_SMALLEST = 11
+"""Side of SSIM's Gaussian window, and so of the smallest image that it takes."""
 C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2  # eq. 7 and 9 of the SSIM paper
 
 
@@ -45,7 +47,7 @@ def ssim(x: jax.Array, y: jax.Array, gaussian: bool = True) -> jax.Array:
     scikit-image's `structural_similarity(data_range=255, channel_axis=-1)`, with gaussian_weights=True and
     use_sample_covariance=False for the first. Raises UserError for images smaller than the window.
     """
-    _check(x, y, 11 if gaussian else 7)
+    _check(x, y, SSIM_SMALLEST if gaussian else 7)
     return (_ssim_gaussian if gaussian else _ssim_flat)(x, y)
 
 

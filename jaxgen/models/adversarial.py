@@ -74,7 +74,7 @@ class AdversarialModel(GenerativeModel):
         """`gradients.gradient` in `accumulate` parts, which leave the critic's groups of examples together."""
         return gradient(loss, params, key, num, batch, self.accumulate, self.block)
 
-    def _judge(
+    def _critic_logits(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None
     ) -> tuple[jax.Array, PyTree]:
         """The critic's logits of `args` in training, and `extra` with the running averages of that pass. Spectral

@@ -117,7 +117,7 @@ class GAN(AdversarialModel):
         keys_between, keys_dropout = split_each(keys, 2)
 
         def critic(x: jax.Array) -> jax.Array:
-            return self._judge(params, extra, "fake", x, y, keys=keys_dropout)[0]
+            return self._critic_logits(params, extra, "fake", x, y, keys=keys_dropout)[0]
 
         def penalty() -> jax.Array:
             total = jnp.zeros(())
@@ -141,8 +141,8 @@ class GAN(AdversarialModel):
         fake, _ = self._generate(state.params["gen"], state.extra["gen"], z, y, keys_gen)
         real = self._noised(fold_each(keys_noise, 0), batch["x"], state.step)
         fake = self._noised(fold_each(keys_noise, 1), fake, state.step)
-        on_real, extra = self._judge(params, state.extra["critic"], "real", real, y, keys=keys_real)
-        on_fake, extra = self._judge(params, extra, "fake", fake, y, keys=keys_fake)
+        on_real, extra = self._critic_logits(params, state.extra["critic"], "real", real, y, keys=keys_real)
+        on_fake, extra = self._critic_logits(params, extra, "fake", fake, y, keys=keys_fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         total = self.objective.critic(on_real, on_fake)
         if self._penalized:
@@ -172,7 +172,7 @@ class GAN(AdversarialModel):
         y = one_hot(cond, self.num_classes)
         x, gen = self._generate(params, state.extra["gen"], normal_each(keys_z, (self.latent,)), y, keys_gen)
         x = self._noised(keys_noise, x, state.step)
-        logits, critic = self._judge(
+        logits, critic = self._critic_logits(
             state.params["critic"], state.extra["critic"], "generator", x, y, keys=keys_critic
         )  # fmt: skip
         value = self.objective.generator(logits)

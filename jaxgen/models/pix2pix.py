@@ -21,12 +21,10 @@ from jaxgen.core.gradients import Seen, once
 from jaxgen.core.keys import fold_each, one_key, split_each
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.metrics.image import psnr, ssim
+from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter
-
-SSIM_SMALLEST = 11  # the side of its window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +100,8 @@ class Pix2Pix(AdversarialModel):
         """What the critic minimises, halved, to slow it down (section 3.3). fakes: of the generator's parameters, keys
         and batch, as `_fakes`. Its extra is the critic's."""
         fake, (source, x, _) = fakes(state.params["gen"], keys, batch)
-        on_real, extra = self._judge(params, state.extra["critic"], "real", source, x)
-        on_fake, extra = self._judge(params, extra, "fake", source, fake)
+        on_real, extra = self._critic_logits(params, state.extra["critic"], "real", source, x)
+        on_fake, extra = self._critic_logits(params, extra, "fake", source, fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         return 0.5 * self.objective.critic(on_real, on_fake), Seen(metrics, extra=extra)
 
@@ -112,7 +110,7 @@ class Pix2Pix(AdversarialModel):
     ) -> tuple[jax.Array, Seen]:
         """What the generator minimises on the same fakes, judged by the state's critic. Its extra is of both."""
         fake, (source, x, gen) = fakes(params, keys, batch)
-        logits, critic = self._judge(state.params["critic"], state.extra["critic"], "generator", source, fake)
+        logits, critic = self._critic_logits(state.params["critic"], state.extra["critic"], "generator", source, fake)
         metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
         value = self.gan_weight * metrics["gan"] + self.l1_weight * metrics["l1"]
         return value, Seen(metrics, extra={"gen": gen, "critic": critic})

@@ -160,15 +160,15 @@ class StyleGAN(GAN):
 
     # --- training ---
 
-    def _judge(
+    def _critic_logits(
         self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, *, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
         """Logits of augmented images. R1, too, is of the gradient in the images before that."""
         if not self._augments:
-            return super()._judge(params, extra, which, x, y, keys=keys)
+            return super()._critic_logits(params, extra, which, x, y, keys=keys)
         keys_augment, keys = split_each(keys, 2)
         x = self.augment(keys_augment, x, extra["augment"]["p"])
-        logits, extra = super()._judge(params, extra, which, x, y, keys=keys)
+        logits, extra = super()._critic_logits(params, extra, which, x, y, keys=keys)
         if which == "real":
             seen = extra["augment"]
             signs = seen["signs"] + jnp.mean(jnp.sign(jax.lax.stop_gradient(logits)))

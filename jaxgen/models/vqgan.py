@@ -120,7 +120,7 @@ class VQGAN(Quantized, AdversarialModel):
     def _game(self, state: TrainState, out: jax.Array) -> tuple[jax.Array, PyTree]:
         """E[-D(x')] by the state's critic, and what that changes of its `extra`."""
         image = self.image(out)
-        logits, extra = self._judge(
+        logits, extra = self._critic_logits(
             state.params["critic"], state.extra["critic"], "generator", image[..., :0], image
         )  # fmt: skip
         return self.objective.generator(logits), extra
@@ -137,8 +137,8 @@ class VQGAN(Quantized, AdversarialModel):
         critic's."""
         x, source = batch["x"], batch["x"][..., :0]  # the critic of pix2pix, shown no source
         (out, _), _ = answer(state.params["gen"], batch)
-        on_real, extra = self._judge(params, state.extra["critic"], "real", source, x)
-        on_fake, extra = self._judge(params, extra, "fake", source, self.image(out))
+        on_real, extra = self._critic_logits(params, state.extra["critic"], "real", source, x)
+        on_fake, extra = self._critic_logits(params, extra, "fake", source, self.image(out))
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         return self._playing(state) * self.objective.critic(on_real, on_fake), Seen(metrics, extra=extra)
 

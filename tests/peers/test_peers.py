@@ -283,7 +283,7 @@ def test_gan(name):
     @jax.jit
     def ours(params):
         def judge(critic, x):
-            return model._judge(critic, state.extra["critic"], "fake", x, None, keys=fresh_keys(batch_size))[0]
+            return model._critic_logits(critic, state.extra["critic"], "fake", x, None, keys=fresh_keys(batch_size))[0]
 
         def fakes(gen):
             return model._generate(gen, state.extra["gen"], jnp.asarray(z), None, fresh_keys(batch_size))[0]
