@@ -1,4 +1,4 @@
-"""An image classifier, whose features and classes other models are scored by where no published network is at hand.
+"""An image classifier whose features and classes score other models where no published network is available.
 
 p(y | x) = softmax(W h(x)), h the features; the loss is -log p(y | x), with x shifted at random by a few pixels.
 """
@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core.keys import fold_each
+from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
+from jaxgen.nets.apply import apply
 from jaxgen.nets.conv import ConvEncoder
+
+START = 0  # stream of a sample's key: the noise that ascent starts from
 
 
 class FeatureHead(nn.Module):
-    """x f32[B, H, W, C] -> features f32[B, num_features] of mean 0 and variance 1 each, so that distances between them
-    have a scale, and logits f32[B, num_classes]."""
+    """x f32[B, H, W, C] -> features f32[B, num_features] and logits f32[B, num_classes]. The features of each example
+    have mean 0 and variance 1, which fixes the scale of distances between examples."""
 
     trunk: nn.Module = field(default_factory=ConvEncoder)
     """(x, (num_features,)) -> f32[B, num_features]."""
@@ -32,7 +35,7 @@ class FeatureHead(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier(LossModel):
+class Classifier(ClassConditionalModel, LossModel):
     """x: f32[B, *shape] in [-1, 1]; cond: i32[B] in [0, num_classes)."""
 
     trunk: nn.Module = field(default_factory=ConvEncoder)
@@ -40,7 +43,7 @@ class Classifier(LossModel):
     num_classes: int = 10
     num_features: int = 128
     shift: int = 2
-    """Pixels by which training images are moved at most, along each axis; the border is repeated."""
+    """Largest random shift of training images along each axis, in pixels; edge pixels are repeated."""
     ascent_steps: int = 64
     """Gradient steps of `sample`."""
 
@@ -54,7 +57,7 @@ class Classifier(LossModel):
 
     def classify(self, params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features f32[B, num_features] and logits f32[B, num_classes]."""
-        return self._network.apply({"params": params["network"]}, x)
+        return apply(self._network, {"params": params["network"]}, x)
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         return {"network": self._network.init(key, batch["x"])["params"]}
@@ -78,11 +81,11 @@ class Classifier(LossModel):
         return {"accuracy": correct.astype(jnp.float32), "nll": -_log_prob(logits, batch["cond"])}
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """What the network takes for each class of cond, i32[len(keys)]: ascent on the logit of the class from noise,
-        section 2 of arXiv:1312.6034, as f32[len(keys), *shape]. A look inside, not a generative model."""
+        """Images f32[len(keys), *shape] that maximise the logit of each class of cond, i32[len(keys)], by gradient
+        ascent from noise: section 2 of arXiv:1312.6034. They show what the network has learnt, not the data."""
 
         def total(u: jax.Array) -> jax.Array:
-            """Over images that do not meet, so that its gradient is each one's own."""
+            """A sum over images, each of which gets its own gradient, as no term sees two of them."""
             _, logits = self.classify(state.sampling_params, jnp.tanh(u))
             return jnp.sum(jnp.take_along_axis(logits, cond[:, None], axis=1)) - 1e-3 * jnp.sum(u**2)
 
@@ -91,15 +94,8 @@ class Classifier(LossModel):
             size = jnp.sqrt(jnp.sum(grad**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
             return u + grad / size, None
 
-        # The input's gradient, so the start is small noise: fold 0 is all the randomness there is.
-        start = 0.1 * jax.vmap(lambda key: jax.random.normal(key, self.shape))(fold_each(keys, 0))
+        start = 0.1 * normal_each(fold_each(keys, START), self.shape)
         return jnp.tanh(jax.lax.scan(climb, start, length=self.ascent_steps)[0])
-
-    def check_cond(self, cond: PyTree) -> None:
-        check_labels(self.num_classes, cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes)
 
 
 def _log_prob(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
-"""Normalizing flow: RealNVP (arXiv:1605.08803), Glow (arXiv:1807.03039), MAF (arXiv:1705.07057), neural spline flow
-(arXiv:1906.04032), by which network `flow` is.
+"""Normalizing flows: RealNVP (arXiv:1605.08803), Glow (arXiv:1807.03039), MAF (arXiv:1705.07057) and neural spline
+flow (arXiv:1906.04032). The network in the field `flow` decides which.
 
-z = f(x), p(z) = N(0, 1), log p(x) = log p(z) + log |det df/dx|. Of pixels a flow models x = (level + u) / 2^bits, u
-from q(u | level): log P(level) >= E log p(x) - log q(u | level) - bits log 2 a dimension, section 3.1 of
-arXiv:1902.00275; with q uniform, section 3.1 of arXiv:1511.01844.
+z = f(x), p(z) = N(0, 1), log p(x) = log p(z) + log |det df/dx|. A flow of pixels models x = (level + u) / 2^bits with
+u ~ q(u | level), and log P(level) >= E[log p(x) - log q(u | level)] - D bits log 2 in D dimensions: section 3.1 of
+arXiv:1902.00275, and of arXiv:1511.01844 for uniform q.
 """
 
 import math
@@ -20,7 +20,8 @@ from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, density_picture, one_hot
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, density_picture
+from jaxgen.nets.apply import apply
 from jaxgen.nets.flows import Identity, MultiScale, sum_each
 from jaxgen.ops.bijectors import logit
 
@@ -33,26 +34,26 @@ def log_standard(z: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flow(LossModel):
-    """x: f32[B, *shape] in [0, 1) where `bits` is set (codec Dequantize), else any reals. cond: i32[B] in
+class Flow(ClassConditionalModel, LossModel):
+    """x: f32[B, *shape], in [0, 1) when `bits` is set (codec Dequantize), else unbounded. cond: i32[B] in
     [0, num_classes) when num_classes > 0."""
 
     flow: nn.Module = field(default_factory=lambda: MultiScale(levels=2))
     """(x, context, inverse) -> (z of x's shape, logdet); context is the one-hot class."""
     dequantizer: nn.Module = field(default_factory=Identity)
-    """A flow as well, from noise to the Gaussian quantile of u, its context the levels: variational dequantization,
+    """A flow from noise to the Gaussian quantile of u, with the levels as its context: variational dequantization,
     section 3.1 of arXiv:1902.00275. The identity leaves u uniform."""
     shape: tuple[int, ...] = (28, 28, 1)
     bits: int = 8
-    """Bits of the levels that x stands for, as the codec's; 0 for data that is continuous."""
+    """Bits of a pixel level, equal to the codec's; 0 for continuous data."""
     logit_alpha: float = 0.0
-    """alpha of the logit that x goes through first (`ops.bijectors.logit`); at 0 it is only centred."""
+    """alpha of the logit applied to x first (`ops.bijectors.logit`); with 0, x is only centred."""
     num_classes: int = 0
     """Classes of a conditional flow, p(x | y); 0 for none."""
     temperature: float = 1.0
-    """Standard deviation of the noise that samples are made of."""
+    """Standard deviation of z in sampling."""
     importance_samples: int = 1
-    """Draws of u over which `evaluate` averages P(level): more make the bound tighter."""
+    """Draws of u over which `evaluate` averages its estimate of P(level); more draws tighten the bound."""
 
     def natural_codec(self) -> Codec | None:
         return Dequantize(bits=self.bits, noise=False) if self.bits else None
@@ -69,47 +70,47 @@ class Flow(LossModel):
             )
         x = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
         y = jax.ShapeDtypeStruct((2, self.num_classes), jnp.float32) if self.num_classes else None
-        jax.eval_shape(self.flow.init, jax.random.key(0), x, y)  # refuses a shape that the network cannot take
+        jax.eval_shape(self.flow.init, jax.random.key(0), x, y)  # raises for a shape that the network cannot take
 
     # --- both directions ---
 
     def encode(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """(z: f32[B, *shape], log |det dz/dx|: f32[B]) of x in model space."""
         x, logdet = self._prepare(x)
-        z, more = self.flow.apply({"params": params["flow"]}, x, y)
+        z, more = apply(self.flow, {"params": params["flow"]}, x, y)
         return z, logdet + more
 
     def decode(self, params: PyTree, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """x: f32[B, *shape] of z, the inverse of `encode`."""
-        x, _ = self.flow.apply({"params": params["flow"]}, z, y, inverse=True)
+        x, _ = apply(self.flow, {"params": params["flow"]}, z, y, inverse=True)
         if self.logit_alpha:
             return logit(x, self.logit_alpha, inverse=True)[0]
         return x + 0.5 if self.bits else x
 
     def _prepare(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the network is given for x, and the logdet of that."""
+        """The network's input for x, and the log-determinant of this step, f32[B]."""
         if self.logit_alpha:
             x, log_slope = logit(x, self.logit_alpha)
             return x, sum_each(log_slope)
         return (x - 0.5 if self.bits else x), jnp.zeros(x.shape[:1])
 
     def log_prob(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
-        """log density of x in model space, in nats: f32[B]."""
+        """log p(x) in model space, in nats: f32[B]."""
         z, logdet = self.encode(params, x, y)
         return log_standard(z) + logdet
 
     def dequantize(self, params: PyTree, keys: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(x in [0, 1) with new noise within its levels, log q(u | level) in nats: f32[B]), by one key an example."""
+        """(x in [0, 1) with u drawn anew, log q(u | level) in nats: f32[B]), with one key for each example."""
         levels = jnp.floor(x * 2**self.bits)
         eps = normal_each(keys, self.shape)
         variables = {"params": params.get("dequantizer", {})}
-        v, logdet = self.dequantizer.apply(variables, eps, levels / 2**self.bits - 0.5)
+        v, logdet = apply(self.dequantizer, variables, eps, levels / 2**self.bits - 0.5)
         # In f32, 255 + u is 256 for u within 2^-17 of one.
         u = jnp.minimum(norm.cdf(v), 1 - 2**-16)
         return (levels + u) / 2**self.bits, log_standard(eps) - logdet - log_standard(v)
 
     def bound(self, params: PyTree, keys: jax.Array, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
-        """log p of continuous data, or one draw's bound of log P of its levels, in nats: f32[B]."""
+        """log p(x) of continuous data, else the bound on log P(levels) from one draw of u, in nats: f32[B]."""
         if not self.bits:
             return self.log_prob(params, x, y)
         x, log_q = self.dequantize(params, keys, x)
@@ -119,23 +120,20 @@ class Flow(LossModel):
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         key_flow, key_dequantizer, key_eps, key_noise = jax.random.split(key, 4)
-        x, y = batch["x"], self._context(batch.get("cond"))
+        x, y = batch["x"], self._one_hot(batch.get("cond"))
         params = {}
         if self.bits:
             eps = jax.random.normal(key_eps, x.shape)
             params = {"dequantizer": self.dequantizer.init(key_dequantizer, eps, x - 0.5).get("params", {})}
             x, _ = self.dequantize(params, fold_each(key_noise, jnp.arange(len(x))), x)
             params = {name: tree for name, tree in params.items() if tree}
-        # ActNorm takes its scale from what arrives.
+        # ActNorm initialises its scale from this input.
         flow = self.flow.init(key_flow, self._prepare(x)[0], y).get("params", {})  # the identity has none
         return {"flow": flow, **params}
 
-    def _context(self, cond: PyTree) -> jax.Array | None:
-        return one_hot(cond, self.num_classes)
-
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        """Nats a dimension."""
-        nll = -jnp.mean(self.bound(params, keys, batch["x"], self._context(batch.get("cond"))))
+        """Nats per dimension."""
+        nll = -jnp.mean(self.bound(params, keys, batch["x"], self._one_hot(batch.get("cond"))))
         return nll / math.prod(self.shape), self._named(nll)
 
     def _named(self, nll: jax.Array) -> Metrics:
@@ -146,20 +144,14 @@ class Flow(LossModel):
     # --- use ---
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """Samples f32[len(keys), *shape], of noise with standard deviation `temperature`."""
+        """f32[len(keys), *shape], from z ~ N(0, temperature^2)."""
         z = self.temperature * normal_each(keys, self.shape)
-        return self.decode(state.sampling_params, z, self._context(cond))
-
-    def check_cond(self, cond: PyTree) -> None:
-        check_labels(self.num_classes, cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes) if self.num_classes else None
+        return self.decode(state.sampling_params, z, self._one_hot(cond))
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """`nll` in nats, f32[B]: of continuous data -log p(x), of pixels an upper bound of -log P(levels), with
-        `bits_per_dim` of the raw data."""
-        params, x, y = state.sampling_params, batch["x"], self._context(batch.get("cond"))
+        """`nll` in nats, f32[B]: -log p(x) of continuous data, or an upper bound on -log P(levels) of pixels. Pixels
+        also have `bits_per_dim`."""
+        params, x, y = state.sampling_params, batch["x"], self._one_hot(batch.get("cond"))
         draws = self.importance_samples if self.bits else 1
 
         def draw(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
@@ -169,9 +161,9 @@ class Flow(LossModel):
         return self._named(math.log(draws) - total)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Of points their density, and the held-out ones beside the noise they are mapped to; of images samples by
-        temperature, and the way between pairs of held-out ones."""
-        params, x, y = state.sampling_params, batch["x"], self._context(batch.get("cond"))
+        """Points in the plane: the density, and held-out points beside their latents. Images: samples at several
+        temperatures, and interpolations between pairs of held-out images."""
+        params, x, y = state.sampling_params, batch["x"], self._one_hot(batch.get("cond"))
         if self.shape == (2,):
             latents = {"latents.png": jnp.stack([x, self.encode(params, x, y)[0]])}
             if self.num_classes:
@@ -183,9 +175,9 @@ class Flow(LossModel):
         rows = jax.lax.map(lambda t: self.decode(params, t * eps, y), jnp.asarray(TEMPERATURES))
 
         pairs = min(6, len(x) // 2)
-        z, _ = self.encode(params, x[: 2 * pairs], y if y is None else self._context(batch["cond"][: 2 * pairs]))
+        z, _ = self.encode(params, x[: 2 * pairs], y if y is None else self._one_hot(batch["cond"][: 2 * pairs]))
         weight = jnp.linspace(0, 1, 11).reshape(-1, *(1,) * z.ndim)
         between = (1 - weight) * z[None, :pairs] + weight * z[None, pairs:]
-        y = y if y is None else self._context(batch["cond"][:pairs])
+        y = y if y is None else self._one_hot(batch["cond"][:pairs])
         shown = jax.lax.map(lambda z: self.decode(params, z, y), between)
         return {"temperature.png": rows, "interpolation.png": jnp.swapaxes(shown, 0, 1)}

@@ -1,8 +1,8 @@
-"""Generative adversarial networks: plain, DCGAN, conditional, Wasserstein, with gradient penalties, spectrally normed.
+"""Generative adversarial networks: plain, DCGAN, conditional, Wasserstein, gradient penalties, spectral normalization.
 
-x data, z ~ N(0, 1) latent, G(z, y) the generator, f(x, y) the critic's logit, y class. A step of training is `n_critic`
-steps of the critic, each on its own part of the batch and fakes of its own, then one of the generator: algorithm 1 of
-arXiv:1406.2661, of arXiv:1701.07875 and of arXiv:1704.00028, by the fields that are set.
+x data, z ~ N(0, 1) latent, G(z, y) the generator, f(x, y) the critic's logit, y class. A training step takes `n_critic`
+steps of the critic, each on a part of the batch and as many new fakes, and then one step of the generator. This is
+algorithm 1 of arXiv:1406.2661, arXiv:1701.07875 or arXiv:1704.00028, depending on the fields that are set.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,22 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, slerp, spherical
 from jaxgen.models.adversarial import AdversarialModel
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
+from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.ops import gan as ops
 
+# Streams of a key: the noise on examples of a critic's step, and the two latents of a path.
+REAL, FAKE = range(2)
+PATH_ENDS = range(2)
+
 
 @dataclass(frozen=True, kw_only=True)
-class GAN(AdversarialModel):
-    """x: f32[B, *shape], in [-1, 1] where the generator ends in tanh; cond: i32[B] when num_classes > 0.
+class GAN(ClassConditionalModel, AdversarialModel):
+    """x: f32[B, *shape], in [-1, 1] when the generator ends in tanh; cond: i32[B] when num_classes > 0.
 
-    B counts all that a step sees: B / n_critic examples for each of the critic's steps, and as many for the
-    generator's. `loss` is the critic's: no number here falls for as long as both networks get better.
+    B counts the examples of a whole training step: each step of the critic sees B / n_critic of them, and the
+    generator's step makes as many fakes. `loss` is the critic's; it need not fall while both networks improve.
     """
 
     generator: nn.Module = field(default_factory=MLPGenerator)
@@ -40,26 +45,26 @@ class GAN(AdversarialModel):
     shape: tuple[int, ...] = (28, 28, 1)
     latent: int = 100
     num_classes: int = 0
-    """Classes of a conditional GAN; 0 for none. Fakes have the labels of the real examples beside them."""
+    """Classes of a conditional GAN; 0 for none. Fakes get the labels of the real examples."""
     n_critic: int = 1
-    """Steps of the critic for one of the generator; divides the batch size."""
+    """Critic steps for each generator step; must divide the batch size."""
     clip_weights: float = 0.0
-    """Bound of each critic weight after each of its steps, 0.01 in arXiv:1701.07875; 0 for none."""
+    """Bound that the critic's weights are clipped to after each of its steps, 0.01 in arXiv:1701.07875; 0 for none."""
     gradient_penalty: float = 0.0
     """lambda of arXiv:1704.00028, on points between real and fake examples."""
     r1: float = 0.0
     """gamma of the gradient penalty on real examples, arXiv:1801.04406."""
     r2: float = 0.0
-    """gamma of that on fakes."""
+    """gamma of the gradient penalty on fakes."""
     penalty_every: int = 1
-    """Steps of the critic from one with these three to the next; their weight grows by as much."""
+    """The penalties are computed at every such critic step, with their weight multiplied by as much."""
     instance_noise: float = 0.0
-    """Deviation of the noise on all that the critic sees, at the first step (arXiv:1610.04490)."""
+    """Standard deviation, at the first step, of the noise added to the critic's inputs (arXiv:1610.04490)."""
     instance_noise_steps: int = 10_000
-    """Steps at which it has faded linearly to nothing."""
+    """Steps over which that noise fades linearly to zero."""
 
     latent_ways: ClassVar[tuple[str, ...]] = ("z", "z_unit")
-    """Of `metrics.ppl.WAYS`, those between this model's latents."""
+    """The `metrics.ppl.WAYS` that interpolate between this model's latents."""
 
     def __post_init__(self):
         for name in ("n_critic", "penalty_every"):
@@ -81,12 +86,10 @@ class GAN(AdversarialModel):
     def _generate(
         self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """x and the new running averages, by the statistics of this batch."""
+        """Fakes x, normalized by the statistics of this batch, and the new running averages."""
         rngs = {"dropout": one_key(keys)}
-        x, new = self.generator.apply(
-            {"params": params, **stats}, z, self.shape, y, True, mutable=["batch_stats"], rngs=rngs
-        )
-        return x, dict(new)
+        variables = {"params": params, **stats}
+        return apply_mutable(self.generator, variables, z, self.shape, y, True, mutable=["batch_stats"], rngs=rngs)
 
     def _noised(self, keys: jax.Array, x: jax.Array, step: jax.Array) -> jax.Array:
         if not self.instance_noise:
@@ -99,12 +102,12 @@ class GAN(AdversarialModel):
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         key_gen, key_critic = jax.random.split(key)
-        x, y = batch["x"], one_hot(batch.get("cond"), self.num_classes)
+        x, y = batch["x"], self._one_hot(batch.get("cond"))
         gen = self.generator.init(key_gen, jnp.zeros((x.shape[0], self.latent)), self.shape, y)
         critic = self.critic.init(key_critic, x, y)
         if self._penalized and "batch_stats" in critic:
             raise UserError(
-                "gradient penalties are of each example's own gradient, which batch normalization mixes: choose a "
+                "gradient penalties need each example's own gradient, which batch normalization mixes: choose a "
                 "critic without it"
             )
         return self._start(gen, critic)
@@ -112,17 +115,19 @@ class GAN(AdversarialModel):
     # --- training ---
 
     def _penalty(
-        self, params: PyTree, extra: PyTree, keys: jax.Array, step: jax.Array, real: jax.Array, fake: jax.Array, y
+        self,
+        critic: Callable[[jax.Array], jax.Array],
+        keys: jax.Array,
+        step: jax.Array,
+        real: jax.Array,
+        fake: jax.Array,
     ) -> jax.Array:
-        keys_between, keys_dropout = split_each(keys, 2)
-
-        def critic(x: jax.Array) -> jax.Array:
-            return self._critic_logits(params, extra, "fake", x, y, keys=keys_dropout)[0]
+        """The gradient penalties, f32[], every `penalty_every`-th step. keys: for the points between real and fake."""
 
         def penalty() -> jax.Array:
             total = jnp.zeros(())
             if self.gradient_penalty:
-                total += self.gradient_penalty * ops.gradient_penalty(critic, ops.between(keys_between, real, fake))
+                total += self.gradient_penalty * ops.gradient_penalty(critic, ops.between(keys, real, fake))
             if self.r1:
                 total += self.r1 * ops.zero_centred(critic, real)
             if self.r2:
@@ -134,24 +139,29 @@ class GAN(AdversarialModel):
     def _critic_loss(
         self, params: PyTree, state: TrainState, step: jax.Array, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
-        """What the critic minimises at its own `step`, on `batch` and as many fakes. Its extra is the critic's."""
+        """The critic's loss at its own `step`, on `batch` and as many fakes. `Seen.extra` is the critic's extra."""
         keys_z, keys_gen, keys_noise, keys_real, keys_fake, keys_penalty = split_each(keys, 6)
-        y = one_hot(batch.get("cond"), self.num_classes)
+        y = self._one_hot(batch.get("cond"))
         z = normal_each(keys_z, (self.latent,))
         fake, _ = self._generate(state.params["gen"], state.extra["gen"], z, y, keys_gen)
-        real = self._noised(fold_each(keys_noise, 0), batch["x"], state.step)
-        fake = self._noised(fold_each(keys_noise, 1), fake, state.step)
+        real = self._noised(fold_each(keys_noise, REAL), batch["x"], state.step)
+        fake = self._noised(fold_each(keys_noise, FAKE), fake, state.step)
         on_real, extra = self._critic_logits(params, state.extra["critic"], "real", real, y, keys=keys_real)
         on_fake, extra = self._critic_logits(params, extra, "fake", fake, y, keys=keys_fake)
         metrics = {"real_logit": jnp.mean(on_real), "fake_logit": jnp.mean(on_fake)}
         total = self.objective.critic(on_real, on_fake)
         if self._penalized:
-            metrics["penalty"] = self._penalty(params, extra, keys_penalty, step, real, fake, y)
+            keys_between, keys_dropout = split_each(keys_penalty, 2)
+
+            def critic(x: jax.Array) -> jax.Array:
+                return self._critic_logits(params, extra, "fake", x, y, keys=keys_dropout)[0]
+
+            metrics["penalty"] = self._penalty(critic, keys_between, step, real, fake)
             total += metrics["penalty"]
         return total, Seen(metrics, extra=extra)
 
     def _critic_step(self, state: TrainState, key: jax.Array, i: jax.Array, part: Batch) -> tuple[PyTree, Metrics]:
-        """One step of the critic on `part`, the i-th of this batch: its parameters, optimizer state and `extra`."""
+        """One critic step on `part`, the i-th of this batch: the critic's parameters, optimizer state and extra."""
 
         def loss(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
             return self._critic_loss(params, state, state.step * self.n_critic + i, keys, batch)
@@ -167,9 +177,9 @@ class GAN(AdversarialModel):
     def _generator_loss(
         self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None
     ) -> tuple[jax.Array, Seen]:
-        """What the generator minimises on a fake for each of keys. Its extra is what that changes of the state's."""
+        """The generator's loss on one fake for each key. `Seen.extra` has what changes of the state's."""
         keys_z, keys_gen, keys_critic, keys_noise = split_each(keys, 4)
-        y = one_hot(cond, self.num_classes)
+        y = self._one_hot(cond)
         x, gen = self._generate(params, state.extra["gen"], normal_each(keys_z, (self.latent,)), y, keys_gen)
         x = self._noised(keys_noise, x, state.step)
         logits, critic = self._critic_logits(
@@ -181,7 +191,7 @@ class GAN(AdversarialModel):
     def _generator_step(
         self, state: TrainState, key: jax.Array, cond: jax.Array | None, size: int
     ) -> tuple[TrainState, Metrics]:
-        """One step of the generator on `size` fakes: the new state, and the loss with its gradient's norm."""
+        """One generator step on `size` fakes: the new state, and the loss with the norm of its gradient."""
 
         def loss(params: PyTree, keys: jax.Array, cond: jax.Array | None) -> tuple[jax.Array, Seen]:
             return self._generator_loss(params, state, keys, cond)
@@ -191,7 +201,7 @@ class GAN(AdversarialModel):
         return state, {**seen.metrics, "generator_grad_norm": optax.tree.norm(grads)}
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        """`n_critic` steps of the critic in a scan, one of the generator. `loss` is what the critic minimises, the mean
+        """`n_critic` steps of the critic in a scan, then one of the generator. `loss` is the critic's loss, averaged
         over its steps: for minimax, minus the value of the game, plus penalties."""
         key_critic, key_gen = jax.random.split(key)
         parts = in_turns(dict(batch), self.n_critic)
@@ -214,42 +224,39 @@ class GAN(AdversarialModel):
     # --- use ---
 
     def decode(self, state: TrainState, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
-        """G(z, y) by running averages: f32[B, *shape]. z: f32[B, latent], y one-hot."""
-        return self.generator.apply({"params": state.sampling_params["gen"], **state.extra["gen"]}, z, self.shape, y)
+        """G(z, y) with running averages: f32[B, *shape]. z: f32[B, latent], y one-hot."""
+        variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
+        return apply(self.generator, variables, z, self.shape, y)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """G(z, y), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional GAN."""
-        return self.decode(state, normal_each(keys, (self.latent,)), one_hot(cond, self.num_classes))
+        return self.decode(state, normal_each(keys, (self.latent,)), self._one_hot(cond))
 
     def latent_path(
         self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "z"
     ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
-        """For perceptual path length: images of latents f32[2 B, ...], of which i and B + i are by keys[i]; two latents
-        f32[B, ...] for each key; and the way from one to the other, one of `latent_ways`."""
-        y = one_hot(cond, self.num_classes)
+        """For perceptual path length, (generate, a, b, interpolate): images of latents f32[2 B, ...], of which i and
+        B + i belong to keys[i]; the ends of a path for each key, f32[B, ...] each; points on it, by `way`, one of
+        `latent_ways`."""
+        y = self._one_hot(cond)
         twice = None if y is None else jnp.concatenate([y, y])
-        first, second = (normal_each(fold_each(keys, i), (self.latent,)) for i in (0, 1))
+        first, second = (normal_each(fold_each(keys, end), (self.latent,)) for end in PATH_ENDS)
         return lambda z: self.decode(state, z, twice), first, second, spherical if way == "z_unit" else slerp
 
-    def check_cond(self, cond: PyTree) -> None:
-        check_labels(self.num_classes, cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes) if self.num_classes else None
-
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Of images, walks between latents; of a conditional GAN also one latent a row, one class a column."""
+        """For images only: walks between latents and, of a conditional GAN, a grid with one latent in each row and one
+        class in each column."""
         if len(self.shape) != 3:
             return {}
         z = normal_each(keys[:12], (self.latent,))
         rows = min(6, len(z) // 2)
-        # Along an ellipse: the line between two independent normals passes nearer to 0 than normals lie.
+        # Along an ellipse: the straight line between two independent normals passes nearer to 0 than normals lie.
         angle = jnp.linspace(0, jnp.pi / 2, 11)[None, :, None]
         walks = jnp.cos(angle) * z[:rows, None] + jnp.sin(angle) * z[rows : 2 * rows, None]
         first = jnp.repeat(jnp.arange(rows) % max(1, self.num_classes), 11)
 
         def show(z: jax.Array, cond: jax.Array) -> jax.Array:
-            x = self.decode(state, z.reshape(-1, self.latent), one_hot(cond, self.num_classes))
+            x = self.decode(state, z.reshape(-1, self.latent), self._one_hot(cond))
             return x.reshape(rows, -1, *self.shape)
 
         shown = {"interpolation.png": show(walks, first)}

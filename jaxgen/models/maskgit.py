@@ -1,10 +1,9 @@
-"""MaskGIT, arXiv:2202.04200: codes of an image drawn in a few steps, many at once, by a transformer that sees those
-that are there, on all sides.
+"""MaskGIT, arXiv:2202.04200: a bidirectional transformer that draws the codes of an image in a few parallel steps.
 
-x: i32[B, T] tokens, M the set of masked ones. Training masks gamma(r) T of them, gamma(r) = cos(pi r / 2), r uniform,
-and minimises -sum_{i in M} log p(x_i | x without M)                                                         (eq. 1).
-Sampling starts with all masked; each of S steps draws the masked ones all at once, keeps those it is surest of, so that
-gamma(t / S) T stay masked, and masks the others again: section 3.2.
+x: i32[B, T] tokens, M the set of masked positions. Training masks gamma(r) T tokens, gamma(r) = cos(pi r / 2), r
+uniform, and minimises -sum_{i in M} log p(x_i | x without M)                                                (eq. 1).
+Sampling starts with all tokens masked. Each of S steps draws all masked tokens at once, keeps the most confident ones
+and masks the others again, so that gamma(t / S) T stay masked after step t: section 3.2.
 """
 
 import math
@@ -20,17 +19,19 @@ from jaxgen.core.keys import fold_each, one_key, split_each, uniform_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_rows, check_tokens
+from jaxgen.nets.apply import apply
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.gpt import check_sizes
 from jaxgen.nets.transformer import Transformer
 
-ORDERS = 8  # numbers of masked tokens at which `evaluate` looks
+ORDERS = 8  # how many numbers of masked tokens `evaluate` tries
+TOKENS, CHOICE = range(2)  # streams of a sampling step's key: the tokens, and the noise on which of them stay
 
 
 class MaskedTransformer(nn.Module):
-    """Logits f32[B, T, vocab] of tokens i32[B, T], where `vocab` itself stands for a mask. y: f32[B, width] comes first
-    as a token of its own, where given."""
+    """Logits f32[B, T, vocab] of tokens i32[B, T], in which the number `vocab` is the mask. y: f32[B, width], if given,
+    is prepended as a token of its own."""
 
     vocab: int = 256
     window: int = 64
@@ -43,17 +44,18 @@ class MaskedTransformer(nn.Module):
         self.body.check()
         check_sizes(self.vocab, self.window)
         if self.body.causal:
-            raise UserError("model.network.body.causal is set: tokens are to see those after them; unset it")
+            raise UserError("model.network.body.causal is set: tokens must see those after them; unset it")
 
     @nn.compact
     def __call__(self, tokens: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
         width, init = self.body.width, nn.initializers.normal(0.02)
-        table = self.param("tokens", init, (self.vocab + 1, width))
+        table: jax.Array = self.param("tokens", init, (self.vocab + 1, width))
         x = table[tokens] + self.param("positions", init, (self.window, width))[None]
         if y is not None:
             x = jnp.concatenate([y[:, None], x], axis=1)
         x = x if self.dtype is None else x.astype(self.dtype)
-        h = self.body(x, train=train)[:, -self.window :]
+        h: jax.Array = self.body(x, train=train)  # pyright: ignore[reportAssignmentType]: no cache is asked for
+        h = h[:, -self.window :]
         h = nn.gelu(Dense(width, dtype=self.dtype, kernel_init=init, name="head")(h))
         h = nn.LayerNorm(1e-5, dtype=self.dtype, name="head_norm")(h).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.vocab,))
@@ -61,25 +63,25 @@ class MaskedTransformer(nn.Module):
 
 
 def masked_left(tokens: int, steps: int, step: jax.Array) -> jax.Array:
-    """How many of `tokens` stay masked after the step of this number, i32[]: by the cosine, but one less at each step
-    at least and one for each step to come; none after the last."""
+    """How many of `tokens` stay masked after the given step, i32[]. The cosine is bounded so that each step reveals at
+    least one token and leaves one for each later step; none is masked after the last."""
     left = jnp.floor(tokens * jnp.cos(0.5 * math.pi * (step + 1) / steps)).astype(jnp.int32)
     return jnp.clip(left, steps - 1 - step, tokens - 1 - step)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskGIT(LossModel):
+class MaskGIT(ClassConditionalModel, LossModel):
     """x: i32[B, T]; cond, where num_classes > 0: i32[B] in [0, num_classes)."""
 
     network: MaskedTransformer = field(default_factory=MaskedTransformer)
     num_classes: int = 0
     label_smoothing: float = 0.1
     steps: int = 8
-    """S of sampling, each one pass of the network."""
+    """S, the steps of sampling, each one pass of the network."""
     choice_temperature: float = 4.5
-    """Of the Gumbel noise on log p by which it is chosen what stays; falls linearly to 0."""
+    """Scale of the Gumbel noise on the confidences log p; it falls linearly to 0 over the steps."""
     temperature: float = 1.0
-    """Of drawing tokens: logits are divided by it."""
+    """Logits are divided by it when tokens are drawn."""
 
     @property
     def vocab(self) -> int:
@@ -123,18 +125,19 @@ class MaskGIT(LossModel):
     def logits(
         self, params: PyTree, tokens: jax.Array, mask: jax.Array, cond: PyTree = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """f32[B, T, vocab] of tokens i32[B, T], seen where mask: bool[B, T] is not set. key: of dropout, in
+        """f32[B, T, vocab] of tokens i32[B, T], hidden where mask, bool[B, T], is set. key: of dropout masks, given in
         training."""
         y = params["classes"]["embedding"][cond] if self.num_classes else None
         dropout = {} if key is None else {"train": True, "rngs": {"dropout": key}}
-        return self.network.apply({"params": params["network"]}, jnp.where(mask, self.vocab, tokens), y, **dropout)
+        seen = jnp.where(mask, self.vocab, tokens)
+        return apply(self.network, {"params": params["network"]}, seen, y, **dropout)
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """Nats per masked token, labels smoothed; `nats` are those of the labels as they are."""
+        """Nats per masked token with label smoothing; the metric `nats` is without it."""
         keys_ratio, keys_order, keys_drop = split_each(keys, 3)
         x = batch["x"]
         ratio = jnp.cos(0.5 * math.pi * uniform_each(keys_ratio, (1,)))
-        # One masked at least: the smallest numbers of as many as there are.
+        # At least one is masked: the positions of the `count` smallest of T random numbers.
         count = jnp.maximum(1, jnp.round(ratio * x.shape[1]))
         mask = _ranks(uniform_each(keys_order, x.shape[1:])) < count
         log_p = jax.nn.log_softmax(self.logits(params, x, mask, batch.get("cond"), one_key(keys_drop)))
@@ -144,23 +147,23 @@ class MaskGIT(LossModel):
         return jnp.sum(smoothed * mask) / total, Seen({"nats": jnp.sum(nats * mask) / total}, weight=total)
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """`nats_per_token`, f32[B]: an estimate, from a few masks, of the bound of -log p(x) / T by a model that draws
-        one token after another in any order, section 2 of arXiv:2110.02037: E_n E_M |M| = n: mean of -log p over M, n
-        uniform over 1 to T."""
+        """`nats_per_token`, f32[B]: an estimate from a few masks of a bound on -log p(x) / T, p being the model that
+        draws the tokens one by one in random order. The bound is the mean of -log p(x_i | x without M) over i in M,
+        averaged over |M| uniform in 1 to T and over M: section 2 of arXiv:2110.02037."""
         x, cond = batch["x"], batch.get("cond")
         length = x.shape[1]
         orders = min(ORDERS, length)
 
-        def look(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        def estimate(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
             u, v = jnp.moveaxis(uniform_each(fold_each(keys, i), (2, length)), 1, 0)
-            # Each look takes n from a part of its own of 1 to T.
+            # Stratified: each turn draws |M| from its own part of 1 to T.
             count = 1 + jnp.floor((i + v[:, :1]) * (length / orders))
             mask = _ranks(u) < count
             log_p = jax.nn.log_softmax(self.logits(state.sampling_params, x, mask, cond))
             nats = -jnp.take_along_axis(log_p, x[..., None], axis=-1)[..., 0]
             return total + jnp.sum(nats * mask, axis=1) / jnp.sum(mask, axis=1), None
 
-        total, _ = jax.lax.scan(look, jnp.zeros(len(x)), jnp.arange(orders))
+        total, _ = jax.lax.scan(estimate, jnp.zeros(len(x)), jnp.arange(orders))
         return {"nats_per_token": total / orders}
 
     # --- samples ---
@@ -172,14 +175,14 @@ class MaskGIT(LossModel):
         def step(carry: tuple[jax.Array, jax.Array], i: jax.Array):
             tokens, mask = carry
             logits = self.logits(params, tokens, mask, cond) / self.temperature
-            each = fold_each(keys, i)
-            drawn = jax.vmap(jax.random.categorical)(fold_each(each, 0), logits)
+            keys_step = fold_each(keys, i)
+            drawn = jax.vmap(jax.random.categorical)(fold_each(keys_step, TOKENS), logits)
             tokens = jnp.where(mask, drawn.astype(jnp.int32), tokens)
-            sure = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
-            noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(fold_each(each, 1))
-            sure += self.choice_temperature * (1 - (i + 1) / self.steps) * noise
-            # What is known stays: it is the surest of all.
-            again = _ranks(jnp.where(mask, sure, jnp.inf)) < masked_left(shape[1], self.steps, i)
+            confidence = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(fold_each(keys_step, CHOICE))
+            confidence += self.choice_temperature * (1 - (i + 1) / self.steps) * noise
+            # Tokens drawn in earlier steps stay.
+            again = _ranks(jnp.where(mask, confidence, jnp.inf)) < masked_left(shape[1], self.steps, i)
             return (tokens, again), None
 
         start = (jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
@@ -188,12 +191,9 @@ class MaskGIT(LossModel):
 
     def check_cond(self, cond: PyTree) -> None:
         self._check_sampling()
-        check_labels(self.num_classes, cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes) if self.num_classes else None
+        super().check_cond(cond)
 
 
 def _ranks(values: jax.Array) -> jax.Array:
-    """How many of its row come before each value, i32[B, T]."""
+    """The rank of each value in its row, i32[B, T], 0 for the smallest."""
     return jnp.argsort(jnp.argsort(values, axis=1), axis=1)

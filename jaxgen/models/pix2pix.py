@@ -23,6 +23,7 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
+from jaxgen.models.shared import to_8_bit, to_signed
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter
 
@@ -66,22 +67,17 @@ class Pix2Pix(AdversarialModel):
         self.generator.check(x[1:])
         self.critic.check(x[1:])
 
-    @staticmethod
-    def source(cond: jax.Array) -> jax.Array:
-        """Sources in model space, f32 in [-1, 1]."""
-        return cond.astype(jnp.float32) / 127.5 - 1 if cond.dtype == jnp.uint8 else cond
-
     # --- training ---
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         key_gen, key_critic = jax.random.split(key)
-        source = self.source(batch["cond"])
+        source = to_signed(batch["cond"])
         gen = self.generator.init(key_gen, source, self.channels)
         return self._start(gen, self.critic.init(key_critic, source, batch["x"]))
 
     def _pairs(self, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Sources and targets in model space, jittered alike."""
-        source, x = self.source(batch["cond"]), batch["x"]
+        source, x = to_signed(batch["cond"]), batch["x"]
         return jitter(keys, (source, x), self.jitter, self.mirror) if self.jitter > 1 or self.mirror else (source, x)
 
     def _fakes(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, tuple]:
@@ -149,7 +145,7 @@ class Pix2Pix(AdversarialModel):
     def translate(self, state: TrainState, keys: jax.Array, source: jax.Array) -> jax.Array:
         """As `sample`, whose condition is the source."""
         variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
-        source = self.source(source)
+        source = to_signed(source)
         if not self.noise:
             return self.generator.apply(variables, source, self.channels)
 
@@ -172,7 +168,7 @@ class Pix2Pix(AdversarialModel):
         of images of 11 x 11 or more, ssim, both of 8-bit images."""
         x, fake = batch["x"], self.sample(state, keys, batch["cond"])
         numbers = {"l1": jnp.mean(jnp.abs(x - fake), axis=(1, 2, 3))}
-        pair = [jnp.round((jnp.clip(a, -1, 1) + 1) * 127.5).astype(jnp.uint8) for a in (fake, x)]
+        pair = [to_8_bit(a) for a in (fake, x)]
         numbers["psnr"] = psnr(*pair)
         return numbers | ({"ssim": ssim(*pair)} if min(x.shape[1:3]) >= SSIM_SMALLEST else {})
 
@@ -180,7 +176,7 @@ class Pix2Pix(AdversarialModel):
         """Rows of sources, of what is made of them, and of what was to be made."""
         keys = keys[:10]
         x, cond = (batch[name][: keys.shape[0]] for name in ("x", "cond"))
-        source = self.source(cond)
+        source = to_signed(cond)
         if source.shape[-1] != self.channels:
             grey = jnp.mean(source, axis=-1, keepdims=True)
             source = jnp.broadcast_to(grey, x.shape)

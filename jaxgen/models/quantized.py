@@ -16,7 +16,7 @@ from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr
-from jaxgen.models.shared import check_shape, outside
+from jaxgen.models.shared import check_shape, outside, to_8_bit
 from jaxgen.ops.quantize import Codebook, Found, Running, straight_through
 
 Weights = dict[str, PyTree]
@@ -196,7 +196,7 @@ class Quantized(GenerativeModel):
         """Of what comes back of x: mse per element in model space, psnr in dB of 8-bit images; each f32[B]."""
         x = batch["x"]
         rebuilt = self.image(self._rebuild(self.weights(state), state.extra["codes"], x)[0])
-        pair = [jnp.round((jnp.clip(a, -1, 1) + 1) * 127.5).astype(jnp.uint8) for a in (rebuilt, x)]
+        pair = [to_8_bit(a) for a in (rebuilt, x)]
         return {"mse": jnp.mean((x - rebuilt) ** 2, axis=(1, 2, 3)), "psnr": psnr(*pair)}
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Checks of shapes, classes and tokens that many models make, and the picture of a density in the plane."""
+"""What many models share: checks of shapes, labels and tokens; class conditions; 8-bit pixels; density pictures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jaxgen.core.types import Batch
+from jaxgen.core.model import GenerativeModel
+from jaxgen.core.types import Batch, PyTree
 from jaxgen.errors import UserError
 
 
 def check_shape(shape: tuple[int, ...], batch: Batch) -> None:
-    """Raises UserError unless examples have `shape`, the model's field."""
+    """Raises UserError unless each example has `shape`, the model's field of that name."""
     given = tuple(batch["x"].shape[1:])
     if given != tuple(shape):
         flag = " ".join(map(str, given))
@@ -20,7 +22,7 @@ def check_shape(shape: tuple[int, ...], batch: Batch) -> None:
 
 
 def check_classes(num_classes: int, batch: Batch) -> None:
-    """Raises UserError when a conditional model gets data without labels, or (concrete) labels out of range."""
+    """Raises UserError when a conditional model gets data without labels, or with concrete labels out of range."""
     if num_classes and "cond" not in batch:
         raise UserError(
             f"model.num_classes is {num_classes} but the data has no labels: choose a label (--data.label ...) "
@@ -31,12 +33,12 @@ def check_classes(num_classes: int, batch: Batch) -> None:
 
 
 def concrete(array: Any) -> bool:
-    """Whether values are there to be looked at."""
-    return not isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
+    """Whether the array has values: it is neither traced nor a mere shape."""
+    return not isinstance(array, Tracer | jax.ShapeDtypeStruct)
 
 
 def outside(values: Any, size: int) -> int | None:
-    """One of concrete whole numbers that is not in [0, size); None where all are, or nothing is known."""
+    """One of the integers `values` that is not in [0, size). None when all are, or when `values` is not concrete."""
     if not concrete(values) or not np.size(values):
         return None
     low, high = int(np.min(values)), int(np.max(values))
@@ -44,7 +46,7 @@ def outside(values: Any, size: int) -> int | None:
 
 
 def check_tokens(x: Any, vocab: int) -> None:
-    """Raises UserError for concrete tokens outside [0, vocab): an embedding would take another one in silence."""
+    """Raises UserError for concrete tokens outside [0, vocab), which an embedding would replace without a warning."""
     if (bad := outside(x, vocab)) is not None:
         raise UserError(
             f"token {bad} is out of range: the model knows 0 to {vocab - 1}; tokenize with the run's own tokenizer, or "
@@ -55,11 +57,11 @@ def check_tokens(x: Any, vocab: int) -> None:
 def check_rows(x: Any) -> None:
     """Raises UserError unless x is i32[B, T]."""
     if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-        raise UserError(f"examples are {x.dtype}{list(x.shape[1:])}: rows of whole numbers, tokens, are expected")
+        raise UserError(f"examples are {x.dtype}{list(x.shape[1:])}: rows of integer tokens are expected")
 
 
 def check_labels(num_classes: int, cond: jax.Array | None) -> None:
-    """Raises UserError for missing labels or concrete ones outside [0, num_classes); shapes and tracers pass."""
+    """Raises UserError when labels are missing, or concrete and outside [0, num_classes)."""
     if not num_classes:
         return
     if cond is None:
@@ -71,24 +73,51 @@ def check_labels(num_classes: int, cond: jax.Array | None) -> None:
 
 
 def one_hot(cond: jax.Array | None, num_classes: int) -> jax.Array | None:
-    """f32[B, num_classes], what networks take as y; None for an unconditional model."""
+    """y: f32[B, num_classes], the form in which networks take a class; None for an unconditional model."""
     return jax.nn.one_hot(cond, num_classes) if num_classes else None
 
 
 def class_grid(num: int, num_classes: int) -> jax.Array:
-    """Labels i32[num] in runs, so that a grid with a row for each class shows a class in each row."""
+    """Sorted labels i32[num], each class equally often: a grid of num_classes rows shows one class in each row."""
     return jnp.arange(num, dtype=jnp.int32) * num_classes // num
 
 
-# From no density to the highest, in RGB: white, the blue of the scatter plots, near black.
+class ClassConditionalModel(GenerativeModel):
+    """A model whose condition is a class: cond i32[B] in [0, num_classes). With 0 classes it is unconditional."""
+
+    num_classes: int
+    """Declared as a field by each subclass, which says what the class conditions."""
+
+    def _one_hot(self, cond: jax.Array | None) -> jax.Array | None:
+        return one_hot(cond, self.num_classes)
+
+    def check_cond(self, cond: PyTree) -> None:
+        check_labels(self.num_classes, cond)
+
+    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+        """Every class equally often; None for an unconditional model."""
+        return class_grid(num, self.num_classes) if self.num_classes else None
+
+
+def to_signed(pixels: jax.Array) -> jax.Array:
+    """uint8 pixels as f32 in [-1, 1]; pixels of another type are returned unchanged."""
+    return pixels.astype(jnp.float32) / 127.5 - 1 if pixels.dtype == jnp.uint8 else pixels
+
+
+def to_8_bit(x: jax.Array) -> jax.Array:
+    """x in [-1, 1], clipped to that range, as uint8 pixels."""
+    return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+# RGB from zero density to the highest: white, the blue of the scatter plots, near black.
 INK = ((255, 255, 255), (36, 87, 166), (11, 26, 50))
 
 
 def density_picture(log_density: Callable[[jax.Array], jax.Array], points: jax.Array, size: int = 240) -> jax.Array:
-    """exp(log_density) over the square around points, f32[N, 2], as uint8[size, size, 3], y upwards.
+    """exp(log_density) over a square around `points`, f32[N, 2], as uint8[size, size, 3] with y pointing upwards.
 
-    log_density: f32[M, 2] -> f32[M], up to a constant. Darkness goes with the root of the density, so that what is
-    faint beside a peak still shows; the highest on the grid is the darkest.
+    log_density: f32[M, 2] -> f32[M], up to an additive constant. Darkness is the square root of the density over its
+    maximum on the grid, so that low densities stay visible beside a peak.
     """
     half = 1.2 * jnp.max(jnp.abs(points))
     side = half * jnp.linspace(-1, 1, size)

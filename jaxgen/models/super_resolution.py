@@ -11,6 +11,7 @@ from jaxgen.core.types import Batch, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.diffusion import Inputs
+from jaxgen.models.shared import to_signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +53,12 @@ class SuperResolution(DDPM):
         return {"image": self.shrink(batch["x"]), **label}
 
     def inputs(self, cond: PyTree) -> Inputs:
-        image = cond["image"]
-        if image.dtype == jnp.uint8:
-            image = image.astype(jnp.float32) / 127.5 - 1
-        large = jax.vmap(lambda a: jax.image.resize(a, self.shape, "cubic"))(image)
+        large = jax.vmap(lambda a: jax.image.resize(a, self.shape, "cubic"))(to_signed(cond["image"]))
         return {**super().inputs(cond), "image": large}
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         """The small images of `batch`, raw (uint8) or in model space, and their labels, over and over."""
-        x = jnp.asarray(batch["x"])
-        x = x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+        x = to_signed(jnp.asarray(batch["x"]))
         cond = self.condition({**batch, "x": x})
         return jax.tree.map(lambda a: jnp.asarray(a)[jnp.arange(num) % len(x)], cond)
 

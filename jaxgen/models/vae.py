@@ -16,7 +16,8 @@ from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, one_hot
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
+from jaxgen.nets.apply import apply
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal
 from jaxgen.ops.likelihood import Bernoulli, Likelihood, soft_bound
@@ -25,7 +26,7 @@ LOGVAR_BOUND = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAE(LossModel):
+class VAE(ClassConditionalModel, LossModel):
     """x: f32[B, *shape] in the range of `likelihood`; cond: i32[B] in [0, num_classes) when num_classes > 0."""
 
     encoder: nn.Module = field(default_factory=MLP)
@@ -42,9 +43,9 @@ class VAE(LossModel):
     kl_warmup: int = 0
     """Steps over which beta grows linearly from 0, arXiv:1602.02282."""
     free_bits: float = 0.0
-    """Nats of each latent dimension's batch-mean KL that cost nothing, eq. 15 of arXiv:1606.04934."""
+    """Nats below which a latent dimension's KL, averaged over the batch, costs nothing: eq. 15 of arXiv:1606.04934."""
     importance_samples: int = 500
-    """k of the bound that `evaluate` gives, eq. 8 of arXiv:1509.00519."""
+    """k of the bound that `evaluate` reports, eq. 8 of arXiv:1509.00519."""
 
     def natural_codec(self) -> Codec | None:
         return Binarize() if isinstance(self.likelihood, Bernoulli) else None
@@ -53,7 +54,7 @@ class VAE(LossModel):
         check_shape(self.shape, batch)
         check_classes(self.num_classes, batch)
         if self.free_bits and self.accumulate > 1:
-            raise UserError("free bits are of the mean over the whole batch: leave model.accumulate at 1")
+            raise UserError("free bits need the KL's mean over the whole batch: leave model.accumulate at 1")
 
     # --- the two networks ---
 
@@ -62,24 +63,21 @@ class VAE(LossModel):
 
     def encode(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """mu and logvar of q(z | x), each f32[B, latent]; logvar smoothly within +-10."""
-        h = self.encoder.apply({"params": params["encoder"]}, x, (2 * self.latent,), y)
+        h = apply(self.encoder, {"params": params["encoder"]}, x, (2 * self.latent,), y)
         mu, logvar = jnp.split(h, 2, axis=-1)
         return mu, soft_bound(logvar, LOGVAR_BOUND)
 
     def decode(self, params: PyTree, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """Likelihood parameters for z: f32[B, latent]."""
-        return self.decoder.apply({"params": params["decoder"]}, z, self._out_shape(), y)
+        return apply(self.decoder, {"params": params["decoder"]}, z, self._out_shape(), y)
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         key_encoder, key_decoder = jax.random.split(key)
-        y, z = self._condition(batch), jnp.zeros((len(batch["x"]), self.latent))
+        y, z = self._one_hot(batch.get("cond")), jnp.zeros((len(batch["x"]), self.latent))
         return {
             "encoder": self.encoder.init(key_encoder, batch["x"], (2 * self.latent,), y)["params"],
             "decoder": self.decoder.init(key_decoder, z, self._out_shape(), y)["params"],
         }
-
-    def _condition(self, batch: Batch) -> jax.Array | None:
-        return one_hot(batch.get("cond"), self.num_classes)
 
     def _log_likelihood(self, params: PyTree, x: jax.Array, z: jax.Array, y: jax.Array | None) -> jax.Array:
         """log p(x | z), f32[B]."""
@@ -89,7 +87,7 @@ class VAE(LossModel):
     # --- training ---
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        y = self._condition(batch)
+        y = self._one_hot(batch.get("cond"))
         mu, logvar = self.encode(params, batch["x"], y)
         z = mu + jnp.exp(0.5 * logvar) * normal_each(keys, (self.latent,))
         reconstruction = -jnp.mean(self._log_likelihood(params, batch["x"], z, y))
@@ -104,24 +102,19 @@ class VAE(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Mean of p(x | z), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional VAE."""
-        return self._mean(state, normal_each(keys, (self.latent,)), one_hot(cond, self.num_classes))
+        return self._mean(state, normal_each(keys, (self.latent,)), self._one_hot(cond))
 
     def _mean(self, state: TrainState, z: jax.Array, y: jax.Array | None) -> jax.Array:
         return self.likelihood.mean(self.decode(state.sampling_params, z, y))
 
-    def check_cond(self, cond: PyTree) -> None:
-        check_labels(self.num_classes, cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes) if self.num_classes else None
-
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """In nats, f32[B]: `nelbo` (KL in closed form) and `iwae`, minus the k-sample bound of log p(x)."""
-        params, x, y = state.sampling_params, batch["x"], self._condition(batch)
+        """In nats, f32[B]: `nelbo` and its `kl`, which is in closed form, and `iwae`, minus the k-sample bound on
+        log p(x). With a discrete likelihood also `iwae_bits_per_dim`."""
+        params, x, y = state.sampling_params, batch["x"], self._one_hot(batch.get("cond"))
         mu, logvar = self.encode(params, x, y)
 
         def draw(carry: tuple[jax.Array, jax.Array], i: jax.Array):
-            """Running log-sum of the weights p(x, z) / q(z | x), and of log p(x | z), one z for each x."""
+            """Draws one z for each x and adds to the log-sum of p(x, z) / q(z | x) and the sum of log p(x | z)."""
             total, reconstruction = carry
             z = mu + jnp.exp(0.5 * logvar) * normal_each(fold_each(keys, i), (self.latent,))
             log_px = self._log_likelihood(params, x, z, y)
@@ -138,13 +131,13 @@ class VAE(LossModel):
         return metrics
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Reconstructions under their originals, traversals of the latents in use, interpolations between pairs."""
-        x, y = batch["x"], self._condition(batch)
+        """Reconstructions below their originals, traversals of the latents in use, interpolations between pairs."""
+        x, y = batch["x"], self._one_hot(batch.get("cond"))
         mu, logvar = self.encode(state.sampling_params, x, y)
         shown = min(10, len(x))
         rebuilt = self._mean(state, mu, y)
 
-        # The dimensions that carry most information are the ones worth looking at.
+        # Only dimensions that carry information are worth showing.
         used = jnp.argsort(-jnp.mean(kl_standard_normal(mu, logvar), axis=0))[: min(10, self.latent)]
         values = jnp.linspace(-3, 3, 11)
         moved = jax.vmap(lambda d: jax.vmap(lambda v: mu[0].at[d].set(v))(values))(used)

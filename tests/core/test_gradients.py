@@ -135,5 +135,5 @@ def test_what_one_part_of_a_batch_cannot_know_is_refused():
         smoke = presets(EXPERIMENTS[script])["smoke"]
         with pytest.raises(UserError, match=match):
             replace(smoke, batch_size=24, model=with_field(smoke.model, "accumulate", 4)).check()
-    with pytest.raises(UserError, match="free bits are of the mean over the whole batch"):
+    with pytest.raises(UserError, match="free bits need the KL's mean over the whole batch"):
         VAE(shape=(3,), free_bits=0.1, accumulate=2).check({"x": X})

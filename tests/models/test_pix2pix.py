@@ -23,6 +23,7 @@ from jaxgen.experiment import presets
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.models.adversarial import PASSES
 from jaxgen.models.pix2pix import Pix2Pix
+from jaxgen.models.shared import to_signed
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter
 from jaxgen.runs.folder import RunFolder
@@ -141,7 +142,7 @@ def test_the_generator_descends_the_loss_of_its_fakes():
     """One optimizer step on the whole loss as a function of its parameters, judged by the new critic."""
     state, batch = started(PLAIN), batch_of()
     new, _ = step(PLAIN, state)
-    source = PLAIN.source(batch["cond"])
+    source = to_signed(batch["cond"])
 
     def loss(params):
         fake = PLAIN.generator.apply({"params": params}, source, 2, True)
