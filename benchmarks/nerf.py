@@ -24,7 +24,7 @@ from jaxgen.cli import parse
 from jaxgen.codecs import Pixels
 from jaxgen.core import TrainState
 from jaxgen.data import AnalyticScene
-from jaxgen.data.rays import over
+from jaxgen.data.rays import composite
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
 from jaxgen.inference.rendering import render_view, rendered
@@ -173,7 +173,7 @@ def skipping(options: Options) -> list[common.Row]:
     for name, pair in pairs.items():
         chosen = replace(trained, experiment=replace(experiment, model=pair[0]), state=pair[1])
         shown = np.stack([render_view(chosen, r, views.size)[0] for r in rays])
-        scores[name] = float(np.mean(psnr(shown, over(views.pixels[:count], experiment.model.background))))
+        scores[name] = float(np.mean(psnr(shown, composite(views.pixels[:count], experiment.model.background))))
     drawn = {name: lambda pair=pair: rendered(*pair, rays[0]) for name, pair in pairs.items()}
     view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls), len(rays[0]))
     return [

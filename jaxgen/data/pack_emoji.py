@@ -1,11 +1,10 @@
-"""Pack the Noto emoji into jaxgen/data/emoji/.
+"""Packs the Noto emoji into jaxgen/data/emoji/.
 
     npm pack emoji-datasource-google@16.0.0
     python -m jaxgen.data.pack_emoji emoji-datasource-google-16.0.0.tgz
 
-Writes WebP-lossless sheets of 64 px RGBA pictures, emoji.json with one entry per picture in sheet order, and
-NOTICE. The same input and Pillow give the same bytes. Every picture is read back and compared before success
-is declared.
+Writes lossless WebP sheets of 64 px RGBA pictures, emoji.json with one entry per picture in sheet order, and NOTICE.
+The same input and version of Pillow give the same bytes. At the end every picture is read back and compared.
 """
 
 import argparse
@@ -38,9 +37,10 @@ The MIT License (MIT)
 def read(path: pathlib.Path) -> tuple[list[dict], np.ndarray, str]:
     """Base emoji in Unicode order, their pictures uint8[N, 64, 64, 4], and the body of the MIT licence."""
     with tarfile.open(path) as tar:
-        files = {m.name: tar.extractfile(m).read() for m in tar if m.isfile() and "sheets" not in m.name}
+        members = [m for m in tar if m.isfile() and "sheets" not in m.name]
+        files = {m.name: file.read() for m in members if (file := tar.extractfile(m))}
     entries = [e for e in json.loads(files["package/emoji.json"]) if e["has_img_google"]]
-    # "Component" is five swatches of skin tone, no pictures in their own right.
+    # The five pictures of "Component" are swatches of skin tones, not emoji.
     entries = sorted((e for e in entries if e["category"] != "Component"), key=lambda e: e["sort_order"])
     images = []
     for entry in entries:
@@ -49,26 +49,24 @@ def read(path: pathlib.Path) -> tuple[list[dict], np.ndarray, str]:
     images = np.stack(images)
     if images.shape[1:] != (SIDE, SIDE, 4):
         raise SystemExit(f"pictures are {images.shape[1:]}, expected {(SIDE, SIDE, 4)}: use version 16.0.0")
-    images[images[..., 3] == 0] = 0  # nobody can see it, and it costs bytes
+    images[images[..., 3] == 0] = 0  # invisible colours only take space
     licence = files["package/LICENSE"].decode().split("\n\n", 1)[1]
     return entries, images, licence
 
 
 def sheet(images: np.ndarray) -> bytes:
-    """One WebP of up to GRID * GRID pictures, row by row, the rest transparent."""
+    """One WebP sheet of up to GRID * GRID pictures, row by row; empty places are transparent."""
     full = np.zeros((GRID * GRID, SIDE, SIDE, 4), np.uint8)
     full[: len(images)] = images
     grid = full.reshape(GRID, GRID, SIDE, SIDE, 4).swapaxes(1, 2).reshape(GRID * SIDE, GRID * SIDE, 4)
     out = io.BytesIO()
-    # exact: without it WebP is free to change colours where alpha is zero.
+    # Without exact=True, WebP may change colours where alpha is zero.
     Image.fromarray(grid).save(out, "WEBP", lossless=True, quality=100, method=6, exact=True)
     return out.getvalue()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tgz", type=pathlib.Path)
     entries, images, licence = read(parser.parse_args().tgz)
 
@@ -102,9 +100,9 @@ def main() -> None:
         back.append(grid.reshape(GRID, SIDE, GRID, SIDE, 4).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 4))
     back = np.concatenate(back)
     if not np.array_equal(back[: len(images)], images) or back[len(images) :].any():
-        raise SystemExit("the sheets read back differ from the pictures: do not use them")
+        raise SystemExit("the sheets differ from the pictures when read back: do not use them")
     total = sum(path.stat().st_size for path in TARGET.iterdir())
-    print(f"{len(images)} pictures in {len(sheets)} sheets, {total / 1e6:.2f} MB, read back without loss")
+    print(f"{len(images)} pictures in {len(sheets)} sheets, {total / 1e6:.2f} MB, verified by reading them back")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Posed pictures of one scene as rays: x uint8[N, 3], the colour over white, cond f32[N, 9], the ray through a pixel's
-centre (see `jaxgen.ops.cameras`), alpha uint8[N, 1]. Rays come view by view, row by row; whole views are held out.
+"""Posed pictures of one scene as rays. Each example is one pixel:
+
+x: uint8[N, 3], its colour over white. cond: f32[N, 9], the ray through its centre (see `jaxgen.ops.cameras`).
+alpha: uint8[N, 1]. Rays are ordered view by view and row by row; whole views are held out.
 """
 
 import dataclasses
@@ -11,14 +13,17 @@ from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import RAY, pixel_rays, turntable
 
-ON_DEVICE = 4 << 30  # bytes: rays of larger splits are made as they are asked for
-ELEVATION = np.pi / 6  # of the cameras of a turntable
+ON_DEVICE = 4 << 30  # bytes; the rays of a larger split are computed on demand
+ELEVATION = np.pi / 6  # of the cameras on a turntable
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """pixels: uint8[V, H, W, 4], colours not multiplied by alpha. poses: f64[V, 3, 4]. intrinsics: f64[V, 4]. near,
-    far: f64[V], distances from the camera, or depths along its axis where bool[V] planar is true."""
+    """Pictures of a scene with their cameras.
+
+    pixels: uint8[V, H, W, 4], colours not premultiplied by alpha. poses: f64[V, 3, 4], camera to world. intrinsics:
+    f64[V, 4]. near, far: f64[V], distances from the camera, or depths along its axis where planar, bool[V], is True.
+    """
 
     pixels: np.ndarray
     poses: np.ndarray
@@ -29,28 +34,29 @@ class Views:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.pixels.shape[1:3]
+        """Height and width of the pictures."""
+        return self.pixels.shape[1], self.pixels.shape[2]
 
-    def chosen(self, which: np.ndarray) -> "Views":
-        """Those views at indices or where a mask is true."""
+    def select(self, which: np.ndarray) -> "Views":
+        """The views at the given indices, or where a mask is True."""
         return Views(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
 
 
-def over(pixels: np.ndarray, background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """uint8[..., 4] over a colour in [0, 1], white: uint8[..., 3]."""
+def composite(pixels: np.ndarray, background: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """RGBA pixels uint8[..., 4] over a background colour in [0, 1]: uint8[..., 3]."""
     alpha = pixels[..., 3:].astype(np.float32)
     behind = 255 * np.array(background, np.float32)
     return np.rint((pixels[..., :3] * alpha + behind * (255 - alpha)) / 255).astype(np.uint8)
 
 
-def joined(parts: list[Views]) -> Views:
+def concatenate(parts: list[Views]) -> Views:
+    """The views of all parts, in order."""
     return Views(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Views)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PosedViews(Dataset):
-    """Base of scenes: a subclass gives `read`."""
+    """Base of all scenes. A subclass implements `read`."""
 
     def read(self, split: str) -> Views:
         """The views of a split."""
@@ -64,18 +70,20 @@ class PosedViews(Dataset):
         rays = _Rays(self.views(split))
         if rays.nbytes > ON_DEVICE:
             return rays
-        # A view at a time: in between, rays are f64.
-        per = int(np.prod(rays.views.size))
-        parts = [rays.take(np.arange(i, i + per)) for i in range(0, len(rays), per)]
+        # One view at a time, since intermediate values are f64.
+        per_view = int(np.prod(rays.views.size))
+        parts = [rays.take(np.arange(i, i + per_view)) for i in range(0, len(rays), per_view)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @property
-    def frame(self) -> tuple[int, int]:
+    def picture_size(self) -> tuple[int, int]:
         return self.views("test").size
 
-    def way(self, frames: int) -> np.ndarray:
-        """f64[frames, 3, 4]: poses for a film of the scene, a circle about the z axis as far out as the pictures to
-        train on were taken on average."""
+    def camera_path(self, frames: int) -> np.ndarray:
+        """f64[frames, 3, 4]: camera poses for a film of the scene, a circle about the z axis.
+
+        Its distance from the origin is the mean distance of the training cameras.
+        """
         distance = np.linalg.norm(self.views("train").poses[:, :, 3], axis=-1).mean()
         return turntable(frames, float(distance), ELEVATION)
 
@@ -86,12 +94,12 @@ def _views(dataset: PosedViews, split: str) -> Views:
         return dataset.read(split)
     train, test = _views(dataset, "train"), _views(dataset, "test")
     if train.size != test.size:
-        raise UserError(f"pictures to train on are {train.size} pixels, held-out ones {test.size}: name one split")
-    return joined([train, test])
+        raise UserError(f"training pictures are {train.size} pixels, held-out ones {test.size}: choose one split")
+    return concatenate([train, test])
 
 
 class _Rays:
-    """RandomAccess to the rays of views, made from their cameras."""
+    """RandomAccess to the rays of views, computed from their cameras."""
 
     def __init__(self, views: Views):
         self.views = views
@@ -104,7 +112,6 @@ class _Rays:
         views, (height, width) = self.views, self.views.size
         view, y, x = np.unravel_index(indices, (len(views.pixels), height, width))
         pixel = views.pixels[view, y, x]
-        cameras = (views.poses[view], views.intrinsics[view])
-        ends = (views.near[view], views.far[view], views.planar[view])
-        rays = pixel_rays(*cameras, x + 0.5, y + 0.5, *ends)
-        return {"x": over(pixel), "cond": rays, "alpha": pixel[:, 3:].copy()}
+        bounds = (views.near[view], views.far[view], views.planar[view])
+        rays = pixel_rays(views.poses[view], views.intrinsics[view], x + 0.5, y + 0.5, *bounds)
+        return {"x": composite(pixel), "cond": rays, "alpha": pixel[:, 3:].copy()}

@@ -1,4 +1,4 @@
-"""Image sets of tensorflow-datasets by name, read without TensorFlow."""
+"""Image sets of tensorflow-datasets, read without TensorFlow."""
 
 import dataclasses
 import difflib
@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,12 +19,13 @@ import numpy as np
 from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
+from jaxgen.runtime.cache import cache_folder
 
 THREADS = min(16, os.cpu_count() or 1)
 
 IN_MEMORY = 2 << 30  # bytes, decoded; larger sets are read from disk example by example
 
-CACHE_FORMAT = 1  # raise it when decoding changes
+CACHE_FORMAT = 1  # to be raised when decoding changes
 
 EMBEDDED = "or use an embedded set, `emoji` or `digits`"
 
@@ -32,35 +34,34 @@ EMBEDDED = "or use an embedded set, `emoji` or `digits`"
 class TFDS(Dataset):
     """An image set of tensorflow-datasets (array_record): x uint8[N, H, W, C], cond int32[N] if labelled.
 
-    A set of less than 2 GiB decoded is held in memory and its arrays are kept in $JAXGEN_CACHE or
-    ~/.cache/jaxgen, which makes the second start quick; a larger one is read from its record files as it
-    goes.
+    A set of less than 2 GiB decoded is held in memory, and its arrays are kept in the cache folder, so that the next
+    start is fast. A larger set is read from its record files on demand.
 
     Raises:
-      UserError: on use: the name, the splits or the keys are unknown; the set is not prepared and cannot be;
-        a record is corrupt; or the pictures are not all of one size and `size` is None.
+      UserError: on use: the name, the splits or the keys are unknown; the set is not prepared and cannot be; a record
+        is corrupt; or the pictures differ in size and `size` is None.
     """
 
     name: str
     """Such as "mnist", "cifar10" or "name/config:1.0.0"."""
     data_dir: str | None = None
-    """Where sets are prepared; $TFDS_DATA_DIR or ~/tensorflow_datasets when None."""
+    """The folder of prepared sets; $TFDS_DATA_DIR or ~/tensorflow_datasets if None."""
     train: str = "train"
-    """What "train" means, in tensorflow-datasets' syntax: "train[:90%]"."""
+    """The part of the set that is "train", in tensorflow-datasets' syntax, such as "train[:90%]"."""
     test: str = "test"
-    """What "test" means."""
+    """The part of the set that is "test"."""
     image_key: str = "image"
     """The feature that holds the picture."""
     label_key: str = "label"
-    """The feature that holds the class; "" for no labels. Ignored where the set has no such feature."""
+    """The feature that holds the class; "" for no labels. Ignored if the set has no such feature."""
     size: int | None = None
-    """When set, pictures are cropped to their central square and resized to this side by area."""
+    """If set, pictures are cropped to their central square and resized to this side by area."""
 
     def load(self, split: str) -> RawBatch | RandomAccess:
         if self.size is not None and self.size < 1:
             raise UserError(f"TFDS size is {self.size}: give a side in pixels, such as 64, or None")
         spec = {"train": self.train, "test": self.test, "all": f"{self.train}+{self.test}"}[split]
-        folder = prepared(self.name, self.data_dir)
+        folder = prepared_folder(self.name, self.data_dir)
         cached = _Cache(self, folder, spec)
         data = cached.read()
         if data is None:
@@ -73,8 +74,8 @@ class TFDS(Dataset):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        folder = prepared(self.name, self.data_dir)
-        # Read from the set's own files, as importing tensorflow_datasets takes most of a second.
+        folder = prepared_folder(self.name, self.data_dir)
+        # From the set's own files, as importing tensorflow_datasets takes most of a second.
         feature = _features(folder).get(self.label_key, {})
         if "classLabel" not in feature:
             return ()
@@ -90,23 +91,23 @@ def _features(folder: pathlib.Path) -> dict[str, Any]:
         return json.loads((folder / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         file = folder / "features.json"
-        raise UserError(f"{file} is no list of features ({_line(e)}): prepare the set again") from e
+        raise UserError(f"{file} is not a list of features ({_summary(e)}): prepare the set again") from e
 
 
-def _line(error: BaseException, limit: int = 160) -> str:
-    """The first line of an error, cut short: those of tensorflow-datasets list every set there is."""
+def _summary(error: BaseException, limit: int = 160) -> str:
+    """The first line of an error, truncated: messages of tensorflow-datasets list every set there is."""
     text = str(error).strip().split("\n", 1)[0]
     return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
 
 
-def prepared(name: str, data_dir: str | None) -> pathlib.Path:
-    """The folder of a prepared set, prepared now if need be and possible."""
+def prepared_folder(name: str, data_dir: str | None) -> pathlib.Path:
+    """The folder of a prepared set. A set that is not prepared is prepared first, if possible."""
     match = re.fullmatch(r"(\w+)((?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?", name)
     if not match:
-        raise UserError(f"TFDS name is {name!r}: expected name, name/config or name/config:1.0.0, as cifar10")
+        raise UserError(f"TFDS name is {name!r}: expected name, name/config or name/config:1.0.0, such as cifar10")
     base, config, version = match[1], match[2].lstrip("/"), match[3]
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    # On disk first: this needs neither the network nor the import of tensorflow_datasets.
+    # Look on disk first: this needs neither the network nor tensorflow_datasets.
     versions = [
         tuple(map(int, info.parent.name.split(".")))
         for info in (root / base / config).glob("*/dataset_info.json")
@@ -126,53 +127,62 @@ def _prepare(name: str, base: str, root: pathlib.Path) -> pathlib.Path:
         hint = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise UserError(f"tensorflow-datasets has no set {base!r}{hint}: correct the name, {EMBEDDED}")
     advice = (
-        f"prepare it where there is network and TensorFlow with tfds.builder({name!r},"
-        f" file_format='array_record').download_and_prepare() and copy it to {root / base}, {EMBEDDED}"
+        f"on a machine with network and TensorFlow, prepare it with tfds.builder({name!r},"
+        f" file_format='array_record').download_and_prepare(), and copy it to {root / base}, {EMBEDDED}"
     )
     try:
         builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
         if not builder.data_path.joinpath("dataset_info.json").exists():
-            # Asked beforehand, as tensorflow-datasets retries for minutes when there is no network.
+            # Check the network first, as tensorflow-datasets retries for minutes without one.
             import requests
 
             requests.head("https://storage.googleapis.com", timeout=3)
             builder.download_and_prepare()
-    # What goes wrong without TensorFlow, network or disk space has no common type.
+    # Errors from missing TensorFlow, network or disk space have no common type.
     except Exception as e:
-        tried = f"{name} is not prepared in {root} and preparing it failed ({_line(e)})"
+        tried = f"{name} is not prepared in {root} and preparing it failed ({_summary(e)})"
         raise UserError(f"{tried}: {advice}") from e
     return pathlib.Path(builder.data_path)
 
 
-def read_texts(name: str, data_dir: str | None) -> list[str]:
-    """The texts of a prepared set of one feature, `text`: train, validation, test, as the text was cut into them."""
+def _raw_records(folder: pathlib.Path, split: str) -> Any:
+    """The records of a split by index, as bytes: parsing them here is three times as fast as the library's decoding."""
     import tensorflow_datasets as tfds
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    # Its parameters are hidden by a decorator.
+    return tfds.builder_from_directory(folder).as_data_source(split=split, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
+
+
+def _record_parser() -> Callable[[bytes], Any]:
+    """From a record's bytes to its tf.train.Example."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    folder = prepared(name, data_dir)
+    # Protobuf creates the class on import.
+    return tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def read_texts(name: str, data_dir: str | None) -> list[str]:
+    """The texts of a prepared set with the feature `text`: of train, validation and test, in this order."""
+    folder = prepared_folder(name, data_dir)
     if "text" not in _features(folder):
         raise UserError(f"{name} has no feature 'text': it has {', '.join(_features(folder))}")
-    raw, texts = tfds.decode.DeserializeMethod.RAW_BYTES, []
+    parse, texts = _record_parser(), []
     try:
-        builder = tfds.builder_from_directory(folder)
         for split in (s for s in ("train", "validation", "test") if s in _splits(folder)):
-            for record in builder.as_data_source(split=split, deserialize_method=raw):
-                feature = tf_example_pb2.Example.FromString(record).features.feature
-                texts.append(feature["text"].bytes_list.value[0].decode())
-    # Readers, protobuf and the set's own code have no common error.
+            for record in _raw_records(folder, split):
+                texts.append(parse(record).features.feature["text"].bytes_list.value[0].decode())
+    # Errors of readers, protobuf and the set's own code have no common type.
     except Exception as e:
-        raise UserError(f"{folder} cannot be read ({_line(e)}): prepare it again as array_record") from e
+        raise UserError(f"{folder} cannot be read ({_summary(e)}): prepare it again as array_record") from e
     return texts
 
 
 class _Records:
-    """RandomAccess over the record files of a prepared set; decodes with Pillow, in threads."""
+    """RandomAccess to the record files of a prepared set, decoded by Pillow in threads."""
 
     def __init__(self, dataset: TFDS, folder: pathlib.Path, spec: str):
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        self.parse = tf_example_pb2.Example.FromString
+        self.parse = _record_parser()
         self.dataset, self.spec = dataset, spec
         features = _features(folder)
         if dataset.image_key not in features:
@@ -186,14 +196,11 @@ class _Records:
             self.keys[dataset.label_key] = "cond"
         image = features[dataset.image_key].get("image", {})
         if image.get("dtype", "uint8") != "uint8":
-            raise UserError(f"{dataset.name} has {image['dtype']} pictures, uint8 is needed: choose another")
+            raise UserError(f"{dataset.name} has {image['dtype']} pictures, uint8 is needed: choose another set")
         channels = int((image.get("shape", {}).get("dimensions") or ["3"])[-1])
         self.mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
         try:
-            builder = tfds.builder_from_directory(folder)
-            # Raw bytes, parsed below: the library's own decoding takes three times as long.
-            raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            self.source = builder.as_data_source(split=spec, deserialize_method=raw)
+            self.source = _raw_records(folder, spec)
         except NotImplementedError as e:
             raise UserError(
                 f"{folder} is not in array_record format: prepare it again with"
@@ -202,8 +209,8 @@ class _Records:
         except Exception as e:
             splits = ", ".join(_splits(folder)) or "none"
             raise UserError(
-                f"{dataset.name} split {spec!r} cannot be opened ({_line(e)}): it has the splits {splits};"
-                f" set train and test to those, or prepare it again"
+                f"{dataset.name} split {spec!r} cannot be opened ({_summary(e)}): it has the splits {splits};"
+                f" set train and test to these, or prepare it again"
             ) from e
         self.shape = self.take(np.arange(1))["x"].shape[1:] if len(self.source) else (0, 0, 0)
         self.nbytes = len(self.source) * int(np.prod(self.shape))
@@ -212,19 +219,19 @@ class _Records:
         return len(self.source)
 
     def take(self, indices: np.ndarray) -> RawBatch:
-        indices = [int(i) for i in indices]
-        if not indices:
+        places = [int(i) for i in indices]
+        if not places:
             return {"x": np.zeros((0, 1, 1, 1), np.uint8)}
-        # A few hundred records a task: large enough to spare overhead, small enough to spread over threads.
-        runs = [indices[i : i + 256] for i in range(0, len(indices), 256)]
+        # A few hundred records per task: enough to hide its overhead, few enough to spread over the threads.
+        chunks = [places[i : i + 256] for i in range(0, len(places), 256)]
         with ThreadPoolExecutor(THREADS) as pool:
-            examples = [example for run in pool.map(self._read, runs) for example in run]
+            examples = [example for chunk in pool.map(self._read, chunks) for example in chunk]
         shapes = {x.shape for x, _ in examples}
         if len(shapes) > 1:
             small, large = min(shapes), max(shapes)
             raise UserError(
                 f"{self.dataset.name} split {self.spec!r} has pictures of differing size:"
-                f" {small[0]}x{small[1]} and {large[0]}x{large[1]}; set size, such as 64, to crop and resize"
+                f" {small[0]}x{small[1]} and {large[0]}x{large[1]}; set size, such as 64, to crop and resize them"
             )
         batch = {"x": np.stack([x for x, _ in examples])}
         if "cond" in self.keys.values():
@@ -234,16 +241,16 @@ class _Records:
     def _read(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
         try:
             return [self._decode(record) for record in self.source.__getitems__(indices)]
-        except Exception:  # some record of these is corrupt: go one by one to say which
+        except Exception:  # one of these records is corrupt: read them one by one to name it
             return [self._read_one(i) for i in indices]
 
     def _read_one(self, index: int) -> tuple[np.ndarray, int]:
         try:
             return self._decode(self.source[index])
-        # Readers, protobuf and Pillow's plugins have no common error for bad bytes.
+        # Errors of readers, protobuf and Pillow's plugins on bad bytes have no common type.
         except Exception as e:
             raise UserError(
-                f"{self.dataset.name} split {self.spec!r} has a corrupt record at index {index} ({_line(e)}):"
+                f"{self.dataset.name} split {self.spec!r} has a corrupt record at index {index} ({_summary(e)}):"
                 f" prepare the set again, {EMBEDDED}"
             ) from e
 
@@ -272,23 +279,15 @@ def _splits(folder: pathlib.Path) -> list[str]:
 
 
 class _Cache:
-    """The decoded arrays of one split as .npy files; a failure to read or write means no cache, no error."""
+    """The decoded arrays of one split as .npy files. A file that cannot be read or written is not an error."""
 
     def __init__(self, dataset: TFDS, folder: pathlib.Path, spec: str):
-        # The sizes of the record files stand in for their content: a set prepared anew is read anew.
+        # The sizes of the record files stand in for their content: a set that was prepared again is read again.
         files = sorted((f.name, f.stat().st_size) for f in folder.iterdir() if "record" in f.name)
-        key = [
-            CACHE_FORMAT,
-            folder.parts[-3:],
-            spec,
-            dataset.size,
-            dataset.image_key,
-            dataset.label_key,
-            files,
-        ]
+        features = (dataset.size, dataset.image_key, dataset.label_key)
+        key = [CACHE_FORMAT, folder.parts[-3:], spec, *features, files]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
-        root = pathlib.Path(os.environ.get("JAXGEN_CACHE") or "~/.cache/jaxgen").expanduser()
-        self.folder = root / "tfds" / f"{dataset.name.replace('/', '-').replace(':', '-')}-{digest}"
+        self.folder = cache_folder() / "tfds" / f"{dataset.name.replace('/', '-').replace(':', '-')}-{digest}"
 
     def read(self) -> RawBatch | None:
         try:
@@ -310,7 +309,7 @@ class _Cache:
         try:
             for name, array in data.items():
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)
-            # What is there could not be read; and the folder appears whole or not at all.
+            # A folder that exists could not be read. The new one appears whole or not at all.
             shutil.rmtree(self.folder, ignore_errors=True)
             partial.rename(self.folder)
         except OSError:  # disk full, or another process was first

@@ -1,4 +1,4 @@
-"""Text to tokens and back: bytes, characters, byte-pair encoding. A tokenizer is JSON, so a run keeps its own."""
+"""Text to tokens and back: bytes, characters, byte-pair encoding. A run keeps its tokenizer as JSON."""
 
 import functools
 import json
@@ -12,24 +12,26 @@ from jaxgen.errors import UserError
 
 
 class Tokenizer:
-    """The interface: `size` tokens, numbered from 0."""
+    """The interface of all tokenizers, with `size` tokens numbered from 0."""
 
     size: int
     end: int = -1
-    """The token that ends a text, negative where there is none."""
+    """The token that ends a text, negative if there is none."""
 
     def encode(self, text: str) -> np.ndarray:
-        """int32[T]. Raises UserError for what it has no token for."""
+        """The tokens, int32[T]. Raises UserError for text without a token."""
         raise NotImplementedError
 
     def decode(self, tokens: Any) -> str:
+        """The text of a sequence of integers; values out of range are replaced or left out."""
         raise NotImplementedError
 
     def lengths(self) -> np.ndarray:
-        """int32[size]: bytes of UTF-8 that each token stands for."""
+        """int32[size]: the number of UTF-8 bytes that each token stands for."""
         raise NotImplementedError
 
     def to_json(self) -> str:
+        """The definition that `from_json` reads."""
         raise NotImplementedError
 
 
@@ -40,7 +42,7 @@ class Bytes(Tokenizer):
     size: int = 256
 
     def encode(self, text: str) -> np.ndarray:
-        # What Python reads from a file that is not UTF-8 goes back as it came.
+        # Bytes that are not UTF-8 arrive as surrogates, and are restored.
         return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
 
     def decode(self, tokens: Any) -> str:
@@ -55,7 +57,7 @@ class Bytes(Tokenizer):
 
 @dataclass(frozen=True)
 class Characters(Tokenizer):
-    """Those characters that the corpus has, in order."""
+    """The characters of the corpus, in code point order."""
 
     characters: str
 
@@ -72,8 +74,8 @@ class Characters(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         tokens = self._table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         if len(tokens) and tokens.min() < 0:
-            stranger = text[int(np.argmin(tokens))]
-            raise UserError(f"the character {stranger!r} is not in the corpus: leave it out, or train on bytes")
+            unknown = text[int(np.argmin(tokens))]
+            raise UserError(f"the character {unknown!r} is not in the corpus: leave it out, or train on bytes")
         return tokens
 
     def decode(self, tokens: Any) -> str:
@@ -87,7 +89,7 @@ class Characters(Tokenizer):
 
 
 class BPE(Tokenizer):
-    """Byte-pair encoding of bytes (Sennrich et al., arXiv:1508.07909; GPT-2's form), by the package `tokenizers`."""
+    """Byte-level byte-pair encoding (arXiv:1508.07909, as in GPT-2), by the package `tokenizers`."""
 
     def __init__(self, definition: str):
         self.definition = definition
@@ -95,7 +97,7 @@ class BPE(Tokenizer):
             self.backend = _package().Tokenizer.from_str(definition)
         except UserError:
             raise
-        except Exception as error:  # the package raises Exception itself
+        except Exception as error:  # the package raises plain Exception
             raise UserError(f"the tokenizer's definition cannot be read ({error}): restore tokenizer.json") from error
         self.size = self.backend.get_vocab_size()
         end = self.backend.token_to_id("<|endoftext|>")
@@ -103,31 +105,31 @@ class BPE(Tokenizer):
 
     @classmethod
     def train(cls, text: str, size: int) -> "BPE":
-        """`size` tokens at most, of this text. The same text gives the same tokens."""
+        """Learns at most `size` tokens from the text, deterministically. Raises UserError for a size below 257."""
         package = _package()
         if size < 257:
-            raise UserError(f"vocab_size is {size}: 257 at least is expected, the bytes and one pair of them")
+            raise UserError(f"vocab_size is {size}: at least 257 is expected, the bytes and one pair of them")
         tokenizer = package.Tokenizer(package.models.BPE())
         tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = package.decoders.ByteLevel()
         alphabet = package.pre_tokenizers.ByteLevel.alphabet()
         trainer = package.trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-        # In lines, as the package counts words of one after the other, in as many threads as there are cores.
+        # Line by line, since the package counts the words of several sequences in parallel.
         tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
         return cls(tokenizer.to_str())
 
     @classmethod
     def gpt2(cls, folder: Path) -> "BPE":
-        """Of vocab.json and merges.txt, GPT-2's own files. Raises UserError when they are not in the folder."""
+        """Reads GPT-2's vocab.json and merges.txt. Raises UserError if they are missing or of another form."""
         package = _package()
         files = [folder / "vocab.json", folder / "merges.txt"]
         for file in files:
             if not file.is_file():
-                raise UserError(f"{file} is no file: name the folder of GPT-2's vocab.json and merges.txt")
+                raise UserError(f"{file} is not a file: pass the folder of GPT-2's vocab.json and merges.txt")
         try:
             tokenizer = package.Tokenizer(package.models.BPE.from_file(*map(str, files)))
         except Exception as error:
-            raise UserError(f"{folder} holds no vocabulary of GPT-2's form ({error})") from error
+            raise UserError(f"{folder} does not hold a vocabulary of GPT-2's form ({error})") from error
         tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = package.decoders.ByteLevel()
         if "<|endoftext|>" in tokenizer.get_vocab():
@@ -141,7 +143,7 @@ class BPE(Tokenizer):
         return self.backend.decode([int(t) for t in tokens if 0 <= int(t) < self.size], skip_special_tokens=False)
 
     def lengths(self) -> np.ndarray:
-        # In the vocabulary each character stands for one byte, but the end for none.
+        # In the vocabulary each character stands for one byte; the end token stands for none.
         return np.array(
             [0 if i == self.end else len(self.backend.id_to_token(i) or "") for i in range(self.size)], np.int32
         )
@@ -151,7 +153,7 @@ class BPE(Tokenizer):
 
 
 def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
-    """The tokenizer that `to_json` wrote. Raises UserError when it is none."""
+    """The tokenizer that `to_json` wrote. Raises UserError for anything else; `where` names the file in the message."""
     try:
         match value := json.loads(text):
             case {"kind": "bytes"}:
@@ -163,9 +165,9 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{where} cannot be read ({error}): restore it, or train anew") from error
+        raise UserError(f"{where} cannot be read ({error}): restore it, or train again") from error
     kind = value.get("kind") if isinstance(value, dict) else None
-    raise UserError(f"{where} is of kind {kind!r}: bytes, characters or bpe is expected")
+    raise UserError(f"{where} has kind {kind!r}: bytes, characters or bpe is expected")
 
 
 def _package() -> Any:

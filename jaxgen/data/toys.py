@@ -1,4 +1,4 @@
-"""Two-dimensional toy densities, whose samples show at a glance what a model gets wrong."""
+"""Two-dimensional toy densities: a scatter plot of samples shows what a model gets wrong."""
 
 import dataclasses
 from typing import Literal
@@ -8,7 +8,7 @@ import numpy as np
 from jaxgen.data.dataset import Dataset, RawBatch
 from jaxgen.errors import UserError, nearest
 
-# Classes of each; 0 where no component is natural.
+# The number of components, which are the classes; 0 for a density without natural components.
 CLASSES = {
     "moons": 2,
     "circles": 2,
@@ -19,8 +19,8 @@ CLASSES = {
     "checkerboard": 0,
     "spirals": 2,
 }
-# (centre, scale) of the raw densities: means, and the root of half the trace of the covariance. In closed
-# form where there is one, else from four million samples, so that the points do not depend on `num`.
+# (mean, scale) of the raw densities, where scale is the root of half the trace of the covariance. In closed form or,
+# where there is none, from four million samples. Constants, so that the points do not depend on `num`.
 STANDARD = {
     "moons": ((0.5, 0.25), 0.7068),
     "circles": ((0.0, 0.0), 0.5603),
@@ -31,18 +31,19 @@ STANDARD = {
     "checkerboard": ((0.0, 0.0), float(np.sqrt(4 / 3))),
     "spirals": ((0.0, 0.0), 0.9438),
 }
-STD = 0.1  # of each Gaussian, before standardising
-MOON_STD, MOON_NODES = 0.05, 192  # likewise, around the arc; nodes of the integral along it
+STD = 0.1  # of each Gaussian, before standardisation
+MOON_STD = 0.05  # of the noise around each arc, before standardisation
+MOON_NODES = 192  # of the quadrature along each arc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toy2D(Dataset):
-    """f32[N, 2] points, mean 0, variance 1 averaged over the axes; cond int32[N] is the component, if any.
+    """x: f32[N, 2] points with mean 0 and variance 1, averaged over the axes; cond: int32[N], the component, if any.
 
-    "train" and "test" are `num` points each from fixed seeds of their own.
+    "train" and "test" are `num` points each, drawn with different fixed seeds.
 
     Raises:
-      UserError: on use, when `name` is unknown.
+      UserError: on use, if `name` is unknown.
     """
 
     name: Literal[
@@ -56,8 +57,8 @@ class Toy2D(Dataset):
         seeds = {"train": (0,), "test": (1,), "all": (0, 1)}[split]
         parts = [_draw(self.name, self.num, np.random.Generator(np.random.Philox(seed))) for seed in seeds]
         raw = np.concatenate([points for points, _ in parts])
-        centre, scale = STANDARD[self.name]
-        batch = {"x": ((raw - centre) / scale).astype(np.float32)}
+        mean, scale = STANDARD[self.name]
+        batch: RawBatch = {"x": ((raw - mean) / scale).astype(np.float32)}
         if self.num_classes:
             batch["cond"] = np.concatenate([component for _, component in parts]).astype(np.int32)
         return batch
@@ -76,19 +77,18 @@ class Toy2D(Dataset):
         return _centres(self.name) / scale, STD / scale
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        """log p(x) in nats of the two Gaussian mixtures, exactly, and of the half-moons. x: [..., 2] as in the data;
-        returns f64[...].
+        """log p(x) in nats, f64[...], of the Gaussian mixtures and the half-moons. x: [..., 2] like the data.
 
-        A moon is a half circle with Gaussian noise: its density is an integral along the arc, by Gauss-Legendre
-        quadrature with nodes half the noise apart at most, which leaves no error beside rounding.
+        A moon is a half circle plus Gaussian noise, so its density is an integral along the arc. It is computed by
+        Gauss-Legendre quadrature, exact up to rounding: nodes are at most half a standard deviation apart.
 
         Raises:
-          UserError: the density is not known.
+          UserError: the density has no such formula.
         """
         self._check()
         if not self.name.startswith("gaussians") and self.name != "moons":
             raise UserError(f"Toy2D {self.name!r} has no known density: choose moons, gaussians8 or gaussians25")
-        middle, scale = STANDARD[self.name]
+        mean, scale = STANDARD[self.name]
         if self.name == "moons":
             nodes, weights = np.polynomial.legendre.leggauss(MOON_NODES)
             centres = np.concatenate([_moon((nodes + 1) / 2, k) for k in (0, 1)])
@@ -96,7 +96,7 @@ class Toy2D(Dataset):
         else:
             centres, std = _centres(self.name), STD
             log_weight = np.full(len(centres), -np.log(len(centres)))
-        raw = np.asarray(x, np.float64) * scale + np.asarray(middle)
+        raw = np.asarray(x, np.float64) * scale + np.asarray(mean)
         square = sum((raw[..., None, i] - centres[:, i]) ** 2 for i in (0, 1))
         log_each = log_weight - square / (2 * std**2) - np.log(2 * np.pi * std**2)
         return np.logaddexp.reduce(log_each, axis=-1) + 2 * np.log(scale)
@@ -109,7 +109,7 @@ class Toy2D(Dataset):
 
 
 def _centres(name: str) -> np.ndarray:
-    """f64[K, 2]: eight on the unit circle, or a grid of five by five a unit apart."""
+    """f64[K, 2]: eight points on the unit circle, or a 5 x 5 grid with unit spacing."""
     if name == "gaussians8":
         angle = np.arange(8) * np.pi / 4
         return np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -118,14 +118,14 @@ def _centres(name: str) -> np.ndarray:
 
 
 def _moon(u: np.ndarray, k: int | np.ndarray) -> np.ndarray:
-    """f64[N, 2]: the point at part u: f64[N] of the upper moon's half circle (k = 0), or of the lower one's."""
+    """f64[N, 2]: the points at fraction u, f64[N], along the arc of the upper (k = 0) or the lower moon (k = 1)."""
     angle = np.pi * u
     upper = np.stack([np.cos(angle), np.sin(angle)], -1)
     return np.where(np.reshape(k, (-1, 1)) == 0, upper, (1, 0.5) - upper)
 
 
 def _draw(name: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(f64[N, 2] raw points, int[N] components)."""
+    """(raw points f64[N, 2], components int[N])."""
     k = rng.integers(max(CLASSES[name], 1), size=n)
     u, noise = rng.random(n), rng.standard_normal((n, 2))
     match name:
@@ -140,13 +140,13 @@ def _draw(name: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
             angle = 1.5 * np.pi * (1 + 2 * u)
             points = (angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1) + 0.5 * noise) / 7
         case "pinwheel":
-            # Radially stretched Gaussians, each turned the more the farther out.
+            # Radially stretched Gaussians, rotated by an angle that grows with the radius.
             radius, across = 1 + 0.3 * noise[:, 0], 0.1 * noise[:, 1]
             angle = 2 * np.pi * k / CLASSES[name] + 0.25 * np.exp(radius)
             cos, sin = np.cos(angle), np.sin(angle)
             points = np.stack([radius * cos - across * sin, radius * sin + across * cos], -1)
         case "checkerboard":
-            # Eight of the sixteen unit cells of [-2, 2]^2: those whose row and column have one parity.
+            # Eight of the sixteen unit cells of [-2, 2]^2: those whose row and column have equal parity.
             column, row = rng.integers(4, size=n), rng.integers(2, size=n)
             points = np.stack([column - 2 + u, 2 * row + column % 2 - 2 + rng.random(n)], -1)
         case "spirals":

@@ -15,13 +15,13 @@ from jaxgen.runtime.processes import is_main, whole
 def save_pictures(trained: Trained, final: bool) -> None:
     """A grid of samples, or their text, and, at the end, what else the family shows, in the run's folder. Where the
     data's modes are known, how many of them the samples reach goes to RUN/held_out.jsonl."""
-    experiment, model, run, layout = trained.experiment, trained.model, trained.folder, trained.layout
+    experiment, model, run, layout = trained.experiment, trained.model, trained.run, trained.layout
     folder, batch, num = run.pictures(trained.step), run.examples(), experiment.num_samples
     cond = model.sample_cond(num, batch)
     samples = draw(trained, experiment.seed, num, cond, num)
     texts = experiment.data.texts(samples)
     pictures = {"samples.png": in_rows(samples, cond)} if texts is None else {}
-    frame = experiment.data.frame
+    frame = experiment.data.picture_size
     if final:
         some = sample_keys(experiment.seed, len(batch["x"]))
         if layout is not None:

@@ -30,7 +30,7 @@ def import_run(file: Path, vocabulary: Path, out: Path) -> None:
     data = Text(tokenizer="bpe", gpt2=str(vocabulary.resolve()), block=network.window, stride=network.window)
     if data.vocab != network.vocab:
         raise UserError(f"{vocabulary} has {data.vocab} tokens, {file} is of {network.vocab}: name its own vocabulary")
-    end = data.how.end
+    end = data.corpus_tokenizer.end
     model = GPT(network=network, decoding=Decoding(top_k=200, temperature=0.8, end=end))
     params = {"network": jax.tree.map(jnp.asarray, gpt2.read(file, network))}
     experiment = Experiment(

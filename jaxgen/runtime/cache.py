@@ -7,7 +7,7 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """The user's cache folder of jaxgen: $JAXGEN_CACHE, or ~/.cache/jaxgen."""
-    return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
+    return Path(os.environ.get("JAXGEN_CACHE") or "~/.cache/jaxgen").expanduser()
 
 
 def use_compilation_cache(min_seconds: float = 0.3) -> None:

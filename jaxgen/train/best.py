@@ -11,7 +11,7 @@ from jaxgen.runtime.processes import from_main, on_main
 def best_score(trained: Trained) -> float | None:
     """The number that `best` of the experiment names, lower being better; None where it names none. A number of
     held-out data also goes to RUN/held_out.jsonl."""
-    experiment, run, step = trained.experiment, trained.folder, trained.step
+    experiment, run, step = trained.experiment, trained.run, trained.step
     name = experiment.best.removeprefix("-")
     if not name:
         return None
@@ -21,7 +21,7 @@ def best_score(trained: Trained) -> float | None:
         # From the file, not from memory, so that a resumed run finds what a straight one does.
         return sign * from_main(on_main(lambda: run.mean(name, since)))
     # Of pixels the first picture at least: its first rows may show nothing.
-    limit = max(HELD_OUT, math.prod(experiment.data.frame or (0,)))
+    limit = max(HELD_OUT, math.prod(experiment.data.picture_size or (0,)))
     numbers, _ = held_out_numbers(trained, seed=experiment.seed, limit=limit, batch=experiment.batch_size)
     means = {f"test/{n}": value["mean"] for n, value in numbers.items()}
     run.append(run.held_out, [{"step": step, **means}])

@@ -171,21 +171,21 @@ def test_many_pairs_are_read_as_they_are_wanted(tmp_path, monkeypatch):
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     refused(PairFolder(), "pass --data.folder")
-    refused(PairFolder(folder=str(tmp_path / "none")), "is no folder")
+    refused(PairFolder(folder=str(tmp_path / "none")), "is not a folder")
     refused(PairFolder(folder=str(tmp_path)), "has no pictures")
     refused(PairFolder(folder=str(tmp_path), size=(0, 4)), "height and width")
 
     data = two_folders(tmp_path / "lonely", "abc")
     for name in "ab":
         (tmp_path / "lonely" / "targets" / f"{name}.bmp").unlink()
-    refused(data, r"a\.png has no partner named a in .*targets, nor have 1 more")
+    refused(data, r"a\.png has no partner named a in .*targets, and neither have 1 more")
     data = two_folders(tmp_path / "extra", "abc")
     (tmp_path / "extra" / "sources" / "c.png").unlink()
     refused(data, r"c\.bmp has no partner named c in .*sources")
 
     data = two_folders(tmp_path / "double", "abc")
     write(tmp_path / "double" / "targets" / "b.png", RED)
-    refused(data, r"b\.bmp and b\.png: names are to be unique")
+    refused(data, r"b\.bmp and b\.png: names must be unique")
 
     data = two_folders(tmp_path / "sizes", "abc")
     write(tmp_path / "sizes" / "targets" / "b.bmp", RED, (7, 4))
@@ -196,4 +196,4 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     (tmp_path / "broken" / "sources" / "b.png").write_bytes(whole[: len(whole) // 2])
     refused(data, r"b\.png cannot be read as a picture")
     write(tmp_path / "odd" / "a.png", RED, (7, 4))
-    refused(PairFolder(folder=str(tmp_path / "odd")), "7 x 4, side by side an even width is expected")
+    refused(PairFolder(folder=str(tmp_path / "odd")), "7 x 4, but side-by-side pairs have an even width")

@@ -48,16 +48,16 @@ def test_bpe_reads_gpt2s_files(tmp_path):
     ours = BPE.gpt2(tmp_path)
     np.testing.assert_array_equal(ours.encode(LINES), trained.encode(LINES))
     data = Text(source=str(tmp_path), tokenizer="bpe", gpt2=str(tmp_path / "none"))
-    with pytest.raises(UserError, match=r"vocab\.json is no file"):
-        _ = Text(source="docs", tokenizer="bpe", gpt2=str(tmp_path / "none")).how
-    with pytest.raises(UserError, match=r"has no \.txt file|is no file"):
-        _ = data.how
+    with pytest.raises(UserError, match=r"vocab\.json is not a file"):
+        _ = Text(source="docs", tokenizer="bpe", gpt2=str(tmp_path / "none")).corpus_tokenizer
+    with pytest.raises(UserError, match=r"has no \.txt file|is not a file"):
+        _ = data.corpus_tokenizer
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters"])
 def test_examples_are_windows(corpus, kind):
     data = Text(source=str(corpus), tokenizer=kind, block=10, stride=3)
-    everything = data.how.encode(LINES)
+    everything = data.corpus_tokenizer.encode(LINES)
     cut = len(everything) * 9 // 10
     batch = data.batch_at(seed=3, step=5, batch_size=7)
     for x, count, i in zip(batch["x"], batch["bytes"], data.indices_at(3, 5, 7)):
@@ -88,7 +88,7 @@ def test_a_folder_is_read_in_order_and_large_text_from_a_file(corpus, tmp_path, 
         large = Text(source=str(corpus), tokenizer="characters", block=12)
         tokens = large.load("all").tokens
         assert isinstance(tokens, np.memmap)
-        assert large.how.decode(tokens) == LINES
+        assert large.corpus_tokenizer.decode(tokens) == LINES
     assert len(list((tmp_path / "cache" / "text").iterdir())) == 1
 
 
@@ -104,10 +104,10 @@ def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
         (folder / f"{name}.txt").write_text(f"the month {name}")
     data = Text(source=str(folder), tokenizer="bpe", gpt2=str(tmp_path), block=1)
     tokens = data.load("all").tokens
-    assert data.how.decode(tokens) == "the month a<|endoftext|>the month b<|endoftext|>"
-    assert data.how.lengths()[tokens].sum() == 2 * len("the month a")
+    assert data.corpus_tokenizer.decode(tokens) == "the month a<|endoftext|>the month b<|endoftext|>"
+    assert data.corpus_tokenizer.lengths()[tokens].sum() == 2 * len("the month a")
     # What follows the text's end is left out; an end within it, as of a prompt, is not.
-    end = data.how.end
+    end = data.corpus_tokenizer.end
     assert data.texts(np.array([[end, *tokens[:-1], end, end, end], [end] * (len(tokens) + 3)])) == [
         "<|endoftext|>the month a<|endoftext|>the month b", ""
     ]
@@ -155,22 +155,22 @@ def test_tiny_shakespeare_of_tensorflow_datasets(tmp_path):
 
 def test_a_run_keeps_its_tokenizer(tmp_path):
     run = RunFolder(tmp_path)
-    run.keep_files(Text(block=16).files())
+    run.keep_files(Text(block=16).files_to_keep())
     assert from_json((tmp_path / "tokenizer.json").read_text()).size == Text().vocab
-    run.keep_files(Text(block=16).files())
+    run.keep_files(Text(block=16).files_to_keep())
     with pytest.raises(UserError, match="the corpus has changed"):
-        run.keep_files(Text(block=16, tokenizer="bytes").files())
+        run.keep_files(Text(block=16, tokenizer="bytes").files_to_keep())
 
 
 def test_what_is_no_text_is_refused(corpus, tmp_path):
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     for fields, message in (
-        ({"source": ""}, "no text was named"),
-        ({"source": "dogs"}, r"is no file or folder \(did you mean docs\?\)"),
-        ({"source": str(tmp_path / "latin.txt")}, "is no UTF-8 text .*tokenizer bytes"),
+        ({"source": ""}, "no text was given"),
+        ({"source": "dogs"}, r"is not a file or folder \(did you mean docs\?\)"),
+        ({"source": str(tmp_path / "latin.txt")}, "is not UTF-8 text .*tokenizer bytes"),
         ({"source": str(corpus), "block": 10_000_000}, "0 examples"),
-        ({"source": str(corpus), "tokenizer": "bpe", "vocab_size": 9}, "257 at least"),
-        ({"source": str(corpus), "block": 0}, "both start at 1"),
+        ({"source": str(corpus), "tokenizer": "bpe", "vocab_size": 9}, "at least 257"),
+        ({"source": str(corpus), "block": 0}, "both must be 1 or more"),
     ):
         if fields.get("tokenizer") == "bpe":
             pytest.importorskip("tokenizers")
@@ -178,7 +178,7 @@ def test_what_is_no_text_is_refused(corpus, tmp_path):
             Text(**fields).arrays("train")
     with pytest.raises(UserError, match="the character 'ß' is not in the corpus"):
         Characters("abc").encode("aß")
-    with pytest.raises(UserError, match="of kind None"):
+    with pytest.raises(UserError, match="has kind None"):
         from_json("{}")
 
 
