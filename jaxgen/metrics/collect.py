@@ -1,4 +1,4 @@
-"""The accumulator that keeps every row: features, logits or one number per example, for metrics that need them all."""
+"""The accumulator that keeps every row (features, logits or one number per example), for metrics that need them all."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from jaxgen.errors import UserError
 
 @struct.dataclass
 class Rows:
-    """values: f32[capacity, dim], filled from the top. count: i32[], rows seen."""
+    """values: f32[capacity, dim], filled from the first row on. count: i32[], the number of rows seen."""
 
     values: jax.Array
     count: jax.Array
@@ -23,7 +23,7 @@ class Rows:
 @partial(jax.jit, donate_argnums=0)
 def _append(state: Rows, rows: jax.Array, mask: jax.Array) -> Rows:
     place = state.count + jnp.cumsum(mask) - 1
-    # Out of range means dropped: padding, and rows beyond the capacity, which `compute` reports.
+    # Rows placed out of range are dropped: padding, and rows beyond the capacity, which `rows` reports.
     place = jnp.where(mask, place, state.values.shape[0])
     values = state.values.at[place].set(rows.astype(jnp.float32), mode="drop")
     return Rows(values, state.count + jnp.sum(mask, dtype=jnp.int32))
@@ -33,8 +33,8 @@ def _append(state: Rows, rows: jax.Array, mask: jax.Array) -> Rows:
 class Collect:
     """Up to `capacity` rows of `dim` numbers, on the device.
 
-    `init()` -> state; `update(state, rows, mask)` -> state, jit-able, its first argument donated; `compute(state)`.
-    Rows may lie on any mesh; those where mask is False, the padding of a last batch, leave no trace.
+    `init()` -> state; `update(state, rows, mask)` -> state, which can be traced and donates `state`; `compute(state)`.
+    Rows may be sharded over any mesh. Rows where mask is False, the padding of a last batch, are ignored.
     """
 
     capacity: int
@@ -42,11 +42,11 @@ class Collect:
 
     def init(self) -> Rows:
         if self.capacity < 1 or self.dim < 1:
-            raise UserError(f"capacity is {self.capacity}, dim {self.dim}: both start at 1")
+            raise UserError(f"capacity is {self.capacity}, dim is {self.dim}: both must be 1 or more")
         return Rows(jnp.zeros((self.capacity, self.dim)), jnp.zeros((), jnp.int32))
 
     def update(self, state: Rows, rows: jax.Array, mask: jax.Array | None = None) -> Rows:
-        """Appends rows f32[B, dim], or f32[B] where dim is 1. mask: bool[B], all True when None."""
+        """Appends rows f32[B, dim], or f32[B] if dim is 1. mask: bool[B]; None means all True."""
         rows = rows[:, None] if rows.ndim == 1 else rows
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise UserError(f"rows have shape {rows.shape}: [B, {self.dim}] is expected")
@@ -56,19 +56,20 @@ class Collect:
         return _append(state, rows, mask)
 
     def rows(self, state: Rows) -> np.ndarray:
-        """What was collected, f32[n, dim]. Raises UserError when there was nothing, or more than the capacity."""
+        """The rows collected, f32[n, dim]. Raises UserError for none, or for more than the capacity."""
         count = int(state.count)
         if not 1 <= count <= self.capacity:
-            raise UserError(f"{count} rows were collected, 1 to {self.capacity} are expected: change the capacity")
+            raise UserError(f"{count} rows were collected, but 1 to {self.capacity} are expected: change the capacity")
         return np.asarray(state.values)[:count]
 
     def compute(self, state: Rows) -> Any:
+        """The metric's value; here the rows themselves."""
         return self.rows(state)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mean(Collect):
-    """Mean of one number per example, with its standard error; summed in f64, so batches do not matter."""
+    """Mean of one number per example, with its standard error, summed in f64 so that batching does not matter."""
 
     name: str = "mean"
 

@@ -1,4 +1,4 @@
-"""Features of images from a network with published weights, batch by batch, on one device or a mesh."""
+"""Image features from a network with published weights, batch by batch, on one device or a mesh."""
 
 from typing import Any
 
@@ -12,16 +12,17 @@ from jaxgen.weights.store import Weights
 
 
 class Features:
-    """A compiled network: uint8[B, H, W, 1 or 3] to features by name, each f32[B, D].
+    """A compiled network from images, uint8[B, H, W, 1 or 3], to features by name, f32[B, D] each.
 
-    weights: of kind inception (`pool3`, `logits_unbiased`, `logits`) or vgg16_fc2 (`fc2`). resize: "tf1", or "clean"
-    with Inception. One program is built for each shape of batch; images split over a mesh stay split.
+    weights: of kind inception (features `pool3`, `logits_unbiased`, `logits`) or vgg16_fc2 (feature `fc2`). resize:
+    "tf1", or "clean", which only Inception has. The network is compiled once per batch shape. Features of images
+    sharded over a mesh are sharded alike.
     """
 
     def __init__(self, weights: Weights, resize: str = "tf1"):
-        """Raises UserError for weights of no feature network, or an unknown resize."""
+        """Raises UserError for weights of another network, or an unknown resize."""
         if weights.kind not in ("inception", "vgg16_fc2"):
-            raise UserError(f"weights of {weights.kind} give no features of whole images: use inception or vgg16_fc2")
+            raise UserError(f"weights {weights.kind} give no features of whole images: use inception or vgg16_fc2")
         if resize not in (RESIZE if weights.kind == "inception" else ("tf1",)):
             raise UserError(f"resize is {resize!r}{nearest(resize, RESIZE)}: choose tf1, or clean with inception")
         network = InceptionV3(resize) if weights.kind == "inception" else VGG16Features()
@@ -30,5 +31,5 @@ class Features:
         self._apply = jax.jit(lambda params, images: network.apply({"params": params}, images))
 
     def __call__(self, images: Any) -> dict[str, jax.Array]:
-        """Raises UserError unless these are bytes in [0, 255] with 1 or 3 channels."""
+        """Raises UserError unless the images are uint8 in [0, 255] with 1 or 3 channels."""
         return self._apply(self.params, check_images(images))

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features, arXiv:1706.08500: FID where they are Inception's `pool3`.
+"""The Fréchet distance between two sets of features, arXiv:1706.08500; FID if they are Inception's `pool3`.
 
     d^2 = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))                                       (eq. 6)
 """
@@ -16,7 +16,7 @@ from jaxgen.metrics.inputs import check_features, warn_if_singular
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """num samples' mean f64[D] and unbiased covariance f64[D, D]."""
+    """The mean f64[D] and unbiased covariance f64[D, D] of `num` samples."""
 
     num: int
     mean: np.ndarray
@@ -24,14 +24,14 @@ class Gaussian:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Gaussian":
-        """Of features [N, D]."""
+        """The moments of features [N, D]."""
         moments = Moments(dim=np.shape(features)[-1])
         return moments.compute(moments.update(moments.init(), features))
 
 
 @dataclass(frozen=True, eq=False)
 class MomentState:
-    """count, mean f64[D] and scatter f64[D, D], the sum of (x - mean)(x - mean)'."""
+    """The count, mean f64[D] and scatter matrix f64[D, D], the sum of (x - mean)(x - mean)', of samples x."""
 
     count: int
     mean: np.ndarray
@@ -40,10 +40,10 @@ class MomentState:
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Mean and covariance of features [B, dim] batch by batch, in f64 on the host.
+    """Mean and covariance of features [B, dim], batch by batch, in f64 on the host.
 
-    In f32 the square root of a singular covariance makes 1e-4 of each rounding error of 1e-8, and the distance would
-    depend on how the samples were batched.
+    In f32 the square root of a singular covariance turns rounding errors of 1e-8 into 1e-4, and the distance would
+    depend on the batching of the samples.
     """
 
     dim: int
@@ -51,8 +51,8 @@ class Moments:
     def init(self) -> MomentState:
         return MomentState(0, np.zeros(self.dim), np.zeros((self.dim, self.dim)))
 
-    def update(self, state: MomentState, features: jax.Array, mask: Any = None) -> MomentState:
-        """Adds the rows where mask, bool[B], is True; all when None. `features` may be split over a mesh."""
+    def update(self, state: MomentState, features: jax.Array | np.ndarray, mask: Any = None) -> MomentState:
+        """Adds the rows where mask, bool[B], is True; None means all. `features` may be sharded over a mesh."""
         rows = np.asarray(features)
         rows = rows if mask is None else rows[np.asarray(mask)]
         if not len(rows):
@@ -60,18 +60,18 @@ class Moments:
         rows = check_features(rows, self.dim).astype(np.float64)
         mean = rows.mean(axis=0)
         centred = rows - mean
-        return merge(state, MomentState(len(rows), mean, centred.T @ centred))
+        return merge_moments(state, MomentState(len(rows), mean, centred.T @ centred))
 
     def compute(self, state: MomentState) -> Gaussian:
-        """Raises UserError for fewer than two samples; warns (SingularCovariance) for fewer than dimensions."""
+        """Raises UserError for fewer than two samples. Warns (SingularCovariance) unless there are more than `dim`."""
         if state.count < 2:
-            raise UserError(f"a covariance of {state.count} samples: two at least are needed")
+            raise UserError(f"a covariance of {state.count} samples: at least two are needed")
         warn_if_singular(state.count, self.dim)
         return Gaussian(state.count, state.mean, state.scatter / (state.count - 1))
 
 
-def merge(a: MomentState, b: MomentState) -> MomentState:
-    """The moments of both sets together: of two batches, or of two processes."""
+def merge_moments(a: MomentState, b: MomentState) -> MomentState:
+    """The moments of the union of two sets, such as two batches or the shares of two processes."""
     count = a.count + b.count
     delta = b.mean - a.mean
     mean = a.mean + delta * (b.count / count)
@@ -81,11 +81,12 @@ def merge(a: MomentState, b: MomentState) -> MomentState:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """d^2 of the module docstring, by symmetric eigendecompositions.
 
-    tr (C_1 C_2)^(1/2) = tr (R' C_2 R)^(1/2) with R R' = C_1, whose eigenvalues are real and not negative. Those that
-    are rounding noise count as zero: the root would raise 1e-16 to 1e-8 in every dimension that the samples lack.
+    tr (C_1 C_2)^(1/2) = tr (R' C_2 R)^(1/2) with R R' = C_1. R' C_2 R is symmetric, so its eigenvalues are real and not
+    negative. Those below the rounding error count as zero, since the root would turn 1e-16 into 1e-8 in every dimension
+    without variance. Raises UserError for features of different dimensions.
     """
     if a.mean.shape != b.mean.shape:
-        raise UserError(f"features have {len(a.mean)} and {len(b.mean)} dimensions: use one network for both sets")
+        raise UserError(f"features have {len(a.mean)} and {len(b.mean)} dimensions: use the same network for both sets")
     values, vectors = np.linalg.eigh(a.cov)
     root = vectors * np.sqrt(_significant(values))
     cross = _significant(np.linalg.eigvalsh(root.T @ b.cov @ root))
@@ -94,13 +95,13 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def _significant(values: np.ndarray) -> np.ndarray:
-    """Eigenvalues with those below the rounding error of the largest set to zero."""
+    """The eigenvalues, where those below the rounding error of the largest are set to zero."""
     return np.where(values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps, values, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FID(Moments):
-    """Fréchet distance of what is accumulated to a reference."""
+    """Fréchet distance between the accumulated features and a reference."""
 
     reference: Gaussian
 
@@ -110,17 +111,18 @@ class FID(Moments):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntraFID(Collect):
-    """Mean of the Fréchet distances within each class, section 5 of arXiv:1802.05637.
+    """The mean over classes of the Fréchet distance within each class, section 5 of arXiv:1802.05637.
 
-    reference: [N, dim] features of real data with labels [N]. Rows to `update` are features with the label as one
-    more column (`labelled`): capacity counts samples of all classes, dim is that of the features plus one.
+    reference: features of real data, [N, dim - 1], with labels [N]. The rows given to `update` are features with the
+    label as an additional last column (`with_labels`), so `dim` is the number of features plus one. `capacity` counts
+    the samples of all classes together.
     """
 
     reference: np.ndarray
     labels: np.ndarray
 
     def compute(self, state: Rows) -> dict[str, Any]:
-        """{intra_fid, per_class: {label: distance}}. Raises UserError when a class has fewer than two samples."""
+        """{intra_fid, per_class: {label: distance}, num}. Raises UserError if a class has fewer than two samples."""
         rows = self.rows(state)
         features, labels = rows[:, :-1], rows[:, -1].astype(int)
         reference = check_features(self.reference, self.dim - 1, what="reference features")
@@ -135,6 +137,6 @@ class IntraFID(Collect):
         return {"intra_fid": float(np.mean(list(per_class.values()))), "per_class": per_class, "num": len(rows)}
 
 
-def labelled(features: jax.Array, labels: jax.Array) -> jax.Array:
-    """Rows for `IntraFID`: f32[B, D] and int[B] -> f32[B, D + 1]."""
+def with_labels(features: jax.Array, labels: jax.Array) -> jax.Array:
+    """The rows for `IntraFID`: features f32[B, D] and labels int[B] to f32[B, D + 1]."""
     return jax.numpy.concatenate([features, labels.astype(features.dtype)[:, None]], axis=1)

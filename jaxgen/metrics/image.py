@@ -1,6 +1,8 @@
-"""Distances between an image and what it should be: PSNR and SSIM, each f32[B] of two uint8[B, H, W, C]."""
+"""Similarity of an image to its reference: PSNR and SSIM, each f32[B] from two batches uint8[B, H, W, C]."""
 
+import functools
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +15,12 @@ from jaxgen.metrics.collect import Mean, Rows
 
 RANGE = 255.0
 SSIM_SMALLEST = 11
-"""Side of SSIM's Gaussian window, and so of the smallest image that it takes."""
+"""Side of SSIM's Gaussian window, and so of the smallest image it accepts."""
 C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2  # eq. 7 and 9 of the SSIM paper
 
 
 def _check(x: Any, y: Any, smallest: int) -> None:
-    """Any number of channels will do here; shapes, type and range as other metrics have them."""
+    """Raises UserError unless both are uint8 images of one shape, with any number of channels."""
     for image in (x, y):
         if np.ndim(image) != 4 or image.dtype != np.uint8 or min(image.shape[1:3]) < smallest:
             found = f"{image.dtype}{list(np.shape(image))}"
@@ -28,14 +30,14 @@ def _check(x: Any, y: Any, smallest: int) -> None:
 
 
 def psnr(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error): f32[B], infinite for equal images."""
+    """Peak signal-to-noise ratio, 10 log10(255^2 / mean squared error) in dB: f32[B], infinite for equal images."""
     _check(x, y, 1)
     return _psnr(x, y)
 
 
 @jax.jit
 def _psnr(x: jax.Array, y: jax.Array) -> jax.Array:
-    # Rows are summed as integers, exactly: 65025 * width * channels stays below 2^31 for 10,000 pixels across.
+    # Rows are summed exactly, as integers: 65025 * width * channels stays below 2^31 for a width of 10,000.
     error = jnp.sum((x.astype(jnp.int32) - y.astype(jnp.int32)) ** 2, axis=(2, 3)).astype(jnp.float32)
     return 10 * jnp.log10(RANGE**2 * math.prod(x.shape[2:]) / jnp.mean(error, axis=1))
 
@@ -43,9 +45,9 @@ def _psnr(x: jax.Array, y: jax.Array) -> jax.Array:
 def ssim(x: jax.Array, y: jax.Array, gaussian: bool = True) -> jax.Array:
     """Structural similarity, doi:10.1109/TIP.2003.819861 eq. 13, averaged over pixels and channels: f32[B].
 
-    gaussian: the paper's 11x11 window of sigma 1.5; else a flat 7x7 one with unbiased covariances. Both equal
-    scikit-image's `structural_similarity(data_range=255, channel_axis=-1)`, with gaussian_weights=True and
-    use_sample_covariance=False for the first. Raises UserError for images smaller than the window.
+    gaussian: whether to use the paper's 11 x 11 window of sigma 1.5, or else a flat 7 x 7 window with unbiased
+    covariances. Both equal scikit-image's `structural_similarity(data_range=255, channel_axis=-1)`; the first with
+    gaussian_weights=True and use_sample_covariance=False. Raises UserError for images smaller than the window.
     """
     _check(x, y, SSIM_SMALLEST if gaussian else 7)
     return (_ssim_gaussian if gaussian else _ssim_flat)(x, y)
@@ -55,7 +57,7 @@ def ssim(x: jax.Array, y: jax.Array, gaussian: bool = True) -> jax.Array:
 def _ssim_gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
     taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     taps = (taps / taps.sum()).astype(np.float32)
-    # About the middle of the range: E[x^2] - E[x]^2 then keeps two more bits.
+    # Centred on the middle of the range, so that E[x^2] - E[x]^2 keeps two more bits.
     middle = 128.0
     x, y = (a.astype(jnp.float32) - middle for a in (x, y))
     u, v, uu, vv, uv = (_window(a, taps) for a in (x, y, x * x, y * y, x * y))
@@ -64,7 +66,7 @@ def _ssim_gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @jax.jit
 def _ssim_flat(x: jax.Array, y: jax.Array) -> jax.Array:
-    # Whole numbers: 49 * 49 * 255^2 < 2^31, so variances are exact.
+    # Integers: 49 * 49 * 255^2 < 2^31, so variances are exact.
     n, taps = 49, np.ones(7, np.int32)
     x, y = x.astype(jnp.int32), y.astype(jnp.int32)
     u, v, uu, vv, uv = (_window(a, taps) for a in (x, y, x * x, y * y, x * y))
@@ -73,10 +75,11 @@ def _ssim_flat(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _window(x: jax.Array, taps: np.ndarray) -> jax.Array:
-    """Sums over windows with separable weights `taps`, without padding."""
+    """Weighted sums over all windows, without padding. taps: the weights along each axis."""
     for axis in (1, 2):
         out = x.shape[axis] - len(taps) + 1
-        x = sum(w * jax.lax.slice_in_dim(x, i, i + out, axis=axis) for i, w in enumerate(taps))
+        parts = (w * jax.lax.slice_in_dim(x, i, i + out, axis=axis) for i, w in enumerate(taps))
+        x = functools.reduce(operator.add, parts)
     return x
 
 
@@ -87,7 +90,7 @@ def _similarity(u: jax.Array, v: jax.Array, var_x: jax.Array, var_y: jax.Array, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PSNR(Mean):
-    """Mean PSNR of pairs; `update(state, (x, y), mask)`."""
+    """Mean PSNR over pairs of images; `update(state, (x, y), mask)`."""
 
     name: str = "psnr"
 
@@ -97,7 +100,7 @@ class PSNR(Mean):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SSIM(Mean):
-    """Mean SSIM of pairs; `update(state, (x, y), mask)`."""
+    """Mean SSIM over pairs of images; `update(state, (x, y), mask)`."""
 
     name: str = "ssim"
     gaussian: bool = True

@@ -11,10 +11,10 @@ from jaxgen.metrics.inputs import check_features
 
 
 def inception_score(logits: np.ndarray, splits: int = 10, shuffle: bool = True, seed: int = 2020) -> dict[str, float]:
-    """{is, is_std}: mean and standard deviation over equal splits of logits [N, K] in shuffled order.
+    """{is, is_std}: mean and standard deviation over equal splits of the logits [N, K], in shuffled order.
 
-    The order is torch-fidelity's for the same seed. One-hot predictions are finite: terms of probability 0 are 0.
-    Raises UserError for fewer samples than splits.
+    The order equals torch-fidelity's for the same seed. Terms with probability 0 count as 0, so one-hot predictions
+    have a finite score. Raises UserError for fewer samples than splits.
     """
     logits = check_features(logits, what="logits").astype(np.float64)
     num = len(logits)

@@ -10,7 +10,7 @@ from jaxgen.metrics.inputs import check_features
 
 
 def cubic_mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate from x, y: [n, D], section 2.1 of arXiv:1801.01401; below 0 at times, being unbiased."""
+    """The unbiased estimate from x, y: [n, D], section 2.1 of arXiv:1801.01401. It can be below 0."""
     n, dim = x.shape
     within = 0.0
     for a in (x, y):
@@ -24,8 +24,8 @@ def kid(
 ) -> dict[str, float]:
     """{kid, kid_std}: mean and standard deviation over random subsets of both sets, [N, D] and [M, D].
 
-    Subsets are drawn in the order that torch-fidelity draws them, so a seed gives the same ones. In f64: differences
-    of 1e-6 are left of kernel values near 1. Raises UserError when a set is smaller than a subset.
+    The same seed draws the same subsets as in torch-fidelity. Computed in f64, since kernel values near 1 cancel to
+    differences of 1e-6. Raises UserError if a set is smaller than a subset.
     """
     features = check_features(features)
     reference = check_features(reference, features.shape[1], what="reference features")

@@ -1,33 +1,36 @@
-"""Likelihoods of held-out data in the units that papers report."""
+"""Likelihoods in the units that papers report."""
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 
 from jaxgen.errors import UserError
 from jaxgen.metrics.collect import Mean, Rows
 
+Number = TypeVar("Number", float, jax.Array)
 
-def bits_per_dim(nats: jax.Array, dims: int, bits: int = 0) -> jax.Array:
-    """-log2 p per dimension from -log p in nats of an example with `dims` dimensions (H * W * C).
 
-    bits: for a density over data scaled from `bits`-bit integers to unit width, what the change of variables adds for
-    each dimension: 8 for pixels dequantized and divided by 256; 0 for a probability of the integers themselves.
+def bits_per_dim(nats: Number, dims: int, bits: int = 0) -> Number:
+    """-log2 p per dimension, from -log p in nats of an example with `dims` dimensions (H * W * C).
+
+    bits: the change of variables per dimension. For a density over `bits`-bit integers rescaled to unit width it is
+    `bits`, such as 8 for dequantized pixels divided by 256; for a probability of the integers themselves it is 0.
     """
     if dims < 1:
-        raise UserError(f"dims is {dims}: the number of values in one example is expected")
+        raise UserError(f"dims is {dims}: it must be the number of values in one example")
     return nats / (dims * math.log(2)) + bits
 
 
-def nats(bits_per_dimension: jax.Array, dims: int, bits: int = 0) -> jax.Array:
+def nats(bits_per_dimension: Number, dims: int, bits: int = 0) -> Number:
     """The inverse of `bits_per_dim`."""
     return (bits_per_dimension - bits) * (dims * math.log(2))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Likelihood(Mean):
-    """Mean negative log-likelihood from nats per example f32[B]: {nats, bits_per_dim} with standard errors."""
+    """Mean negative log-likelihood, from nats per example f32[B]: {nats, bits_per_dim} with standard errors."""
 
     dims: int
     bits: int = 0

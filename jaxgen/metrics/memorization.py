@@ -1,5 +1,5 @@
-"""Does a model repeat its training set? Distances of samples to the nearest training example, against those of real
-held-out examples: arXiv:2004.05675, section 3.
+"""Whether a model memorizes: distances from samples to the nearest training example, compared with those from held-out
+examples, arXiv:2004.05675, section 3.
 """
 
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from scipy.stats import rankdata
 
 from jaxgen.metrics.collect import Collect, Rows
 from jaxgen.metrics.inputs import check_features
-from jaxgen.metrics.neighbours import centred, nearest
+from jaxgen.metrics.neighbours import centred, nearest_rows
 
 
 def memorization(features: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-    """Of generated features [N, D], with training [M, D] and held-out [L, D] ones:
+    """{nn_ratio, copying_z, nearest} from features of samples [N, D], training [M, D] and held-out examples [L, D].
 
-    nn_ratio: median distance of a sample to its nearest training example over that of a held-out one; near 1 is
-    healthy, well below 1 is copying. copying_z: the z-score of the Mann-Whitney test on the two sets of distances, C_T
-    of the paper without its cells; below -3 the samples are closer than chance allows, above 3 they are farther.
-    nearest: i32[N], the training example each sample is closest to, to look at.
+    nn_ratio: the median distance from a sample to its nearest training example, divided by that from a held-out
+    example; near 1 without memorization, well below 1 for copies. copying_z: the z-score of the Mann-Whitney test on
+    the two sets of distances (C_T of the paper, without its cells); below -3, samples are closer than chance allows;
+    above 3, they are farther. nearest: i32[N], the nearest training example of each sample, for inspection.
     """
     train = check_features(train, what="training features")
     features = check_features(features, train.shape[1])
     test = check_features(test, train.shape[1], what="held-out features")
     base, fake, real = centred(train, features, test)
-    fake_distance, index = (np.asarray(a) for a in nearest(fake, base))
-    real_distance = np.asarray(nearest(real, base)[0])
-    # Held-out duplicates of training examples may make the median 0; a ratio to nothing says nothing.
+    fake_distance, index = (np.asarray(a) for a in nearest_rows(fake, base))
+    real_distance = np.asarray(nearest_rows(real, base)[0])
+    # If most held-out examples duplicate training examples, the median is 0 and the ratio is undefined.
     scale = float(np.sqrt(np.median(real_distance)))
     ratio = float(np.sqrt(np.median(fake_distance))) / scale if scale else float("nan")
     return {"nn_ratio": ratio, "copying_z": _mann_whitney_z(fake_distance, real_distance), "nearest": index}
 
 
 def _mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
-    """How many standard deviations the count of pairs with a > b lies above what equal distributions give."""
+    """The number of pairs with a > b, as standard deviations above its mean under equal distributions."""
     n, m = len(a), len(b)
     u = rankdata(np.concatenate([a, b]))[:n].sum() - n * (n + 1) / 2
     return float((u - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))

@@ -1,7 +1,7 @@
-"""Mode coverage: which components of a mixture of Gaussians samples reach, and how many samples are of none.
+"""Mode coverage: how many components of a Gaussian mixture the samples reach, and how many samples belong to none.
 
-The count of arXiv:1705.07761: a sample is good when it lies within three standard deviations of the nearest centre, and
-a mode counts when at least one good sample is its own.
+As in arXiv:1705.07761, a sample is good if it lies within three standard deviations of the nearest centre, and a mode
+is covered if at least one good sample is nearest to it.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from jaxgen.errors import UserError
 def mode_coverage(x: np.ndarray, centres: np.ndarray, std: float, within: float = 3.0) -> dict[str, float]:
     """Coverage of the K modes `centres` f64[K, D], each N(centre, std^2), by samples x: f32[N, D].
 
-    Returns `modes`, those with at least one good sample; `good`, the fraction of samples within `within` standard
-    deviations of their nearest centre; and `mode_kl`, KL(shares of the modes in the good samples || 1 / K) in nats,
-    0 where all are equally frequent, infinite without a good sample. Raises UserError for shapes that do not fit.
+    Returns `modes`, the number with at least one good sample; `good`, the fraction of samples within `within` standard
+    deviations of their nearest centre; and `mode_kl`, KL(shares of the modes among good samples || 1 / K) in nats: 0 if
+    all modes are equally frequent, infinite without a good sample. Raises UserError for shapes that do not fit.
     """
     x, centres = np.asarray(x, np.float64), np.asarray(centres, np.float64)
     if x.ndim != 2 or centres.ndim != 2 or x.shape[1] != centres.shape[1] or not len(x):

@@ -1,4 +1,4 @@
-"""Distances to nearest neighbours in feature space, on the device, a block of rows at a time."""
+"""Distances to nearest neighbours in feature space, computed on the device in blocks of rows."""
 
 from functools import partial
 
@@ -6,25 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 512  # rows of the distance matrix at once
+BLOCK = 512  # rows of the distance matrix held at a time
 
 
 def centred(*sets: np.ndarray) -> list[jax.Array]:
-    """Sets [N, D] less the mean of the first: |a|^2 + |b|^2 - 2 a'b loses digits when all points lie far from 0."""
+    """The sets, [N, D] each, minus the mean of the first: far from 0, |a|^2 + |b|^2 - 2 a'b would lose digits."""
     middle = sets[0].mean(axis=0, dtype=np.float64, keepdims=True)
     return [jnp.asarray((s - middle).astype(np.float32)) for s in sets]
 
 
 def _squared(row: jax.Array, base: jax.Array) -> jax.Array:
-    """Squared distances f32[N] of one row f32[D] to base f32[N, D]; a product of matrices once mapped over rows."""
+    """Squared distances f32[N] from one row f32[D] to base f32[N, D]. Mapped over rows it is a matrix product."""
     cross = jnp.dot(base, row, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(jnp.sum(base**2, axis=1) + jnp.sum(row**2) - 2 * cross, 0)
 
 
 @partial(jax.jit, static_argnums=1)
-def radii(x: jax.Array, k: int) -> jax.Array:
-    """f32[N]: squared distance of each row of f32[N, D] to its k-th nearest other row."""
-
+def squared_radii(x: jax.Array, k: int) -> jax.Array:
+    """f32[N]: the squared distance from each row of f32[N, D] to its k-th nearest other row."""
     places = jnp.arange(x.shape[0])
 
     def one(at: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -32,13 +31,13 @@ def radii(x: jax.Array, k: int) -> jax.Array:
         others = jnp.where(places == place, jnp.inf, _squared(row, x))
         return jax.lax.top_k(-others, k)[0]
 
-    # Cut after the loop: XLA's CPU back end sorts whole rows, 30 times slower, where the cut meets the top_k.
+    # Sliced after the loop: next to the top_k, XLA's CPU back end sorts whole rows instead, 30 times slower.
     return -jax.lax.map(one, (places, x), batch_size=BLOCK)[:, -1]
 
 
 @jax.jit
-def nearest(queries: jax.Array, base: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Squared distance f32[Q] of each query to its nearest row of the base, and that row's index i32[Q]."""
+def nearest_rows(queries: jax.Array, base: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The squared distance f32[Q] from each query to the nearest row of the base, and that row's index i32[Q]."""
 
     def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
         distance = _squared(row, base)
@@ -48,10 +47,10 @@ def nearest(queries: jax.Array, base: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
-def balls_around(queries: jax.Array, centres: jax.Array, radius: jax.Array) -> jax.Array:
-    """i32[Q]: in how many of the balls about centres f32[N, D], of squared radius f32[N], each query lies."""
+def count_balls(queries: jax.Array, centres: jax.Array, squared_radius: jax.Array) -> jax.Array:
+    """i32[Q]: the number of balls that contain each query. centres: f32[N, D], squared_radius: f32[N]."""
 
     def one(row: jax.Array) -> jax.Array:
-        return jnp.sum(_squared(row, centres) <= radius, dtype=jnp.int32)
+        return jnp.sum(_squared(row, centres) <= squared_radius, dtype=jnp.int32)
 
     return jax.lax.map(one, queries, batch_size=BLOCK)

@@ -1,10 +1,11 @@
-"""Perceptual path length, section 4.1 of arXiv:1812.04948: how fast a picture changes along a path between latents.
+"""Perceptual path length, section 4.1 of arXiv:1812.04948: how fast an image changes along a path between latents.
 
     l = E[ d(G(p(t)), G(p(t + eps))) / eps^2 ],  p(t) = lerp(w_1, w_2; t) in W or slerp(z_1, z_2; t) in Z   (eq. 2, 3)
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,15 @@ import numpy as np
 
 from jaxgen.metrics.collect import Collect, Rows
 
-WAYS = {
+INTERPOLATIONS = {
     "w": "lerp in w",
     "z": "slerp in z, lengths from end to end linear",
     "z_unit": "slerp in z, unit vectors times sqrt(D)",
 }
-"""Paths between latents, by what a metric's name ends in, as provenance tells them."""
+"""Descriptions of the interpolations between latents, as stored with results, by the suffix of the metric's name."""
 
 Interpolate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""From the ends a and b, f32[B, ...], and t: f32[B] to the points of the paths at t."""
 
 
 def lerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
@@ -27,16 +29,18 @@ def lerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     return a + t.reshape(-1, *[1] * (a.ndim - 1)) * (b - a)
 
 
-def spherical(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
-    """From a to b, f32[B, D], along the great circle of radius sqrt(D) between their directions: f32[B, D]. StyleGAN's
-    slerp of unit vectors, at the length that its input normalization gives them."""
+def slerp_unit(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
+    """StyleGAN's slerp between the directions of a and b, f32[B, D], on the sphere of radius sqrt(D): f32[B, D].
+
+    sqrt(D) is the length to which StyleGAN's input normalization scales latents.
+    """
     radius = a.shape[1] ** 0.5
     a, b = (radius * v / jnp.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
     return slerp(a, b, t)
 
 
 def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
-    """From a to b, f32[B, D], along the great circle between their directions, length going linearly: f32[B, D]."""
+    """Spherical interpolation between the directions of a and b, f32[B, D], with linear length: f32[B, D]."""
     t = t[:, None]
     size_a, size_b = (jnp.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
     a, b = a / size_a, b / size_b
@@ -47,27 +51,34 @@ def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     return (size_a + t * (size_b - size_a)) * (jnp.cos(angle) * a + jnp.sin(angle) * across)
 
 
+class LatentPath(NamedTuple):
+    """Paths between the latents a and b, [B, ...] each."""
+
+    a: jax.Array
+    b: jax.Array
+    interpolate: Interpolate = lerp
+
+
 def path_lengths(
     generate: Callable[[jax.Array], jax.Array],
     distance: Callable[[jax.Array, jax.Array], jax.Array],
-    a: jax.Array,
-    b: jax.Array,
+    path: LatentPath,
     t: jax.Array,
     eps: float = 1e-4,
-    interpolate: Interpolate = lerp,
 ) -> jax.Array:
-    """The path's squared speed at t for each pair of latents: f32[B].
+    """The squared speed of the image at t along each path: f32[B].
 
-    generate: latents [B, ...] to images, the same noise at both ends. distance: two batches of images to f32[B], which
-    must not round them to bytes. t: f32[B], uniform in [0, 1) for the whole path, 0 for its end points.
+    generate: from latents [2 B, ...] to images, with the same noise in both halves. distance: from two batches of
+    images to f32[B], without rounding the images. t: f32[B], uniform in [0, 1) for the whole path, 0 for its start.
     """
+    a, b, interpolate = path
     both = jnp.concatenate([interpolate(a, b, t), interpolate(a, b, t + eps)])
     return distance(*jnp.split(generate(both), 2)) / eps**2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PPL(Collect):
-    """Mean of path lengths without their lowest and highest percent, as the paper's code has it."""
+    """The mean of the path lengths without the lowest and the highest `trim` percent, as in the paper's code."""
 
     trim: float = 1.0
 

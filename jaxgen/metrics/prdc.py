@@ -1,6 +1,6 @@
 """Improved precision and recall, arXiv:1904.06991, and density and coverage, arXiv:2002.09797.
 
-A set's manifold is the union of balls about its points, each reaching to the point's k-th nearest neighbour.
+The manifold of a set is the union of balls about its points, each as large as the distance to the k-th neighbour.
 """
 
 from dataclasses import dataclass
@@ -11,29 +11,30 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.metrics.collect import Collect, Rows
 from jaxgen.metrics.inputs import check_features
-from jaxgen.metrics.neighbours import balls_around, centred, nearest, radii
+from jaxgen.metrics.neighbours import centred, count_balls, nearest_rows, squared_radii
 
 
 def prdc(features: np.ndarray, reference: np.ndarray, k: int = 3) -> dict[str, float]:
     """{precision, recall, density, coverage} of generated features [N, D] against real ones [M, D].
 
-    precision, eq. 2 of arXiv:1904.06991: generated points inside the real manifold; recall: the other way round;
-    density, section 3 of arXiv:2002.09797: real balls about a generated point, over k (may exceed 1); coverage: real
-    balls with a generated point inside. The papers use k = 3 for the first pair, 5 for the second. A point on
-    the border of a ball is inside. Raises UserError for k or fewer points in a set.
+    precision, eq. 2 of arXiv:1904.06991: the fraction of generated points inside the real manifold. recall: the
+    fraction of real points inside the generated manifold. density, section 3 of arXiv:2002.09797: the mean number of
+    real balls around a generated point, divided by k (may exceed 1). coverage: the fraction of real balls that contain
+    a generated point. The papers use k = 3 for the first two and k = 5 for the others. A point on the border of a ball
+    is inside. Raises UserError for k or fewer points in a set.
     """
     features = check_features(features)
     reference = check_features(reference, features.shape[1], what="reference features")
     if not 1 <= k < min(len(features), len(reference)):
         raise UserError(f"k is {k} for {len(features)} and {len(reference)} samples: choose 1 or more, below both")
     real, fake = centred(reference, features)
-    real_radius, fake_radius = radii(real, k), radii(fake, k)
-    inside = balls_around(fake, real, real_radius)
+    real_radius, fake_radius = squared_radii(real, k), squared_radii(fake, k)
+    inside = count_balls(fake, real, real_radius)
     return {
         "precision": float(jnp.mean(inside > 0)),
-        "recall": float(jnp.mean(balls_around(real, fake, fake_radius) > 0)),
+        "recall": float(jnp.mean(count_balls(real, fake, fake_radius) > 0)),
         "density": float(jnp.mean(inside) / k),
-        "coverage": float(jnp.mean(nearest(real, fake)[0] <= real_radius)),
+        "coverage": float(jnp.mean(nearest_rows(real, fake)[0] <= real_radius)),
     }
 
 

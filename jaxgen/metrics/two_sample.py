@@ -1,4 +1,4 @@
-"""Can a nearest-neighbour classifier tell two sets of samples apart?"""
+"""The nearest-neighbour two-sample score: can a classifier tell two sets of samples apart?"""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from jaxgen.errors import UserError
 
 
 def knn_two_sample(a: np.ndarray, b: np.ndarray, k: int = 5) -> float:
-    """Leave-one-out accuracy of a k-nearest-neighbour classifier between two sets, in [0, 1]: 1/2 when they are alike.
+    """Leave-one-out accuracy in [0, 1] of a k-nearest-neighbour classifier between two sets.
 
-    a, b: [N, ...] of any dtype, compared by Euclidean distance over all their axes. Sets of equal size, odd k, or a
-    majority that cannot tie. Near 1 the sets differ; well below 1/2, one copies the other. arXiv:1610.06545,
-    section 3. Raises UserError for sets of unequal size or shape, or an even k.
+    It is 1/2 for sets of one distribution and near 1 for sets that differ; well below 1/2, one set copies the other.
+    a, b: [N, ...] of any dtype, compared by Euclidean distance over all axes but the first. Raises UserError for sets
+    of unequal shape or at most k samples, or an even k, whose votes could tie. Section 3 of arXiv:1610.06545.
     """
     from sklearn.neighbors import NearestNeighbors
 

@@ -18,7 +18,7 @@ from jaxgen.core.gradients import Seen, in_turns
 from jaxgen.core.keys import fold_each, normal_each, one_key, split_each
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.metrics.ppl import Interpolate, slerp, spherical
+from jaxgen.metrics.ppl import Interpolate, slerp, slerp_unit
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
 from jaxgen.nets.apply import apply, apply_mutable
@@ -64,7 +64,7 @@ class GAN(ClassConditionalModel, AdversarialModel):
     """Steps over which that noise fades linearly to zero."""
 
     latent_ways: ClassVar[tuple[str, ...]] = ("z", "z_unit")
-    """The `metrics.ppl.WAYS` that interpolate between this model's latents."""
+    """The `metrics.ppl.INTERPOLATIONS` that interpolate between this model's latents."""
 
     def __post_init__(self):
         for name in ("n_critic", "penalty_every"):
@@ -241,7 +241,7 @@ class GAN(ClassConditionalModel, AdversarialModel):
         y = self._one_hot(cond)
         twice = None if y is None else jnp.concatenate([y, y])
         first, second = (normal_each(fold_each(keys, end), (self.latent,)) for end in PATH_ENDS)
-        return lambda z: self.decode(state, z, twice), first, second, spherical if way == "z_unit" else slerp
+        return lambda z: self.decode(state, z, twice), first, second, slerp_unit if way == "z_unit" else slerp
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """For images only: walks between latents and, of a conditional GAN, a grid with one latent in each row and one

@@ -19,7 +19,7 @@ from jaxgen.core.keys import fold_each, sample_keys, uniform_each
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics import lpips
-from jaxgen.metrics.ppl import PPL, WAYS, path_lengths
+from jaxgen.metrics.ppl import INTERPOLATIONS, PPL, LatentPath, path_lengths
 from jaxgen.runs.restore import Trained
 
 EPS = 1e-4
@@ -48,7 +48,7 @@ def by_lpips(metric: lpips.LPIPS) -> Distance:
 
     def apply(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
         x, y = (jnp.broadcast_to(2 * image - 1, (*image.shape[:3], 3)) for image in (x, y))
-        return lpips.distance(network, *params, x, y)
+        return lpips.distance(network, params[0], params[1], x, y)
 
     return Distance("", apply, metric.params, {"distance": metric.name, **metric.provenance})
 
@@ -64,12 +64,14 @@ def by_features(name: str, classify: Callable[[PyTree, jax.Array], jax.Array], p
     return Distance(name, apply, params, facts)
 
 
-def check_model(model: Any, codec: Any) -> None:
-    """Raises UserError unless the model has latents to walk between and its images are pixels."""
+def check_model(model: Any, codec: Any) -> tuple[WalksLatents, Pixels]:
+    """The two, known to be so. Raises UserError unless the model has latents to walk between and its images are
+    pixels."""
     if not isinstance(model, WalksLatents):
         raise UserError(f"{type(model).__name__} has no path between latents: ppl is of GANs; leave it out")
     if not isinstance(codec, Pixels):
         raise UserError(f"{type(codec).__name__} images cannot be had unrounded: ppl needs the codec Pixels")
+    return model, codec
 
 
 def _lengths(model: WalksLatents, codec: Pixels, apply: Callable, way: str) -> Callable[..., jax.Array]:
@@ -83,7 +85,7 @@ def _lengths(model: WalksLatents, codec: Pixels, apply: Callable, way: str) -> C
         def images(latents: jax.Array) -> jax.Array:
             return (generate(latents) - codec.low) / (codec.high - codec.low)
 
-        return path_lengths(images, partial(apply, params), a, b, t, EPS, interpolate)
+        return path_lengths(images, partial(apply, params), LatentPath(a, b, interpolate), t, EPS)
 
     return program
 
@@ -102,11 +104,10 @@ def ppl(trained: Trained, distance: Distance, way: str, paths: Paths, cond: PyTr
     way: one of the model's `latent_ways`. cond: conditions of `paths.num` paths or None. Raises UserError as
     `check_model`.
     """
-    model, num = trained.model, paths.num
-    check_model(model, trained.codec)
+    (model, codec), num = check_model(trained.model, trained.codec), paths.num
     metric = PPL(capacity=num)
     kept = metric.init()
-    program = _lengths(model, trained.codec, distance.apply, way)
+    program = _lengths(model, codec, distance.apply, way)
     for first in range(0, num, paths.batch):
         rows = np.arange(first, first + paths.batch)
         some = jax.tree.map(lambda c, rows=rows: np.take(c, rows, axis=0, mode="wrap"), cond)
@@ -114,5 +115,5 @@ def ppl(trained: Trained, distance: Distance, way: str, paths: Paths, cond: PyTr
         kept = metric.update(kept, program(distance.params, trained.state, keys, some), jnp.asarray(rows < num))
     # The first way of a model has the plain name.
     name = distance.metric if way == model.latent_ways[0] else f"{distance.metric}_{way}"
-    settings = {"eps": EPS, "trim": metric.trim, "path": WAYS[way]}
+    settings = {"eps": EPS, "trim": metric.trim, "path": INTERPOLATIONS[way]}
     return {"metric": name, "values": {name: metric.compute(kept)["ppl"]}, "settings": settings}

@@ -1,4 +1,4 @@
-"""What metrics accept, resizing, pools, and distances between pictures."""
+"""Image metrics: which inputs are accepted, layers of their networks, and distances between images."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from jaxgen.metrics.features import Features
 from jaxgen.metrics.image import PSNR, SSIM, psnr, ssim
 from jaxgen.metrics.inputs import check_images, check_pair
 from jaxgen.metrics.lpips import LPIPS, MeanLPIPS, distance
-from jaxgen.metrics.ppl import PPL, lerp, path_lengths, slerp, spherical
+from jaxgen.metrics.ppl import PPL, LatentPath, lerp, path_lengths, slerp, slerp_unit
 from jaxgen.nets import frozen
 from jaxgen.ops.conv import DIMS
 from jaxgen.ops.resize import clean_bicubic
@@ -38,10 +38,10 @@ BAD = {
     r"int32 in \[0, 255\]": np.linspace(0, 255, 2 * 64 * 3).astype(np.int32).reshape(2, 8, 8, 3),
     r"lie in \[0, 1\] though they are uint8": (GOOD > 127).astype(np.uint8),
     r"\[B, H, W, C\] is expected": GOOD[0],
-    "4 channels last.*grey or RGB": np.zeros((2, 8, 8, 4), np.uint8),
+    "with 4 channels.*grey or RGB": np.zeros((2, 8, 8, 4), np.uint8),
     "move axis 1 to the end": np.zeros((2, 3, 8, 8), np.uint8),
     "8 x 8 or more": GOOD[:, :7],
-    "one image at least": GOOD[:0],
+    "at least one image": GOOD[:0],
 }
 
 
@@ -59,7 +59,7 @@ def test_good_images():
 
 
 def test_metrics_check_first():
-    """Before weights are touched: these have none."""
+    """Before weights are used: here there are none."""
     inception = Features(Weights("inception", {}, "", "", "", False))
     heads = Weights("lpips_alex", {}, "", "", "", False)
     lpips = LPIPS(Weights("alexnet", {}, "", "", "", False), heads)
@@ -86,7 +86,7 @@ def test_metrics_check_first():
 
 @pytest.mark.parametrize("height, width", [(28, 28), (40, 33), (400, 350)])
 def test_clean_resize_is_pillows(height, width):
-    """Enlarged, shrunk by a little, and both."""
+    """Upsampled, slightly downsampled, and both."""
     x = rng.uniform(0, 255, (1, height, width, 2)).astype(np.float32)
     side = 299
     channels = [Image.fromarray(x[0, :, :, i]).resize((side, side), Image.Resampling.BICUBIC) for i in range(2)]
@@ -94,7 +94,7 @@ def test_clean_resize_is_pillows(height, width):
 
 
 def windows(x, size, stride, pad, reduce):
-    """A loop over windows of x[H, W], padded with NaN, which `reduce` leaves out."""
+    """A loop over the windows of x[H, W], padded with NaN, which `reduce` ignores."""
     x = np.pad(x, pad, constant_values=np.nan)
     out = [(n - size) // stride + 1 for n in x.shape]
     at = partial(np.multiply, stride)
@@ -128,7 +128,7 @@ class Layer(nn.Module):
      ((11, 11), 4, 2, (2, 2)), ((1, 1), 1, None, (0, 0))],
 )  # fmt: skip
 def test_convolutions(size, stride, pad, pads):
-    """Those computed in another way than asked for, too."""
+    """Including those that are computed by an equivalent convolution."""
     x = jnp.asarray(rng.normal(size=(2, 14, 13, 3)).astype(np.float32))
     kernel, bias = (jnp.asarray(rng.normal(size=s).astype(np.float32)) for s in ((*size, 3, 4), (4,)))
     found = Layer(size, stride, pad).apply({"params": {"layer": {"kernel": kernel, "bias": bias}}}, x)
@@ -154,7 +154,7 @@ class Trunk(nn.Module):
 
 @pytest.mark.parametrize("bias", [-100.0, 1.0])
 def test_lpips_has_gradients_where_features_vanish(bias):
-    """A plain root gives NaN at 0, where all units of a pixel are off."""
+    """A plain root gives NaN at 0, where all features of a pixel are 0."""
     params = {"layer": {"kernel": jnp.ones((3, 3, 3, 2)), "bias": jnp.array([bias, 2 * bias])}}
     x, y = jnp.zeros((1, 5, 5, 3)), jnp.ones((1, 5, 5, 3))
     grad = jax.grad(lambda x: jnp.sum(distance(Trunk(), params, {"lin0": jnp.ones(2)}, x, y)))(x)
@@ -163,7 +163,7 @@ def test_lpips_has_gradients_where_features_vanish(bias):
 
 
 def test_means_over_pairs(lpips):
-    """Of each metric, the last batch padded; identical pictures score 0, infinity and 1."""
+    """For each metric, with a padded last batch; equal images score 0, infinity and 1."""
     x, y = pictures(3, 32), pictures(3, 32)
     mask = np.array([True, True, False])
     for metric, single in (
@@ -180,37 +180,37 @@ def test_means_over_pairs(lpips):
 
 
 def test_path_length_of_a_linear_generator():
-    """d = |x - y|^2 and G(w) = A w: the length is |A (b - a)|^2 everywhere."""
+    """With d = |x - y|^2 and G(w) = A w, the length is |A (b - a)|^2 everywhere."""
     a, b, matrix = (jnp.asarray(rng.normal(size=s).astype(np.float32)) for s in ((6, 4), (6, 4), (5, 4)))
     t = jnp.linspace(0, 0.9, 6)
 
     def apart(x, y):
         return jnp.sum((x - y) ** 2, axis=1)
 
-    found = path_lengths(lambda w: w @ matrix.T, apart, a, b, t, eps=1e-2)
+    found = path_lengths(lambda w: w @ matrix.T, apart, LatentPath(a, b, lerp), t, eps=1e-2)
     np.testing.assert_allclose(found, np.sum(((b - a) @ matrix.T) ** 2, axis=1), rtol=1e-3)
     # On the unit sphere the speed is the angle between the ends.
     a, b = (v / jnp.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
-    found = path_lengths(lambda z: z, apart, a, b, t, eps=1e-2, interpolate=slerp)
+    found = path_lengths(lambda z: z, apart, LatentPath(a, b, slerp), t, eps=1e-2)
     np.testing.assert_allclose(found, np.arccos(np.sum(a * b, axis=1)) ** 2, rtol=1e-3)
 
 
 def test_interpolation_meets_its_ends():
     a, b = (jnp.asarray(rng.normal(size=(3, 4)).astype(np.float32)) for _ in range(2))
-    for way in (lerp, slerp):
-        np.testing.assert_allclose(way(a, b, jnp.zeros(3)), a, atol=1e-6)
-        np.testing.assert_allclose(way(a, b, jnp.ones(3)), b, atol=1e-6)
+    for interpolate in (lerp, slerp):
+        np.testing.assert_allclose(interpolate(a, b, jnp.zeros(3)), a, atol=1e-6)
+        np.testing.assert_allclose(interpolate(a, b, jnp.ones(3)), b, atol=1e-6)
     np.testing.assert_allclose(slerp(a, 2 * a, jnp.full(3, 0.5)), 1.5 * a, rtol=1e-3)
 
 
-def test_the_spherical_path_is_stylegans_slerp_of_unit_vectors():
-    """The formula of two rotations in the plane of both ends, in float64, times sqrt(D)."""
+def test_slerp_unit_is_stylegans_slerp_of_unit_vectors():
+    """The textbook formula in float64, times sqrt(D)."""
     a, b = rng.normal(size=(2, 5, 8))
     t = np.linspace(0, 1, 5)
     u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     angle = np.arccos(np.sum(u * v, axis=1))
     expected = (np.sin((1 - t) * angle)[:, None] * u + np.sin(t * angle)[:, None] * v) / np.sin(angle)[:, None]
-    got = spherical(*(jnp.asarray(x, jnp.float32) for x in (a, b, t)))
+    got = slerp_unit(*(jnp.asarray(x, jnp.float32) for x in (a, b, t)))
     np.testing.assert_allclose(got, np.sqrt(8) * expected, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 
 from jaxgen.errors import UserError
 from jaxgen.metrics.collect import Collect, Mean
-from jaxgen.metrics.fid import FID, Gaussian, IntraFID, Moments, frechet_distance, labelled, merge
+from jaxgen.metrics.fid import FID, Gaussian, IntraFID, Moments, frechet_distance, merge_moments, with_labels
 from jaxgen.metrics.inception_score import InceptionScore, inception_score
 from jaxgen.metrics.inputs import SingularCovariance
 from jaxgen.metrics.kid import KID, kid
@@ -36,7 +36,7 @@ def mesh(count: int) -> NamedSharding:
 
 
 def accumulate(metric, rows: np.ndarray, parts: int, devices: int = 1, wrap=lambda rows: rows):
-    """What the metric computes of rows in `parts` batches, padded to one size with rows that must leave no trace."""
+    """The metric of the rows in `parts` batches, padded to one size with rows that must be ignored."""
     size = -(-len(rows) // parts)
     size = -(-size // devices) * devices
     state = metric.init()
@@ -54,7 +54,7 @@ def accumulate(metric, rows: np.ndarray, parts: int, devices: int = 1, wrap=lamb
 
 
 def test_two_gaussians():
-    """The closed form, with the matrix root of the general algorithm: for one set of moments and for samples."""
+    """Against the closed form with a general matrix square root, for given moments and for samples."""
     rng = np.random.default_rng(0)
     mean, factors = rng.normal(size=(2, DIM)), rng.normal(size=(2, DIM, DIM))
     cov = factors @ factors.transpose(0, 2, 1)
@@ -69,7 +69,7 @@ def test_two_gaussians():
 
 
 def test_commuting_covariances():
-    """Diagonal ones: sum (m - n)^2 + (s - t)^2."""
+    """For diagonal covariances the distance is the sum of (m - n)^2 + (s - t)^2."""
     s, t = np.array([3.0, 0.0, 0.5]), np.array([1.0, 2.0, 0.0])
     a, b = Gaussian(9, np.zeros(3), np.diag(s**2)), Gaussian(9, np.ones(3), np.diag(t**2))
     assert frechet_distance(a, b) == pytest.approx(3 + np.sum((s - t) ** 2), rel=1e-12)
@@ -83,7 +83,7 @@ def test_identical_sets():
 
 
 def test_singular_covariances():
-    """Fewer samples than dimensions: warned, and still exact, for identical sets and by the rank's own closed form."""
+    """Fewer samples than dimensions give a warning and an exact distance: for equal sets, and by the closed form."""
     x, y = features(20, 0, dim=50), features(20, 1, dim=50)
     with pytest.warns(SingularCovariance, match="20 samples are too few for 50"):
         a = Gaussian.of(x)
@@ -101,7 +101,7 @@ def test_merged_moments():
     x = features(100, 0)
     moments = Moments(dim=DIM)
     parts = [moments.update(moments.init(), part) for part in (x[:30], x[30:])]
-    for whole in (moments.compute(merge(*parts)), Gaussian.of(x)):
+    for whole in (moments.compute(merge_moments(*parts)), Gaussian.of(x)):
         np.testing.assert_allclose(whole.cov, np.cov(x.astype(np.float64).T), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(whole.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
 
@@ -110,12 +110,12 @@ def test_intra_fid():
     x, y = features(60, 0, dim=4), features(60, 1, dim=4, shift=1.0)
     labels, reference_labels = np.arange(60) % 3, np.arange(60) // 20
     metric = IntraFID(capacity=60, dim=5, reference=y, labels=reference_labels)
-    found = metric.compute(metric.update(metric.init(), labelled(jnp.asarray(x), jnp.asarray(labels))))
+    found = metric.compute(metric.update(metric.init(), with_labels(jnp.asarray(x), jnp.asarray(labels))))
     expected = [frechet_distance(Gaussian.of(x[c::3]), Gaussian.of(y[20 * c : 20 * c + 20])) for c in range(3)]
     assert list(found["per_class"].values()) == pytest.approx(expected)
     assert found["intra_fid"] == pytest.approx(np.mean(expected))
     with pytest.raises(UserError, match="class 0 has fewer than two"):
-        metric.compute(metric.update(metric.init(), labelled(jnp.asarray(x), jnp.asarray(labels + 1))))
+        metric.compute(metric.update(metric.init(), with_labels(jnp.asarray(x), jnp.asarray(labels + 1))))
 
 
 # --- every accumulator --------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_collect_refuses():
         metric.update(metric.init(), jnp.ones((2, 3)))
     with pytest.raises(UserError, match=r"bool\[2\] is expected"):
         metric.update(metric.init(), jnp.ones((2, 2)), jnp.ones(2))
-    with pytest.raises(UserError, match="4 rows were collected, 1 to 3"):
+    with pytest.raises(UserError, match="4 rows were collected, but 1 to 3"):
         metric.compute(metric.update(metric.init(), jnp.ones((4, 2))))
 
 
@@ -176,7 +176,7 @@ def test_collect_refuses():
 
 
 def test_kid_is_unbiased():
-    """Against the double sum, and around 0 for two sets of one distribution."""
+    """It equals the double sum, and is near 0 for two sets of one distribution."""
     x, y = features(12, 0, 3).astype(np.float64), features(12, 1, 3).astype(np.float64)
 
     def k(a, b):
@@ -232,7 +232,7 @@ def test_memorization_tells_copies():
 
 
 def test_likelihood_units():
-    """A uniform density over 256 levels is 8 bits a dimension, however it is scaled."""
+    """A uniform density over 256 levels is 8 bits per dimension, however it is scaled."""
     dims = 12
     assert bits_per_dim(dims * np.log(256), dims) == pytest.approx(8)
     assert bits_per_dim(0.0, dims, bits=8) == pytest.approx(8)
@@ -256,9 +256,9 @@ def test_bad_features():
         inception_score(x, splits=30)
     with pytest.raises(UserError, match="not finite"):
         Gaussian.of(np.where(x == x[0, 0], np.nan, x))
-    with pytest.raises(UserError, match="two at least"):
+    with pytest.raises(UserError, match="at least two"):
         Gaussian.of(x[:1])
-    with pytest.raises(UserError, match="one network for both"):
+    with pytest.raises(UserError, match="same network for both"):
         frechet_distance(Gaussian.of(x), Gaussian.of(y[:, :3]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
