@@ -1,7 +1,7 @@
-"""Autoencoder with a density fitted to its latents afterwards, for sampling: the RAE of arXiv:1903.12436.
+"""Autoencoder that samples from a density fitted to its latents afterwards: the RAE of arXiv:1903.12436.
 
-x data, z = encoder(x), loss |x - decoder(z)|^2 + latent_penalty |z|^2 / 2 per example (eq. 11 there, with weight
-decay in the optimizer as the decoder's regularizer). Samples decode draws from a Gaussian mixture of the latents.
+x data, z = encoder(x). The loss of an example is |x - decoder(z)|^2 + latent_penalty |z|^2 / 2 (eq. 11 there; weight
+decay in the optimizer regularizes the decoder). A sample is a decoded draw from a Gaussian mixture fitted to latents.
 """
 
 import math
@@ -16,6 +16,7 @@ from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
+from jaxgen.nets.apply import apply
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import Mixture, fit_mixture
 
@@ -31,11 +32,11 @@ class Autoencoder(LossModel):
     shape: tuple[int, ...] = (28, 28, 1)
     latent: int = 16
     latent_penalty: float = 1e-3
-    """Keeps the latents in a region that a density can cover."""
+    """Weight of |z|^2 / 2, which keeps the latents in a region that the mixture can cover."""
     components: int = 10
-    """Components of the mixture that samples are drawn from."""
+    """Components of the Gaussian mixture."""
     memory: int = 4096
-    """Latents of the most recent examples kept for the mixture."""
+    """How many of the most recent training latents the mixture is fitted to."""
 
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
@@ -44,11 +45,11 @@ class Autoencoder(LossModel):
 
     def encode(self, params: PyTree, x: jax.Array) -> jax.Array:
         """z: f32[B, latent]."""
-        return self.encoder.apply({"params": params["encoder"]}, x, (self.latent,))
+        return apply(self.encoder, {"params": params["encoder"]}, x, (self.latent,))
 
     def decode(self, params: PyTree, z: jax.Array) -> jax.Array:
         """x: f32[B, *shape]."""
-        return self.decoder.apply({"params": params["decoder"]}, z, self.shape)
+        return apply(self.decoder, {"params": params["decoder"]}, z, self.shape)
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         key_encoder, key_decoder = jax.random.split(key)
@@ -59,11 +60,11 @@ class Autoencoder(LossModel):
         }
 
     def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        # NaN marks a place not yet written.
+        # NaN marks a row not yet written.
         return {"latents": jnp.full((self.memory, self.latent), jnp.nan)}
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """Its rows are the latents."""
+        """The loss; `Seen.rows` are the latents."""
         z = self.encode(params, batch["x"])
         error = jnp.mean(_squared_error(batch["x"], self.decode(params, z)))
         size = jnp.mean(jnp.sum(z**2, axis=-1))
@@ -71,16 +72,16 @@ class Autoencoder(LossModel):
         return error + 0.5 * self.latent_penalty * size, Seen(metrics, rows=z)
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        """The usual step, and the batch's latents into the ring of the most recent ones."""
+        """One step of the optimizer; the latents of the batch enter the ring of recent ones."""
         new, seen = self._step(state, key, batch)
         z = seen.rows[: self.memory]
         place = (state.step * len(z) + jnp.arange(len(z))) % self.memory
         return new.replace(extra={"latents": state.extra["latents"].at[place].set(z)}), seen.metrics
 
     def density(self, state: TrainState) -> Mixture:
-        """The mixture of the latents seen last, by expectation maximisation: a function of the state alone."""
+        """The mixture fitted to the recent latents by expectation maximisation; it depends on the state alone."""
         latents = state.extra["latents"]
-        # Unwritten places repeat written ones, so that shapes stay fixed while the ring fills; before any, N(0, 1).
+        # Unwritten rows repeat written ones, so that the shape is fixed while the ring fills. An empty ring is N(0, 1).
         count = jnp.sum(~jnp.isnan(latents[:, 0]))
         filled = latents[jnp.arange(self.memory) % jnp.maximum(count, 1)]
         start = jax.random.normal(jax.random.key(0), latents.shape)
@@ -91,13 +92,13 @@ class Autoencoder(LossModel):
         return self.decode(state.sampling_params, self.density(state).sample(keys))
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """`mse`, f32[B], per element in model space."""
+        """`mse`, f32[B]: mean squared error per element in model space."""
         params = state.sampling_params
         rebuilt = self.decode(params, self.encode(params, batch["x"]))
         return {"mse": _squared_error(batch["x"], rebuilt) / math.prod(self.shape)}
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Reconstructions under their originals, interpolations between pairs."""
+        """Reconstructions below their originals, interpolations between pairs."""
         params, x = state.sampling_params, batch["x"][:20]
         z = self.encode(params, x)
         pairs = min(6, len(x) // 2)
@@ -111,5 +112,5 @@ class Autoencoder(LossModel):
 
 
 def _squared_error(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Summed over all axes but the first: f32[B]."""
+    """|x - y|^2 of each example, f32[B]."""
     return jnp.sum((x - y) ** 2, axis=tuple(range(1, x.ndim)))

@@ -1,8 +1,8 @@
 """Denoising diffusion in discrete time: DDPM (arXiv:2006.11239) and improved DDPM (arXiv:2102.09672).
 
-Loss: simple, E |eps - eps_theta(x_t, t)|^2 (eq. 14 of the first), of whatever the network answers, with min-SNR weights
-(arXiv:2303.09556) on request; hybrid, L_simple + lambda L_vlb (eq. 16 of the second), which learns the variance of the
-reverse step; or the variational bound L_vlb alone. T: the schedule's steps.
+The loss is one of three. simple: E |eps - eps_theta(x_t, t)|^2 (eq. 14 of the first), or the squared error of another
+prediction, with min-SNR weights (arXiv:2303.09556) on request. hybrid: L_simple + lambda L_vlb (eq. 16 of the second),
+which also learns the variance of the reverse step. vlb: the variational bound alone. T: the schedule's steps.
 """
 
 import math
@@ -30,13 +30,13 @@ class DDPM(Diffusion):
     schedule: Discrete = Linear()
     sampler: Sampler = Ancestral()
     objective: Literal["simple", "hybrid", "vlb"] = "simple"
-    """hybrid and vlb learn the variance: the network gives twice the channels."""
+    """hybrid and vlb learn the variance: the network outputs twice the channels."""
     vlb_weight: float = 1e-3
-    """lambda of the hybrid loss, L_vlb in bits a dimension."""
+    """lambda of the hybrid loss, with L_vlb in bits per dimension."""
     min_snr: float = 0.0
-    """gamma of arXiv:2303.09556: x_0's error is weighted by min(snr, gamma); 0 weighs all answers alike."""
+    """gamma of arXiv:2303.09556: the error of x_0 is weighted by min(snr, gamma); 0 leaves the error unweighted."""
     importance: bool = False
-    """Times drawn as often as their loss is large, from its last `HISTORY` values: eq. 18 of arXiv:2102.09672."""
+    """Draw times in proportion to the root mean square of their last `HISTORY` losses: eq. 18 of arXiv:2102.09672."""
 
     HISTORY = 10
 
@@ -61,8 +61,8 @@ class DDPM(Diffusion):
         return {"history": jnp.zeros((steps, self.HISTORY)), "seen": jnp.zeros(steps, jnp.int32)}
 
     def time_probabilities(self, extra: dict[str, PyTree]) -> jax.Array:
-        """p_t proportional to sqrt(E L_t^2), f32[T]; even until each time was seen `HISTORY` times."""
-        # A thousandth is spread evenly, so that no weight 1 / p_t grows without bound.
+        """p_t proportional to sqrt(E L_t^2), f32[T]; uniform until each time has been drawn `HISTORY` times."""
+        # A uniform share of a thousandth bounds the weights 1 / p_t.
         p = jnp.sqrt(jnp.mean(extra["history"] ** 2, axis=1)) + 1e-12
         p = 0.999 * p / jnp.sum(p) + 0.001 / len(p)
         return jnp.where(jnp.all(extra["seen"] >= self.HISTORY), p, 1 / len(p))
@@ -77,7 +77,7 @@ class DDPM(Diffusion):
     def times_to_evaluate(self):
         return np.round(np.linspace(0, self.schedule.num_steps - 1, self.evaluate_times)).astype(int)
 
-    # --- the answer and its error ---
+    # --- the prediction and its error ---
 
     def weight(self, alpha, sigma):
         if not self.min_snr:
@@ -101,12 +101,12 @@ class DDPM(Diffusion):
             return self._vlb(x0, x, t, denoised)
         answer = jnp.split(answer, 2, axis=-1)[0]
         simple = mean_each(self.weight(alpha, sigma) * (self.target(x0, eps, alpha, sigma) - answer) ** 2)
-        # L_vlb is to teach the variance alone.
+        # L_vlb must train the variance alone.
         fixed_mean = denoised._replace(x0=jax.lax.stop_gradient(denoised.x0))
         return simple + self.vlb_weight * self._vlb(x0, x, t, fixed_mean)
 
     def _vlb(self, x0: jax.Array, x: jax.Array, t: jax.Array, denoised: Denoised) -> jax.Array:
-        """T times the term of time t, whose mean over t is the bound without its prior: f32[B] in bits a dimension."""
+        """T times the bound's term at t, f32[B] in bits per dimension: its mean over t is the bound minus the prior."""
         grid = self.schedule.grid(0)
         a, b, _ = ops.posterior(grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:])
         # The grid runs from noise to data, t the other way.
@@ -119,7 +119,7 @@ class DDPM(Diffusion):
     # --- the history of the loss ---
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """With importance, its rows are the times and the errors at them."""
+        """The loss; with `importance`, `Seen.rows` are the times and the errors at them."""
         if not self.importance:
             return super().seen(params, state, keys, batch)
         t, importance, errors = self.times_and_errors(params, state, keys, batch)
@@ -131,7 +131,7 @@ class DDPM(Diffusion):
             return state, seen.metrics
         metrics, (t, errors) = seen.metrics, seen.rows
         history, times_seen = state.extra["history"], state.extra["seen"]
-        # Example i is the rank[i]-th of its time in this batch; each takes the place of the oldest value.
+        # Example i is the rank[i]-th with its time in this batch. Each error replaces the oldest of its time.
         rank = jnp.sum((t[:, None] == t[None]) & (jnp.arange(len(t))[:, None] > jnp.arange(len(t))[None]), axis=1)
         history = history.at[t, (times_seen[t] + rank) % self.HISTORY].set(errors)
         return state.replace(extra={**state.extra, "history": history, "seen": times_seen.at[t].add(1)}), metrics

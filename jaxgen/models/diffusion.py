@@ -1,7 +1,7 @@
-"""What all diffusion models share: a network that is told x_t and t, a schedule, a loss over times, samplers, guidance.
+"""What all diffusion models share: a network of x_t and t, a schedule, a loss over times, samplers and guidance.
 
-x_t = alpha_t x_0 + sigma_t eps (`ops.schedules`). A family says which times it trains at (`draw_times`), what the
-network is to answer (`target`), how that gives x_0 (`x0_of`) and how errors are weighted (`weight`). y: class.
+x_t = alpha_t x_0 + sigma_t eps (`ops.schedules`). A family defines the times of training (`draw_times`), the network's
+target (`target`), how the network's output gives x_0 (`x0_of`), and the weight of its error (`weight`). y: class.
 """
 
 import math
@@ -17,7 +17,8 @@ from jaxgen.core.keys import coin_each, fold_each, normal_each, one_key, split_e
 from jaxgen.core.model import GenerativeModel, LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, check_shape, class_grid, concrete, one_hot
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_labels, check_shape, concrete
+from jaxgen.nets.apply import apply
 from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
@@ -26,66 +27,69 @@ from jaxgen.ops.samplers import DDIM, Sampler
 from jaxgen.ops.schedules import Schedule
 
 Inputs = dict[str, jax.Array]
-"""What a network is told beside x_t and t, by argument: `y`, `context`; `image` is laid beside x_t as channels."""
+"""A network's inputs beside x_t and t, by argument name: `y`, `context`. `image` is concatenated to x_t as channels."""
 NULLABLE = ("y", "context")
+"""Inputs that class dropout and guidance replace by zeros."""
+START = 0  # stream of a sample's key: the noise that its sampler starts from, as in `ops.samplers`
+BOUND, DEQUANTIZE, ODE = range(3)  # streams of an evaluation's key, after one for each of `evaluate_times`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diffusion(LossModel):
-    """x: f32[B, *shape]. cond: i32[B] in [0, num_classes) when num_classes > 0, or a dict with it as `label` and, to
-    guide each sample by its own scale, `guidance`: f32[B]. With class_dropout, label -1 is the null class."""
+class Diffusion(ClassConditionalModel, LossModel):
+    """x: f32[B, *shape]. cond: i32[B] in [0, num_classes) when num_classes > 0, or a dict with these labels as `label`
+    and a guidance scale for each sample as `guidance`, f32[B]. With class_dropout, label -1 is the null class."""
 
     network: nn.Module = field(default_factory=UNet)
-    """(x_t, t, C, y, context, train) -> an answer with C channels."""
+    """(x_t, t, C, y, context, train) -> an output with C channels."""
     schedule: Schedule
     sampler: Sampler = DDIM()
     guidance: Guidance = Guidance()
     kind: Kind = "eps"
-    """What the network answers."""
+    """The quantity that the network predicts."""
     shape: tuple[int, ...] = (32, 32, 3)
     num_classes: int = 0
     class_dropout: float = 0.0
-    """Fraction of training examples whose condition is dropped, so that there is something to guide away from."""
+    """Fraction of training examples whose condition is replaced by the null one; guidance needs some."""
     ema_decay: float = 0.9999
     evaluate_times: int = 20
-    """Times at which `evaluate` measures the error."""
+    """Number of times at which `evaluate` measures the error."""
     bound_steps: int = 0
-    """Steps of the process whose variational bound `evaluate` gives; none when 0."""
+    """Steps of the diffusion process whose variational bound `evaluate` reports; 0 for none."""
     ode_steps: int = 0
-    """Steps of the probability-flow ODE whose bits/dim `evaluate` gives; none when 0."""
+    """Steps of the probability-flow ODE whose bits/dim `evaluate` reports; 0 for none."""
     ode_probes: int = 1
-    """Random signs for each example by which the flow's divergence is estimated there; from 2 on `evaluate` gives their
-    standard error too."""
+    """Random-sign probes for each example that estimate the ODE's divergence; with 2 or more, `evaluate` also reports
+    their standard error."""
 
-    # --- what a family may say otherwise ---
+    # --- what a family may override ---
 
     def draw_times(self, keys: jax.Array, state: TrainState) -> tuple[jax.Array, jax.Array]:
-        """A time to train at for each of keys, [B], and weights that make up for not drawing them evenly, f32[B]."""
+        """A training time for each key, [B], and its importance weight where times are not uniform, f32[B]."""
         raise NotImplementedError
 
     def times_to_evaluate(self) -> np.ndarray:
-        """`evaluate_times` times, evenly over what `draw_times` draws."""
+        """`evaluate_times` times, evenly spaced quantiles of the distribution of `draw_times`."""
         raise NotImplementedError
 
     def scale_in(self, alpha: jax.Array, sigma: jax.Array) -> jax.Array | float:
-        """What x_t is multiplied by before the network sees it."""
+        """The factor that scales x_t before it enters the network."""
         return 1.0
 
     def target(self, x0: jax.Array, eps: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-        """The right answer."""
+        """The network's target."""
         return ops.join(self.kind, x0, eps, alpha, sigma)
 
     def x0_of(self, answer: jax.Array, x: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-        """E[x_0 | x_t] by an answer."""
+        """E[x_0 | x_t] from the network's output."""
         return ops.split(self.kind, answer, x, alpha, sigma)[0]
 
     def weight(self, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-        """Weight of the answer's squared error, f32[B, 1, ...]."""
+        """Weight of the output's squared error, f32[B, 1, ...]."""
         return jnp.ones_like(sigma)
 
     @property
     def outputs(self) -> int:
-        """Channels that the network gives."""
+        """Output channels of the network."""
         return self.shape[-1]
 
     # --- checks ---
@@ -98,7 +102,7 @@ class Diffusion(LossModel):
         self._check_guidance()
         if self.ode_probes < 1:
             raise UserError(f"model.ode_probes is {self.ode_probes}, at least 1 is expected")
-        # Grids that `evaluate` alone asks for, refused here, before any training.
+        # `evaluate` alone asks for these grids: a bad one must be refused before training, not after.
         if self.bound_steps:
             self.schedule.grid(self.bound_steps)
         if self.ode_steps:
@@ -108,8 +112,8 @@ class Diffusion(LossModel):
         if self.guidance.scale != 1 and not (self.class_dropout and self.num_classes):
             raise UserError(
                 f"guidance.scale is {self.guidance.scale}, num_classes {self.num_classes} and class_dropout "
-                f"{self.class_dropout}: without examples of no class there is nothing to guide away from; train with "
-                "classes and --model.class-dropout 0.1, or leave the scale at 1"
+                f"{self.class_dropout}: guidance needs a model trained with classes and on examples without; train "
+                "with classes and --model.class-dropout 0.1, or leave the scale at 1"
             )
 
     def check_cond(self, cond: PyTree) -> None:
@@ -119,38 +123,40 @@ class Diffusion(LossModel):
         self.check_labels(cond)
 
     def check_labels(self, cond: PyTree) -> None:
-        """Raises UserError for labels that are not the model's."""
-        labels = label_of(cond)
+        """Raises UserError for missing labels or labels out of range."""
+        labels: jax.Array | np.ndarray | None = label_of(cond)
         if self.class_dropout and labels is not None and concrete(labels):
-            labels = np.where(np.asarray(labels) == -1, 0, labels)
+            labels = np.where(np.asarray(labels) == -1, 0, labels)  # -1 is the null class
         check_labels(self.num_classes, labels)
 
     # --- the network ---
 
     def inputs(self, cond: PyTree) -> Inputs:
-        """What a condition tells the network."""
-        return {"y": one_hot(label_of(cond), self.num_classes)} if self.num_classes else {}
+        """The network's inputs for a condition."""
+        y = self._one_hot(label_of(cond))
+        return {} if y is None else {"y": y}
 
     def answer(
         self, params: PyTree, x: jax.Array, t: jax.Array, inputs: Inputs, dropout: jax.Array | None = None
     ) -> jax.Array:
-        """The network's answer f32[B, ..., outputs] at x_t, t: [B]. `dropout` is a key, given while training."""
+        """The network's output f32[B, ..., outputs] at x_t, t: [B]. dropout: the key of dropout masks, given in
+        training."""
         x = self.scale_in(*self.schedule.at(t, x.ndim)) * x
         inputs = dict(inputs)
         if "image" in inputs:
             x = jnp.concatenate([x, inputs.pop("image")], axis=-1)
         rngs = None if dropout is None else {"dropout": dropout}
-        told = self.schedule.network_time(t)
-        return self.network.apply(
-            {"params": params["network"]}, x, told, self.outputs, **inputs, train=dropout is not None, rngs=rngs
-        )
+        variables, time = {"params": params["network"]}, self.schedule.network_time(t)
+        return apply(
+            self.network, variables, x, time, self.outputs, **inputs, train=dropout is not None, rngs=rngs
+        )  # fmt: skip
 
     def denoised(self, answer: jax.Array, x: jax.Array, t: jax.Array) -> Denoised:
-        """An answer as what it says of the data."""
+        """The prediction of x_0 in a network's output."""
         return Denoised(self.x0_of(answer, x, *self.schedule.at(t, x.ndim)))
 
     def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True) -> Denoise:
-        """(x_t, t) -> Denoised under a condition; guided as the condition, or else `guidance`, says."""
+        """(x_t, t) -> Denoised under a condition, guided by the condition's scale or else that of `guidance`."""
         inputs = self.inputs(cond)
 
         def plain(x: jax.Array, t: jax.Array) -> Denoised:
@@ -162,15 +168,15 @@ class Diffusion(LossModel):
         null = {k: jnp.zeros_like(v) if k in NULLABLE else v for k, v in inputs.items()}
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs, null)
 
-        def free(x: jax.Array, t: jax.Array) -> Denoised:
-            """Classifier-free guidance in one pass over twice the batch."""
+        def classifier_free(x: jax.Array, t: jax.Array) -> Denoised:
+            """One pass over twice the batch, with and without the condition."""
             x2, t2 = jnp.concatenate([x, x]), jnp.concatenate([t, t])
             good, worse = split_batch(self.denoised(self.answer(params, x2, t2, both), x2, t2))
             w = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), t.shape)
             x0 = self.guidance.combine(good.x0, worse.x0, w, *self.schedule.at(t, x.ndim))
             return good._replace(x0=x0)
 
-        return free
+        return classifier_free
 
     # --- training ---
 
@@ -179,14 +185,15 @@ class Diffusion(LossModel):
         x, t = batch["x"], jnp.ones(len(batch["x"]))
         if "image" in inputs:
             x = jnp.concatenate([x, inputs.pop("image")], axis=-1)
-        return {"network": self.network.init(key, x, t, self.outputs, **inputs)["params"]}
+        told: dict[str, Any] = inputs
+        return {"network": self.network.init(key, x, t, self.outputs, **told)["params"]}
 
     def condition(self, batch: Batch) -> PyTree:
         """The condition of a batch of data."""
         return batch.get("cond")
 
     def drop(self, keys: jax.Array, inputs: Inputs) -> Inputs:
-        """The inputs with the condition of a fraction `class_dropout` of examples set to the null one, zeros."""
+        """The inputs with the condition replaced by zeros, the null one, in a fraction `class_dropout` of examples."""
         if not self.class_dropout:
             return inputs
 
@@ -208,7 +215,7 @@ class Diffusion(LossModel):
     def times_and_errors(
         self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Times, the weights that make up for how they were drawn, and `errors` at them, [B] each."""
+        """Times, their importance weights and the `errors` at them, [B] each."""
         keys_t, keys_eps, keys_class, keys_dropout = split_each(keys, 4)
         t, importance = self.draw_times(keys_t, state)
         eps = normal_each(keys_eps, self.shape)
@@ -219,7 +226,7 @@ class Diffusion(LossModel):
         _, importance, errors = self.times_and_errors(params, state, keys, batch)
         return jnp.mean(importance * errors), {}
 
-    # --- samples and what is made like them ---
+    # --- sampling and editing ---
 
     def _sample(self, state: TrainState, keys: jax.Array, cond: PyTree, **options: Any) -> jax.Array:
         denoise = self.denoiser(state.sampling_params, cond)
@@ -233,50 +240,47 @@ class Diffusion(LossModel):
         self,
         state: TrainState,
         keys: jax.Array,
-        image: jax.Array,
+        x: jax.Array,
         mask: jax.Array,
         cond: PyTree = None,
         resample: int = 1,
     ) -> jax.Array:
-        """Images that equal `image`, f32[B, *shape], where `mask` (bool[B, *shape], or 1 in place of any axis) is true,
-        the rest drawn to go with it. More `resample` makes the parts fit better, at as many times the cost."""
-        return self._sample(state, keys, cond, image=image, mask=mask, resample=resample)
+        """Images that equal x, f32[B, *shape], where `mask` (bool[B, *shape], any axis may be 1) is true, with the rest
+        sampled to match. A larger `resample` makes the parts fit better and multiplies the cost."""
+        return self._sample(state, keys, cond, image=x, mask=mask, resample=resample)
 
     def vary(
-        self, state: TrainState, keys: jax.Array, image: jax.Array, strength: float, cond: PyTree = None
+        self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None
     ) -> jax.Array:
-        """Images like `image`, f32[B, *shape]: noised part of the way, sampled back. strength 1 keeps nothing of it."""
-        return self._sample(state, keys, cond, image=image, strength=strength)
+        """Images like x, f32[B, *shape]: x is partly noised and denoised again. strength 1 keeps nothing of x."""
+        return self._sample(state, keys, cond, image=x, strength=strength)
 
     def interpolate(
         self, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree = None
     ) -> jax.Array:
         """Between the samples of keys[i] (weight 0) and others[i] (weight 1), f32[B, *shape]; weight: f32[B].
 
-        Along the arc between the two starting noises, on which each point is a standard normal draw. A sampler that
-        draws noise on the way uses that of keys[i].
+        The starting noise moves along an arc between the two, on which each point is a standard normal draw. Further
+        noise of a stochastic sampler comes from keys[i].
         """
-        ends = [normal_each(fold_each(k, 0), self.shape) for k in (keys, others)]
+        ends = [normal_each(fold_each(k, START), self.shape) for k in (keys, others)]
         angle = jnp.reshape(weight, (-1,) + (1,) * len(self.shape)) * (math.pi / 2)
         return self._sample(state, keys, cond, noise=jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1])
 
     def to_noise(
         self, state: TrainState, keys: jax.Array, image: jax.Array, cond: PyTree = None, steps: int = 100
     ) -> ops.Noised:
-        """Images f32[B, *shape] as noise by the probability-flow ODE, with their log density. A deterministic sampler
-        gets the images back from the noise divided by schedule.start."""
+        """Encodes images f32[B, *shape] as noise by the probability-flow ODE; also gives their log density. From the
+        noise divided by schedule.start, a deterministic sampler restores the images."""
         denoise = self.denoiser(state.sampling_params, cond, guided=False)
         return ops.to_noise(denoise, self.schedule, image, keys, steps, self.ode_probes)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return class_grid(num, self.num_classes) if self.num_classes else None
 
     # --- numbers ---
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """`mse`, f32[B]: the loss over `evaluate_times` times with one noise each (of eps: `eps_mse`, ...). With
-        `bound_steps`, `bits_per_dim` and its parts at the prior and the decoder; with `ode_steps`, `ode_bits_per_dim`,
-        and `ode_probe_stderr`, the error that the probes leave in that of one example.
+        """The loss averaged over `evaluate_times` times with one noise each, f32[B], as `error_name`. With
+        `bound_steps`, also `bits_per_dim` and its prior and decoder terms. With `ode_steps`, also `ode_bits_per_dim`
+        and, from 2 probes on, `ode_probe_stderr`, its standard error for one example.
         """
         params, x0 = state.sampling_params, batch["x"]
         cond = self.condition(batch)
@@ -292,12 +296,12 @@ class Diffusion(LossModel):
         numbers = {self.error_name: total / self.evaluate_times}
         denoise = self.denoiser(params, cond, guided=False)
         if self.bound_steps:
-            prior, terms = self.bound(denoise, x0, fold_each(keys, self.evaluate_times))
+            prior, terms = self.bound(denoise, x0, fold_each(keys, self.evaluate_times + BOUND))
             numbers["bits_per_dim"] = prior + jnp.sum(terms, axis=0)
             numbers |= {"prior_bits_per_dim": prior, "decoder_bits_per_dim": terms[-1]}
         if self.ode_steps:
-            keys_u, keys_ode = (fold_each(keys, self.evaluate_times + i) for i in (1, 2))
-            # Even over the width of a level of 8 bits.
+            keys_u, keys_ode = (fold_each(keys, self.evaluate_times + stream) for stream in (DEQUANTIZE, ODE))
+            # Dequantization: uniform noise as wide as a level of 8 bits.
             u = uniform_each(keys_u, self.shape, -1 / 255, 1 / 255)
             size = math.prod(self.shape)
             noised = ops.to_noise(denoise, self.schedule, x0 + u, keys_ode, self.ode_steps, self.ode_probes)
@@ -308,11 +312,11 @@ class Diffusion(LossModel):
 
     @property
     def error_name(self) -> str:
-        """`loss` where the error is weighted or has further parts."""
+        """The metric's name, such as eps_mse; `loss` where the error is weighted or has further terms."""
         return f"{self.kind}_mse"
 
     def bound(self, denoise: Denoise, x0: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The variational bound by parts, see `ops.variational_bound`; x0_hat is clipped as the sampler clips it."""
+        """The terms of the variational bound, see `ops.variational_bound`. x_0 is clipped as in the sampler."""
 
         def clipped(x: jax.Array, t: jax.Array) -> Denoised:
             answer, clip = denoise(x, t), self.sampler.clip
@@ -322,18 +326,18 @@ class Diffusion(LossModel):
         return ops.variational_bound(clipped, self.schedule, x0, keys, self.bound_steps, large)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """The way from noise to samples as a film."""
+        """A film of sampling, from noise to samples."""
         keys = keys[:16]
         return {"trajectory.gif": self._sample(state, keys, self.sample_cond(len(keys), batch), frames=24)}
 
 
 def label_of(cond: PyTree) -> jax.Array | None:
-    """The labels of a condition, which may be nothing else."""
+    """The labels of a condition: its entry `label` if it is a dict, else the condition itself."""
     return cond.get("label") if isinstance(cond, dict) else cond
 
 
 def guidance_scale(cond: PyTree, guidance: Guidance) -> jax.Array | float | None:
-    """The scale that a condition carries, else the configured one; None for 1, which needs no second answer."""
+    """The condition's scale if it has one, else the configured one. None for a configured scale of 1: no guidance."""
     if isinstance(cond, dict) and "guidance" in cond:
         return cond["guidance"]
     return None if guidance.scale == 1 else guidance.scale
@@ -341,16 +345,16 @@ def guidance_scale(cond: PyTree, guidance: Guidance) -> jax.Array | float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Autoguided(GenerativeModel):
-    """A model guided by a worse one of the same data and schedule, arXiv:2406.02507. For sampling alone.
+    """A model guided by a worse one of the same data and schedule, arXiv:2406.02507. It samples but does not train.
 
-    The scale is model.guidance.scale, or `guidance` of the condition; its state is made by `join`.
+    The scale is model.guidance.scale, or `guidance` of the condition. `join` makes its state.
     """
 
     model: Diffusion
     guide: Diffusion
 
     def join(self, state: TrainState, guide: TrainState) -> TrainState:
-        """One state of the model's and the guide's."""
+        """The state of the pair, from the model's and the guide's."""
         return state.replace(opt_state={}, extra={**state.extra, "guide": guide.sampling_params})
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:

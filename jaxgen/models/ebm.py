@@ -1,8 +1,9 @@
 """Energy-based models, arXiv:1903.08689: p(x) = exp(-E(x)) / Z on the box [-bound, bound]^D, learnt by Langevin chains.
 
-x+ data, x- where chains end that start from noise (short runs) or from where earlier ones ended (persistent, kept in
-`state.extra["buffer"]`). The gradient of E(x+) - E(x-) is that of -log p(x+) where x- is drawn from p (contrastive
-divergence). Z is finite as the box is, and a small weight on squared energies keeps their level from drifting.
+x+ is data and x- the end of a chain, which starts from noise (short runs) or from the end of an earlier chain
+(persistent chains, kept in `state.extra["buffer"]`). If x- is drawn from p, the expected gradient of E(x+) - E(x-) is
+that of -log p(x+) (contrastive divergence). Z is finite because the box is, and a small penalty on squared energies
+keeps their level from drifting.
 """
 
 import math
@@ -21,11 +22,13 @@ from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
+from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.energy import CNNEnergy
 from jaxgen.ops.langevin import Annealed, Energy, Langevin, ais
 from jaxgen.optim import Adam, Optimizer
 
-SIDE = 200  # of the lattice on which a density in the plane is shown and added up
+SIDE = 200  # cells along each side of the lattice on which a density in the plane is shown and integrated
+START, CHAIN = range(2)  # streams of a sample's key: where its chain starts, and the chain's noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +41,32 @@ class EBM(LossModel):
     bound: float = 1.0
     """Chains start uniform in [-bound, bound] and stay there."""
     chain: Langevin = Langevin()
-    """What a step of training runs."""
+    """The chains of a training step."""
     sampler: Langevin = Langevin(steps=256)
-    """What samples are drawn by, from noise or from the buffer."""
+    """The chains that draw samples, from noise or from the buffer."""
     sample_from_buffer: bool = False
-    """Start samples where a chain of training, chosen by the sample's key, has come to."""
+    """Start each sample at a training chain of the buffer, which the sample's key chooses."""
     buffer: int = 8192
-    """Persistent chains that are kept, of which each step goes on with as many as the batch has examples; 0 for short
-    runs from noise."""
+    """Persistent chains kept; each step continues one of them for each example of the batch. 0 for short runs from
+    noise."""
     restart: float = 0.05
-    """Chance of a chain to start from noise again."""
+    """Probability that a persistent chain restarts from noise."""
     data_noise: float = 0.005
-    """Deviation of the noise on data, without which an energy can be as steep as it likes around it."""
+    """Standard deviation of noise added to data; without it the energy can become arbitrarily steep around data."""
     energy_penalty: float = 0.1
     """Weight of E(x+)^2 + E(x-)^2."""
     max_gap: float = 100.0
-    """|E(x-) - E(x+)|, the mean over a batch, at which training is given up."""
+    """Training stops when |E(x-) - E(x+)|, averaged over a batch, exceeds this."""
     optimizer: Optimizer = Adam(lr=1e-4, b1=0.0, clip=0.1)
 
     adversarial: ClassVar[bool] = True
-    """The chains play against the energy: `loss` stays about 0 for as long as they keep up with it."""
+    """The chains play against the energy: `loss` stays near 0 as long as they keep up with it."""
 
     def __post_init__(self):
         if self.buffer < 0 or not 0 <= self.restart <= 1 or self.bound <= 0:
             raise UserError(
-                f"model.buffer is {self.buffer}, restart {self.restart}, bound {self.bound}: a buffer has 0 places or "
-                f"more, a chance lies in [0, 1], a bound above 0"
+                f"model.buffer is {self.buffer}, restart {self.restart}, bound {self.bound}: a buffer of 0 places or "
+                f"more, a probability in [0, 1] and a bound above 0 are expected"
             )
         if self.sample_from_buffer and not self.buffer:
             raise UserError("model.sample_from_buffer needs a buffer: give model.buffer some places")
@@ -82,7 +85,7 @@ class EBM(LossModel):
     def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         key_network, key_buffer = jax.random.split(key)
         variables = dict(self.network.init(key_network, batch["x"]))
-        extra = {"network": {name: tree for name, tree in variables.items() if name != "params"}}
+        extra: dict[str, PyTree] = {"network": {name: tree for name, tree in variables.items() if name != "params"}}
         if self.buffer:
             keys = fold_each(key_buffer, jnp.arange(self.buffer))
             extra["buffer"] = uniform_each(keys, self.shape, -self.bound, self.bound)
@@ -90,13 +93,13 @@ class EBM(LossModel):
 
     def energy(self, params: PyTree, extra: PyTree) -> Energy:
         """E: f32[B, *shape] -> f32[B]."""
-        return lambda x: self.network.apply({"params": params["energy"], **extra["network"]}, x)
+        return lambda x: apply(self.network, {"params": params["energy"], **extra["network"]}, x)
 
     # --- training ---
 
     def _starts(self, buffer: jax.Array, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Where the chains of a step start, f32[B, *shape], and their places in the buffer, i32[B], all different: two
-        ends in one place would come in no certain order."""
+        """Where the chains of a step start, f32[B, *shape], and their places in the buffer, i32[B]. The places differ,
+        as the order of two writes to one place is undefined."""
         key_slots, key_rows = jax.random.split(key)
         size = x.shape[0]
         slots = jax.random.permutation(key_slots, self.buffer)[:size]
@@ -106,19 +109,19 @@ class EBM(LossModel):
         return jnp.where(again.reshape(-1, *[1] * len(self.shape)), fresh, buffer[slots]), slots
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """Contrastive divergence. Its extra is what the pass changed of the network's state."""
+        """Contrastive divergence. `Seen.extra` is what the pass changed of the network's state."""
         x = batch["x"] + self.data_noise * normal_each(keys, self.shape)
         x = jnp.clip(x, -self.bound, self.bound)
         variables = {"params": params["energy"], **state.extra["network"]}
-        real, network = self.network.apply(variables, x, mutable=["spectral"])
+        real, network = apply_mutable(self.network, variables, x, mutable=["spectral"])
         fake = self.energy(params, {"network": {**state.extra["network"], **network}})(batch["negative"])
         gap = jnp.mean(fake) - jnp.mean(real)
         penalty = self.energy_penalty * jnp.mean(real**2 + fake**2)
         numbers = {"gap": gap, "data_energy": jnp.mean(real), "chain_energy": jnp.mean(fake), "penalty": penalty}
-        return penalty - gap, Seen(numbers, extra=dict(network))
+        return penalty - gap, Seen(numbers, extra=network)
 
     def _chains(self, energy: Energy, key: jax.Array, start: jax.Array) -> jax.Array:
-        """Where chains lead from `start`, as many at once as gradients are computed of."""
+        """The ends of chains from `start`, run in `accumulate` parts, as gradients are."""
 
         def run(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
             index, start = rows
@@ -145,54 +148,54 @@ class EBM(LossModel):
         if gap <= self.max_gap:
             return None
         return (
-            f"energies of data and chains lie {gap:.3g} apart, model.max_gap is {self.max_gap:g}: train anew with a "
+            f"energies of data and chains are {gap:.3g} apart, model.max_gap is {self.max_gap:g}: train again with a "
             f"lower --model.optimizer.lr, more --model.chain.steps or --model.data-noise, or a larger "
             f"--model.energy-penalty"
         )
 
     # --- use ---
 
-    def _paths(self, state: TrainState, keys: jax.Array, frames: int = 0) -> jax.Array:
-        """The sampler's chains, one for each of `keys`; with `frames`, states on the way."""
-        first = fold_each(keys, 0)
+    def _sample_chains(self, state: TrainState, keys: jax.Array, frames: int = 0) -> jax.Array:
+        """The ends of the sampler's chains, one for each of `keys`; with `frames`, that many states of each chain."""
+        first = fold_each(keys, START)
         if self.sample_from_buffer:
             start = state.extra["buffer"][integer_each(first, 0, self.buffer)]
         else:
             start = uniform_each(first, self.shape, -self.bound, self.bound)
         energy = self.energy(state.sampling_params, state.extra)
-        return self.sampler(energy, fold_each(keys, 1), start, self.bound, frames)
+        return self.sampler(energy, fold_each(keys, CHAIN), start, self.bound, frames)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """Where the sampler's chains end: f32[len(keys), *shape] in [-bound, bound]."""
-        return self._paths(state, keys)
+        """The ends of the sampler's chains: f32[len(keys), *shape] in [-bound, bound]."""
+        return self._sample_chains(state, keys)
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """`energy`, f32[B], high for what is unlike the data; in the plane also `nll`, energy + log Z, in nats."""
+        """`energy`, f32[B], which is high for x unlike the data; in the plane also `nll`, energy + log Z, in nats."""
         energy = self.energy(state.sampling_params, state.extra)(batch["x"])
         if self.shape != (2,):
             return {"energy": energy}
         return {"energy": energy, "nll": energy + self.lattice_log_z(state)}
 
     def log_z(self, state: TrainState, keys: jax.Array, temperatures: int = 1000, leapfrog: int = 10) -> Annealed:
-        """log Z in nats by annealed importance sampling from the uniform density, a chain for each of `keys`."""
+        """log Z in nats by annealed importance sampling from the uniform density, one chain for each of `keys`."""
         energy = self.energy(state.sampling_params, state.extra)
         return ais(energy, keys, self.shape, temperatures, leapfrog, 0.1 * self.bound, bound=self.bound)
 
     # --- in the plane ---
 
     def _lattice_energies(self, state: TrainState) -> jax.Array:
-        """E at the centres of SIDE x SIDE cells of the box, f32[SIDE, SIDE], the first row at the top."""
+        """E at the centres of SIDE x SIDE cells of the box, f32[SIDE, SIDE], with the top row first."""
         side = ((jnp.arange(SIDE) + 0.5) / SIDE * 2 - 1) * self.bound
         points = jnp.stack(jnp.meshgrid(side, side[::-1]), axis=-1).reshape(-1, 2)
         return self.energy(state.sampling_params, state.extra)(points).reshape(SIDE, SIDE)
 
     def lattice_log_z(self, state: TrainState) -> jax.Array:
-        """log Z of a model of points in the plane, by adding up, f32[]."""
+        """log Z of a model of points in the plane, by summing over the lattice, f32[]."""
         return jax.nn.logsumexp(-self._lattice_energies(state)) + 2 * math.log(2 * self.bound / SIDE)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Of images, chains on their way, one a row. In the plane, over the box: the energy up to 10 above its least,
-        exp(-E), and held-out data, dark where there is most."""
+        """Images: the course of chains, one in each row. Points in the plane: over the box, the energy up to 10 above
+        its minimum, exp(-E), and held-out data, each dark where density is high."""
         if self.shape == (2,):
             energies = self._lattice_energies(state)
             energies -= jnp.min(energies)
@@ -203,4 +206,4 @@ class EBM(LossModel):
             return {"energy.png": (255 * (1 - jnp.clip(shown, 0, 1))).astype(jnp.uint8)[None, ..., None]}
         if len(self.shape) != 3:
             return {}
-        return {"chains.png": jnp.swapaxes(self._paths(state, keys[:6], 10), 0, 1)}
+        return {"chains.png": jnp.swapaxes(self._sample_chains(state, keys[:6], 10), 0, 1)}

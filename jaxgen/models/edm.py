@@ -1,7 +1,7 @@
 """EDM, arXiv:2206.00364: a preconditioned denoiser trained over a log-normal range of noise levels.
 
-x_t = x_0 + sigma eps; D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the coefficients of table 1 by which F's
-input and target have variance one. The loss lambda(sigma) |D - x_0|^2 with lambda = 1 / c_out^2 is F's plain error.
+x_t = x_0 + sigma eps; D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the coefficients of table 1, which give
+F's input and target unit variance. With lambda = 1 / c_out^2 the loss lambda(sigma) |D - x_0|^2 is F's squared error.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Flow matching along straight lines: rectified flow (arXiv:2209.03003, arXiv:2210.02747).
 
-x_t = (1 - t) x_0 + t eps, t in [0, 1]; the network answers the velocity eps - x_0, by its squared error (eq. 1 of the
-first). Times are uniform or logit-normal (section 3.1 of arXiv:2403.03206).
+x_t = (1 - t) x_0 + t eps, t in [0, 1]. The network predicts the velocity eps - x_0; the loss is its squared error
+(eq. 1 of the first). Times are uniform or logit-normal (section 3.1 of arXiv:2403.03206).
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Denoising score matching at many noise levels, and annealed Langevin sampling: NCSN (arXiv:1907.05600).
 
 x_t = x_0 + sigma_t eps, sigma_t geometric; score s(x, t) of p(x_t). The loss is eq. 6 with lambda = sigma^2:
-E sigma^2 |s + eps / sigma|^2 / 2. The network answers -sigma s (arXiv:2006.09011, technique 3), which is eps, so that
-it is half its squared error. What it sees is x_t / sqrt(sigma_data^2 + sigma_t^2), of about unit scale.
+E sigma^2 |s + eps / sigma|^2 / 2. The network predicts -sigma s (arXiv:2006.09011, technique 3), whose target is eps,
+so the loss is half its squared error. Its input is x_t / sqrt(sigma_data^2 + sigma_t^2), of about unit scale.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class ScoreMatching(Diffusion):
         return "loss"
 
     def score(self, params, x: jax.Array, t: jax.Array, cond=None) -> jax.Array:
-        """The gradient of log p(x_t), f32 of x's shape, at level t: i32[B]."""
+        """The gradient of log p(x_t), f32 of x's shape, at noise levels t: i32[B]."""
         alpha, sigma = self.schedule.at(t, x.ndim)
         x0 = self.denoiser(params, cond)(x, t).x0
         return convert(x0, x, alpha, sigma, "x0", "score")

@@ -60,7 +60,7 @@ def check_rows(x: Any) -> None:
         raise UserError(f"examples are {x.dtype}{list(x.shape[1:])}: rows of integer tokens are expected")
 
 
-def check_labels(num_classes: int, cond: jax.Array | None) -> None:
+def check_labels(num_classes: int, cond: jax.Array | np.ndarray | None) -> None:
     """Raises UserError when labels are missing, or concrete and outside [0, num_classes)."""
     if not num_classes:
         return

@@ -1,5 +1,5 @@
-"""Super-resolution by a diffusion model that sees the small image, SR3 (arXiv:2104.07636): x_t with it, enlarged, as
-further channels. Training makes the small images from the data.
+"""Super-resolution by a diffusion model conditioned on a small image, SR3 (arXiv:2104.07636): the small image is
+enlarged and concatenated to x_t as channels. Training makes the small images from the data.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class SuperResolution(DDPM):
     "label" when num_classes > 0."""
 
     factor: int = 4
+    """Height and width of x over those of the small image."""
 
     @property
     def small(self) -> tuple[int, ...]:
@@ -43,7 +44,7 @@ class SuperResolution(DDPM):
         super().check_cond({k: v for k, v in cond.items() if k != "image"})
 
     def shrink(self, x: jax.Array) -> jax.Array:
-        """Means over squares of factor x factor pixels of f32[B, H, W, C]."""
+        """Small images: means over squares of factor x factor pixels of x, f32[B, H, W, C]."""
         height, width, channels = self.small
         x = x.reshape(x.shape[0], height, self.factor, width, self.factor, channels)
         return jnp.mean(x, axis=(2, 4))
@@ -57,13 +58,13 @@ class SuperResolution(DDPM):
         return {**super().inputs(cond), "image": large}
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        """The small images of `batch`, raw (uint8) or in model space, and their labels, over and over."""
+        """The small images and labels of `batch`, raw (uint8) or in model space, repeated as needed."""
         x = to_signed(jnp.asarray(batch["x"]))
         cond = self.condition({**batch, "x": x})
         return jax.tree.map(lambda a: jnp.asarray(a)[jnp.arange(num) % len(x)], cond)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Small images, what is made of them, and what they were."""
+        """Rows of small images, of samples under them, and of the originals."""
         keys = keys[:10]
         batch = {name: value[: len(keys)] for name, value in batch.items()}
         cond = self.condition(batch)

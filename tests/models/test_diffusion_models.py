@@ -332,7 +332,7 @@ GOOD = {"x": jnp.zeros((2, 4, 4, 1)), "cond": jnp.array([0, 2])}
         (replace(IMAGES, shape=(5, 4, 1)), {**GOOD, "x": jnp.zeros((2, 5, 4, 1))}, "multiples of 2"),
         (replace(IMAGES, sampler=DDIM(500)), GOOD, "choose 1 to 100"),
         (replace(IMAGES, sampler=Heun(5, churn=3.0)), GOOD, "churn is 3"),
-        (replace(IMAGES, guidance=Guidance(scale=2.0)), GOOD, "nothing to guide away from"),
+        (replace(IMAGES, guidance=Guidance(scale=2.0)), GOOD, "guidance needs a model trained with classes"),
         (replace(IMAGES, bound_steps=500), GOOD, "choose 1 to 100"),
         (replace(IMAGES, ode_steps=100), GOOD, "choose 1 to 100"),
         (EDM(network=IMAGES.network, shape=(4, 4, 1), sampler=Heun(0), schedule=Karras()), GOOD, "choose 1 or more"),
@@ -350,7 +350,7 @@ def test_conditions_are_checked():
     MODEL.check_cond({"label": LABELS, "guidance": jnp.ones(3)})
     with pytest.raises(UserError, match="label -1 is out of range"):
         replace(MODEL, class_dropout=0.0).check_cond(NULL)
-    with pytest.raises(UserError, match="nothing to guide away from"):
+    with pytest.raises(UserError, match="guidance needs a model trained with classes"):
         replace(MODEL, class_dropout=0.0, guidance=Guidance(scale=3.0)).check_cond(LABELS)
     with pytest.raises(UserError, match="without class_dropout"):
         replace(MODEL, class_dropout=0.0).check_cond({"label": LABELS, "guidance": jnp.ones(3)})
