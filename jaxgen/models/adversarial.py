@@ -1,4 +1,4 @@
-"""What two networks that play against each other share: their state, the critic's passes, the two descents."""
+"""What adversarial models share: the state of two networks, the critic's forward passes, both optimizer steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from jaxgen.core.keys import one_key
 from jaxgen.core.model import GenerativeModel, update_ema
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
+from jaxgen.nets.apply import apply_mutable
 from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.optim import Adam, Optimizer
 
@@ -23,35 +24,35 @@ PASSES = ("real", "fake", "generator")
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialModel(GenerativeModel):
-    """A generator and a critic. Batch statistics are of one pass each: the critic's on real examples, on fakes and
-    within the generator's step have running averages of their own, and so have the generator's; samples use these."""
+    """A generator and a critic. Running averages of batch statistics are kept apart: the critic has one set for real
+    examples, one for fakes and one for the generator's step; the generator has its own set, which sampling uses."""
 
     generator: nn.Module
     critic: nn.Module
     objective: Objective = NonSaturating()
     optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
-    """The generator's."""
+    """The generator's optimizer."""
     critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
-    """The critic's, whose schedule counts the critic's steps."""
+    """The critic's optimizer; its schedule counts the critic's steps."""
     ema_decay: float = 0.0
-    """Decay of the averaged generator, which samples; 0 keeps none."""
+    """Decay of the averaged generator, which draws the samples; 0 keeps none."""
     accumulate: int = 1
-    """Equal parts of a step's batch whose gradients are computed one after another: less memory, the same step. Not for
-    networks with batch normalization."""
+    """Equal parts of a step's batch whose gradients are computed one after another: less memory, the same step. Not
+    for networks with batch normalization."""
 
     adversarial: ClassVar[bool] = True
 
     def _start(self, gen: PyTree, critic: PyTree) -> TrainState:
-        """The state at step 0 of both networks' variables."""
+        """The state at step 0, from the variables of both networks."""
         gen, critic = dict(gen), dict(critic)
         if self.accumulate > 1 and any("var" in path for path in flatten_dict({"gen": gen, "critic": critic})):
             raise UserError(
-                f"model.accumulate is {self.accumulate}, but batch normalization mixes the examples of a batch, which "
-                "parts of it would change: leave it at 1, or choose networks without"
+                f"model.accumulate is {self.accumulate}, but batch normalization mixes the examples of a batch, so "
+                "parts of it would give another result: leave it at 1, or choose networks without"
             )
         params = {"gen": gen.pop("params"), "critic": critic.pop("params")}
         spectral = {"spectral": critic.pop("spectral")} if "spectral" in critic else {}
-        # A copy each: donating one buffer under two names is an error.
+        # A copy for each: donating one buffer under two names is an error.
         passes = {which: jax.tree.map(jnp.copy, critic) for which in PASSES}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -60,43 +61,42 @@ class AdversarialModel(GenerativeModel):
                 "gen": self.optimizer.tx.init(params["gen"]),
                 "critic": self.critic_optimizer.tx.init(params["critic"]),
             },
-            # Of the generator alone, as nothing samples from an averaged critic.
+            # Of the generator alone: nothing uses an averaged critic.
             ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
             extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
         )
 
     @property
     def block(self) -> int:
-        """Neighbours in a batch that the critic sees together."""
+        """How many neighbours in a batch the critic sees together, as for a minibatch standard deviation."""
         return getattr(self.critic, "group", 1)
 
     def _gradient(self, loss: Callable, params: PyTree, key: jax.Array, num: int, batch: PyTree):
-        """`gradients.gradient` in `accumulate` parts, which leave the critic's groups of examples together."""
+        """`gradients.gradient` in `accumulate` parts, which keep each of the critic's groups of examples together."""
         return gradient(loss, params, key, num, batch, self.accumulate, self.block)
 
     def _critic_logits(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None
     ) -> tuple[jax.Array, PyTree]:
-        """The critic's logits of `args` in training, and `extra` with the running averages of that pass. Spectral
-        vectors move on with the pass on real examples, which each step of the critic makes once."""
+        """The critic's logits of `args` in training, and `extra` with the running averages of the pass `which`. The
+        pass on real examples, one in each critic step, also updates the vectors of spectral normalization."""
         spectral = extra["spectral"]
         mutable = ["batch_stats", "spectral"] if which == "real" else ["batch_stats"]
         rngs = {} if keys is None else {"dropout": one_key(keys)}
         variables = {"params": params, **extra[which], **spectral}
-        logits, new = self.critic.apply(variables, *args, True, mutable=mutable, rngs=rngs)
-        new = dict(new)
+        logits, new = apply_mutable(self.critic, variables, *args, True, mutable=mutable, rngs=rngs)
         if "spectral" in new:
             spectral = {"spectral": new.pop("spectral")}
         return logits, {**extra, which: new, "spectral": spectral}
 
     def _critic_descent(self, state: TrainState, grads: PyTree) -> tuple[PyTree, PyTree]:
-        """The critic's parameters and optimizer state after a step."""
+        """The critic's parameters and optimizer state after a step along `grads`."""
         old = state.params["critic"]
         updates, opt_state = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], old)
         return optax.apply_updates(old, updates), opt_state
 
     def _generator_descent(self, state: TrainState, grads: PyTree) -> TrainState:
-        """The state after a step of the generator, its average included."""
+        """The state after the generator's step along `grads`, with the averaged generator updated."""
         updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["gen"], state.params["gen"])
         gen = optax.apply_updates(state.params["gen"], updates)
         return state.replace(

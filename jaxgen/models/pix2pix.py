@@ -1,11 +1,11 @@
-"""pix2pix, arXiv:1611.07004: image-to-image translation by a conditional GAN beside an L1 distance.
+"""pix2pix, arXiv:1611.07004: image-to-image translation by a conditional GAN with an L1 term.
 
 Here x is the target (y in the paper), cond the source (x there), z the generator's dropout:
 
     G* = arg min_G max_D  E log D(s, x) + E log(1 - D(s, G(s, z))) + lambda E |x - G(s, z)|          (eq. 4)
 
-with E log D(s, G(s, z)) for the generator to raise instead (section 3.3). A step of training makes one fake for each
-source; the critic learns from it, then, judged by the new critic, the generator does.
+where the generator maximises E log D(s, G(s, z)) instead (section 3.3). A training step makes one fake for each source.
+The critic takes a step on these fakes first; the generator then takes its step against the updated critic.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,15 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
 from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import to_8_bit, to_signed
+from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pix2Pix(AdversarialModel):
-    """x: f32[B, H, W, C] in [-1, 1]; cond: [B, H, W, C'], uint8 or f32 in [-1, 1]. A sample is of its source's size,
-    which may be any. `loss` is the generator's: no number here falls for as long as both networks get better.
+    """x: f32[B, H, W, C] in [-1, 1]; cond: [B, H, W, C'], uint8 or f32 in [-1, 1]. A sample has the size of its source,
+    which may be any. `loss` is the generator's; it need not fall while both networks improve.
     """
 
     generator: nn.Module = field(default_factory=UNetGenerator)
@@ -39,17 +40,17 @@ class Pix2Pix(AdversarialModel):
     critic: nn.Module = field(default_factory=PatchCritic)
     """(source, x, train) -> logits."""
     channels: int = 3
-    """Of the target."""
+    """Channels of the target."""
     l1_weight: float = 100.0
-    """lambda; 0 for the game alone."""
+    """lambda; 0 for the adversarial loss alone."""
     gan_weight: float = 1.0
-    """Of the game in the generator's loss; 0 for L1 alone."""
+    """Weight of the adversarial loss of the generator; 0 for L1 alone."""
     jitter: float = 1.0
-    """Pairs are enlarged this many times in training and cropped back at random, 286 / 256 in the paper; 1 for no."""
+    """In training, pairs are enlarged by this factor and cropped back at random; 286 / 256 in the paper, 1 for none."""
     mirror: bool = False
-    """Pairs are mirrored in training, by a coin."""
+    """Mirror pairs at random in training."""
     noise: bool = True
-    """Dropout in sampling, as in the paper the only source of noise; without it a source has one answer."""
+    """Keep dropout in sampling, the only source of randomness, as in the paper. Without it a source has one output."""
 
     def __post_init__(self):
         if self.jitter < 1:
@@ -76,25 +77,27 @@ class Pix2Pix(AdversarialModel):
         return self._start(gen, self.critic.init(key_critic, source, batch["x"]))
 
     def _pairs(self, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Sources and targets in model space, jittered alike."""
+        """Sources and targets in model space, with the same jitter for both."""
         source, x = to_signed(batch["cond"]), batch["x"]
-        return jitter(keys, (source, x), self.jitter, self.mirror) if self.jitter > 1 or self.mirror else (source, x)
+        if self.jitter > 1 or self.mirror:
+            source, x = jitter(keys, (source, x), self.jitter, self.mirror)
+        return source, x
 
     def _fakes(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, tuple]:
-        """Fakes, and beside them the pairs that they are of and the generator's new running averages."""
+        """Fakes, and as a tuple their sources, targets and the generator's new running averages."""
         keys_jitter, keys_noise = split_each(keys, 2)
         source, x = self._pairs(keys_jitter, batch)
-        fake, gen = self.generator.apply(
-            {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
+        fake, gen = apply_mutable(
+            self.generator, {"params": params, **state.extra["gen"]}, source, self.channels, True, True,
             mutable=["batch_stats"], rngs={"dropout": one_key(keys_noise)},
         )  # fmt: skip
-        return fake, (source, x, dict(gen))
+        return fake, (source, x, gen)
 
     def critic_loss(
         self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
-        """What the critic minimises, halved, to slow it down (section 3.3). fakes: of the generator's parameters, keys
-        and batch, as `_fakes`. Its extra is the critic's."""
+        """The critic's loss, halved to slow the critic down (section 3.3). fakes: `_fakes` as a function of the
+        generator's parameters, keys and batch. `Seen.extra` is the critic's extra."""
         fake, (source, x, _) = fakes(state.params["gen"], keys, batch)
         on_real, extra = self._critic_logits(params, state.extra["critic"], "real", source, x)
         on_fake, extra = self._critic_logits(params, extra, "fake", source, fake)
@@ -104,7 +107,7 @@ class Pix2Pix(AdversarialModel):
     def generator_loss(
         self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
-        """What the generator minimises on the same fakes, judged by the state's critic. Its extra is of both."""
+        """The generator's loss on the same fakes by the state's critic. `Seen.extra` has both networks' extra."""
         fake, (source, x, gen) = fakes(params, keys, batch)
         logits, critic = self._critic_logits(state.params["critic"], state.extra["critic"], "generator", source, fake)
         metrics = {"gan": self.objective.generator(logits), "l1": jnp.mean(jnp.abs(x - fake))}
@@ -112,7 +115,7 @@ class Pix2Pix(AdversarialModel):
         return value, Seen(metrics, extra={"gen": gen, "critic": critic})
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step of the critic, then one of the generator, which the new critic judges on the same fakes."""
+        """One step of the critic, then one of the generator against the updated critic, on the same fakes."""
         batch, num, start = dict(batch), len(batch["x"]), state
         if self.accumulate == 1:
             keys = fold_each(key, jnp.arange(num))
@@ -139,18 +142,19 @@ class Pix2Pix(AdversarialModel):
     # --- use ---
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """G(s, z): f32[len(keys), H, W, channels] of sources [len(keys), H, W, C']."""
+        """G(s, z): f32[len(keys), H, W, channels] for sources cond, [len(keys), H, W, C']."""
         return self.translate(state, keys, cond)
 
     def translate(self, state: TrainState, keys: jax.Array, source: jax.Array) -> jax.Array:
-        """As `sample`, whose condition is the source."""
+        """`sample` with the source as its condition."""
         variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
         source = to_signed(source)
         if not self.noise:
-            return self.generator.apply(variables, source, self.channels)
+            return apply(self.generator, variables, source, self.channels)
 
         def one(key: jax.Array, source: jax.Array) -> jax.Array:
-            return self.generator.apply(variables, source[None], self.channels, noise=True, rngs={"dropout": key})[0]
+            rngs = {"dropout": key}
+            return apply(self.generator, variables, source[None], self.channels, noise=True, rngs=rngs)[0]
 
         return jax.vmap(one)(keys, source)
 
@@ -160,20 +164,20 @@ class Pix2Pix(AdversarialModel):
             raise UserError(f"sources of shape {given} were given: pass images [B, H, W, C] as the condition")
 
     def sample_cond(self, num: int, batch: Batch) -> jax.Array:
-        """The sources of `batch`, over and over."""
+        """The sources of `batch`, repeated as needed."""
         return jnp.asarray(batch["cond"])[jnp.arange(num) % len(batch["cond"])]
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """Of samples under each source against its target: l1, mean absolute difference in model space; psnr in dB and,
-        of images of 11 x 11 or more, ssim, both of 8-bit images."""
+        """Compares a sample for each source with its target, f32[B] each: `l1`, the mean absolute difference in model
+        space; of 8-bit images `psnr` in dB and, where they are large enough, `ssim`."""
         x, fake = batch["x"], self.sample(state, keys, batch["cond"])
         numbers = {"l1": jnp.mean(jnp.abs(x - fake), axis=(1, 2, 3))}
-        pair = [to_8_bit(a) for a in (fake, x)]
+        pair = to_8_bit(fake), to_8_bit(x)
         numbers["psnr"] = psnr(*pair)
         return numbers | ({"ssim": ssim(*pair)} if min(x.shape[1:3]) >= SSIM_SMALLEST else {})
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Rows of sources, of what is made of them, and of what was to be made."""
+        """Rows of sources, of their translations and of the targets."""
         keys = keys[:10]
         x, cond = (batch[name][: keys.shape[0]] for name in ("x", "cond"))
         source = to_signed(cond)

@@ -1,8 +1,8 @@
-"""What models with codebooks share, whatever trains them: images to codes and back, as a first stage for other models.
+"""What models with codebooks share, however they are trained: images to codes and back, a first stage for other models.
 
-x data, z a map of vectors that a network makes of it, q the nearest codes, one for each place of the map; a network may
-have several maps, the coarsest first. `tokens`, i32[B, T], are the codes' numbers: of the coarsest map in raster order,
-then of the next finer one, and so on. See `ops.quantize` for the codebook, `nets.vqvae` for what a network answers.
+x data, z the encoder's map of vectors, q the nearest code at each place of the map. A network may have several maps,
+the coarsest first. `tokens`, i32[B, T], are the indices of the codes: those of the coarsest map in raster order, then
+those of the next finer map, and so on. See `ops.quantize` for the codebook, `nets.vqvae` for a network's interface.
 """
 
 import math
@@ -17,18 +17,19 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr
 from jaxgen.models.shared import check_shape, outside, to_8_bit
+from jaxgen.nets.apply import apply
 from jaxgen.ops.quantize import Codebook, Found, Running, straight_through
 
 Weights = dict[str, PyTree]
-"""`network`, and where codes are learnt by gradient `codes`, f32[K, D] by level."""
+"""`network`, and `codes`, f32[K, D] by level, where the codes are learnt by gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized(GenerativeModel):
-    """x: f32[B, *shape] in [-1, 1]. A model of this kind says which network is its, and where its weights are."""
+    """x: f32[B, *shape] in [-1, 1]. A subclass defines `coder`, its network, and `weights`, where its weights are."""
 
     codebook: Codebook = Codebook()
-    """Of each level."""
+    """The codebook of each level."""
     shape: tuple[int, ...] = (32, 32, 3)
 
     @property
@@ -38,15 +39,15 @@ class Quantized(GenerativeModel):
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """Of what the network makes of codes."""
+        """Shape of the decoder's output."""
         return self.shape
 
     def image(self, out: jax.Array) -> jax.Array:
-        """f32[B, *shape] of that."""
+        """Images f32[B, *shape] from the decoder's output."""
         return out
 
     def weights(self, state: TrainState) -> Weights:
-        """Those to use a trained model with."""
+        """The weights that sampling and evaluation use."""
         raise NotImplementedError
 
     def check(self, batch: Batch) -> None:
@@ -76,7 +77,7 @@ class Quantized(GenerativeModel):
         return sum(math.prod(size) for size in self.maps)
 
     def _level(self, level: int) -> str:
-        """A level's name, by its map."""
+        """A level's name: the size of its map."""
         return "{}x{}".format(*self.maps[level])
 
     def _codes(self, weights: Weights, running: dict[str, Running]) -> list[jax.Array]:
@@ -87,7 +88,7 @@ class Quantized(GenerativeModel):
     # --- training ---
 
     def _begin(self, key: jax.Array, x: jax.Array) -> tuple[Weights, dict[str, Running]]:
-        """Weights, and the codes' use, at step 0: codes lie where the new encoder puts x."""
+        """Weights and codebook statistics at step 0. The codes start among the new encoder's outputs for x."""
         key_network, key_codes = jax.random.split(key)
         sizes = (self.codebook.dim, self.out_shape)
         network = self.coder.init(key_network, x, lambda level, z: z, *sizes)["params"]
@@ -98,13 +99,13 @@ class Quantized(GenerativeModel):
             codes[name], running[name] = self.codebook.start(jax.random.fold_in(key_codes, level), z)
             return self.codebook.find(codes[name], z).q
 
-        self.coder.apply({"params": network}, x, start, self.codebook.dim, method="encode")
+        apply(self.coder, {"params": network}, x, start, self.codebook.dim, method="encode")
         weights = {"network": network, "codes": codes} if self.codebook.by_gradient else {"network": network}
         return weights, running
 
     def _rebuild(self, weights: Weights, running: dict[str, Running], x: jax.Array) -> tuple[jax.Array, list[Found]]:
-        """What the network makes of x by way of its codes, f32[B, *out_shape] with gradients straight through them, and
-        what was found."""
+        """The decoder's output for the codes of x, f32[B, *out_shape], with straight-through gradients, and the codes
+        found at each level."""
         codes, found = self._codes(weights, running), []
 
         def quantize(level: int, z: jax.Array) -> jax.Array:
@@ -112,22 +113,22 @@ class Quantized(GenerativeModel):
             return straight_through(found[-1].z, found[-1].q)
 
         sizes = (self.codebook.dim, self.out_shape)
-        return self.coder.apply({"params": weights["network"]}, x, quantize, *sizes), found
+        return apply(self.coder, {"params": weights["network"]}, x, quantize, *sizes), found
 
     def _decode(self, weights: Weights, q: list[jax.Array]) -> jax.Array:
-        """Images f32[B, *shape] of all levels' codes, as vectors."""
-        return self.image(self.coder.apply({"params": weights["network"]}, q, self.out_shape, method="decode"))
+        """Images f32[B, *shape] from the code vectors q of all levels."""
+        return self.image(apply(self.coder, {"params": weights["network"]}, q, self.out_shape, method="decode"))
 
     def _code_loss(self, found: list[Found]) -> jax.Array:
-        """Of the codes, all levels together."""
-        return sum(self.codebook.loss(one) for one in found)
+        """The codebook losses of all levels, summed, f32[]."""
+        return sum((self.codebook.loss(one) for one in found), jnp.zeros(()))
 
-    def _use(
+    def _update_codebooks(
         self, key: jax.Array, weights: Weights, ema: Weights | None, running: dict[str, Running], found: list[Found]
     ) -> tuple[Weights, Weights | None, dict[str, Running], Metrics]:
-        """Codebooks after a batch of which this was found, and the metrics of how they are used.
+        """Weights, their average and the codebooks after a batch in which `found` was found, and metrics of code usage.
 
-        ema: the average of the weights, None without one: by itself it would lag behind a code that restarts.
+        ema: the averaged weights, or None. Restarted codes are set there too, as the average would lag behind them.
         """
         learnt = [w and w.get("codes") for w in (weights, ema)]
         running, metrics = dict(running), {}
@@ -138,10 +139,13 @@ class Quantized(GenerativeModel):
             running[name], codes, numbers = self.codebook.update(key_level, running[name], one, codes)
             learnt = [each and {**each, name: moved} for each, moved in zip(learnt, codes)]
             metrics |= numbers if len(found) == 1 else {f"{n}_{name}": value for n, value in numbers.items()}
-        weights, ema = ({**w, "codes": each} if each else w for w, each in zip((weights, ema), learnt))
+        if learnt[0]:
+            weights = {**weights, "codes": learnt[0]}
+        if ema and learnt[1]:
+            ema = {**ema, "codes": learnt[1]}
         return weights, ema, running, metrics
 
-    # --- a first stage ---
+    # --- as a first stage ---
 
     def encode_codes(self, state: TrainState, x: jax.Array) -> jax.Array:
         """Tokens i32[B, T] of images f32[B, *shape]."""
@@ -149,8 +153,7 @@ class Quantized(GenerativeModel):
         return jnp.concatenate([one.indices.reshape(x.shape[0], -1) for one in found], axis=1)
 
     def decode_codes(self, state: TrainState, tokens: jax.Array) -> jax.Array:
-        """Images f32[B, *shape] of tokens i32[B, T]. Raises UserError for a (concrete) token that stands for no
-        code."""
+        """Images f32[B, *shape] of tokens i32[B, T]. Raises UserError for concrete tokens that are no code."""
         self._check_tokens(tokens)
         weights, start, found = self.weights(state), 0, []
         for codes, size in zip(self._codes(weights, state.extra["codes"]), self.maps):
@@ -166,8 +169,8 @@ class Quantized(GenerativeModel):
             raise UserError(f"token {bad} is out of range: codes go from 0 to {self.num_codes - 1}")
 
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
-        """z before it is quantized, f32[B, h, w, D], for a model of vectors instead of codes: arXiv:2112.10752,
-        section 3.1."""
+        """z before quantization, f32[B, h, w, D], for a second stage that models vectors instead of codes: section 3.1
+        of arXiv:2112.10752. `key` is not used."""
         if len(self.maps) > 1:
             raise UserError(f"this {type(self).__name__} has {len(self.maps)} maps of codes: latents are of one alone")
         return self._rebuild(self.weights(state), state.extra["codes"], x)[1][0].z
@@ -180,8 +183,8 @@ class Quantized(GenerativeModel):
     # --- use ---
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """Decoded codes, each drawn by itself as often as the codebook's codes were used lately, f32[len(keys),
-        *shape]: textures without objects. What codes go together a prior over them has to learn."""
+        """f32[len(keys), *shape] from codes drawn independently by their recent frequency: textures without objects, as
+        how codes depend on each other is for a prior to learn."""
         tokens = []
         for level, size in enumerate(self.maps):
             logits = jnp.log(state.extra["codes"][self._level(level)].count + 1e-12)
@@ -193,14 +196,14 @@ class Quantized(GenerativeModel):
         return self.decode_codes(state, jnp.concatenate(tokens, axis=1))
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """Of what comes back of x: mse per element in model space, psnr in dB of 8-bit images; each f32[B]."""
+        """Errors of reconstructions, f32[B] each: `mse` per element in model space, `psnr` in dB of 8-bit images."""
         x = batch["x"]
         rebuilt = self.image(self._rebuild(self.weights(state), state.extra["codes"], x)[0])
-        pair = [to_8_bit(a) for a in (rebuilt, x)]
-        return {"mse": jnp.mean((x - rebuilt) ** 2, axis=(1, 2, 3)), "psnr": psnr(*pair)}
+        mse = jnp.mean((x - rebuilt) ** 2, axis=(1, 2, 3))
+        return {"mse": mse, "psnr": psnr(to_8_bit(rebuilt), to_8_bit(x))}
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Reconstructions under their originals."""
+        """Reconstructions below their originals."""
         x = batch["x"][:10]
         rebuilt, _ = self._rebuild(self.weights(state), state.extra["codes"], x)
         return {"reconstruction.png": jnp.stack([x, self.image(rebuilt)])}

@@ -2,8 +2,8 @@
 
     loss = |x - decoder(q)|^2 + |sg(z) - q|^2 + beta |z - sg(q)|^2,  q the code nearest to z = encoder(x)      (eq. 3)
 
-each term averaged over what it is of; the second stands only where codes are learnt by gradient. Samples need a prior
-over codes: `jaxgen.pretrained` makes codes the data of another model.
+Each term is a mean over its elements; the second is absent unless codes are learnt by gradient. Good samples need a
+prior over codes, a second model trained on them: see `jaxgen.runs.pretrained`.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from jaxgen.nets.vqvae import VQNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class VQVAE(Quantized, LossModel):
-    """x: f32[B, *shape] in [-1, 1]. Metrics of codebooks are named by the size of their map where there are several."""
+    """x: f32[B, *shape] in [-1, 1]. With several maps, the metrics of a codebook carry the size of its map."""
 
     network: nn.Module = field(default_factory=VQNetwork)
     """Encoder and decoder: `nets.vqvae`, `nets.vit`."""
@@ -38,7 +38,7 @@ class VQVAE(Quantized, LossModel):
         return self._start(params, {"codes": running})
 
     def seen(self, params: Weights, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """Its rows are what was found."""
+        """The loss; `Seen.rows` are the codes found at each level."""
         rebuilt, found = self._rebuild(params, state.extra["codes"], batch["x"])
         mse, codes = jnp.mean((batch["x"] - rebuilt) ** 2), self._code_loss(found)
         return mse + codes, Seen({"mse": mse, "code_loss": codes}, rows=found)
@@ -46,5 +46,6 @@ class VQVAE(Quantized, LossModel):
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         key_loss, key_codes = jax.random.split(key)
         new, seen = self._step(state, key_loss, batch)
-        params, ema, running, used = self._use(key_codes, new.params, new.ema, state.extra["codes"], seen.rows)
+        running = state.extra["codes"]
+        params, ema, running, used = self._update_codebooks(key_codes, new.params, new.ema, running, seen.rows)
         return new.replace(params=params, ema=ema, extra={"codes": running}), {**seen.metrics, **used}

@@ -68,7 +68,7 @@ def test_lambda_is_the_ratio_of_gradients_at_the_last_layer(state):
 
     @jax.jit
     def expected():
-        pixels, game = norm(lambda out: TINY.pixel_loss(out, X)[0]), norm(lambda out: TINY._game(state, out)[0])
+        pixels, game = norm(lambda out: TINY.pixel_loss({}, out, X)[0]), norm(lambda out: TINY._game(state, out)[0])
         return pixels / (game + 1e-4)
 
     @jax.jit
@@ -139,13 +139,27 @@ def test_the_perceptual_loss_is_lpips(state, tmp_path):
         store.save(tmp_path / f"{kind}.safetensors", kind, arrays, "random", "0", False)
     model = replace(TINY, perceptual_weight=1.0, perceptual=tuple(files), l2_weight=0.0)
     model.check({"x": X})
+    extra = jax.jit(model.init)(jax.random.key(0), {"x": jnp.asarray(X)}).extra
+    loaded = [weights.load(kind, file) for kind, file in zip(("vgg16", "lpips_vgg"), files)]
+    for kept, published in zip(extra["lpips"], loaded):
+        jax.tree.map(np.testing.assert_array_equal, kept, published.params)
     raw = np.rint((X + 1) * 127.5).astype(np.uint8)
     other = raw[:, ::-1].copy()
     signed = [jnp.asarray(a, jnp.float32) / 127.5 - 1 for a in (raw, other)]
-    loss, numbers = model.pixel_loss(signed[1], signed[0])
-    expected = LPIPS(weights.load("vgg16", files[0]), weights.load("lpips_vgg", files[1]))(raw, other)
+    loss, numbers = model.pixel_loss(extra, signed[1], signed[0])
+    expected = LPIPS(*loaded)(raw, other)
     np.testing.assert_allclose(numbers["lpips"], jnp.mean(expected), rtol=1e-4)
     assert float(loss) == float(numbers["lpips"])
+
+
+def test_a_run_with_a_perceptual_loss_is_restored_without_its_files():
+    """The shapes of its state need none; its weights come with the state."""
+    model = replace(TINY, perceptual_weight=1.0, perceptual=("none", "none"))
+    state = jax.eval_shape(model.init, jax.random.key(0), {"x": jnp.asarray(X)})
+    trunk, heads = state.extra["lpips"]
+    assert heads["lin0"].shape == (64,) and len(jax.tree.leaves(trunk)) == 26
+    with pytest.raises(UserError, match="none is no file"):
+        model.check({"x": jnp.asarray(X)})
 
 
 @pytest.mark.parametrize(
