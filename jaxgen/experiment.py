@@ -104,15 +104,16 @@ class Experiment:
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         codec.check_model(self.model)
         self.model.check({**shapes, **labels})
-        if self.data.vocab > getattr(self.model, "vocab", self.data.vocab):
+        vocab = getattr(self.model, "vocab", self.data.vocab)
+        if self.data.vocab > vocab:
             raise UserError(
-                f"the data has {self.data.vocab} tokens, the model knows {self.model.vocab}: pass "
+                f"the data has {self.data.vocab} tokens, the model knows {vocab}: pass "
                 f"--model.network.vocab {self.data.vocab}"
             )
         given = getattr(self.codec, "bits", 0)
-        if getattr(self.model, "bits", given) != given:
+        if (bits := getattr(self.model, "bits", given)) != given:
             raise UserError(
-                f"model.bits is {self.model.bits}, codec.bits {given}: likelihoods would be of other data; set both "
+                f"model.bits is {bits}, codec.bits {given}: likelihoods would be of other data; set both "
                 "alike, and model.bits to 0 for data that is continuous"
             )
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
@@ -235,6 +236,7 @@ def presets(script: Path) -> dict[str, Experiment]:
     """PRESETS of an experiment script. Raises UserError when it has none."""
     name = f"jaxgen_experiment_{script.stem}"
     spec = importlib.util.spec_from_file_location(name, script)
+    assert spec and spec.loader, script  # a .py file always has them
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses defined in a script look their module up by name
     spec.loader.exec_module(module)

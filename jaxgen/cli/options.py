@@ -90,7 +90,7 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
     # Fields the two share (a seed, the device) are the command's; the experiment's own keep theirs.
     @dataclass(frozen=True)
     class Args:
-        options: Annotated[kind, tyro.conf.arg(name="")]
+        options: Annotated[kind, tyro.conf.arg(name="")]  # pyright: ignore[reportInvalidTypeForm]: tyro reads it
         experiment: Annotated[Experiment, tyro.conf.arg(name="run")]
 
     given = parse(Args, Args(kind(), run.experiment()), args[1:], f"jaxgen {command}", text)

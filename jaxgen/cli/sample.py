@@ -64,7 +64,7 @@ def command(args: list[str]) -> None:
     options, model, run = asked.options, asked.experiment.compute_model, asked.run
     _check(options)
     editing.check_model(model, bool(options.image), bool(options.mask), bool(options.between))
-    translated = bool(options.image) and isinstance(model, Translates)
+    translates = model if options.image and isinstance(model, Translates) else None
     cond = model.sample_cond(options.num, run.examples())
     if options.cond:
         if cond is None:
@@ -72,19 +72,19 @@ def command(args: list[str]) -> None:
         cond = np.resize(np.asarray(options.cond, np.int32), options.num)
         model.check_cond(cond)
     num = options.num
-    if translated:
-        num = num if model.noise else 1  # answers that are all alike need no more
+    if translates:
+        num = num if translates.noise else 1  # answers that are all alike need no more
         cond = images.sources(Path(options.image), cond.shape[-1], num)
     trained = asked.restore()
-    if (options.image or options.between) and not translated:
+    if (options.image or options.between) and not translates:
         raw = _edited(trained, cond, options)
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
     out = _folder(asked)
     columns = options.between if raw.ndim == 4 else 0
     shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond)
-    save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.frame))
-    if translated:
+    save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size))
+    if translates:
         images.save_each(out, raw)
     save_file({"x": raw}, out / "samples.safetensors")
     print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
@@ -111,7 +111,7 @@ def _edited(trained: Trained, cond: np.ndarray | None, options: SampleOptions) -
     if options.between:
         rows = max(1, options.num // options.between)
         return editing.rows_between(trained, options.seed, rows, options.between, cond)
-    shape = trained.model.shape
+    shape = editing.shape_of(trained.model)
     image, mask = images.read_image(Path(options.image), shape), None
     if options.mask:
         mask = images.read_image(Path(options.mask), (*shape[:2], 1)) < 128

@@ -117,7 +117,7 @@ class WalksLatents(Protocol):
 
     @property
     def latent_ways(self) -> tuple[str, ...]:
-        """The ways it knows, of `metrics.ppl.WAYS`; the first bears the plain name of the number."""
+        """The ways it knows, of `metrics.ppl.INTERPOLATIONS`; the first bears the plain name of the number."""
         ...
 
     def latent_path(
@@ -131,6 +131,10 @@ class WalksLatents(Protocol):
 @runtime_checkable
 class WritesText(Protocol):
     """Goes on from a prompt, token by token."""
+
+    def check_cond(self, cond: PyTree) -> None:
+        """Raises UserError for prompts that cannot be gone on from."""
+        ...
 
     @property
     def decoding(self) -> Any:

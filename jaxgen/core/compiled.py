@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxgen.core.keys import EVAL, check_keys, fold_each, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel
-from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
+from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 
 
 def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> TrainState:
@@ -30,12 +30,15 @@ _init_fast = jax.jit(_init, static_argnums=0, compiler_options=QUICK_TO_COMPILE)
 
 
 def init(
-    model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any = None, layout: Layout | None = None
+    model: GenerativeModel, key: jax.Array, batch: Batch | RawBatch, codec: Any = None, layout: Layout | None = None
 ) -> TrainState:
     """The state of `model` at step 0 from a batch of real data (raw where a codec is given), laid out on a mesh where
     a layout is given."""
     shapes = jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch)
-    model.check({**shapes, "cond": batch["cond"]} if "cond" in batch else shapes)
+    seen: dict[str, Any] = dict(shapes)
+    if "cond" in batch:
+        seen["cond"] = batch["cond"]  # values of labels are checked too
+    model.check(seen)
     if layout is None:
         return _init_fast(model, key, batch, codec)
     where = layout.state(abstract_state(model, batch, codec))
@@ -43,7 +46,7 @@ def init(
     return program(model, *layout.put((key, batch), layout.everywhere), codec)
 
 
-def abstract_state(model: GenerativeModel, batch: Batch, codec: Any = None) -> TrainState:
+def abstract_state(model: GenerativeModel, batch: Batch | RawBatch, codec: Any = None) -> TrainState:
     """Shapes and dtypes of what `init` returns, without computing it."""
     return jax.eval_shape(lambda b: _init(model, jax.random.key(0), b, codec), batch)
 

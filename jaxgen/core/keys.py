@@ -11,7 +11,7 @@ from jaxgen.errors import UserError
 INIT, TRAIN, SAMPLE, EVAL = range(4)
 
 
-def run_key(seed: int, use: int) -> jax.Array:
+def run_key(seed: int | jax.Array, use: int) -> jax.Array:
     """The key of a run for one use: INIT, TRAIN, SAMPLE or EVAL, so that no two uses share randomness."""
     return jax.random.fold_in(jax.random.key(seed), use)
 

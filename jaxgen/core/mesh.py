@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -32,7 +33,7 @@ TENSOR_RULES = (
 
 def parse(text: str) -> dict[str, int]:
     """`data=4,fsdp=2` as sizes by axis. Raises UserError for another axis or no number."""
-    sizes = dict.fromkeys(AXES, 1)
+    sizes: dict[str, int] = dict.fromkeys(AXES, 1)
     for part in filter(None, text.split(",")):
         name, _, size = part.partition("=")
         if name not in AXES:
@@ -142,7 +143,7 @@ class Layout:
         """Arrays that every process has whole, laid out on the mesh."""
 
         def one(array: Any) -> jax.Array:
-            if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
                 data = one(np.asarray(jax.random.key_data(array)))
                 return jax.random.wrap_key_data(data)
             array = np.asarray(array)
@@ -160,7 +161,8 @@ class Layout:
         rows = self.rows(batch_size)
 
         def one(array: np.ndarray) -> jax.Array:
-            def read(index: tuple[slice, ...]) -> np.ndarray:
+            def read(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None
                 start, stop, _ = index[1].indices(batch_size)
                 first = int(np.searchsorted(rows, start))
                 return array[index[0], first : first + stop - start]

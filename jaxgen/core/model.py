@@ -11,7 +11,7 @@ import optax
 
 from jaxgen.core.codec import Codec
 from jaxgen.core.gradients import Seen, gradient
-from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
+from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 from jaxgen.optim import Adam, Optimizer
 
 
@@ -26,7 +26,7 @@ class GenerativeModel:
         """The codec of uint8 images whose range the model expects; None for any, such as pixels in [-1, 1]."""
         return None
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: Batch | RawBatch) -> None:
         """Raises UserError when data of these shapes cannot be modelled; `batch` may be ShapeDtypeStructs."""
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
@@ -54,7 +54,7 @@ class GenerativeModel:
     def check_cond(self, cond: PyTree) -> None:
         """Raises UserError for a condition that cannot be sampled under."""
 
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
+    def sample_cond(self, num: int, batch: Batch | RawBatch) -> PyTree:
         """Conditions for `num` samples to look at, leading axis `num`; None for an unconditional model."""
         return None
 
@@ -142,8 +142,8 @@ def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> Py
     The ramp keeps a short run's average from being its random initialisation.
     """
     step = step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+    ramped = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + (1 - ramped) * (p - e), ema, params)
 
 
 def with_field(module: PyTree, field: str, value: Any) -> PyTree:

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import struct
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
+"""Examples on the devices, by field: `x`, and `cond` where the data has it."""
+RawBatch = Mapping[str, np.ndarray]
+"""Examples on the host, as a data set gives them."""
 Metrics = dict[str, jax.Array]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything a run changes, and nothing else.
 
     step: i32[], optimizer steps taken. params, opt_state: one entry per network. ema: the averaged copy of params,

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.capabilities import EntropyModel
+from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, to_json
@@ -34,13 +35,14 @@ LANE_BITS = 64 * 1000  # of code that a lane is worth: its state takes 64 itself
 TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
 
 
-def check_model(model: Any) -> None:
-    """Raises UserError unless images can be compressed by `model`."""
+def check_model(model: GenerativeModel) -> EntropyModel:
+    """The model, known to be one. Raises UserError unless images can be compressed by it."""
     if not isinstance(model, EntropyModel):
         raise UserError(
             f"{type(model).__name__} gives no probabilities of one pixel after another: compress with a run of an "
             f"autoregressive model, such as PixelCNN"
         )
+    return model
 
 
 def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
@@ -186,8 +188,8 @@ def _read_varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
 def compress_files(trained: Trained, pictures: list[Path], out: Path, cond: Sequence[int] = ()) -> str:
     """Writes the pictures' file and says how large it is; cond: classes, repeated to the number of pictures. Raises
     UserError as `compress` and `read_pixels` do, before it computes."""
-    model = trained.model
-    images = np.stack([read_pixels(picture, model.shape) for picture in pictures])
+    model, shape = trained.model, check_model(trained.model).shape
+    images = np.stack([read_pixels(picture, shape) for picture in pictures])
     labels = np.resize(np.asarray(cond, np.int32), len(images)) if len(cond) else None
     if labels is not None and model.sample_cond(1, {"x": images}) is None:
         raise UserError("cond was given, but the model is not conditional: leave it out")

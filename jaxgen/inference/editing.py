@@ -42,6 +42,13 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
         raise UserError(f"{name} makes nothing of a whole picture: --image without --mask needs {needed}")
 
 
+def shape_of(model: GenerativeModel) -> tuple[int, ...]:
+    """(H, W, C) of the pictures that a model edits. Raises UserError for one that edits none."""
+    if not isinstance(model, Varies | Inpaints):
+        raise UserError(f"{type(model).__name__} edits no picture of a given size")
+    return model.shape
+
+
 def redraw(
     trained: Trained,
     keys: jax.Array,
@@ -63,9 +70,8 @@ def redraw(
 def _redraw(
     model: Any, edit: Edit, codec: Codec, state: TrainState, keys: jax.Array, image: jax.Array, mask: Any, cond: PyTree
 ) -> jax.Array:
-    if mask is None and not isinstance(model, Varies):
-        source = jnp.broadcast_to(image, (keys.shape[0], *image.shape))
-        return codec.decode(model.translate(state, keys, source))
+    if mask is None and isinstance(model, Translates):
+        return codec.decode(model.translate(state, keys, jnp.broadcast_to(image, (keys.shape[0], *image.shape))))
     x = jnp.broadcast_to(codec.encode({"x": image[None]}, jax.random.key(0))["x"], (keys.shape[0], *model.shape))
     if mask is None:
         return codec.decode(model.vary(state, keys, x, edit.strength, cond))

@@ -6,10 +6,10 @@ What is written is `jax.export`'s portable StableHLO for each platform, with a s
 """
 
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,7 +121,7 @@ def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) ->
         )
         argument = ARRAYS.format(places=jax.tree.unflatten(structure, range(3, 3 + len(arrays))))
     (out / "sample.py").write_text(SCRIPT.format(what=what, usage=usage, files=files, cond=argument))
-    package = Path(find_spec("flatbuffers").origin).parent
+    package = Path(str(flatbuffers.__file__)).parent
     with zipfile.ZipFile(out / "flatbuffers.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(package.glob("*.py")):
             archive.write(file, f"flatbuffers/{file.name}")

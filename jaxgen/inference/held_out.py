@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core import compiled
@@ -42,9 +43,11 @@ def held_out_numbers(
         keys = sample_keys(seed, batch, i * batch, EVAL)
         if layout is not None:
             keys, raw = layout.put((keys, raw), layout.batch())
-        images = _answers(trained, keys, raw) if distances else None
-        numbers = compiled.evaluate(trained.model, trained.state, keys, raw, trained.codec)
-        numbers |= {name: distance(images, raw["x"]) for name, distance in (distances or {}).items()}
+        on_device: Batch = jax.tree.map(jnp.asarray, dict(raw))
+        numbers = compiled.evaluate(trained.model, trained.state, keys, on_device, trained.codec)
+        if distances:
+            images = _answers(trained, keys, on_device)
+            numbers |= {name: distance(images, on_device["x"]) for name, distance in distances.items()}
         for name, values in whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     return {name: _mean(np.concatenate(parts)) for name, parts in totals.items()}, count

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.capabilities import RadianceField
@@ -60,6 +61,20 @@ def check(experiment: Experiment, options: Rendering) -> None:
         _marching_cubes()
 
 
+def field_of(trained: Trained) -> RadianceField:
+    """The run's model. Raises UserError where it is no radiance field."""
+    check(trained.experiment, Rendering())
+    assert isinstance(trained.model, RadianceField)
+    return trained.model
+
+
+def scene_of(trained: Trained) -> PosedViews:
+    """The run's data. Raises UserError where these are no views of a scene."""
+    check(trained.experiment, Rendering())
+    assert isinstance(trained.experiment.data, PosedViews)
+    return trained.experiment.data
+
+
 @partial(jax.jit, static_argnums=0)
 def rendered(model: RadianceField, state: TrainState, rays: jax.Array) -> Rendered:
     """What is seen along rays f32[N, 9]: one program for all of one picture."""
@@ -70,9 +85,9 @@ def render_view(
     trained: Trained, rays: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of rays f32[H * W, 9]: picture uint8[H, W, 3], depth f32[H, W] as a distance, and opacity f32[H, W]."""
-    seen, codec = rendered(trained.model, trained.state, rays), trained.codec
-    shaped = (np.asarray(a).reshape(*size, *a.shape[1:]) for a in (codec.decode(seen.rgb), seen.depth, seen.opacity))
-    return tuple(shaped)
+    seen, codec = rendered(field_of(trained), trained.state, rays), trained.codec
+    rgb, depth, opacity = (np.asarray(a) for a in (codec.decode(seen.rgb), seen.depth, seen.opacity))
+    return rgb.reshape(*size, 3), depth.reshape(size), opacity.reshape(size)
 
 
 def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = None) -> str:
@@ -80,7 +95,7 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
 
     lpips: f32[B] of two batches of pictures, where its weights are named.
     """
-    run, step = trained.folder, trained.step
+    run, step, model = trained.run, trained.step, field_of(trained)
     pictures = run.pictures(step)
     numbers, shown = _views(trained, options, out, lpips)
     save_picture(pictures / f"{options.split}_views.png", shown)
@@ -102,7 +117,7 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
             save_picture(folder / "turntable.gif", film)
         lines.append(f"turntable of {len(film)} frames: {out / 'turntable.gif'}")
     if options.lattice:
-        vertices, faces, colours = mesh(trained.model, trained.state, options.lattice, options.level)
+        vertices, faces, colours = mesh(model, trained.state, options.lattice, options.level)
         write_ply(out / "mesh.ply", vertices, faces, colours)
         lines.append(f"mesh of {len(vertices)} vertices and {len(faces)} triangles: {out / 'mesh.ply'}")
     lines.append(f"report: {write_report(run.path)}")
@@ -114,7 +129,7 @@ def _views(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
     of what is, of depth and of opacity. Each picture is also written by itself."""
-    data, model = trained.experiment.data, trained.model
+    data, model = scene_of(trained), field_of(trained)
     views = data.views(options.split)
     count = min(options.limit or len(views.pixels), len(views.pixels))
     true = data.depth(options.split) if isinstance(data, AnalyticScene) else None
@@ -127,7 +142,8 @@ def _views(
         save_image(picture, out / f"view{i:03}.png")
         for name, image in zip(("depth", "opacity"), grey):
             save_image(image, out / f"{name}{i:03}.png")
-        pair = (picture[None], composite(views.pixels[i], model.background)[None])
+        wanted = composite(views.pixels[i], model.background)
+        pair = (jnp.asarray(picture[None]), jnp.asarray(wanted[None]))
         measures = {"psnr": psnr} | ({"ssim": ssim} if min(views.size) >= SSIM_SMALLEST else {})
         measures |= {lpips.name: lpips} if lpips else {}
         for name, measure in measures.items():
@@ -135,7 +151,7 @@ def _views(
         if true is not None:
             numbers.setdefault("depth_error", []).append(depth_error(depth, true[i]))
         if i < SHOWN:
-            rows.append([pair[1][0], picture, *(np.repeat(a, 3, axis=-1) for a in grey)])
+            rows.append([wanted, picture, *(np.repeat(a, 3, axis=-1) for a in grey)])
     return {name: np.array(values) for name, values in numbers.items()}, np.stack([np.stack(r) for r in zip(*rows)])
 
 
@@ -164,10 +180,10 @@ def _grey(values: np.ndarray) -> np.ndarray:
 def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
     """uint8[F, H, W, 3]: the scene along the data's way around it, by its first held-out camera's lens; width in
     pixels, that of the pictures when 0."""
-    data = trained.experiment.data
+    data = scene_of(trained)
     views = data.views("test")
     scale = width / views.size[1] if width else 1.0
-    size = tuple(max(1, round(n * scale)) for n in views.size)
+    size = (max(1, round(views.size[0] * scale)), max(1, round(views.size[1] * scale)))
     lens, ends = views.intrinsics[0] * scale, (views.near.min(), views.far.max(), views.planar[0])
     rays = (view_rays(pose, lens, size, *ends) for pose in data.camera_path(frames))
     return np.stack([render_view(trained, r, size)[0] for r in rays])

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -79,7 +79,7 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
     if not isinstance(model, WritesText):
         raise UserError(f"{type(model).__name__} does not write text token by token: name a run of experiments/gpt.py")
     model, show = with_tokens(model, writing.tokens), show or sys.stdout
-    tokenizer = tokenizer_of(trained.folder)
+    tokenizer = tokenizer_of(trained.run)
     prompt = writing.prompt
     starts = trained.examples["x"][:, :1] if prompt is None else tokenizer.encode(prompt)[None]
     model.check_cond(gpt.prompts(list(starts), model.window))
@@ -102,4 +102,7 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
 
 def with_tokens(model: WritesText, tokens: int) -> WritesText:
     """The model that writes so many tokens; its own number when 0."""
-    return replace(model, decoding=replace(model.decoding, tokens=tokens)) if tokens else model
+    if not tokens:
+        return model
+    assert is_dataclass(model) and not isinstance(model, type)  # every model is a frozen dataclass
+    return replace(model, decoding=replace(model.decoding, tokens=tokens))

@@ -84,7 +84,8 @@ def _joined(leaves: list[jax.Array]) -> jax.Array:
 def pack(state: TrainState) -> tuple[dict[str, jax.Array], Packs]:
     """The arrays of a state by name, small ones that lie whole on every device joined: one pack for each field of the
     state and type. Also what lies in the packs."""
-    arrays, groups = {}, {}
+    arrays: dict[str, jax.Array] = {}
+    groups: dict[str, list[tuple[str, jax.Array]]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         if leaf.nbytes <= SMALL and leaf.sharding.is_fully_replicated:
             groups.setdefault(f"{_name(path[:1])}-{leaf.dtype}", []).append((_name(path), leaf))
@@ -114,7 +115,7 @@ def to_read(like: TrainState, packs: Packs) -> dict[str, jax.ShapeDtypeStruct]:
 
 def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> TrainState:
     """The inverse of `pack`, laid out as `like` says. Raises ValueError where an array is missing."""
-    found = dict(arrays)
+    found: dict[str, jax.Array | np.ndarray] = dict(arrays)
     paths, shape = jax.tree_util.tree_flatten_with_path(like)
     leaves = {_name(path): leaf for path, leaf in paths}
     for group, names in packs.items():
@@ -216,7 +217,7 @@ class Checkpoints:
         later one is saved.
         """
         ocp = self._ocp
-        facts = {"checksums": checksums(state)}
+        facts: dict[str, Any] = {"checksums": checksums(state)}
         arrays, facts["packs"] = pack(state)
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), integrity=ocp.args.JsonSave(facts))
         metrics = None if score is None else {"score": float(score)}

@@ -59,7 +59,7 @@ class Pretrained(Codec):
                 f"{run.path} is a run of {type(model).__name__}, which makes no {what} of images: name one that does, "
                 "as of experiments/vqvae.py"
             )
-        if self.form == "levels" and len(model.maps) > 1:
+        if self.form == "levels" and isinstance(model, CodeStage) and len(model.maps) > 1:
             raise UserError(f"{run.path} has {len(model.maps)} maps of codes, form levels takes one: use form tokens")
         steps = saved_steps(run.checkpoints)
         if not steps:

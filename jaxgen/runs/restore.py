@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import INIT, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel, count_params
-from jaxgen.core.types import TrainState
+from jaxgen.core.types import RawBatch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.runs.checkpoint import Checkpoints
@@ -48,12 +46,19 @@ class Trained:
         return int(self.state.step)
 
     @property
+    def run(self) -> RunFolder:
+        """The run's folder. Raises UserError where nothing was written."""
+        if self.folder is None:
+            raise UserError("this run was trained in memory and has no folder: name one with fit(..., out=...)")
+        return self.folder
+
+    @property
     def name(self) -> str:
         """Of the run's folder, or of the model where there is none."""
         return self.folder.path.resolve().name if self.folder else type(self.experiment.model).__name__
 
     @cached_property
-    def examples(self) -> dict[str, np.ndarray]:
+    def examples(self) -> RawBatch:
         """The first held-out examples, raw."""
         return self.folder.examples() if self.folder else held_out_examples(self.experiment)
 
@@ -85,7 +90,7 @@ def restore(
     return Trained(experiment, codec, state, run, layout)
 
 
-def held_out_examples(experiment: Experiment) -> dict[str, np.ndarray]:
+def held_out_examples(experiment: Experiment) -> RawBatch:
     """The first held-out examples of the data, raw, as many as there are samples in a grid."""
     count = min(experiment.num_samples, experiment.data.count("test"))
     return next(experiment.data.padded_batches(count, "test"))[0]
@@ -105,7 +110,7 @@ def initial_state(experiment: Experiment, codec: Codec, layout: Layout | None = 
 
 def saved_state(
     experiment: Experiment,
-    batch: dict[str, np.ndarray],
+    batch: RawBatch,
     codec: Codec,
     checkpoints: Checkpoints,
     step: int | None = None,
@@ -126,7 +131,7 @@ def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, co
     run.keep_codec(codec.provenance)
     batch = held_out_examples(experiment)
     run.keep_examples(batch)
-    run.keep_files(experiment.data.files())
+    run.keep_files(experiment.data.files_to_keep())
     params = compiled.abstract_state(experiment.compute_model, batch, codec).params
     counts = {name: count_params(tree) for name, tree in params.items()}
     run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})

@@ -54,7 +54,8 @@ def fuses_reductions(value: str) -> bool:
 
 def jaxlib_version() -> tuple[int, int, int]:
     """The compiler's version, which may be another than that of jax."""
-    return jaxlib.version.__version_info__[:3]
+    major, minor, patch = jaxlib.version.__version_info__[:3]
+    return major, minor, patch
 
 
 def _warn(why: str) -> None:
@@ -65,7 +66,7 @@ def _warn(why: str) -> None:
 def devices_started() -> bool:
     """Whether jax has started its devices, after which XLA_FLAGS changes nothing. Starts none itself."""
     # The only public sign: the number of CPU devices can be changed until then.
-    count = jax.config.jax_num_cpu_devices
+    count = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]: options are set at run time
     try:
         jax.config.update("jax_num_cpu_devices", max(count, 0) + 1)
     except RuntimeError:

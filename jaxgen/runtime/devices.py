@@ -32,7 +32,8 @@ def start_jax(
     count = max(1, cpu_devices // num_processes)
     if seeds > 1:
         count = max(n for n in range(1, (os.cpu_count() or 1) + 1) if seeds % n == 0)
-    if count > 1 and jax.config.jax_num_cpu_devices == -1 and "xla_force_host" not in os.environ.get("XLA_FLAGS", ""):
+    free = jax.config.jax_num_cpu_devices == -1  # pyright: ignore[reportAttributeAccessIssue]: set at run time
+    if count > 1 and free and "xla_force_host" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))

@@ -1,5 +1,6 @@
 """The processes of one run: which of them writes, and what all of them agree on."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -63,14 +64,15 @@ def in_each(work: Callable[[], T]) -> T:
     """Runs `work` in every process. An error in one is raised in all: the others would wait for it for ever."""
     if jax.process_count() == 1:
         return work()
-    result, error = None, None
+    error = None
+    results: list[T] = []
     try:
-        result = work()
+        results.append(work())
     except Exception as failed:
         error = failed
     if any_process(error is not None):
         raise error or UserError("another process refused; its output says why")
-    return result
+    return results[0]
 
 
 def on_main(work: Callable[[], T]) -> T | None:
@@ -79,9 +81,9 @@ def on_main(work: Callable[[], T]) -> T | None:
 
 
 def from_main(value: float | None) -> float:
-    """The main process's number, in every process."""
+    """The main process's number, in every process; None elsewhere is no number."""
     if jax.process_count() == 1:
-        return value
+        return math.nan if value is None else value
     return float(multihost_utils.broadcast_one_to_all(np.float32(value or 0.0)))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxgen.core.capabilities import ClassConditional
+from jaxgen.core.capabilities import ClassConditional, WalksLatents
 from jaxgen.core.mesh import divisible
 from jaxgen.core.model import GenerativeModel
 from jaxgen.errors import UserError
@@ -84,7 +84,9 @@ def score_run(
     for record in scores.scores(metrics, network, rows, real, held_out):
         record["protocol"] = {**protocol, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})
-    for way in model.latent_ways if "ppl" in metrics else ():
+    walks = model.latent_ways if isinstance(model, WalksLatents) and "ppl" in metrics else ()
+    for way in walks:
+        assert distance is not None  # check_paths has seen to it
         record = path_length.ppl(trained, distance, way, path_length.Paths(seed, num, batch), cond)
         record["protocol"] = {**distance.provenance, "num": num, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})

@@ -43,7 +43,8 @@ def _prdc(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str
     return values, {"k": NEIGHBOURS, "num_each": num}
 
 
-def _memorization(samples: Rows, real: Rows, held_out: Rows) -> tuple[dict[str, float], dict[str, Any]]:
+def _memorization(samples: Rows, real: Rows, held_out: Rows | None) -> tuple[dict[str, float], dict[str, Any]]:
+    assert held_out is not None
     value = memorization(samples["features"], real["features"], held_out["features"])
     return {name: value[name] for name in ("nn_ratio", "copying_z")}, {"held_out": len(held_out["features"])}
 
