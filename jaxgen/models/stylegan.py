@@ -1,8 +1,8 @@
 """StyleGAN and StyleGAN2 (arXiv:1812.04948, arXiv:1912.04958): GANs whose generator works from styles.
 
-w = f(z) the style, ws one for each layer, x = g(ws, noise) the image. Beside what every GAN does: styles of two latents
-are mixed in training, the length of dx/dw is held to its running mean, samples are truncated towards the mean of w, and
-all that the critic sees is augmented with a probability that follows its overfitting (arXiv:2006.06676).
+w = f(z) the style, ws one for each layer, x = g(ws, noise) the image. What they add to a GAN: training mixes the styles
+of two latents and regularizes |dx/dw| towards its running mean; sampling truncates w towards its mean; the critic's
+inputs are augmented with a probability that adapts to its overfitting (arXiv:2006.06676).
 """
 
 from collections.abc import Callable
@@ -19,32 +19,38 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, lerp
 from jaxgen.models.gan import GAN
-from jaxgen.models.projector import Noise, Projection, Projector, pixel_distance, project
-from jaxgen.models.shared import one_hot
+from jaxgen.models.projector import Noise, Projection, Projector, StyleSpace, pixel_distance, project
+from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.stylegan import doublings
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
 from jaxgen.ops.augment import Augment, adjusted
 from jaxgen.optim import Adam, Optimizer
 
+# Streams of a sample's key. Several draws share 2, as no method makes two of them.
+LATENT, NOISE = range(2)
+PATH_ENDS = (2, 3)
+PROJECTION = 2
+OWN_PICTURES, GAN_PICTURES = range(2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Truncated:
-    """How samples are drawn."""
+    """Settings of sampling."""
 
     psi: float = 1.0
-    """w is moved to mean + psi (w - mean), section 3.1 of arXiv:1812.04948: below 1 better and more alike."""
+    """w becomes mean + psi (w - mean), section 3.1 of arXiv:1812.04948: psi < 1 trades diversity for quality."""
     layers: int = 0
-    """Only so many layers from the smallest map up are truncated; all when 0."""
+    """How many layers, from the smallest map up, are truncated; all when 0."""
     noise: bool = True
-    """False leaves the noise maps out: the image follows from z alone."""
+    """Draw noise maps; without, the image is a function of z alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGAN(GAN):
     """x: f32[B, height, width, C] in [-1, 1], sides 4 to 7 times a power of two; cond: i32[B] when num_classes > 0.
 
-    The generator is a `StyleGenerator`, whose mean of w stands with the other batch statistics. Penalties are part of
-    the loss at every `penalty_every`-th and `path_every`-th step, so Adam's rates stay as they are.
+    The generator is a `StyleGenerator`; the running mean of w is one of its batch statistics. Penalties enter the loss
+    at every `penalty_every`-th and `path_every`-th step, so Adam's rates need no correction for lazy regularization.
     """
 
     generator: nn.Module = field(default_factory=StyleGAN2Generator)
@@ -54,28 +60,28 @@ class StyleGAN(GAN):
     optimizer: Optimizer = Adam(lr=0.0025, b1=0.0, b2=0.99)
     critic_optimizer: Optimizer = Adam(lr=0.0025, b1=0.0, b2=0.99)
     r1: float = 1.0
-    """gamma of the gradient penalty on real examples; 0.0002 pixels / batch size is where arXiv:2006.06676 starts."""
+    """gamma of the gradient penalty on real examples; arXiv:2006.06676 starts from 0.0002 pixels / batch size."""
     penalty_every: int = 16
     ema_decay: float = 0.998
     mixing: float = 0.9
-    """Probability that an example in training takes the styles from a random layer on from another latent."""
+    """Probability in training that, from a random layer on, an example takes the style of a second latent."""
     path_length: float = 2.0
     """Weight of the path-length penalty, eq. 4 of arXiv:1912.04958; 0 for none."""
     path_every: int = 4
-    """Steps from one with that penalty to the next; its weight grows by as much."""
+    """That penalty is computed at every such step, with its weight multiplied by as much."""
     path_share: int = 2
-    """It is taken on the batch over this."""
+    """That penalty is computed on the batch's first 1 / path_share."""
     path_decay: float = 0.99
-    """Of the running mean of lengths."""
+    """Decay of the running mean of path lengths."""
     augment: Augment = Augment()
     augment_p: float = 0.0
-    """Probability of each augmentation at the first step; it stays there where augment_target is 0."""
+    """Probability of each augmentation at the first step; it is constant when augment_target is 0."""
     augment_target: float = 0.0
-    """Mean sign of real logits that the probability is steered to, 0.6 in arXiv:2006.06676; 0 for no steering."""
+    """Target of the mean sign of real logits, which the probability adapts to: 0.6 in arXiv:2006.06676; 0 for none."""
     augment_every: int = 4
-    """Steps of the critic from one adjustment to the next."""
+    """Critic steps between two adjustments of the probability."""
     augment_images: int = 500_000
-    """Real examples in which the probability can go from 0 to 1."""
+    """Real examples over which the probability can rise from 0 to 1."""
     sampler: Truncated = Truncated()
     latent_ways: ClassVar[tuple[str, ...]] = ("w",)
     projector: Projector = Projector()
@@ -94,7 +100,7 @@ class StyleGAN(GAN):
         if len(self.shape) != 3:
             raise UserError(f"model.shape is {self.shape}: images, (height, width, channels), are expected")
         doublings(self.shape)
-        # The first examples of each part are to be the first of the batch.
+        # The first examples of each part must be the first of the batch.
         share = batch["x"].shape[0] / (self.n_critic * self.accumulate * self.path_share)
         if self.path_length and self.accumulate > 1 and share % self.block:
             size = self.block * self.path_share * self.accumulate * self.n_critic
@@ -119,10 +125,9 @@ class StyleGAN(GAN):
     # --- the generator's two parts ---
 
     def _styles(self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None) -> tuple[jax.Array, PyTree]:
-        """w: f32[B, style], and the statistics with their mean."""
+        """w: f32[B, style], and the batch statistics with the running mean of w updated."""
         variables = {"params": params, **stats}
-        w, new = self.generator.apply(variables, z, y, True, mutable=["batch_stats"], method="styles")
-        return w, dict(new)
+        return apply_mutable(self.generator, variables, z, y, True, mutable=["batch_stats"], method="styles")
 
     def _repeated(self, w: jax.Array) -> jax.Array:
         """ws: f32[B, layers, style], w for each layer."""
@@ -131,7 +136,7 @@ class StyleGAN(GAN):
     def _mixed(
         self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """ws, some from a layer on of another latent (section 3.1 of arXiv:1812.04948), and the statistics."""
+        """ws with styles mixed as `mixing` says (section 3.1 of arXiv:1812.04948), and the batch statistics."""
         w, new = self._styles(params, stats, z, y)
         ws = self._repeated(w)
         if not self.mixing:
@@ -143,13 +148,13 @@ class StyleGAN(GAN):
         return jnp.where((jnp.arange(layers)[None] < start[:, None])[..., None], ws, other[:, None]), new
 
     def _noise(self, keys: jax.Array) -> Noise:
-        """The maps of all layers, those of example i by keys[i]."""
+        """The noise maps of all layers, those of example i drawn from keys[i]."""
         sizes = self.generator.noise_sizes(self.shape)
         return tuple(normal_each(fold_each(keys, i), (*size, 1)) for i, size in enumerate(sizes))
 
     def synthesize(self, params: PyTree, ws: jax.Array, noise: Noise | None = None) -> jax.Array:
         """g(ws, noise): f32[B, *shape]."""
-        return self.generator.apply({"params": params}, ws, self.shape, noise, method="synthesize")
+        return apply(self.generator, {"params": params}, ws, self.shape, noise, method="synthesize")
 
     def _generate(
         self, params: PyTree, stats: PyTree, z: jax.Array, y: jax.Array | None, keys: jax.Array
@@ -163,7 +168,7 @@ class StyleGAN(GAN):
     def _critic_logits(
         self, params: PyTree, extra: PyTree, which: str, x: jax.Array, y: jax.Array | None, *, keys: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """Logits of augmented images. R1, too, is of the gradient in the images before that."""
+        """Logits of augmented images. R1 penalizes the gradient with respect to the images before augmentation."""
         if not self._augments:
             return super()._critic_logits(params, extra, which, x, y, keys=keys)
         keys_augment, keys = split_each(keys, 2)
@@ -198,29 +203,29 @@ class StyleGAN(GAN):
         value, seen = super()._generator_loss(params, state, keys_loss, cond)
         num, mean = max(1, len(keys) // self.path_share), state.extra["path"]["mean"]
 
-        def measured() -> tuple[jax.Array, jax.Array]:
+        def penalized() -> tuple[jax.Array, jax.Array]:
             lengths = self.path_lengths(params, state, keys_path[:num], None if cond is None else cond[:num])
             new = mean + (1 - self.path_decay) * (jax.lax.stop_gradient(jnp.mean(lengths)) - mean)
-            # From the mean before this batch: one that had seen it would be another in each part of it.
+            # The mean before this batch: an updated mean would differ between the batch's parts.
             return self.path_every * self.path_length * jnp.mean((lengths - mean) ** 2), new
 
         due = state.step % self.path_every == 0
-        penalty, mean = jax.lax.cond(due, measured, lambda: (jnp.zeros(()), mean))
+        penalty, mean = jax.lax.cond(due, penalized, lambda: (jnp.zeros(()), mean))
         metrics = {**seen.metrics, "path_penalty": penalty, "path_length": mean}
         return value + penalty, seen._replace(metrics=metrics, extra={**seen.extra, "path": {"mean": mean}})
 
     def path_lengths(
         self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None
     ) -> jax.Array:
-        """|J^T y| of a random style for each of keys, f32[B]: J = dx/dws, y ~ N(0, 1) of the image's shape over the
-        root of its pixels, the mean over layers of squares (section 3.2 of arXiv:1912.04958)."""
+        """|J^T y| at a random style for each key, f32[B], as a root mean square over layers. J = dx/dws; y ~ N(0, 1)
+        has the image's shape and is divided by the root of its pixels (section 3.2 of arXiv:1912.04958)."""
         keys_z, keys_mix, keys_noise, keys_y = split_each(keys, 4)
         z = normal_each(keys_z, (self.latent,))
-        ws, _ = self._mixed(params, state.extra["gen"], z, one_hot(cond, self.num_classes), keys_mix)
+        ws, _ = self._mixed(params, state.extra["gen"], z, self._one_hot(cond), keys_mix)
         noise = self._noise(keys_noise)
         y = normal_each(keys_y, self.shape) / (self.shape[0] * self.shape[1]) ** 0.5
         grads = jax.grad(lambda ws: jnp.sum(self.synthesize(params, ws, noise) * y))(ws)
-        # Within the root: its gradient is infinite at zero.
+        # The root's gradient is infinite at zero.
         return jnp.sqrt(jnp.mean(jnp.sum(grads**2, axis=2), axis=1) + 1e-12)
 
     # --- use ---
@@ -228,54 +233,59 @@ class StyleGAN(GAN):
     def style_of(self, state: TrainState, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """w: f32[B, style] of z: f32[B, latent], untruncated."""
         variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
-        return self.generator.apply(variables, z, y, method="styles")
+        return apply(self.generator, variables, z, y, method="styles")
 
     def mean_style(self, state: TrainState) -> jax.Array:
         """w_avg: f32[style]."""
         return state.extra["gen"]["batch_stats"]["running"]["w_avg"]
 
     def truncated(self, state: TrainState, w: jax.Array, psi: jax.Array | float, layers: int = 0) -> jax.Array:
-        """ws of w, the first `layers` (all when 0) moved to mean + psi (w - mean); psi: f32[B, 1] or a number."""
+        """ws of w, with the first `layers` (all when 0) truncated to mean + psi (w - mean). psi: f32[B, 1] or a
+        number."""
         mean, ws = self.mean_style(state)[None], self._repeated(w)
         first = jnp.arange(ws.shape[1]) < (layers or ws.shape[1])
-        # In this form w stays bitwise what it was at psi 1.
+        # In this form psi 1 leaves w bitwise unchanged.
         return jnp.where(first[None, :, None], (w + (1 - psi) * (mean - w))[:, None], ws)
 
-    def _drawn(self, state: TrainState, w: jax.Array, noise: Noise | None = None) -> jax.Array:
+    def _truncated_image(self, state: TrainState, w: jax.Array, noise: Noise | None = None) -> jax.Array:
         ws = self.truncated(state, w, self.sampler.psi, self.sampler.layers)
         return self.synthesize(state.sampling_params["gen"], ws, noise)
 
+    def _sampled_noise(self, keys: jax.Array) -> Noise | None:
+        """The noise maps of samples; None where `sampler` leaves them out."""
+        return self._noise(fold_each(keys, NOISE)) if self.sampler.noise else None
+
     def _latents(self, keys: jax.Array) -> jax.Array:
-        return normal_each(fold_each(keys, 0), (self.latent,))
+        return normal_each(fold_each(keys, LATENT), (self.latent,))
 
     def decode(self, state: TrainState, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
-        """The image of z without noise, truncated as `sampler` says."""
-        return self._drawn(state, self.style_of(state, z, y))
+        """Images of z without noise, truncated as `sampler` says."""
+        return self._truncated_image(state, self.style_of(state, z, y))
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """f32[len(keys), *shape] as `sampler` says. cond: i32[len(keys)] for a conditional model."""
-        w = self.style_of(state, self._latents(keys), one_hot(cond, self.num_classes))
-        return self._drawn(state, w, self._noise(fold_each(keys, 1)) if self.sampler.noise else None)
+        w = self.style_of(state, self._latents(keys), self._one_hot(cond))
+        return self._truncated_image(state, w, self._sampled_noise(keys))
 
     def interpolate(
         self, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree = None
     ) -> jax.Array:
-        """From the samples of `keys` (weight 0) to those of `others` (weight 1), along a line between styles with the
-        noise of the first; weight: f32[len(keys)]."""
-        y = one_hot(cond, self.num_classes)
+        """Images between the samples of `keys` (weight 0) and `others` (weight 1), on a line between their styles, with
+        the noise of `keys`; weight: f32[len(keys)]."""
+        y = self._one_hot(cond)
         w, end = (self.style_of(state, self._latents(k), y) for k in (keys, others))
-        noise = self._noise(fold_each(keys, 1)) if self.sampler.noise else None
-        return self._drawn(state, w + weight[:, None] * (end - w), noise)
+        noise = self._sampled_noise(keys)
+        return self._truncated_image(state, w + weight[:, None] * (end - w), noise)
 
     def latent_path(
         self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "w"
     ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
-        """As a GAN's, between styles."""
-        y = one_hot(cond, self.num_classes)
-        first, second = (self.style_of(state, self._latents(fold_each(keys, i)), y) for i in (2, 3))
-        noise = self._noise(fold_each(keys, 1)) if self.sampler.noise else None
+        """As `GAN.latent_path`, but between styles w."""
+        y = self._one_hot(cond)
+        first, second = (self.style_of(state, self._latents(fold_each(keys, end)), y) for end in PATH_ENDS)
+        noise = self._sampled_noise(keys)
         twice = None if noise is None else tuple(jnp.concatenate([level, level]) for level in noise)
-        return lambda w: self._drawn(state, w, twice), first, second, lerp
+        return lambda w: self._truncated_image(state, w, twice), first, second, lerp
 
     def project(
         self,
@@ -284,12 +294,12 @@ class StyleGAN(GAN):
         x: jax.Array,
         distance: Callable[[jax.Array, jax.Array], jax.Array] = pixel_distance,
     ) -> Projection:
-        """The styles and noise whose images are nearest to x: f32[len(keys), *shape], by `projector`."""
+        """The styles and noise whose images are nearest to x: f32[len(keys), *shape], found by `projector`."""
         params, mean = state.sampling_params["gen"], self.mean_style(state)
-        # Over all classes, as the mean is.
+        # Over all classes, like the mean.
         num = 1000
         key = jax.random.key(0)
-        y = one_hot(jnp.arange(num) % max(1, self.num_classes), self.num_classes)
+        y = self._one_hot(jnp.arange(num) % max(1, self.num_classes))
         w = self.style_of(state, jax.random.normal(key, (num, self.latent)), y)
         deviation = jnp.sqrt(jnp.mean(jnp.sum((w - mean[None]) ** 2, axis=1)))
         sizes = self.generator.noise_sizes(self.shape)
@@ -297,40 +307,40 @@ class StyleGAN(GAN):
         def generate(w: jax.Array, noise: Noise) -> jax.Array:
             return self.synthesize(params, self._repeated(w), noise)
 
-        return project(generate, mean, deviation, sizes, keys, x, self.projector, distance)
+        return project(StyleSpace(generate, mean, deviation, sizes), keys, x, self.projector, distance)
 
     def vary(self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None) -> jax.Array:
-        """Images on the way from x: f32[len(keys), *shape], projected (strength 0), to samples (strength 1) under the
+        """Images between the projection of x: f32[len(keys), *shape] (strength 0), and samples (strength 1), with the
         projection's noise."""
-        found = self.project(state, fold_each(keys, 2), x)
-        w = self.style_of(state, self._latents(keys), one_hot(cond, self.num_classes))
+        found = self.project(state, fold_each(keys, PROJECTION), x)
+        w = self.style_of(state, self._latents(keys), self._one_hot(cond))
         ws = self._repeated(found.w + strength * (w - found.w))
         return self.synthesize(state.sampling_params["gen"], ws, found.noise)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Beside a GAN's: truncation from -0.5 to 1 in each row; coarse styles by row mixed with fine ones by column;
-        a closed walk through the latents as a film. All without noise."""
-        shown = super().pictures(state, fold_each(keys, 1), batch)
+        """Those of a GAN and, all without noise: truncation from psi -0.5 to 1 in each row; coarse styles by row mixed
+        with fine styles by column; a closed walk through the latents as a film."""
+        shown = super().pictures(state, fold_each(keys, GAN_PICTURES), batch)
         params = state.sampling_params["gen"]
-        z = normal_each(fold_each(keys[:12], 0), (self.latent,))
+        z = normal_each(fold_each(keys[:12], OWN_PICTURES), (self.latent,))
         num = z.shape[0]
-        y = one_hot(jnp.arange(num) % max(1, self.num_classes), self.num_classes)
+        y = self._one_hot(jnp.arange(num) % max(1, self.num_classes))
         w = self.style_of(state, z, y)
         psi, rows = jnp.linspace(-0.5, 1.0, 7), num // 2
 
         def show(ws: jax.Array) -> jax.Array:
-            """[rows, cols, layers, style] to images, a row at a time."""
+            """Images of ws [rows, cols, layers, style], one row at a time to save memory."""
             return jax.lax.map(lambda row: self.synthesize(params, row), ws)
 
         def column(w: jax.Array) -> jax.Array:
             return jax.vmap(lambda psi: self.truncated(state, w[None], psi)[0])(psi)
 
         shown["truncation.png"] = show(jax.vmap(column)(w[:rows]))
-        # The usual division: sizes up to 8 pixels are pose and shape, the rest is detail and colour.
+        # The usual division: maps of up to 8 pixels determine pose and shape, the others detail and colour.
         styles, coarse = self._repeated(w), jnp.arange(self.generator.layers(self.shape)) < 4
         mixed = jnp.where(coarse[None, None, :, None], styles[:rows, None], styles[None, rows:])
         shown["mixing.png"] = show(mixed)
-        # Around circles through two latents, one film each.
+        # Each row walks around the circle through two latents.
         angle = jnp.linspace(0, 2 * jnp.pi, 48, endpoint=False)[:, None, None]
         z = jnp.cos(angle) * z[None, :rows] + jnp.sin(angle) * z[None, rows : 2 * rows]
         labels = None if y is None else y[:rows]
