@@ -115,6 +115,6 @@ def test_a_flag_of_the_users_own_stands():
 
 
 def test_devices_are_not_started_by_asking():
-    code = "import jax, jaxgen.compiler as c; d = c.devices_started; print(d(), d(), jax.numpy.ones(()), d())"
+    code = "import jax, jaxgen.runtime.compiler as c; d = c.devices_started; print(d(), d(), jax.numpy.ones(()), d())"
     done = run("-c", code, program="")
     assert done.stdout.split() == ["False", "False", "1.0", "True"], done.stderr

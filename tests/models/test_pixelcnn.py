@@ -236,7 +236,7 @@ def test_cached_samples_are_the_naive_ones_and_follow_the_model(case):
 
 def test_completion_keeps_what_is_given_and_goes_on_from_it(case):
     """From the upper half of a sample, the same keys give its lower half; below other pixels, another one."""
-    model, complete = case.model, jax.jit(case.model.complete)
+    model, complete = case.model, jax.jit(case.model.inpaint)
     state = state_of(model, size=0.5)  # so that pixels heed each other
     x = core.sample(model, state, core.sample_keys(3, 3), case.cond)
     upper = (jnp.arange(4) < 2).reshape(1, 4, 1, 1)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxgen.codecs import Identity, Pixels
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.metrics.ppl import lerp
-from jaxgen.scoring.path_length import Distance, by_features, check_model, ppl
+from jaxgen.scoring.path_length import Distance, Paths, by_features, check_model, ppl
 from jaxgen.train.loop import train
 
 MATRIX = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32))
@@ -40,7 +41,8 @@ def test_a_straight_way_has_the_length_of_its_slope():
         return params * jnp.sum((x - y) ** 2, axis=(1, 2, 3))
 
     distance = Distance("x", squared, jnp.float32(3), {})
-    found = [ppl(Line(), STATE, Pixels(), distance, "w", 0, 40, None, batch) for batch in (40, 9)]
+    trained = SimpleNamespace(model=Line(), codec=Pixels(), state=STATE)
+    found = [ppl(trained, distance, "w", Paths(seed=0, num=40, batch=batch), None) for batch in (40, 9)]
     keys = core.sample_keys(0, 40)
     _, a, b, _ = Line().latent_path(None, keys)
     # Images in [-1, 1] are twice as far apart as in [0, 1].
