@@ -5,8 +5,9 @@ BIN := .venv/bin
 .PHONY: demo test test-all lint clean
 
 demo: .venv/library
-	$(BIN)/python experiments/ddpm.py digits --mesh data=2 --out runs/demo
-	@echo "open runs/demo/report.html"
+	$(BIN)/jaxgen train ngp demo --out runs/demo
+	$(BIN)/jaxgen render runs/demo --limit 4 --turntable 36 --size 128
+	@echo "open file://$(CURDIR)/runs/demo/report.html"
 
 test: .venv/tools
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
@@ -24,8 +25,9 @@ clean:
 # The folder is made anew when what it must hold changes.
 .venv/library: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("jaxgen needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "installing jaxgen into .venv: about a minute"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
 # The PyTorch peers are tested where they install; elsewhere their tests skip.
