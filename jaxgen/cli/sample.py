@@ -13,9 +13,10 @@ from jaxgen.core.keys import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, text
 from jaxgen.inference.editing import Edit
-from jaxgen.inference.sampling import draw, in_frames, in_rows
+from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
-from jaxgen.runs.restore import Trained
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, restore
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class SampleOptions(Edit, OnMesh):
     mask: str = ""
     """A picture of the same size, white where `image` is to be drawn anew. PixelCNN goes from the top to the bottom, so
     what it draws fits what is above it."""
+    guide: str = ""
+    """Of a diffusion model: run of a worse model of the same data to guide away from (autoguidance, arXiv:2406.02507),
+    smaller or trained for less time. The scale is --run.model.guidance.scale."""
+    guide_step: int = -1
+    """Checkpoint of the guide; the newest when negative."""
     between: int = 0
     """Of a diffusion model or StyleGAN: rows of this many pictures on the way between pairs of samples."""
     out: str = ""
@@ -51,6 +57,13 @@ class WriteOptions(Common):
     """Sample i of a seed and prompt is the same text whatever `num` is."""
     tokens: int = 0
     """Tokens to write; the model's own number when 0."""
+    beams: int = 0
+    """Beam search: write the `num` likeliest of this many continuations instead of drawn ones; 0 draws."""
+    draft: str = ""
+    """Run of a smaller model with the same tokenizer, for speculative decoding: the same distribution, faster for a few
+    texts."""
+    draft_tokens: int = 4
+    """Tokens that the draft proposes at a time."""
     out: str = ""
     """Folder for samples.txt; RUN/samples/seedSEED-numNUM when empty."""
 
@@ -76,6 +89,9 @@ def command(args: list[str]) -> None:
         num = num if translates.noise else 1  # answers that are all alike need no more
         cond = images.sources(Path(options.image), cond.shape[-1], num)
     trained = asked.restore()
+    if options.guide:
+        step = None if options.guide_step < 0 else options.guide_step
+        trained = guided(trained, restore(RunFolder(Path(options.guide)), step=step))
     if (options.image or options.between) and not translates:
         raw = _edited(trained, cond, options)
     else:
@@ -122,9 +138,12 @@ def _edited(trained: Trained, cond: np.ndarray | None, options: SampleOptions) -
 def _write(args: list[str]) -> None:
     asked = ask(WriteOptions, args, "sample", command.__doc__)
     options = asked.options
-    if options.num < 1 or options.seed < 0 or options.tokens < 0:
-        raise UserError(f"num is {options.num}, seed {options.seed}: num starts at 1, seed and tokens at 0")
+    if options.num < 1 or options.seed < 0 or options.tokens < 0 or options.beams < 0:
+        raise UserError(f"num is {options.num}, seed {options.seed}: num starts at 1; seed, tokens and beams at 0")
     trained = asked.restore()
-    writing = text.Writing(options.prompt, options.seed, options.num, options.tokens)
+    draft = restore(RunFolder(Path(options.draft))) if options.draft else None
+    writing = text.Writing(
+        options.prompt, options.seed, options.num, options.tokens, options.beams, draft, options.draft_tokens
+    )
     file = text.write_samples(trained, writing, _folder(asked))
     print(f"step {trained.step}: {file}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Samples of a trained model, and their layout for a picture."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from jaxgen.core import compiled
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.mesh import divisible
+from jaxgen.errors import UserError
+from jaxgen.models.diffusion import Autoguided, Diffusion
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.processes import whole
 
@@ -30,6 +33,23 @@ def drawn(trained: Trained, seed: int, firsts: range, cond: Any = None) -> Itera
         if layout is not None:
             keys, some = layout.put((keys, some), layout.batch())
         yield whole(compiled.sample(trained.model, trained.state, keys, some, trained.codec))
+
+
+def guided(trained: Trained, guide: Trained) -> Trained:
+    """A diffusion model guided by a worse one, arXiv:2406.02507, by the scale model.guidance.scale.
+
+    Raises UserError for models that do not fit each other.
+    """
+    model, other = trained.experiment.model, guide.experiment.model
+    if not isinstance(model, Diffusion) or not isinstance(other, Diffusion):
+        raise UserError(f"{type(model).__name__} cannot be guided by {type(other).__name__}: two diffusion models can")
+    if (model.shape, model.num_classes, model.schedule) != (other.shape, other.num_classes, other.schedule):
+        raise UserError(f"the guide {guide.name} has another shape, schedule or number of classes than {trained.name}")
+    if model.guidance.scale == 1:
+        raise UserError("guidance.scale is 1, which asks no guide: pass --run.model.guidance.scale 2, say")
+    pair = Autoguided(model=model, guide=other)
+    experiment = dataclasses.replace(trained.experiment, model=pair)
+    return dataclasses.replace(trained, experiment=experiment, state=pair.join(trained.state, guide.state))
 
 
 def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:

@@ -11,11 +11,15 @@ import numpy as np
 
 from jaxgen import core
 from jaxgen.core.capabilities import WritesText
+from jaxgen.core.keys import sample_keys
 from jaxgen.core.types import TrainState
 from jaxgen.data.tokenizers import Tokenizer, from_json
 from jaxgen.errors import UserError
 from jaxgen.inference.sampling import in_one
 from jaxgen.models import gpt
+from jaxgen.models.decoding.beam import beam_search
+from jaxgen.models.decoding.speculative import speculate
+from jaxgen.models.gpt import GPT
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import write_text
@@ -70,11 +74,18 @@ class Writing:
     num: int = 1
     tokens: int = 0
     """Of each; the model's own number when 0."""
+    beams: int = 0
+    """Beam search: the `num` likeliest of this many continuations are written instead of drawn ones; 0 draws."""
+    draft: Trained | None = None
+    """A smaller model of the same tokenizer, for speculative decoding: it drafts what the model then checks."""
+    draft_tokens: int = 4
+    """Tokens drafted at a time."""
 
 
 def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO | None = None) -> Path:
-    """Samples of text, to `show` (the terminal when None) piece by piece and to samples.txt in the folder. Raises
-    UserError for a model that writes no text, or a prompt that cannot be gone on from."""
+    """Samples of text, to `show` (the terminal when None) and to samples.txt in the folder. Drawn ones are shown piece
+    by piece. Raises UserError for a model that writes no text, a prompt that cannot be gone on from, or a draft or
+    beams that do not fit."""
     model, num = trained.model, writing.num
     if not isinstance(model, WritesText):
         raise UserError(f"{type(model).__name__} does not write text token by token: name a run of experiments/gpt.py")
@@ -83,6 +94,11 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
     prompt = writing.prompt
     starts = trained.examples["x"][:, :1] if prompt is None else tokenizer.encode(prompt)[None]
     model.check_cond(gpt.prompts(list(starts), model.window))
+    if writing.beams or writing.draft:
+        texts = _whole_texts(trained, model, tokenizer, starts, writing)
+        print(in_one(texts) if num > 1 else texts[0], file=show, end="" if num > 1 else "\n")
+        write_text(folder / "samples.txt", in_one(texts))
+        return folder / "samples.txt"
     texts = []
     for index in range(num):
         tokens = starts[index % len(starts)]
@@ -98,6 +114,36 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
         texts.append("".join(parts))
     write_text(folder / "samples.txt", in_one(texts))
     return folder / "samples.txt"
+
+
+def _whole_texts(
+    trained: Trained, model: WritesText, tokenizer: Tokenizer, starts: np.ndarray, writing: Writing
+) -> list[str]:
+    """Texts by beam search, or by speculative decoding."""
+    num = writing.num
+    if not isinstance(model, GPT) or (writing.beams and writing.draft):
+        raise UserError("beams and a draft are two ways for a GPT to write: choose one")
+    if writing.beams:
+        if num > writing.beams:
+            raise UserError(f"num is {num} of {writing.beams} beams: ask for as many texts at most")
+        starts = starts[:1]
+        found, _ = beam_search(model, trained.state, gpt.prompts(list(starts), model.window), writing.beams)
+        rows = found[0, :num]
+    else:
+        draft = writing.draft
+        assert draft is not None
+        if not isinstance(draft.model, GPT) or tokenizer_of(draft.run).to_json() != tokenizer.to_json():
+            raise UserError(f"{draft.run.path} was not trained with the same tokenizer: name another draft")
+        starts = np.stack([starts[i % len(starts)] for i in range(num)])
+        cond, keys = gpt.prompts(list(starts), model.window), sample_keys(writing.seed, num)
+        rows, _ = speculate(model, trained.state, draft.model, draft.state, keys, cond, writing.draft_tokens)
+    texts = []
+    for i, row in enumerate(np.asarray(rows)):
+        prompt = starts[i % len(starts)]
+        drawn = row[len(prompt) :][: model.num_tokens]  # shorter prompts than the longest leave padding behind
+        ends = np.flatnonzero(drawn == model.decoding.end)
+        texts.append(tokenizer.decode(np.concatenate([prompt, drawn[: ends[0]] if len(ends) else drawn])))
+    return texts
 
 
 def with_tokens(model: WritesText, tokens: int) -> WritesText:
