@@ -1,10 +1,11 @@
-"""Optimizer settings as values, and the optax transformation they stand for.
+"""Optimizer settings as values, from which the optax transformation is built.
 
-Two `optax.adam(1e-3)` are unequal objects, so a model that held one would compile anew each time: models hold these
-dataclasses and build `tx` when they need it.
+Two results of `optax.adam(1e-3)` are not equal, so a model that held one would be recompiled each time. Models hold
+these dataclasses instead, and build `tx` when they need it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
@@ -12,24 +13,24 @@ import optax
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What every optimizer shares: the learning-rate schedule, clipping and decay."""
+    """Settings that all optimizers share: learning-rate schedule, clipping and weight decay."""
 
     lr: float = 1e-3
     """Learning rate after warm-up."""
     warmup: int = 0
-    """Steps of linear warm-up, whose first has the rate lr / warmup and whose last has lr."""
+    """Steps of linear warm-up, from lr / warmup in the first to lr in the last."""
     decay_steps: int = 0
-    """Step at which a cosine from `lr` reaches `lr * final`; 0 keeps `lr` constant."""
+    """Step at which the cosine decay from `lr` reaches `lr * final`; 0 for a constant rate."""
     final: float = 0.0
-    """Fraction of `lr` left at `decay_steps`."""
+    """The rate at `decay_steps`, as a fraction of `lr`."""
     clip: float = 0.0
-    """Largest global gradient norm; 0 does not clip."""
+    """Largest global norm of the gradient; 0 for no clipping."""
     weight_decay: float = 0.0
-    """Decoupled decay (arXiv:1711.05101) of kernels and embeddings, `DECAYED`."""
+    """Decoupled weight decay (arXiv:1711.05101) of the arrays named in `DECAYED`, such as kernels and embeddings."""
 
     @property
     def schedule(self) -> optax.Schedule:
-        """Learning rate by the number of steps taken before."""
+        """The learning rate as a function of the number of steps taken before."""
         if self.decay_steps:
             main = optax.cosine_decay_schedule(self.lr, max(1, self.decay_steps - self.warmup), self.final)
         else:
@@ -39,12 +40,12 @@ class Optimizer:
         return optax.join_schedules([lambda count: self.lr * (count + 1) / self.warmup, main], [self.warmup])
 
     def direction(self) -> optax.GradientTransformation:
-        """The optimizer's own scaling of gradients, before decay and learning rate."""
+        """The optimizer's own transformation of gradients, before weight decay and learning rate."""
         raise NotImplementedError
 
     @property
     def tx(self) -> optax.GradientTransformation:
-        """The whole chain: clip, scale, decay, learning rate."""
+        """The whole chain: clipping, `direction`, weight decay, learning rate."""
         chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
         chain.append(self.direction())
         if self.weight_decay:
@@ -55,7 +56,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Adam, arXiv:1412.6980; AdamW when `weight_decay` is set."""
+    """Adam, arXiv:1412.6980; AdamW if `weight_decay` is set."""
 
     b1: float = 0.9
     b2: float = 0.999
@@ -67,7 +68,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class RMSprop(Optimizer):
-    """g / (sqrt(mean of g^2) + eps) (Tieleman and Hinton, lecture 6.5, 2012), which WGAN with clipping asks for."""
+    """RMSprop, g / (sqrt(mean of g^2) + eps) (Tieleman and Hinton, lecture 6.5, 2012), as in WGAN with clipping."""
 
     decay: float = 0.99
     eps: float = 1e-8
@@ -76,14 +77,13 @@ class RMSprop(Optimizer):
         return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)
 
 
-# Weights that multiply their inputs or are looked up; `lu` is of 1x1 convolutions. For the rest zero is no simpler than
-# another value: biases, shifts, scales, gains, noise strengths, constant inputs, codebooks, hash tables.
+# Weights that multiply their inputs, and embeddings; `lu` belongs to Glow's 1x1 convolution. For all others zero is not
+# a simpler value: biases, shifts, scales, gains, noise strengths, constant inputs, codebooks, hash tables.
 DECAYED = frozenset({"kernel", "embedding", "tokens", "positions", "head", "lu"})
 
 
-def decayed(params):
-    """The mask of weight decay by the meaning of each array, which its name says: its rank changes where layers are
-    stacked."""
+def decayed(params: optax.Params) -> Any:
+    """The mask of weight decay, by the name of each array: its rank would not do, as stacked layers add an axis."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in DECAYED, params
     )

@@ -1,7 +1,8 @@
 """Data sets: `batch_at(seed, step)` is a pure function, so a run resumes exactly."""
 
+from jaxgen.core.types import RawBatch
 from jaxgen.data.analytic import AnalyticScene
-from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess, RawBatch
+from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.pairs import EmojiEdges, PairFolder

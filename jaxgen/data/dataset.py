@@ -7,17 +7,15 @@ example exactly once, a batch may span two epochs, and all batches have the same
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxgen.core.types import RawBatch
 from jaxgen.errors import UserError, nearest
 
 SPLITS = ("train", "test", "all")
-
-RawBatch = dict[str, np.ndarray]
-"""Examples in host memory, before the codec: raw values, leading axis B, by name."""
 
 
 @runtime_checkable
@@ -146,13 +144,13 @@ def check_split(split: str) -> None:
 
 def take(data: RawBatch | RandomAccess, indices: np.ndarray) -> RawBatch:
     """The examples at `indices` of a loaded split."""
-    if isinstance(data, dict):
+    if isinstance(data, Mapping):
         return {name: array[indices] for name, array in data.items()}
     return data.take(indices)
 
 
 def _size(data: RawBatch | RandomAccess) -> int:
-    return len(data["x"]) if isinstance(data, dict) else len(data)
+    return len(data["x"]) if isinstance(data, Mapping) else len(data)
 
 
 # Few entries: an experiment has one or two data sets of up to three splits, and an entry may take gigabytes.
@@ -162,7 +160,7 @@ def _load(dataset: Dataset, split: str) -> RawBatch | RandomAccess:
     data = dataset.load(split)
     if _size(data) == 0:
         raise UserError(f"split {split!r} of {dataset} has 0 examples: choose another split or other settings")
-    if isinstance(data, dict):
+    if isinstance(data, Mapping):
         for array in data.values():
             array.flags.writeable = False
     return data

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RawBatch, check_split
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset, check_split
 from jaxgen.errors import UserError, nearest
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RawBatch, take
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset, take
 from jaxgen.errors import UserError
 
 
@@ -56,7 +57,7 @@ def feed(
     # Raises the errors about sizes before any data is moved.
     dataset.indices_at(plan.seed, plan.start, plan.batch_size)
     arrays = dataset.arrays("train")
-    if isinstance(arrays, dict) and sum(a.nbytes for a in arrays.values()) <= budget:
+    if isinstance(arrays, Mapping) and sum(a.nbytes for a in arrays.values()) <= budget:
         indices = map(functools.partial(_indices, dataset, plan, rows), plan.first_steps)
         return jax.device_put(arrays) if rows is None else arrays, indices
     return None, _prefetched(dataset, plan, rows)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.edges import canny
 from jaxgen.data.embedded import Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS

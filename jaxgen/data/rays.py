@@ -9,7 +9,8 @@ import functools
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import RAY, pixel_rays, turntable
 

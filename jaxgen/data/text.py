@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RawBatch, check_split
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset, check_split
 from jaxgen.data.tfds import read_texts
 from jaxgen.data.tokenizers import BPE, Bytes, Characters, Tokenizer
 from jaxgen.errors import UserError, nearest

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RandomAccess, RawBatch
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.cache import cache_folder

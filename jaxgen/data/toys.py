@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, RawBatch
+from jaxgen.core.types import RawBatch
+from jaxgen.data.dataset import Dataset
 from jaxgen.errors import UserError, nearest
 
 # The number of components, which are the classes; 0 for a density without natural components.
@@ -58,7 +59,7 @@ class Toy2D(Dataset):
         parts = [_draw(self.name, self.num, np.random.Generator(np.random.Philox(seed))) for seed in seeds]
         raw = np.concatenate([points for points, _ in parts])
         mean, scale = STANDARD[self.name]
-        batch: RawBatch = {"x": ((raw - mean) / scale).astype(np.float32)}
+        batch: dict[str, np.ndarray] = {"x": ((raw - mean) / scale).astype(np.float32)}
         if self.num_classes:
             batch["cond"] = np.concatenate([component for _, component in parts]).astype(np.int32)
         return batch

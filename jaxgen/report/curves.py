@@ -206,7 +206,7 @@ def _panel(name, steps, values, band=None):
 def _inline(svg, label):
     """matplotlib's SVG file as an element of an HTML page: no namespaces, no fixed size, the page's font."""
     svg = svg[svg.index("<svg") :]
-    box = re.search(r'viewBox="[^"]*"', svg).group()
+    box = re.findall(r'viewBox="[^"]*"', svg)[0]
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index(">") + 1 :], flags=re.S)
     body = re.sub(r"<!--.*?-->", "", body, flags=re.S)
     body = body.replace("xlink:href", "href").replace('<g id="nonfinite">', '<g class="nonfinite">')

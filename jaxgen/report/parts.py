@@ -104,10 +104,9 @@ def details(title, value):
 
 def flatten(value, name=""):
     """[(dotted name, text)] of nested JSON: an object's "type" stands at its name, flat lists stay whole."""
-    nested = isinstance(value, dict) and value
     if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
-        value, nested = {str(i): v for i, v in enumerate(value)}, True
-    if not nested:
+        value = {str(i): v for i, v in enumerate(value)}
+    if not isinstance(value, dict) or not value:
         return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
     rows = []
     for key, v in value.items():

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.errors import UserError
@@ -132,10 +131,11 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     return unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
 
 
-def write(file: Path | str, network: nn.Module, params: dict[str, Any], end: int = -1) -> None:
+def write(file: Path | str, network: TokenTransformer, params: dict[str, Any], end: int = -1) -> None:
     """Writes the parameters of a GPT's network as transformers' GPT2LMHeadModel reads them, and config.json beside.
 
-    end: the token that ends a text, where there is one."""
+    end: the token that ends a text; negative for none.
+    """
     from safetensors.numpy import save_file
 
     file = Path(file)
@@ -143,10 +143,11 @@ def write(file: Path | str, network: nn.Module, params: dict[str, Any], end: int
     body = network.body
     ours = {name: np.asarray(array, np.float32) for name, array in flatten_dict(params["network"], sep="/").items()}
     # GPT-2 has biases: of a network without them they are zero.
-    ours = {name: ours.get(name, np.zeros(leaf.shape, np.float32)) for name, leaf in shapes(network).items()}
-    tensors = {theirs: ours[name] for theirs, name in REST.items()}
+    for name, leaf in shapes(network).items():
+        ours.setdefault(name, np.zeros(leaf.shape, np.float32))
+    tensors: dict[str, np.ndarray] = {theirs: ours[name] for theirs, name in REST.items()}
     for theirs, name in LAYERS.items():
-        for i, array in enumerate(ours[f"body/blocks/{name}"]):
+        for i, array in enumerate(list[np.ndarray](ours[f"body/blocks/{name}"])):
             turned = _turned(array, body.heads, ours=False) if name.startswith("self_attention/qkv") else array
             tensors[f"h.{i}.{theirs}"] = turned
     config = {

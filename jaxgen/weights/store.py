@@ -60,7 +60,8 @@ def tree_hash(tree: PyTree) -> str:
 
 def flatten_shapes(tree: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """A tree of shapes as one dict, names joined by `/`."""
-    return flatten_dict(tree, sep="/")
+    flat: dict[str, Any] = dict(flatten_dict(tree, sep="/"))
+    return flat
 
 
 def check(arrays: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtypeStruct], what: str) -> None:
