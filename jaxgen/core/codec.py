@@ -1,4 +1,4 @@
-"""The interface between raw data and a model's space."""
+"""The interface of codecs, which convert raw data to model space and back."""
 
 from dataclasses import field
 from typing import Any
@@ -12,27 +12,27 @@ class Codec:
     """The interface. Both directions are pure and run inside the compiled functions."""
 
     def load(self, record: dict[str, Any] | None = None) -> "Codec":
-        """The codec with what it reads from files in place. record: the `provenance` that a run began with, which is to
-        be had again. Raises UserError when a file is missing or wrong."""
+        """The codec after it has read its files. record: the `provenance` that a run began with, which the files must
+        match. Raises UserError if a file is missing or wrong."""
         return self
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What was read from files, as JSON; empty where nothing is."""
+        """What was read from files, as JSON; empty if nothing was."""
         return {}
 
     def check_model(self, model: Any) -> None:
-        """Raises UserError for a model that does not fit what this codec gives."""
+        """Raises UserError if the model does not fit the codec's output."""
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
-        """A raw batch with its fields in model space. `key` is for codecs that draw noise."""
+        """A raw batch in model space. `key` is for codecs that draw noise."""
         raise NotImplementedError
 
     def decode(self, x: jax.Array) -> jax.Array:
-        """What a model samples, [N, ...], as raw data [N, ...]."""
+        """A model's samples, [N, ...], as raw data [N, ...]."""
         raise NotImplementedError
 
 
 def static(default):
-    """A configuration field: part of the type as jit sees it, not an array."""
+    """A configuration field: jit treats it as part of the type, not as an array."""
     return field(default=default, metadata={"pytree_node": False})

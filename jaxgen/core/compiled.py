@@ -23,8 +23,8 @@ def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> T
     key_codec, key_model = jax.random.split(key)
     return model.init(key_model, batch if codec is None else codec.encode(batch, key_codec))
 
-# O0: each parameter shape compiles random-number code of its own, which optimising makes 8 times slower to build
-# and no faster to run once.
+# O0: every parameter shape compiles its own random-number code. Optimising it takes 8 times as long and gains nothing,
+# as it runs once.
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 _init_fast = jax.jit(_init, static_argnums=0, compiler_options=QUICK_TO_COMPILE)
 
@@ -32,8 +32,10 @@ _init_fast = jax.jit(_init, static_argnums=0, compiler_options=QUICK_TO_COMPILE)
 def init(
     model: GenerativeModel, key: jax.Array, batch: Batch | RawBatch, codec: Any = None, layout: Layout | None = None
 ) -> TrainState:
-    """The state of `model` at step 0 from a batch of real data (raw where a codec is given), laid out on a mesh where
-    a layout is given."""
+    """The state of `model` at step 0, from a batch of real data: raw data if a codec is given.
+
+    layout: the mesh that the state is placed on. Raises UserError for data that the model cannot take.
+    """
     shapes = jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch)
     seen: dict[str, Any] = dict(shapes)
     if "cond" in batch:
@@ -47,7 +49,7 @@ def init(
 
 
 def abstract_state(model: GenerativeModel, batch: Batch | RawBatch, codec: Any = None) -> TrainState:
-    """Shapes and dtypes of what `init` returns, without computing it."""
+    """Shapes and dtypes of the state that `init` returns. Nothing is computed."""
     return jax.eval_shape(lambda b: _init(model, jax.random.key(0), b, codec), batch)
 
 
@@ -122,7 +124,7 @@ def train_seeds(
 
 @partial(jax.jit, static_argnums=0)
 def sample_program(model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree, codec: Any) -> PyTree:
-    """`sample` without its checks: what is compiled, for those who lower it."""
+    """`sample` without its checks: the compiled program itself, to be lowered or exported."""
     x = model.sample(state, keys, cond)
     return x if codec is None else codec.decode(x)
 
@@ -130,7 +132,7 @@ def sample_program(model: GenerativeModel, state: TrainState, keys: jax.Array, c
 def sample(
     model: GenerativeModel, state: TrainState, keys: jax.Array, cond: PyTree = None, codec: Any = None
 ) -> PyTree:
-    """One sample per key, decoded to raw data where a codec is given. Raises UserError for a bad condition."""
+    """One sample for each key, decoded to raw data if a codec is given. Raises UserError for a bad condition."""
     check_keys(keys)
     model.check_cond(cond)
     return sample_program(model, state, keys, cond, codec)
@@ -138,8 +140,8 @@ def sample(
 
 @partial(jax.jit, static_argnums=0)
 def evaluate(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: Batch, codec: Any = None) -> Metrics:
-    """The model's numbers for a batch of held-out data, each f32[B]; one key per example, so that the batch they are
-    computed in does not matter."""
+    """The model's numbers for a batch of held-out data, each f32[B]. Each example has its own key, so that its numbers
+    do not depend on the batch."""
     if codec is not None:
         key_codec, keys = fold_each(keys, 0), fold_each(keys, 1)
 
@@ -153,7 +155,7 @@ def evaluate(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: 
 
 @partial(jax.jit, static_argnums=0)
 def pictures(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: Batch, codec: Any = None) -> PyTree:
-    """The model's pictures by file name, decoded to raw data where a codec is given."""
+    """The model's pictures by file name, decoded to raw data if a codec is given."""
     if codec is None:
         return model.pictures(state, keys, batch)
     shown = model.pictures(state, keys, codec.encode(batch, run_key(0, EVAL)))

@@ -1,4 +1,4 @@
-"""Gradients of a mean over a batch, computed in parts where the whole does not fit in memory."""
+"""Gradients of a mean over a batch, computed in parts if the whole batch does not fit in memory."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ PyTree = Any
 
 
 class Seen(NamedTuple):
-    """What a loss over some examples says beside its value.
+    """What a loss returns beside its value.
 
     metrics: means over these examples, f32[] each. rows: by example, leading axis B. extra: new values for parts of
     `TrainState.extra`, means over the examples or the same for any. weight: of the loss and these means beside those of
@@ -34,14 +34,13 @@ def gradient(
     parts: int = 1,
     block: int = 1,
 ) -> tuple[tuple[jax.Array, Seen], PyTree]:
-    """((loss, Seen), gradient in params) of loss(params, keys, batch), a mean over `num` examples, of which example i
-    has keys[i] = fold_in(key, i) and row i of each array of batch.
+    """((loss, Seen), gradient in params) of loss(params, keys, batch), a mean over `num` examples.
 
-    parts: in how many equal parts it is computed, one after another, in the memory of one and with the same result to
-    rounding: means by weight, rows in their order. block: neighbours that stay in one part, as a loss of groups of them
-    needs. Raises UserError unless `num` divides so.
+    Example i has the key fold_in(key, i) and row i of each array of batch. parts: into how many equal parts the batch is
+    cut. Their gradients are computed one after another in the memory of one part, with the same result to rounding:
+    means are weighted, rows keep their order. block: neighbours that stay in one part, for a loss of groups of them.
+    Raises UserError if `num` does not divide.
     """
-
     if parts < 1:
         raise UserError(f"model.accumulate is {parts}, at least 1 is expected")
 
@@ -68,8 +67,8 @@ def gradient(
 
 
 def in_turns(rows: PyTree, parts: int, block: int = 1) -> PyTree:
-    """[B, ...] as [parts, B / parts, ...], part i of the blocks i, i + parts, ... of rows. Raises UserError unless B
-    divides so."""
+    """[B, ...] as [parts, B / parts, ...]: part i holds the blocks i, i + parts, ... of rows. Raises UserError if B
+    does not divide."""
 
     def split(a: jax.Array) -> jax.Array:
         if a.shape[0] % (parts * block):
@@ -78,7 +77,7 @@ def in_turns(rows: PyTree, parts: int, block: int = 1) -> PyTree:
                 f"{a.shape[0]} examples are not {parts} equal parts{of}: choose a batch_size that is a multiple of "
                 f"{parts * block} (of a GAN, times model.n_critic)"
             )
-        # (b k), not (k b): the leading axis is the one that is split over devices.
+        # (b k), not (k b): devices split the leading axis.
         return a.reshape(-1, parts, block, *a.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *a.shape[1:])
 
     return jax.tree.map(split, rows)
@@ -94,16 +93,18 @@ def joined_turns(rows: PyTree, block: int = 1) -> PyTree:
 
 
 def by_parts(function: Callable[[PyTree], PyTree], rows: PyTree, parts: int = 1) -> PyTree:
-    """function(rows), a row of each result for each of `rows`, in `parts` equal parts one after another."""
+    """function(rows), computed in `parts` equal parts one after another; its results have a row for each of rows."""
     return function(rows) if parts == 1 else joined_turns(jax.lax.map(function, in_turns(rows, parts)))
 
 
 def once(
     function: Callable[[PyTree], tuple[PyTree, PyTree]], params: PyTree
 ) -> Callable[[PyTree], tuple[PyTree, PyTree]]:
-    """`function`, (value, aux) of params, computed here for all losses that ask for it at these params: a function with
-    its value, whose gradient is a pass back through that one computation. The compiler does not see that two loops over
-    layers are the same."""
+    """`function`, which maps params to (value, aux), computed once at these params for several losses.
+
+    The result is a function with the same value, whose gradient is a backward pass through the one computation. Without
+    it the forward pass runs again for each loss: the compiler does not see that two loops over layers are the same.
+    """
     value, back, aux = jax.vjp(function, params, has_aux=True)
 
     @jax.custom_vjp

@@ -1,6 +1,6 @@
 """Random keys: one for each use of a run, one for each sample. No state holds a key.
 
-The key of step t is `fold_in(run_key, t)`, so that a resumed run draws what the straight one would have drawn."""
+The key of step t is `fold_in(run_key, t)`, so that a resumed run draws the same numbers as an uninterrupted one."""
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,29 @@ INIT, TRAIN, SAMPLE, EVAL = range(4)
 
 
 def run_key(seed: int | jax.Array, use: int) -> jax.Array:
-    """The key of a run for one use: INIT, TRAIN, SAMPLE or EVAL, so that no two uses share randomness."""
+    """The key of a run for one use, INIT, TRAIN, SAMPLE or EVAL. No two uses share randomness."""
     return jax.random.fold_in(jax.random.key(seed), use)
 
 
 def sample_keys(seed: int, num: int, start: int = 0, use: int = SAMPLE) -> jax.Array:
-    """Keys [num] of samples start, start + 1, ... of a seed: key i does not depend on how many are asked for."""
+    """Keys [num] of samples start, start + 1, ... of a seed. Key i does not depend on their number."""
     return fold_each(run_key(seed, use), jnp.arange(start, start + num))
 
 
 def fold_each(keys: jax.Array, data: jax.Array | int) -> jax.Array:
-    """`fold_in` over per-sample keys [B], or over one key and data [B]: keys [B]."""
+    """Keys [B]: `fold_in` of data into each of keys [B], or of each of data [B] into one key."""
     if keys.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(keys, data)
     return jax.vmap(jax.random.fold_in, (0, None if jnp.ndim(data) == 0 else 0))(keys, data)
 
 
 def split_each(keys: jax.Array, num: int) -> tuple[jax.Array, ...]:
-    """`num` times keys [B] of keys [B], for the several draws of each example."""
+    """Splits each of keys [B]: `num` arrays of keys [B], one for each draw of an example."""
     return jax.vmap(lambda key: tuple(jax.random.split(key, num)))(keys)
 
 
 def one_key(keys: jax.Array) -> jax.Array:
-    """One key of the keys of a batch, for what is drawn for all of its examples at once: masks of dropout."""
+    """One of the keys of a batch, for noise that is drawn for the whole batch at once, such as dropout masks."""
     return keys[0]
 
 
@@ -49,7 +49,7 @@ def coin_each(keys: jax.Array, p: jax.Array | float) -> jax.Array:
 
 
 def integer_each(keys: jax.Array, low: int, high: int) -> jax.Array:
-    """Whole numbers of [low, high), i32[B], row i drawn from keys[i] alone."""
+    """Integers in [low, high), i32[B], row i drawn from keys[i] alone."""
     return jax.vmap(lambda key: jax.random.randint(key, (), low, high))(keys)
 
 

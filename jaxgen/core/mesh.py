@@ -45,20 +45,23 @@ def parse(text: str) -> dict[str, int]:
 
 
 def size(text: str) -> int:
-    """How many devices a mesh is of. Raises UserError as `parse`."""
+    """The number of devices of a mesh. Raises UserError as `parse`."""
     return math.prod(parse(text).values())
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where arrays lie on a mesh. Hashable, so that the compiled functions take it as a static argument."""
+    """The placement of arrays on a mesh. Hashable, so that the compiled functions take it as a static argument."""
 
     mesh: Mesh
 
     @classmethod
     def make(cls, text: str, batch_size: int = 0, parts: int = 1) -> "Layout | None":
-        """The layout of `data=4,fsdp=2`; when empty None, for one device, or of several processes data parallel over
-        all devices. parts: that a batch is computed in. Raises UserError when it does not fit what is here."""
+        """The layout of a mesh such as `data=4,fsdp=2`, or None for one device.
+
+        An empty text is one device, or data parallel over all devices if there are several processes. parts: into how
+        many parts each batch is cut for its gradient. Raises UserError if the mesh does not fit the devices or batch.
+        """
         sizes = parse(text or (f"data={len(jax.devices())}" if jax.process_count() > 1 else ""))
         count, here = math.prod(sizes.values()), len(jax.devices())
         if count == 1 and jax.process_count() == 1:
@@ -73,11 +76,11 @@ class Layout:
                 f"{groups * parts}"
             )
         shape = tuple(sizes[axis] for axis in AXES)
-        # Explicit axes, the default, are refused by Linen's own lookups.
+        # Linen does not support explicit axes, the default.
         return cls(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count]))
 
     def spec(self, path: str, shape: tuple[int, ...]) -> P:
-        """Where one array of a state lies, by its path and shape."""
+        """The placement of one array of a state, by its path and shape."""
         axes: list[str | None] = [None] * len(shape)
         tensor, fsdp = self.mesh.shape["tensor"], self.mesh.shape["fsdp"]
         for rule, axis in TENSOR_RULES:
@@ -87,7 +90,7 @@ class Layout:
         free = [i for i, size in enumerate(shape) if axes[i] is None and size % fsdp == 0 and size > 0]
         if fsdp > 1 and free:
             axes[max(free, key=lambda i: shape[i])] = "fsdp"
-        # Trailing Nones mean nothing, but jit takes specs that differ in them for different programs.
+        # Trailing Nones have no meaning, but jit compiles anew for specs that differ in them.
         while axes and axes[-1] is None:
             axes.pop()
         return P(*axes)
@@ -102,7 +105,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(place, tree)
 
     def like(self, tree: PyTree) -> PyTree:
-        """ShapeDtypeStructs of a state with where its arrays are to lie, to restore a checkpoint into."""
+        """ShapeDtypeStructs of a state with the placement of its arrays, to restore a checkpoint into."""
 
         def place(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
@@ -110,23 +113,23 @@ class Layout:
         return jax.tree.map(place, tree, self.state(tree))
 
     def batch(self, leading: int = 0) -> NamedSharding:
-        """Of a batch; `leading` axes come before the one of examples."""
+        """The sharding of a batch, with `leading` axes before the axis of examples."""
         return NamedSharding(self.mesh, P(*[None] * leading, BATCH))
 
     @property
     def groups(self) -> int:
-        """Into how many parts a batch is split."""
+        """The number of parts that a batch is split into."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
     def everywhere(self) -> NamedSharding:
-        """Of what is on every device whole."""
+        """The sharding of an array that every device holds whole."""
         return NamedSharding(self.mesh, P())
 
     # --- inside the compiled functions ---
 
     def constrain_state(self, state: PyTree) -> PyTree:
-        """Keeps a new state where the old one lay: left to itself the compiler may move it, and compile anew."""
+        """Keeps a new state where the old one was: the compiler may otherwise move it, and then compile anew."""
         return jax.lax.with_sharding_constraint(state, self.state(state))
 
     def constrain_batch(self, batch: PyTree) -> PyTree:
@@ -134,13 +137,13 @@ class Layout:
         return jax.lax.with_sharding_constraint(batch, jax.tree.map(lambda _: self.batch(), batch))
 
     def constrain_everywhere(self, tree: PyTree) -> PyTree:
-        """Puts every array whole on every device, so that any process can read it."""
+        """Copies every array to every device, so that any process can read it."""
         return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: self.everywhere, tree))
 
     # --- from the host ---
 
     def put(self, value: PyTree, sharding: NamedSharding) -> PyTree:
-        """Arrays that every process has whole, laid out on the mesh."""
+        """Places arrays that every process holds whole on the mesh."""
 
         def one(array: Any) -> jax.Array:
             if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
@@ -152,12 +155,12 @@ class Layout:
         return jax.tree.map(one, value)
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """Which examples of a batch lie on this process's devices, rising: what it has to read."""
+        """Indices, in rising order, of the examples that this process must read: those of its devices."""
         places = self.batch().addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
 
     def put_rows(self, value: PyTree, batch_size: int) -> PyTree:
-        """Batches [K, rows, ...], of which this process holds `rows(batch_size)`, as arrays [K, batch_size, ...]."""
+        """Batches [K, rows, ...] of this process, its `rows(batch_size)`, as global arrays [K, batch_size, ...]."""
         rows = self.rows(batch_size)
 
         def one(array: np.ndarray) -> jax.Array:
@@ -175,6 +178,6 @@ class Layout:
 
 # --- processes ------------------------------------------------------------------------------------------------
 def divisible(batch: int, layout: Layout | None) -> int:
-    """`batch`, or the next multiple that splits over a mesh."""
+    """`batch`, rounded up to a multiple that splits over the mesh."""
     groups = 1 if layout is None else layout.groups
     return -(-batch // groups) * groups

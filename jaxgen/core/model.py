@@ -17,17 +17,17 @@ from jaxgen.optim import Adam, Optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class GenerativeModel:
-    """What a model answers. A batch is a dict with `x` in model space and, where the data has it, `cond`."""
+    """The methods of a model. A batch is a dict with `x` in model space and, if the data has labels, `cond`."""
 
     adversarial: ClassVar[bool] = False
-    """Whether networks play against each other, so that no number falls for as long as training goes well."""
+    """Whether networks are trained against each other, so that no metric has to fall while training goes well."""
 
     def natural_codec(self) -> Codec | None:
-        """The codec of uint8 images whose range the model expects; None for any, such as pixels in [-1, 1]."""
+        """The codec for uint8 images that gives the model its expected range; None if [-1, 1] will do."""
         return None
 
     def check(self, batch: Batch | RawBatch) -> None:
-        """Raises UserError when data of these shapes cannot be modelled; `batch` may be ShapeDtypeStructs."""
+        """Raises UserError if the model cannot take data of these shapes. `batch` may hold ShapeDtypeStructs."""
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """The state at step 0. `batch` is real data: some models start from its statistics."""
@@ -42,24 +42,24 @@ class GenerativeModel:
         raise NotImplementedError
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """Numbers of held-out data, each f32[B], example i by keys[i]; f32[B, 2] where the number is a sum over a sum.
-        Empty where the family has none."""
+        """Numbers for held-out data, each f32[B], example i by keys[i]; f32[B, 2] if the number is a ratio of two sums
+        over the data. Empty if the family has none."""
         return {}
 
     def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:
-        """What to change, where metrics of training (f32[K] by name), finite as they are, say that it has gone wrong;
-        training stops with that. None while it goes well."""
+        """Advice to the user if finite training metrics, f32[K] by name, show that training has gone wrong; training
+        then stops with it. None while training goes well."""
         return None
 
     def check_cond(self, cond: PyTree) -> None:
-        """Raises UserError for a condition that cannot be sampled under."""
+        """Raises UserError for a condition that `sample` cannot take."""
 
     def sample_cond(self, num: int, batch: Batch | RawBatch) -> PyTree:
-        """Conditions for `num` samples to look at, leading axis `num`; None for an unconditional model."""
+        """Conditions for `num` samples, leading axis `num`; None for an unconditional model. batch: raw examples."""
         return None
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """What the family shows beside samples, by file name, still in model space.
+        """Pictures of the family beside samples, by file name, in model space.
 
         `name.png`: [rows, cols, *x]; `name.gif`: [frames, n, *x]. `batch` is held-out data, at least len(keys) of it.
         """
@@ -68,13 +68,13 @@ class GenerativeModel:
 
 @dataclass(frozen=True, kw_only=True)
 class LossModel(GenerativeModel):
-    """`init` and `train_step` for a family with one loss: it writes `init_params`, `loss` and `sample`."""
+    """`init` and `train_step` for a family with one loss, which writes `init_params`, `loss` and `sample`."""
 
     optimizer: Optimizer = Adam()
     ema_decay: float = 0.0
-    """Decay of the averaged parameters; 0 keeps none."""
+    """Decay of the exponential moving average of the parameters; 0 keeps none."""
     accumulate: int = 1
-    """Equal parts of a batch whose gradients are computed one after another: less memory, the same step."""
+    """Number of equal parts of a batch whose gradients are computed in turn: less memory, the same step."""
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         raise NotImplementedError
@@ -85,12 +85,14 @@ class LossModel(GenerativeModel):
     def loss(
         self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Metrics]:
-        """The scalar to minimise and what else to log, means over the batch; example i draws by keys[i] alone.
-        Differentiate `params`; `state` gives step and extra."""
+        """The scalar to minimise and further metrics to log, all means over the batch. Example i draws by keys[i] alone.
+
+        params: what is differentiated. state: gives `step` and `extra`.
+        """
         raise NotImplementedError
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-        """`loss`, with its metrics alone; a family whose step needs more (rows, extra) writes this instead."""
+        """`loss` with its metrics. A family whose step needs more of it (`rows`, `extra`) overrides this instead."""
         loss, metrics = self.loss(params, state, keys, batch)
         return loss, Seen(metrics)
 
@@ -99,7 +101,7 @@ class LossModel(GenerativeModel):
         return self._start(self.init_params(key_params, batch), self.init_extra(key_extra, batch))
 
     def _start(self, params: dict[str, PyTree], extra: dict[str, PyTree]) -> TrainState:
-        """The state at step 0 with these."""
+        """The state at step 0."""
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -114,7 +116,7 @@ class LossModel(GenerativeModel):
         return state, seen.metrics
 
     def _step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Seen]:
-        """The state after a step, and what its loss saw; `extra` is as it was."""
+        """The state after a step, `extra` unchanged, and what the loss returned beside its value."""
 
         def loss(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
             return self.seen(params, state, keys, batch)
@@ -147,8 +149,8 @@ def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> Py
 
 
 def with_field(module: PyTree, field: str, value: Any) -> PyTree:
-    """The same model or network with `value` in the field of that name of everything in it that has one: `dtype`, the
-    compute type of a Linen module, or `remat`."""
+    """A copy of a model or network in which every part that has `field` holds `value` there: `dtype`, the compute type
+    of a Linen module, or `remat`."""
     own = {f.name: getattr(module, f.name) for f in fields(module) if f.name != "parent"}
     changed = {name: with_field(part, field, value) for name, part in own.items() if is_dataclass(part)}
     if field in own:
