@@ -36,8 +36,8 @@ def gradient(
 ) -> tuple[tuple[jax.Array, Seen], PyTree]:
     """((loss, Seen), gradient in params) of loss(params, keys, batch), a mean over `num` examples.
 
-    Example i has the key fold_in(key, i) and row i of each array of batch. parts: into how many equal parts the batch is
-    cut. Their gradients are computed one after another in the memory of one part, with the same result to rounding:
+    Example i has the key fold_in(key, i) and row i of each array of batch. parts: into how many equal parts the batch
+    is cut. Their gradients are computed one after another in the memory of one part, with the same result to rounding:
     means are weighted, rows keep their order. block: neighbours that stay in one part, for a loss of groups of them.
     Raises UserError if `num` does not divide.
     """

@@ -85,7 +85,7 @@ class LossModel(GenerativeModel):
     def loss(
         self, params: dict[str, PyTree], state: TrainState, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Metrics]:
-        """The scalar to minimise and further metrics to log, all means over the batch. Example i draws by keys[i] alone.
+        """The scalar to minimise and metrics to log, all means over the batch. Example i draws by keys[i] alone.
 
         params: what is differentiated. state: gives `step` and `extra`.
         """
