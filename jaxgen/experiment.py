@@ -39,11 +39,11 @@ class Experiment:
     data: Dataset
     codec: Codec = dataclasses.field(default_factory=Pixels)
     seed: int = 0
-    """Everything random follows from it: parameters, data order, noise, samples."""
+    """Determines everything random: parameters, data order, noise and samples."""
     batch_size: int = 128
     steps: int = 10_000
     steps_per_call: int = 50
-    """Steps fused into one compiled call; divides all the intervals below."""
+    """Steps fused into one compiled call; it must divide all the intervals below."""
     log_every: int = 100
     save_every: int = 1000
     sample_every: int = 1000
@@ -56,17 +56,18 @@ class Experiment:
     of this host, or as many devices of a CPU's cores as are fastest. When empty: one CPU device, or all accelerators.
     """
     on_nonfinite: Literal["rollback", "skip", "stop"] = "rollback"
-    """At a NaN or infinite metric or update: go back to the last checkpoint and on with another data order, leave the
-    step out, or stop."""
+    """At a NaN or infinite metric or update: go back to the last checkpoint and continue with another data order, skip
+    the step, or stop."""
     remat: bool = False
-    """Compute activations again on the way back instead of keeping them: less memory, a step about a third longer."""
+    """Recompute activations in the backward pass instead of storing them: less memory, steps about a third longer."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints to keep."""
     best: str = ""
-    """Keep the checkpoint of the lowest of this too: a metric of training, as `loss` (mean since the last save), or of
-    1,024 held-out examples, or a picture where they are pixels, as `test/nelbo`. A leading `-` keeps the highest."""
+    """Also keep the checkpoint with the lowest value of this: a training metric such as `loss` (mean since the last
+    save), or a number on 1,024 held-out examples (one picture of a scene at least) such as `test/nelbo`. A leading `-`
+    keeps the highest."""
     preload: int = 1 << 30
-    """Data of at most this many bytes is put on the device once; larger data streams."""
+    """Data of at most this many bytes is copied to the device once; larger data is streamed."""
 
     def __post_init__(self):
         for name in ("batch_size", "steps", "steps_per_call", "log_every", "save_every", "sample_every", "keep"):
@@ -89,12 +90,12 @@ class Experiment:
 
     @property
     def parts(self) -> int:
-        """Into how many runs of neighbours a batch is cut, where its gradient is computed in parts."""
+        """The number of groups of neighbours that a batch is cut into for a gradient in parts."""
         accumulate = getattr(self.model, "accumulate", 1)
         return 1 if accumulate == 1 else accumulate * getattr(self.model, "block", 1)
 
     def check(self) -> None:
-        """Raises UserError for what would only fail later: data too small, shapes or labels the model cannot take."""
+        """Raises UserError for what would fail later: too little data, shapes or labels that the model refuses."""
         split = self.data.arrays("train")
         self.data.indices_at(self.seed, 0, self.batch_size)
         raw = self.data.batch_at(self.seed, 0, self.batch_size)
@@ -124,7 +125,7 @@ class Experiment:
             self._check_best(raw, codec)
 
     def _check_step(self, raw: Any, codec: Codec) -> None:
-        """Raises UserError for a batch that a step of training cannot divide."""
+        """Raises UserError if a training step cannot divide the batch into parts."""
         state, key = abstract_state(self.compute_model, raw, codec), jax.random.key(0)
         batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
         jax.eval_shape(self.compute_model.train_step, state, key, batch)
@@ -148,7 +149,7 @@ class Experiment:
 
 
 def _config_fields(value: Any) -> list[str]:
-    """The fields that configure a dataclass; a Linen module's `parent` and `name` are Linen's own."""
+    """The configuration fields of a dataclass. A Linen module's `parent` and `name` are not among them."""
     linen = ("parent", "name") if isinstance(value, nn.Module) else ()
     return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
 
@@ -158,9 +159,9 @@ MOVED = {"jaxgen.pretrained": "jaxgen.runs.pretrained"}
 
 
 def modernised(value: Any) -> Any:
-    """JSON of an experiment of an older run folder as today's `to_json` writes it, where that means the same.
+    """Translates the experiment.json of an older run folder into the form that `to_json` writes today.
 
-    Raises UserError for what has no such form.
+    Raises UserError for settings that no longer exist.
     """
     if isinstance(value, list):
         return [modernised(v) for v in value]
@@ -178,7 +179,7 @@ def modernised(value: Any) -> Any:
 
 
 def to_json(value: Any) -> Any:
-    """Nested dataclasses as dicts with a `type`, tuples as lists. Raises TypeError for what is no configuration."""
+    """Nested dataclasses as dicts with a `type`, tuples as lists. Raises TypeError for any other value."""
     if dataclasses.is_dataclass(value):
         kind = f"{type(value).__module__}:{type(value).__qualname__}"
         return {"type": kind, **{name: to_json(getattr(value, name)) for name in _config_fields(value)}}
@@ -217,7 +218,7 @@ def from_json(value: Any, where: str = "experiment") -> Any:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What two JSON values differ in, as 'model.beta: 1.0 there, 4.0 here'."""
+    """The differences of two JSON values, as 'model.beta: 1.0 there, 4.0 here'."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]

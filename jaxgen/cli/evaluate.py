@@ -18,16 +18,16 @@ from jaxgen.scoring.records import Scoring, score_run
 class EvaluateOptions(Scoring, LPIPSWeights, OnMesh):
     split: Literal["test", "train", "all"] = "test"
     limit: int = 0
-    """Only the first so many examples; all when 0."""
+    """Use only this many examples; all when 0."""
     metrics: str = ""
-    """Scores of samples against real data instead, as fid,kid,is,prdc,memorization,classes; of a model of classes
-    also asked, of a GAN also ppl."""
+    """Score samples against real data instead: fid,kid,is,prdc,memorization,classes. Class-conditional models also have
+    asked, GANs also ppl."""
     weights: str = ""
-    """Inception weights to score by, a file that `jaxgen weights convert inception` wrote."""
+    """Inception's weights for the features, a file that `jaxgen weights convert inception` wrote."""
     resize: Literal["tf1", "clean"] = "tf1"
-    """How Inception's images are resized: as the original did, or with antialiasing."""
+    """How images are resized for Inception: as the original code does, or with antialiasing."""
     classifier: str = ""
-    """Run of experiments/classifier.py to score by instead; the scores are named for it."""
+    """Run of experiments/classifier.py for the features instead; the scores carry its name."""
 
 
 def command(args: list[str]) -> None:

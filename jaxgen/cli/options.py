@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Common:
     step: int = -1
-    """Checkpoint to use; the newest when negative."""
+    """Step of the checkpoint to use; the newest when negative."""
     best: bool = False
-    """Use the best checkpoint, of a run trained with --best."""
+    """Use the best checkpoint of a run that was trained with --best."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder."""
@@ -29,7 +29,7 @@ class Common:
 @dataclass(frozen=True)
 class OnMesh(Common):
     mesh: str = ""
-    """Devices to compute on, as data=2; one when empty. Two on a CPU of two cores are nearly twice as fast."""
+    """Devices to use, as data=2; one when empty. On a CPU with two cores, data=2 is nearly twice as fast."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LPIPSWeights:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command was asked for: a run, the command's own flags, and the run's experiment as flags changed it."""
+    """The arguments of a command: a run, the command's own flags, and the run's experiment with the flags that change it."""
 
     run: "RunFolder"
     options: Any

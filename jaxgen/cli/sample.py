@@ -25,33 +25,33 @@ class SampleOptions(Edit, OnMesh):
     seed: int = 0
     """Sample i of a seed is the same picture whatever `num` and `batch` are."""
     batch: int = 256
-    """Samples computed at once."""
+    """Samples computed at a time."""
     cond: tuple[int, ...] = ()
-    """Classes to sample, repeated to `num`; every class in turn when empty."""
+    """Classes to sample, repeated up to `num`; every class in turn when empty."""
     image: str = ""
-    """Of a diffusion model: a picture to vary (see strength) or, with mask, to fill in. Of PixelCNN: one to fill in. Of
-    pix2pix: one of any size to translate, `num` times where dropout makes answers differ; they are also written as
-    0.png, 1.png, ... Of StyleGAN: one to find the style of and vary that."""
+    """A picture to start from. A diffusion model varies it (see strength) or, with mask, fills it in; PixelCNN fills it
+    in; StyleGAN finds its style and varies that; pix2pix translates a picture of any size, `num` times if dropout makes
+    the results differ, and also writes 0.png, 1.png, ..."""
     mask: str = ""
-    """A picture of the same size, white where `image` is to be drawn anew. PixelCNN goes from the top to the bottom, so
-    what it draws fits what is above it."""
+    """A picture of the same size, white where `image` is drawn anew. PixelCNN draws from top to bottom, so its part fits
+    what is above."""
     guide: str = ""
-    """Of a diffusion model: run of a worse model of the same data to guide away from (autoguidance, arXiv:2406.02507),
-    smaller or trained for less time. The scale is --run.model.guidance.scale."""
+    """Diffusion models: run of a worse model of the same data, smaller or trained for less time, to guide away from
+    (autoguidance, arXiv:2406.02507). The scale is --run.model.guidance.scale."""
     guide_step: int = -1
     """Checkpoint of the guide; the newest when negative."""
     between: int = 0
-    """Of a diffusion model or StyleGAN: rows of this many pictures on the way between pairs of samples."""
+    """Diffusion models and StyleGAN: draw rows of this many pictures that go from one sample to another."""
     out: str = ""
     """Folder for samples.png and samples.safetensors; RUN/samples/seedSEED-numNUM when empty."""
 
 
 @dataclass(frozen=True)
 class WriteOptions(Common):
-    """Of a run of text. How tokens are drawn are fields of the model, as --run.model.decoding.temperature 0.7."""
+    """For runs of text. Settings of the model say how tokens are drawn, as --run.model.decoding.temperature 0.7."""
 
     prompt: str | None = None
-    """What to go on from; the first token of held-out text when None."""
+    """Text to continue; the first token of held-out text when None."""
     num: int = 1
     seed: int = 0
     """Sample i of a seed and prompt is the same text whatever `num` is."""
@@ -69,8 +69,8 @@ class WriteOptions(Common):
 
 
 def command(args: list[str]) -> None:
-    """Samples from a run: a grid and the raw arrays, or text as it is written (--prompt). Any field of the experiment
-    is a flag, as `--run.model.sampler.steps 50`."""
+    """Draws samples from a run: a grid and the raw arrays, or text as it is written (--prompt). Any field of the
+    experiment is a flag, as `--run.model.sampler.steps 50`."""
     if args and (Path(args[0]) / "tokenizer.json").is_file():
         return _write(args)
     asked = ask(SampleOptions, args, "sample", command.__doc__)

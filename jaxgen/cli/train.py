@@ -23,21 +23,21 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Options:
-    """What a script takes beside its experiment."""
+    """Flags of a script beside the fields of its experiment."""
 
     out: str = ""
-    """Run folder; runs/SCRIPT-PRESET-SEED when empty. An existing run of the same experiment goes on."""
+    """Run folder; runs/SCRIPT-PRESET-SEED when empty. An existing run of the same experiment is resumed."""
     seeds: int = 1
-    """Train this many seeds from `seed` on in one program, each in a folder of its own within the run folder."""
+    """Train this many seeds, from `seed` on, in one program. Each has its own folder within the run folder."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is faster."""
     max_hours: float = 0.0
-    """Save and stop once this much time has passed; 0 for no limit."""
+    """Save and stop after this time; 0 for no limit."""
     profile: int = 0
-    """Calls to trace with jax.profiler, from the second on."""
+    """Number of calls to trace with jax.profiler, from the second one on."""
     coordinator: str = ""
-    """For a run of several processes: HOST:PORT of process 0, or `auto` where the cluster tells all three."""
+    """For several processes: HOST:PORT of process 0, or `auto` if the cluster provides all three settings."""
     num_processes: int = 1
     process_id: int = 0
 

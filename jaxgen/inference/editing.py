@@ -22,16 +22,16 @@ from jaxgen.runs.restore import Trained
 
 @dataclass(frozen=True)
 class Edit:
-    """How a picture is edited."""
+    """Settings of editing a picture."""
 
     strength: float = 0.6
-    """How far `image` is noised before it is sampled back, or its style moved to a sample's; 1 keeps nothing of it."""
+    """How much noise `image` gets before it is sampled back, or how far its style moves to a sample's; 1 keeps nothing."""
     resample: int = 1
-    """Times that each step of filling in is taken: more fit the parts together better."""
+    """Repetitions of each step of filling in: more make the parts fit better."""
 
 
 def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) -> None:
-    """Raises UserError unless the model takes all that was given: an image, a mask of it, steps between samples."""
+    """Raises UserError unless the model can use all that was given: an image, a mask, steps between samples."""
     name = type(model).__name__
     if mask and not isinstance(model, Inpaints):
         raise UserError(f"{name} fills in no part of a picture: --mask needs a diffusion model or PixelCNN")

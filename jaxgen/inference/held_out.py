@@ -56,7 +56,7 @@ def held_out_numbers(
 def evaluation(
     trained: Trained, split: str, seed: int, numbers: Mapping[str, Any], count: int, **facts: Any
 ) -> dict[str, Any]:
-    """What RUN/evaluation.json holds: the numbers with everything they depend on."""
+    """The contents of RUN/evaluation.json: the numbers with everything that they depend on."""
     said = {"split": split, "num": count, "seed": seed, "step": trained.step}
     said |= {"parameters": trained.state.sampling_field, **facts}
     return {**said, "metrics": dict(numbers), "environment": environment()}
@@ -74,7 +74,7 @@ def _mean(values: np.ndarray) -> dict[str, float]:
 
 
 def _answers(trained: Trained, keys: jax.Array, raw: Batch) -> jax.Array:
-    """What the model makes of each example's condition, by the keys that `evaluate` has for it: raw data."""
+    """The model's sample for each example's condition, with the keys that `evaluate` uses: raw data."""
     cond = trained.model.sample_cond(keys.shape[0], raw)
     if not any(leaf.ndim >= 3 for leaf in jax.tree.leaves(cond)):
         name = type(trained.model).__name__

@@ -9,8 +9,8 @@ from jaxgen.errors import UserError
 
 
 def sources(file: Path, channels: int, num: int) -> np.ndarray:
-    """A picture of any size to be translated `num` times, uint8[num, H, W, channels]. Raises UserError when it cannot
-    be read."""
+    """A picture of any size, to be translated `num` times: uint8[num, H, W, channels]. Raises UserError if it cannot be
+    read."""
     pixels = np.asarray(open_picture(file).convert("L" if channels == 1 else "RGB"))
     return np.broadcast_to(pixels.reshape(1, *pixels.shape[:2], channels), (num, *pixels.shape[:2], channels))
 

@@ -1,4 +1,4 @@
-"""What a trained radiance field shows: held-out views and how near they come, a film around the scene, its mesh."""
+"""Renders a trained radiance field: held-out views with their errors, a film around the scene, and its mesh."""
 
 import math
 from dataclasses import dataclass
@@ -31,21 +31,21 @@ SHOWN = 4  # views in the report's picture
 
 @dataclass(frozen=True)
 class Rendering:
-    """What is rendered of a scene."""
+    """Settings of rendering."""
 
     split: Literal["test", "train"] = "test"
     """Whose views are rendered and measured."""
     limit: int = 0
     """Only the first so many views; all when 0."""
     turntable: int = 0
-    """Frames of turntable.gif, a film around the scene (of LLFF's and COLMAP's scenes, of a swaying look into it)."""
+    """Frames of turntable.gif, a film around the scene. Of LLFF's and COLMAP's scenes the camera sways instead."""
     size: int = 0
-    """Width of its frames in pixels; that of the pictures when 0."""
+    """Width of the film in pixels; that of the pictures when 0."""
     lattice: int = 0
-    """Points a side of the lattice on which mesh.ply is found by marching cubes, for which scikit-image is needed; no
-    mesh when 0."""
+    """Points along each side of the lattice for marching cubes, which writes mesh.ply and needs scikit-image; no mesh
+    when 0."""
     level: float = 10.0
-    """Density at which the mesh has its surface, per unit of the scene's length."""
+    """Density of the mesh's surface, per unit of length of the scene."""
 
 
 def check(experiment: Experiment, options: Rendering) -> None:
@@ -91,7 +91,7 @@ def render_view(
 
 
 def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = None) -> str:
-    """Renders what is asked for into `out` and the run's report; returns what was made, in a line or two.
+    """Renders into `out` and the run's report, and returns a summary of a few lines.
 
     lpips: f32[B] of two batches of pictures, where its weights are named.
     """

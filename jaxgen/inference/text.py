@@ -66,7 +66,7 @@ def stream(
 
 @dataclass(frozen=True)
 class Writing:
-    """What is written: samples 0 to num - 1 of a seed after a prompt."""
+    """What to write: samples 0 to num - 1 of a seed after a prompt."""
 
     prompt: str | None = None
     """None: each sample starts from the first token of a held-out example."""

@@ -1,6 +1,6 @@
 """Checkpoints: orbax, asynchronous and atomic, with a checksum of every array.
 
-Orbax spends two milliseconds on each array, and a U-Net's state has a thousand small ones: those travel packed.
+Orbax spends two milliseconds on each array, and a U-Net's state has a thousand small ones, which are therefore packed.
 
 Orbax notices a truncated file but restores a flipped byte silently, so each checkpoint carries one number per array,
 computed on the device and compared on the way back.
@@ -31,7 +31,7 @@ UNWRITABLE = (OSError, ValueError, RuntimeError)
 
 
 def _quiet() -> None:
-    """Orbax logs each step of each save, and each thread and array of a failed one; its errors reach us raised too."""
+    """Silences orbax, which logs every step of a save and every thread of a failed one. It also raises its errors."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(_is_news)
 
@@ -58,7 +58,7 @@ def _checksums(leaves: list[jax.Array]) -> jax.Array:
 
 
 def checksums(tree: PyTree) -> dict[str, int]:
-    """A number for each array of `tree`, by path."""
+    """The checksum of each array of `tree`, by path."""
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
     sums = processes.whole(_checksums(list(leaves)))
     return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
@@ -82,8 +82,8 @@ def _joined(leaves: list[jax.Array]) -> jax.Array:
 
 
 def pack(state: TrainState) -> tuple[dict[str, jax.Array], Packs]:
-    """The arrays of a state by name, small ones that lie whole on every device joined: one pack for each field of the
-    state and type. Also what lies in the packs."""
+    """The arrays of a state by name, and the contents of the packs. Small arrays that every device holds whole are
+    joined, one pack for each field of the state and each dtype."""
     arrays: dict[str, jax.Array] = {}
     groups: dict[str, list[tuple[str, jax.Array]]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
@@ -96,7 +96,7 @@ def pack(state: TrainState) -> tuple[dict[str, jax.Array], Packs]:
 
 
 def to_read(like: TrainState, packs: Packs) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a checkpoint with these packs has to give for a state like `like`."""
+    """The arrays to read from a checkpoint with these packs for a state like `like`."""
     leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
     wanted = {}
     for group, names in packs.items():
@@ -114,7 +114,7 @@ def to_read(like: TrainState, packs: Packs) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> TrainState:
-    """The inverse of `pack`, laid out as `like` says. Raises ValueError where an array is missing."""
+    """The inverse of `pack`, placed like `like`. Raises ValueError if an array is missing."""
     found: dict[str, jax.Array | np.ndarray] = dict(arrays)
     paths, shape = jax.tree_util.tree_flatten_with_path(like)
     leaves = {_name(path): leaf for path, leaf in paths}
@@ -132,8 +132,8 @@ def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> Trai
 
 
 def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
-    """An array that came on the host, as orbax gives it where no place is asked for, on the devices; a copy, as a state
-    is donated."""
+    """The array on the devices. Orbax gives host arrays if no placement was asked for; they are copied, as a state is
+    donated."""
     if isinstance(array, jax.Array):
         return array
     if where is None:
@@ -143,7 +143,7 @@ def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in `folder`, oldest first; none where there is no such folder."""
+    """Steps of the checkpoints in `folder`, oldest first; empty if there is no such folder."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
@@ -186,7 +186,7 @@ class Checkpoints:
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """Orbax and tensorstore raise what could not be written in a save, or at any call after it."""
+        """Turns the errors of a save, which orbax and tensorstore raise at once or at any later call, into a UserError."""
         try:
             yield
         except UNWRITABLE as error:
@@ -232,7 +232,7 @@ class Checkpoints:
             )
 
     def _check_space(self, state: TrainState) -> None:
-        """Raises UserError when this process's share of a state will not fit: a save that fails half-way is noisier."""
+        """Raises UserError if this process's share of a state will not fit on the disk, before orbax fails half-way."""
         shards = [leaf.addressable_shards for leaf in jax.tree.leaves(state)]
         needed = sum(s.data.nbytes for shard in shards for s in shard if s.replica_id == 0) + SPARE_BYTES
         free = shutil.disk_usage(self.folder).free
@@ -270,7 +270,7 @@ class Checkpoints:
         raise UserError(f"{damage} and no older one is intact: move {self.folder} away to start anew")
 
     def set_aside(self, after: int) -> None:
-        """Moves checkpoints newer than step `after`, from which a run goes on, to the folder `set_aside`: orbax would
+        """Moves checkpoints newer than step `after`, from which a run goes on, to the folder `set_aside`. Orbax would
         not save their steps again."""
         newer = [step for step in self.steps() if step > after]
 
@@ -313,4 +313,4 @@ def _goodness(metrics: dict[str, float]) -> float:
 
 
 class _Damaged(Exception):
-    """What is wrong with a checkpoint."""
+    """A checkpoint is damaged; the message says how."""

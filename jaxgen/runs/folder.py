@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its experiment, environment, metrics, pictures and checkpoints, all plain files."""
+"""The folder of a run: its experiment, environment, metrics, pictures and checkpoints, all plain files."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from jaxgen.runtime.files import PARTIAL, replacing, write_text
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A full or failing disk under `path` as a UserError."""
+    """Turns the errors of a full or failing disk under `path` into a UserError."""
     try:
         yield
     except OSError as error:
@@ -34,7 +34,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """The files of one run under `path`. Of several processes the main one writes them; all can read."""
+    """The files of one run under `path`. If there are several processes, the main one writes them and all can read."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -47,7 +47,7 @@ class RunFolder:
     # --- opening ---
 
     def create(self, experiment: Experiment) -> None:
-        """Makes the folder, or checks that what is in it is this experiment.
+        """Makes the folder, or checks that it holds this experiment.
 
         Raises UserError when it cannot be written, or holds another experiment.
         """
@@ -70,7 +70,7 @@ class RunFolder:
         self.write_json("experiment.json", new)
 
     def experiment(self) -> Experiment:
-        """The experiment of an existing run. Raises UserError when there is none, or it cannot be understood."""
+        """The experiment of an existing run. Raises UserError if there is none, or if it cannot be read."""
         if not (self.path / "experiment.json").exists():
             raise UserError(f"{self.path} is no run folder: it has no experiment.json; name one that training made")
         experiment = from_json(modernised(self._json("experiment.json")), str(self.path / "experiment.json"))
@@ -85,7 +85,7 @@ class RunFolder:
             raise UserError(f"{self.path / name} cannot be read ({error}): restore it, or train anew") from error
 
     def examples(self) -> dict[str, np.ndarray]:
-        """The first held-out examples, raw: what pictures are made of, so that they need no data set."""
+        """The first held-out examples, raw. Pictures are made of them, so that sampling needs no data set."""
         file = self.path / "examples.safetensors"
         try:
             return load_file(file)
@@ -93,13 +93,13 @@ class RunFolder:
             raise UserError(f"{file} cannot be read ({error}): training the run again writes it anew") from error
 
     def codec_record(self) -> dict[str, Any] | None:
-        """What the codec had read from files when the run began; None where it read nothing, or there is no run yet."""
+        """The codec's `provenance` when the run began; None if it read no files, or if there is no run yet."""
         return self._json("first_stage.json") if (self.path / "first_stage.json").exists() else None
 
     # --- writing ---
 
     def keep_codec(self, provenance: Mapping[str, Any]) -> None:
-        """Writes what `codec_record` reads, where the codec reads files."""
+        """Writes what `codec_record` reads, unless it is empty."""
         if provenance:
             self.write_json("first_stage.json", provenance)
 
@@ -111,7 +111,8 @@ class RunFolder:
                 save_file(arrays, partial)
 
     def keep_files(self, files: Mapping[str, str]) -> None:
-        """Writes what samples of this data are read by. Raises UserError where the run began with another."""
+        """Writes the files, such as a tokenizer, that decode samples of this data. Raises UserError if the run began with
+        other contents."""
         for name, text in files.items():
             file = self.path / name
             if file.exists() and file.read_text(encoding="utf-8") != text:
@@ -148,14 +149,14 @@ class RunFolder:
         self.append(self.events, [{"step": step, "event": event, "detail": detail}])
 
     def rollbacks(self, step: int) -> int:
-        """How often the run was rolled back to `step` or before: which data order it is on."""
+        """The number of rollbacks to `step` or before, which tells the order of the data."""
         if not self.events.exists():
             return 0
         events = [json.loads(line) for line in self.events.read_text().splitlines() if line.endswith("}")]
         return sum(e["event"] == "rollback" and e["step"] <= step for e in events)
 
     def forget_after(self, step: int) -> None:
-        """Drops the lines of steps after `step`: a resumed run writes them again."""
+        """Removes the lines of steps after `step`, which a resumed run writes again."""
         for file in (self.metrics, self.held_out, self.timing):
             if not file.exists():
                 continue
@@ -165,8 +166,8 @@ class RunFolder:
                 write_text(file, "".join(kept))
 
     def mean(self, name: str, after: int) -> float:
-        """Mean of a metric over the logged steps after `after`, less those skipped, read from the end of the file; NaN
-        where none is left."""
+        """Mean of a metric over the logged steps after `after` that were not skipped; NaN if there is none. Read from
+        the end of the file."""
         values: list[float] = []
         for line in _backwards(self.metrics):
             record = json.loads(line)
@@ -182,7 +183,7 @@ class RunFolder:
 
 
 def _backwards(file: Path, block: int = 1 << 16) -> Iterator[str]:
-    """The lines of a file, last first, reading only as far as is asked for."""
+    """The lines of a file, the last one first. Only as much is read as is consumed."""
     with file.open("rb") as stream:
         place, rest = stream.seek(0, os.SEEK_END), b""
         while place:

@@ -25,7 +25,7 @@ class NonFinite(Exception):
 
 
 def means(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Mean of each metric over the steps that were not skipped, NaN where all were; of `skipped` over all of them."""
+    """Mean of each metric over the steps that were not skipped, NaN if all were; of `skipped` over all steps."""
     counted = np.asarray(columns.get("skipped", 0)) == 0
     result = {name: np.mean(column, where=counted) if counted.any() else np.nan for name, column in columns.items()}
     if "skipped" in columns:
@@ -51,13 +51,13 @@ class Clock:
 
 
 class Delayed:
-    """Metrics of calls, written once the next call is queued: the device never waits for a file."""
+    """Writes the metrics of a call once the next call is queued, so that the device never waits for a file."""
 
     def __init__(self):
         self._pending: list[dict[str, jax.Array]] = []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a call just queued and writes those of the calls before it."""
+        """Takes the metrics of the call just queued, and writes those of earlier calls."""
         self._pending.append(metrics)
         while len(self._pending) > 1:
             self._write(self._pending.pop(0))
@@ -118,13 +118,13 @@ class Watch(Delayed):
         self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)
 
     def _keep(self, values: dict[str, np.ndarray]) -> None:
-        """Takes the numbers of a call, f32[K] by name, before they are checked."""
+        """Called with the metrics of a call, f32[K] by name, before they are checked."""
 
     def _give_up(self, step: int, advice: str) -> NoReturn:
         raise UserError(f"training diverged by step {step}: {advice}")
 
     def _point(self, shown: dict[str, float], rate: float) -> None:
-        """Takes the means since the last progress line, and the steps per second."""
+        """Called with the means since the last progress line and the steps per second."""
 
 
 class Log(Watch):

@@ -30,16 +30,16 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is scored, and against what."""
+    """What to score, and against what."""
 
     num: int = 10_000
-    """Samples to score."""
+    """Number of samples to score."""
     seed: int = 0
     batch: int = 200
     reference: Literal["train", "test", "all"] = "train"
-    """Split that samples are compared with."""
+    """Split of real data that samples are compared with."""
     of: Literal["samples", "train", "test", "all"] = "samples"
-    """What is scored: samples of the run, or a split of its data, to see what real data gets."""
+    """What to score: samples of the run, or a split of its data for the score of real data."""
 
 
 def score_run(

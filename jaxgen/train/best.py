@@ -1,4 +1,4 @@
-"""What `best` says of a state about to be saved."""
+"""The score by which the best checkpoint is chosen."""
 
 import math
 

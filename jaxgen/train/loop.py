@@ -31,7 +31,7 @@ MAX_ROLLBACKS = 3
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What one process holds of a run while it trains."""
+    """What a process needs to train a run."""
 
     experiment: Experiment
     codec: Codec
@@ -53,7 +53,7 @@ def train(
     max_hours: float = 0.0,
     profile: int = 0,
 ) -> str | None:
-    """Trains `experiment` in the folder `out`, or goes on with what is there, and leaves a report.
+    """Trains `experiment` in the folder `out`, or resumes the run there, and writes a report.
 
     facts: what else environment.json should say. max_hours: stops at the end of the call during which that much time
     has passed. profile: calls to trace with jax.profiler. Returns why the run stopped early, or None when it is
@@ -95,7 +95,7 @@ def _start(session: Session) -> TrainState:
 
 
 def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]:
-    """From `state` to the last step: the state there, or where it was interrupted, and by what."""
+    """Trains from `state` to the last step. Returns the final state, and what interrupted training or None."""
     experiment, run, layout = session.experiment, session.run, session.layout
     model, key = experiment.compute_model, run_key(experiment.seed, TRAIN)
     start = int(state.step)
@@ -154,7 +154,7 @@ def train_in_memory(experiment: Experiment) -> Trained:
 def _feed(
     experiment: Experiment, order: int, start: int, stop: int, layout: Layout | None
 ) -> tuple[Any, Iterator]:
-    """Data on the device, or None, and what each call gets, laid out on the mesh. order: seed of the data's order."""
+    """The data on the devices, or None, and the input of each call, on the mesh. order: seed of the data's order."""
     size = experiment.batch_size
     rows = None if layout is None else layout.rows(size)
     plan = BatchPlan(
@@ -167,8 +167,8 @@ def _feed(
 
 
 def roll_back(experiment: Experiment, run: RunFolder, last: int, error: NonFinite) -> None:
-    """Notes a non-finite number and clears the way for another try from the checkpoint of step `last`. Raises UserError
-    when there is to be none."""
+    """Records a non-finite number before another attempt from the checkpoint of step `last`. Raises UserError if there
+    must be no further attempt."""
     where = f"{error} of {run.path}"
     if experiment.on_nonfinite == "stop":
         run.note(error.step, "nonfinite", f"{error}; stopped, the last checkpoint is of step {last}")

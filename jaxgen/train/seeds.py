@@ -103,8 +103,8 @@ def _check(experiment: Experiment, count: int, out: Path) -> None:
 
 
 def _check_saved(seeds: range, out: Path) -> None:
-    """Raises UserError where some of the seeds were trained but no step was saved by all: from 0 on, that would be
-    lost."""
+    """Raises UserError if some seeds have checkpoints but no step was saved by all: a start from step 0 would lose
+    them."""
     saved = {seed: saved_steps(RunFolder(out / f"seed{seed}").checkpoints) for seed in seeds}
     steps = set().union(*saved.values())
     if not steps or set.intersection(*map(set, saved.values())):
@@ -124,7 +124,7 @@ def _check_saved(seeds: range, out: Path) -> None:
 
 
 def _mesh(count: int) -> NamedSharding:
-    """Lanes over as many devices as their number divides by."""
+    """Splits the lanes over the largest number of devices that divides their number."""
     devices = jax.devices()
     most = max(n for n in range(1, len(devices) + 1) if count % n == 0)
     mesh = jax.make_mesh((most,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:most])
@@ -132,12 +132,12 @@ def _mesh(count: int) -> NamedSharding:
 
 
 def _common_steps(lanes: list[Lane]) -> list[int]:
-    """Steps that every lane has a checkpoint of, rising."""
+    """The steps of which every lane has a checkpoint, in rising order."""
     return sorted(set.intersection(*(set(lane.checkpoints.steps()) for lane in lanes)))
 
 
 def _start(lanes: list[Lane], codec: Codec) -> list[TrainState]:
-    """The lanes' states at the newest step that all of them hold intact, or at step 0 where they share none.
+    """The lanes' states at the newest step for which all have an intact checkpoint, or at step 0 if they share none.
 
     Raises UserError when no shared one is intact.
     """
@@ -161,7 +161,7 @@ def _start(lanes: list[Lane], codec: Codec) -> list[TrainState]:
 
 
 def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[PyTree]]:
-    """Data on the host, or None, and what each call gets: [S, K, B] indices, or batches [S, K, B, ...]."""
+    """The data on the host, or None, and the input of each call: indices [S, K, B], or batches [S, K, B, ...]."""
     feeds = []
     every = np.arange(lanes[0].experiment.batch_size)  # asked for by rows, data is not put on the device by each lane
     for lane in lanes:
@@ -179,7 +179,7 @@ def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[P
 def _train(
     lanes: list[Lane], codec: Codec, states: list[TrainState], interrupt: Interrupt
 ) -> tuple[list[TrainState], str | None]:
-    """As the loop's: from the lanes' states to the last step, or to where it was interrupted, and by what."""
+    """Trains all lanes to the last step. Returns their final states, and what interrupted training or None."""
     experiment, where = lanes[0].experiment, _mesh(len(lanes))
     model, skip = experiment.compute_model, experiment.on_nonfinite == "skip"
     start = int(states[0].step)
@@ -214,13 +214,13 @@ def _train(
 
 
 def _unstack(stacked: TrainState) -> list[TrainState]:
-    """Each lane's state by itself, on the default device."""
+    """The state of each lane, on the default device."""
     host = jax.device_get(stacked)
     return [jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), host) for i in range(len(host.step))]
 
 
 def _finish(lanes: list[Lane], codec: Codec, states: list[TrainState]) -> None:
-    """Each lane's pictures and held-out numbers; these by as many lanes at once as there are devices."""
+    """Writes each lane's pictures and held-out numbers; the numbers of as many lanes at a time as there are devices."""
     devices = jax.devices()
 
     def evaluate(i: int) -> None:
