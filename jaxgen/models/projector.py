@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -97,7 +96,7 @@ def project(
     """
     steps = settings.steps
 
-    def schedule(count: chex.Numeric) -> jax.Array:
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         t = jnp.asarray(count) / steps
         fall = 0.5 - 0.5 * jnp.cos(jnp.pi * jnp.minimum(1.0, (1 - t) / 0.25))
         return settings.lr * fall * jnp.minimum(1.0, t / 0.05)

@@ -105,7 +105,7 @@ class VQGAN(Quantized, AdversarialModel):
         x = batch["x"]
         weights, running = self._begin(key_gen, x)
         state = self._start({"params": weights}, self.critic.init(key_critic, x[..., :0], x))
-        extra = {"codes": running}
+        extra: dict[str, PyTree] = {"codes": running}
         if self.perceptual_weight:
             extra["lpips"] = lpips_weights(*self.perceptual)
         return state.replace(extra={**state.extra, **extra})

@@ -5,25 +5,27 @@ f64[4]: fx, fy, cx, cy in pixels, the first pixel's centre at (0.5, 0.5). A ray 
 one, near, far (distances from the origin), and radius, what a pixel's cone gains in radius per unit of distance.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 RAY = 9
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
-class Rays(NamedTuple):
+class Rays(NamedTuple, Generic[Array]):
     """Columns of rays [..., 9]: origin and direction [..., 3], near, far and radius [...]."""
 
-    origin: np.ndarray
-    direction: np.ndarray
-    near: np.ndarray
-    far: np.ndarray
-    radius: np.ndarray
+    origin: Array
+    direction: Array
+    near: Array
+    far: Array
+    radius: Array
 
 
-def columns(rays: np.ndarray) -> Rays:
-    """What stands where in rays [..., 9], NumPy's or jax's."""
+def columns(rays: Array) -> Rays[Array]:
+    """The named columns of rays [..., 9], arrays of NumPy or JAX."""
     return Rays(rays[..., :3], rays[..., 3:6], rays[..., 6], rays[..., 7], rays[..., 8])
 
 

@@ -153,7 +153,7 @@ def test_a_background_that_is_not_white(plain, random_background):
 
 
 def test_points_alone_have_no_cones():
-    with pytest.raises(UserError, match="HashField knows points alone"):
+    with pytest.raises(UserError, match="HashField takes points alone"):
         NeRF(network=HashField(HashGrid(levels=2, log2_table=4)), coarse=4, fine=4, shared=True, cone=True)
 
 
