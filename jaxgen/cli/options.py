@@ -54,7 +54,7 @@ class LPIPSWeights:
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of a command: a run, the command's own flags, and the run's experiment with the flags that change it."""
+    """The arguments of a command: a run, the command's own flags, and the run's experiment as flags changed it."""
 
     run: "RunFolder"
     options: Any

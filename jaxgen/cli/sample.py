@@ -30,11 +30,11 @@ class SampleOptions(Edit, OnMesh):
     """Classes to sample, repeated up to `num`; every class in turn when empty."""
     image: str = ""
     """A picture to start from. A diffusion model varies it (see strength) or, with mask, fills it in; PixelCNN fills it
-    in; StyleGAN finds its style and varies that; pix2pix translates a picture of any size, `num` times if dropout makes
-    the results differ, and also writes 0.png, 1.png, ..."""
+    in; StyleGAN finds its style and varies that; pix2pix translates a picture of any size, `num` times if dropout
+    makes the results differ, and also writes 0.png, 1.png, ..."""
     mask: str = ""
-    """A picture of the same size, white where `image` is drawn anew. PixelCNN draws from top to bottom, so its part fits
-    what is above."""
+    """A picture of the same size, white where `image` is drawn anew. PixelCNN draws from top to bottom, so its part
+    fits what is above."""
     guide: str = ""
     """Diffusion models: run of a worse model of the same data, smaller or trained for less time, to guide away from
     (autoguidance, arXiv:2406.02507). The scale is --run.model.guidance.scale."""

@@ -25,7 +25,7 @@ class Edit:
     """Settings of editing a picture."""
 
     strength: float = 0.6
-    """How much noise `image` gets before it is sampled back, or how far its style moves to a sample's; 1 keeps nothing."""
+    """How much noise `image` gets before it is sampled back, or how far its style moves; 1 keeps nothing of it."""
     resample: int = 1
     """Repetitions of each step of filling in: more make the parts fit better."""
 

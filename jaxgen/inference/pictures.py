@@ -13,8 +13,8 @@ from jaxgen.runtime.processes import is_main, whole
 
 
 def save_pictures(trained: Trained, final: bool) -> None:
-    """Saves a grid of samples, or their text, and at the end the family's other pictures. If the data's modes are known,
-    the number that the samples reach goes to RUN/held_out.jsonl."""
+    """Saves a grid of samples, or their text, and at the end the family's other pictures. If the data's modes are
+    known, the number that the samples reach goes to RUN/held_out.jsonl."""
     experiment, model, run, layout = trained.experiment, trained.model, trained.run, trained.layout
     folder, batch, num = run.pictures(trained.step), run.examples(), experiment.num_samples
     cond = model.sample_cond(num, batch)

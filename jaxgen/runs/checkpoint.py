@@ -186,7 +186,7 @@ class Checkpoints:
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """Turns the errors of a save, which orbax and tensorstore raise at once or at any later call, into a UserError."""
+        """Turns errors of a save into a UserError. Orbax and tensorstore raise them at once or at any later call."""
         try:
             yield
         except UNWRITABLE as error:

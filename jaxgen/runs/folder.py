@@ -111,8 +111,8 @@ class RunFolder:
                 save_file(arrays, partial)
 
     def keep_files(self, files: Mapping[str, str]) -> None:
-        """Writes the files, such as a tokenizer, that decode samples of this data. Raises UserError if the run began with
-        other contents."""
+        """Writes the files, such as a tokenizer, that decode samples of this data. Raises UserError if the run began
+        with other contents."""
         for name, text in files.items():
             file = self.path / name
             if file.exists() and file.read_text(encoding="utf-8") != text:
