@@ -36,7 +36,7 @@ def trained():
 
 
 def test_reconstruction_beats_pca_of_equal_width(trained):
-    """On digits neither has seen; linear maps with a squared error could do no better than PCA."""
+    """On held-out digits. Linear maps with a squared error could do no better than PCA."""
     train, test = (Pixels().encode({"x": Digits().arrays(s)["x"]}, None)["x"] for s in ("train", "test"))
     pca = PCA(8).fit(np.asarray(train).reshape(len(train), -1))
     flat = np.asarray(test).reshape(len(test), -1)
@@ -46,7 +46,7 @@ def test_reconstruction_beats_pca_of_equal_width(trained):
 
 
 def test_density_of_the_latents_is_like_scikit_learns(trained):
-    """Both find a local optimum, so the likelihoods are near and not equal; one Gaussian is well behind."""
+    """Both find a local optimum, so the likelihoods are close but not equal; a single Gaussian is far worse."""
     z = np.asarray(trained.extra["latents"])
     assert np.all(np.isfinite(z)), "the ring is full"
     ours = float(jnp.mean(jax.jit(DIGITS.density)(trained).log_prob(jnp.asarray(z))))
@@ -61,7 +61,7 @@ def test_samples_lie_near_the_data(trained):
     noise = data.mean(0) + data.std(0) * np.random.default_rng(0).normal(size=(64, 64))
 
     def nearest(y):
-        """Mean distance to the nearest of the data."""
+        """Mean distance to the nearest data point."""
         return np.sqrt(((y[:, None] - data[None]) ** 2).sum(-1).min(1)).mean()
 
     assert nearest(x) < 0.7 * nearest(noise)
@@ -77,7 +77,7 @@ TINY = Autoencoder(
 
 @pytest.mark.parametrize(("steps", "size"), [(1, 4), (3, 4), (7, 4), (2, 13)])
 def test_the_ring_holds_the_most_recent_examples(steps, size):
-    """With the parameters still (learning rate 0), latents are those of the last ten examples, in any order."""
+    """With fixed parameters (learning rate 0), the latents are those of the last ten examples, in any order."""
     x = np.random.default_rng(0).normal(size=(steps, size, 3)).astype(np.float32)
     state = core.init(TINY, jax.random.key(0), {"x": x[0]})
     z = np.asarray(TINY.encode(state.params, x.reshape(-1, 3)))

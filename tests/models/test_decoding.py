@@ -1,4 +1,4 @@
-"""Filters of logits against NumPy, set by set, and what is drawn from them."""
+"""Filters of logits against NumPy, for each combination, and draws from them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Diffusion models: what they tell the network, their losses, guidance, and what is made with them."""
+"""Diffusion models: the network's inputs, losses, guidance, sampling and editing."""
 
 from dataclasses import replace
 
@@ -35,14 +35,14 @@ IMAGES = DDPM(
 
 @pytest.fixture(scope="module")
 def images():
-    """(params, answer, one image four times over)."""
+    """(params, output, one image repeated four times)."""
     params = state_of(IMAGES, {"x": jnp.zeros((4, 4, 4, 1)), "cond": jnp.zeros(4, int)}).params
     x = jnp.float32(np.tile(np.random.default_rng(1).normal(size=(1, 4, 4, 1)), (4, 1, 1, 1)))
     return params, jax.jit(IMAGES.answer), x
 
 
 def test_the_network_uses_time(images):
-    """Regression: t was an argument that nothing read."""
+    """Regression: the network ignored its argument t."""
     params, answer, x = images
     eps = np.asarray(answer(params, x, jnp.array([0, 1, 50, 99]), {"y": jnp.zeros((4, 3))}))
     for i in range(3):
@@ -70,7 +70,7 @@ def test_time_embedding_tells_all_times_apart():
 
 
 def test_loss_is_one_for_a_network_that_says_nothing():
-    """The last layer starts at zero, so the first loss is E eps^2 = 1, at any time and whatever the data."""
+    """The last layer starts at zero, so the first loss is E eps^2 = 1, at any time and for any data."""
     batch = {"x": jnp.zeros((512, 4, 4, 1)) + 0.5, "cond": jnp.zeros(512, jnp.int32)}
 
     @jax.jit
@@ -83,7 +83,7 @@ def test_loss_is_one_for_a_network_that_says_nothing():
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
 def test_min_snr_weights_are_the_papers(kind):
-    """Section 3.4 of arXiv:2303.09556, by what the network answers."""
+    """Section 3.4 of arXiv:2303.09556, for each quantity that the network may predict."""
     model = replace(MODEL, kind=kind, min_snr=5.0)
     t = np.array([0, 10, 40, 99])
     snr = np.exp(model.schedule.logsnr(t))
@@ -104,7 +104,7 @@ def test_a_v_model_answers_v():
 
 
 def test_edms_loss_is_the_weighted_error_of_its_denoiser():
-    """F's plain error is lambda |D - x_0|^2, lambda = (sigma^2 + s^2) / (sigma s)^2, and starts at about 1."""
+    """F's squared error is lambda |D - x_0|^2, lambda = (sigma^2 + s^2) / (sigma s)^2, and starts at about 1."""
     model = EDM(network=Tiny(), shape=(4, 2), sigma_data=0.7, ema_decay=0.0)
     params = state_of(model).params
     x0, eps = 0.7 * jax.random.normal(jax.random.key(0), (2, 5, 4, 2))
@@ -129,7 +129,7 @@ def test_edms_loss_is_the_weighted_error_of_its_denoiser():
     ids=["ddpm", "edm", "flow", "flow, logit-normal", "score"],
 )  # fmt: skip
 def test_numbers_are_measured_at_the_times_of_training(model):
-    """`times_to_evaluate` are quantiles of what `draw_times` draws."""
+    """`times_to_evaluate` are quantiles of the distribution of `draw_times`."""
     model = replace(model, evaluate_times=200)
     t, weight = model.draw_times(core.sample_keys(0, 20_000), None)
     np.testing.assert_array_equal(weight, 1)
@@ -142,7 +142,7 @@ LEARNED = replace(MODEL, objective="hybrid", class_dropout=0.0, num_classes=0)
 
 
 def test_the_hybrid_losses_bound_teaches_the_variance_alone():
-    """The gradient of the mean's half of the output is the simple loss's; the other half's is not nothing."""
+    """The gradient in the mean's half of the output is that of the simple loss; in the other half it is not zero."""
     batch = {"x": jnp.tanh(jax.random.normal(jax.random.key(3), (6, 4, 2)))}
     state = state_of(LEARNED, batch)
     eps, t = jax.random.normal(jax.random.key(4), (6, 4, 2)), jnp.array([0, 5, 30, 60, 80, 99])
@@ -159,7 +159,7 @@ def test_the_hybrid_losses_bound_teaches_the_variance_alone():
 
 
 def test_the_vlb_loss_is_the_bound_on_average():
-    """Over all times with the same x_t, the terms of `variational_bound`."""
+    """Over all times, with the same x_t, they equal the terms of `variational_bound`."""
     model = replace(LEARNED, objective="vlb", schedule=Cosine(10))
     x0 = jnp.round(jnp.tanh(jax.random.normal(jax.random.key(3), (3, 4, 2))) * 127.5 + 127.5) / 127.5 - 1
     params = state_of(model, {"x": x0}).params
@@ -172,7 +172,7 @@ def test_the_vlb_loss_is_the_bound_on_average():
 
 
 def test_importance_sampling_keeps_the_expectation():
-    """Equation 18: p_t proportional to the root mean square of the history, weights that make up for it."""
+    """Equation 18: p_t is proportional to the root mean square of the history, and the weights correct for it."""
     model = replace(MODEL, importance=True, schedule=Linear(50))
     state = state_of(model)
     np.testing.assert_allclose(model.time_probabilities(state.extra), 1 / 50, rtol=1e-6)
@@ -224,7 +224,7 @@ def test_interpolation_ends_in_both_samples():
 
 
 def test_images_come_back_from_their_noise():
-    """Along the ODE and back, in a model of Gaussian data whose network is right."""
+    """Along the ODE and back, in a model of Gaussian data with the exact network."""
 
     class Exact(nn.Module):
         """The velocity of N(0, 0.5^2) data on straight lines."""
@@ -282,7 +282,7 @@ def test_super_resolution_sees_the_small_image():
 
 
 def test_the_score_of_a_mixture_is_recovered():
-    """By denoising score matching at ten levels: within a sixth of its size where data is."""
+    """By denoising score matching at ten noise levels: near the data, within a sixth of its magnitude."""
     data = Mixture()
     model = ScoreMatching(
         network=TimeMLP(width=64, depth=2), shape=(1,), schedule=Geometric(10, 0.1, 3.0), sigma_data=0.7,
@@ -303,7 +303,7 @@ def test_the_score_of_a_mixture_is_recovered():
 
 
 def test_samplers_export_with_a_symbolic_batch():
-    """As `jax.export` needs it: no batch size becomes a number, guided or not."""
+    """As `jax.export` needs it: the batch size stays symbolic, with guidance and without."""
     model, state = replace(MODEL, sampler=Heun(3)), state_of(MODEL)
     (b,) = jax.export.symbolic_shape("b")
     keys = jax.ShapeDtypeStruct((b, 2), jnp.uint32)

@@ -41,7 +41,7 @@ def stepped():
 
 
 def test_a_step_goes_on_with_chains_of_the_buffer(stepped):
-    """As many places as the batch has examples change, each by a chain from what was there."""
+    """One place for each example of the batch changes, by a chain from its old value."""
     old, new, metrics = stepped
     before, after = old.extra["buffer"], new.extra["buffer"]
     changed = np.flatnonzero(np.any(np.asarray(before != after), axis=(1, 2, 3)))
@@ -66,7 +66,7 @@ def test_restarts_come_from_noise(stepped):
 
 
 def test_loss_is_contrastive_divergence(stepped):
-    """And its gradient is that of a plain formula."""
+    """Its value and gradient are those of a plain formula."""
     model = dataclasses.replace(SMALL, network=MLPEnergy((8,)), data_noise=0.0, energy_penalty=0.3)
     state = model.init(jax.random.key(0), batch())
     negative = batch(1)["x"]
@@ -118,8 +118,7 @@ def moons():
 
 
 def test_two_moons(moons):
-    """Its density adds up to one, is better than the uniform one, and has the partition function that annealing
-    finds."""
+    """Its density sums to one and beats the uniform one; annealing finds the same partition function."""
     data, state, metrics = moons
     numbers = core.evaluate(TOY, state, sample_keys(0, 500), {"x": data.arrays("test")["x"][:500]})
     assert np.mean(numbers["nll"]) < np.log(36) - 0.8
@@ -143,7 +142,7 @@ def test_the_picture_in_the_plane_shows_data_where_the_density_is(moons):
 
 
 def test_a_run_that_diverges_stops_with_advice(tmp_path):
-    """While its numbers are still finite."""
+    """While its metrics are still finite."""
     model = dataclasses.replace(TOY, optimizer=Adam(lr=0.5), max_gap=20.0)
     experiment = Experiment(
         model=model, codec=Identity(), data=Toy2D(num=500), batch_size=32, steps=400, steps_per_call=10, log_every=10,
@@ -168,7 +167,7 @@ def test_bad_settings_are_told():
 
 
 def test_paper_sizes():
-    """WRN-28-10 has 36.5 M parameters (arXiv:1605.07146, table 4); rows of a batch do not see each other."""
+    """WRN-28-10 has 36.5 M parameters (arXiv:1605.07146, table 4); rows of a batch are independent."""
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     params = jax.eval_shape(WideResNetEnergy().init, jax.random.key(0), x)["params"]
     assert core.count_params(params) == pytest.approx(36.5e6, rel=0.01)

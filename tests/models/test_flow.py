@@ -36,7 +36,7 @@ def state_of(params):
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_density_integrates_to_one(name):
-    """On a grid x = sinh(v), fine where points are and as far as the tails of a flow may go."""
+    """On a grid x = sinh(v), which is fine near the points and reaches the tails of a flow."""
     model = Flow(shape=(2,), bits=0, flow=FLOWS[name])
     _, variables = start(model.flow, (2,), seed=3, scale=0.1)
     v = np.linspace(-8, 8, 401)
@@ -113,7 +113,7 @@ def test_samples_are_scaled_noise_decoded_and_encode_is_the_inverse():
 
 
 def test_pictures_of_a_density():
-    """Darkest where it is highest, y upwards, white where there is none."""
+    """Darkest where the density is highest, white where it is zero, with y upwards."""
 
     def log_density(x):
         return -jnp.sum((x - jnp.array([[1.0, 0.5]])) ** 2, axis=-1) / 0.02
@@ -148,7 +148,7 @@ def test_refusals(change, said):
 
 
 def test_a_flow_without_parameters_is_one():
-    """The identity: log p is that of the noise it leaves, and training moves nothing."""
+    """The identity flow: log p is that of the noise, and training changes nothing."""
     model = Flow(flow=Identity(), shape=(2,), bits=0)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)), jnp.float32)
     state = core.init(model, core.run_key(0, core.INIT), {"x": x})

@@ -1,4 +1,4 @@
-"""GAN training and networks: who sees which data, whose statistics move, and layers against PyTorch's."""
+"""GAN training and networks: which data each step sees, which statistics it updates, and layers against PyTorch's."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def trained(model: GAN, state: core.TrainState, steps: int, batch: core.Batch | 
 
 
 class Diary(nn.Module):
-    """A critic that notes the sum of the rows of each pass, [passes, 12], in its batch statistics."""
+    """A critic that records the sum of the rows of each pass, [passes, 12], in its batch statistics."""
 
     @nn.compact
     def __call__(self, x, y=None, train=False):
@@ -62,7 +62,7 @@ class Diary(nn.Module):
 
 
 def test_each_critic_step_sees_other_data_and_each_example_once():
-    """Example i is the i-th basis vector, so a sum says who was there; three steps of four examples each."""
+    """Example i is the i-th basis vector, so a sum tells which examples a pass saw: three steps of four each."""
     model = GAN(shape=(12,), latent=2, generator=MLPGenerator(hidden=(8,), squash=False), critic=Diary(), n_critic=3)
     batch = {"x": jnp.eye(12)}
     state, _ = trained(model, core.init(model, jax.random.key(0), batch), 1, batch)
@@ -85,7 +85,7 @@ def leaves(tree, name: str) -> list:
 
 
 def test_statistics_of_the_passes_are_separate():
-    """Real examples around 5, fakes around 0; and the running averages of a pass are of that pass's batches."""
+    """Real examples are around 5, fakes around 0; the running averages of a pass come from its own batches."""
     batch = {"x": 5 + 0.1 * jax.random.normal(jax.random.key(1), (12, 8, 8, 1))}
     state, _ = trained(IMAGES, core.init(IMAGES, jax.random.key(0), batch), 1, batch)
     stats = {which: state.extra["critic"][which]["batch_stats"]["BatchNorm_0"]["mean"] for which in PASSES}
@@ -101,7 +101,7 @@ def test_statistics_of_the_passes_are_separate():
 
 
 def test_samples_use_running_averages():
-    """So that one does not depend on the others, unlike in training; and they are not those of the start."""
+    """So samples do not depend on each other, unlike in training. The averages have moved from their start."""
     state, _ = trained(IMAGES, started(IMAGES), 3)
     many = IMAGES.sample(state, sample_keys(0, 6))
     np.testing.assert_allclose(IMAGES.sample(state, sample_keys(0, 1)), many[:1], atol=1e-6)
@@ -150,7 +150,7 @@ def test_rmsprop_is_pytorchs():
 
 
 def test_a_gradient_penalty_holds_the_critic_to_slope_one():
-    """A steep critic is levelled within 180 steps of its own."""
+    """It flattens a steep critic within 180 critic steps."""
     model = replace(
         POINTS, objective=Wasserstein(), gradient_penalty=10.0, critic=MLPCritic(hidden=(16,), bias=False),
         critic_optimizer=Adam(lr=1e-2, b1=0.0, b2=0.9), n_critic=3,
@@ -165,7 +165,7 @@ def test_a_gradient_penalty_holds_the_critic_to_slope_one():
 
 @pytest.mark.parametrize("name", ["r1", "r2"])
 def test_zero_centred_penalties_of_a_linear_critic(name):
-    """gamma |w|^2 / 2, whatever the data; computed on every other step of the critic with twice the weight."""
+    """gamma |w|^2 / 2 for any data, computed on every other critic step with twice the weight."""
     model = replace(POINTS, critic=MLPCritic(hidden=()), n_critic=2, penalty_every=2, **{name: 3.0})
     state = started(model)
     w = state.params["critic"]["Head_0"]["Dense_0"]["kernel"]
@@ -180,7 +180,7 @@ def test_penalties_refuse_batch_normalization():
 
 
 def test_instance_noise_fades():
-    """With a linear critic of known weight, seen in the spread of nothing but the noise: real examples are all zero."""
+    """A linear critic of known weight shows it in the spread of its logits: real examples are all zero."""
     model = replace(
         POINTS, critic=MLPCritic(hidden=()), instance_noise=2.0, instance_noise_steps=2,
         critic_optimizer=Adam(lr=1e-12), optimizer=Adam(lr=1e-12),

@@ -12,7 +12,7 @@ CENTRES, STD = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape
 
 
 def test_the_mixture_itself_covers_all_its_modes():
-    """In two dimensions a share exp(-9 / 2) lies beyond three standard deviations."""
+    """In two dimensions a fraction exp(-9 / 2) lies beyond three standard deviations."""
     rng = np.random.default_rng(0)
     k = rng.integers(25, size=20_000)
     found = mode_coverage(CENTRES[k] + STD * rng.normal(size=(20_000, 2)), CENTRES, STD)
@@ -22,7 +22,7 @@ def test_the_mixture_itself_covers_all_its_modes():
 
 
 def test_collapse_is_counted():
-    """Two of 25 modes, three to one, and as many samples again between modes."""
+    """Two of 25 modes, three to one, and the same number of samples between modes."""
     x = np.concatenate([np.repeat(CENTRES[[3]], 3, 0), CENTRES[[7]], np.full((4, 2), 0.5)])
     found = mode_coverage(x, CENTRES, STD)
     assert (found["modes"], found["good"]) == (2, 0.5)

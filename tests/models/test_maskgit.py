@@ -1,4 +1,4 @@
-"""MaskGIT: its schedule, what it sees, and samples of a distribution that is known."""
+"""MaskGIT: its schedule, its mask, and samples of a known distribution."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ def test_each_step_settles_one_token_at_least_and_the_last_step_all(tokens, step
 
 
 def test_a_masked_token_is_not_seen_and_all_others_are(state):
-    """What stands under a mask changes nothing; what stands elsewhere does, before it and after it."""
+    """Masked tokens change nothing; other tokens do, before a position and after it."""
     mask = jnp.zeros((1, 6), bool).at[0, 2].set(True)
     logits = jax.jit(lambda x: TINY.logits(state.params, x, mask)[0, 2])
     x = jnp.asarray(X[:1])
@@ -70,7 +70,7 @@ def test_the_loss_is_of_masked_tokens_alone(state):
 
 
 def test_codes_that_go_together_are_drawn_together():
-    """Two rows of six tokens, each whole or not at all: independent draws would be so in one of 32."""
+    """The data are two rows of six tokens. Independent draws would give one of them in 1 of 32 samples."""
     rows = np.array([[0, 1, 0, 1, 1, 0], [2, 3, 4, 3, 2, 4]], np.int32)
     batches = {"x": np.stack([np.tile(rows, (8, 1))] * 400)}
     sharp = replace(TINY, label_smoothing=0.0)

@@ -1,5 +1,5 @@
-"""Radiance fields: rendering against a loop, skipping and chunks that change nothing, the sketch's bugs, what a run
-shows."""
+"""Radiance fields: rendering against a loop; skipping and chunks change nothing; regressions of the sketch; pictures
+of a run."""
 
 import dataclasses
 import json
@@ -39,13 +39,13 @@ def batch(num: int = 48, seed: int = 0) -> dict[str, jax.Array]:
 
 
 def started(model: NeRF, seed: int = 0):
-    """A state whose densities are of the order of one."""
+    """A state with densities of order one."""
     state = core.init(model, jax.random.key(seed), batch())
     return state.replace(params=jax.tree.map(lambda a: 1.5 * a, state.params))
 
 
 def even(params, bias: float):
-    """Parameters of a field that is the same everywhere: nothing at -50, a wall at 50."""
+    """Parameters of a constant field: empty at -50, opaque at 50."""
     zero = jax.tree.map(jnp.zeros_like, params)["field"]
     return {"field": {**zero, "density": {**zero["density"], "bias": jnp.array([bias])}}}
 
@@ -94,7 +94,7 @@ def test_any_chunk_gives_the_same_picture(plain, chunk):
 
 
 def test_skipping_changes_nothing_where_there_is_something(plain):
-    """All cells occupied: the dense picture, though four points a ray fit at once. None: the background."""
+    """With all cells occupied, the dense picture, though a call fits four points a ray; with none, the background."""
     rays, skipping = batch(48)["cond"], dataclasses.replace(PLAIN, occupancy=GRID, chunk=20)
     full = plain.replace(extra={"occupancy": jnp.full((4, 4, 4), 9.0)}, step=jnp.array(100))
     for a, b in zip(show(skipping, full, rays), show(PLAIN, plain, rays)):
@@ -122,7 +122,7 @@ def test_skipping_leaves_out_rays_that_do_not_fit(plain):
 
 
 def test_a_proposal_is_moved_by_its_bound_alone():
-    """The picture's error is the field's alone, the bound the proposal's alone."""
+    """The picture's error trains the field alone, the bound the proposal alone."""
     small = ProposalMLP(depth=1, width=8, frequencies=3)
     model = ProposalNeRF(network=MLP, proposal=small, coarse=8, fine=8, bound=1.0, interlevel_weight=0.0)
     state, data = started(model), batch()
@@ -314,7 +314,7 @@ def test_the_mesh_of_a_ball(tmp_path):
 
 
 def opened(file) -> tuple[np.ndarray, int]:
-    """The pixels of a picture, and how many frames it has."""
+    """The pixels of a picture, and its number of frames."""
     with Image.open(file) as image:
         return np.asarray(image), getattr(image, "n_frames", 1)
 

@@ -1,4 +1,4 @@
-"""pix2pix: any size comes back at that size, what a patch sees, and the losses by hand."""
+"""pix2pix: outputs of any size, the critic's receptive field, and the losses by hand."""
 
 import json
 from dataclasses import replace
@@ -93,7 +93,7 @@ def test_an_odd_size_is_the_padded_one_cropped():
 
 @pytest.mark.parametrize(("layers", "side"), [(2, 16), (3, 34), (4, 70)])
 def test_a_logit_sees_its_patch_and_nothing_else(layers, side):
-    """Pixels that move the middle logit; running averages stand in for statistics, which all pixels move."""
+    """Pixels that change the middle logit. Running averages replace batch statistics, which all pixels change."""
     critic, size = PatchCritic(channels=(2, 3, 3, 3)[:layers]), 2 * side
     source, x = (jax.random.normal(jax.random.key(i), (1, size, size, 1)) for i in (0, 1))
     variables = critic.init(jax.random.key(2), source, x)
@@ -172,7 +172,7 @@ def test_statistics_of_the_passes_are_separate():
 
 
 def test_weights_choose_between_game_and_distance():
-    """Without the game the critic does not matter; without the distance, targets matter through the critic alone."""
+    """Without the adversarial loss the critic has no effect; without L1, targets act through the critic alone."""
     state, batch = started(PLAIN), batch_of()
     other = state.replace(params={**state.params, "critic": jax.tree.map(lambda p: 2 * p, state.params["critic"])})
     distance = replace(PLAIN, gan_weight=0.0)
@@ -279,7 +279,7 @@ def test_a_users_picture_of_any_size_is_translated(run, tmp_path):
 
 
 def test_distances_are_between_a_sample_and_its_own_target(run):
-    """The mean absolute difference is that of `evaluate`, over batches that the count does not fill."""
+    """The mean absolute difference equals that of `evaluate`, also when the last batch is not full."""
     trained = restore(RunFolder(run))
 
     def distance(x, y):
@@ -291,7 +291,7 @@ def test_distances_are_between_a_sample_and_its_own_target(run):
 
 
 def test_lpips_is_measured_where_weights_are_named(run, tmp_path):
-    """Random ones, and said to be."""
+    """Random weights, recorded as such."""
     files = []
     for kind in ("alexnet", "lpips_alex"):
         shapes = store.flatten_shapes(KINDS[kind].template())

@@ -1,4 +1,4 @@
-"""PixelCNN: what each output sees, sums of probabilities, and that going from pixel to pixel changes nothing."""
+"""PixelCNN: what each output depends on, sums of probabilities, and pixel-by-pixel passes equal to whole ones."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -208,7 +208,7 @@ def test_cached_probabilities_are_those_of_the_whole_network(case):
 
 
 def test_a_decoder_gets_the_encoders_bits(case):
-    """It has nothing, or anything, where the encoder has what is still to come."""
+    """The decoder has zeros, or anything, where the encoder has later values."""
     x = np.asarray(case.x).reshape(3, -1)
 
     def decoded_so_far(position: int) -> jax.Array:

@@ -71,7 +71,7 @@ def silent(state):
 
 @pytest.fixture(scope="module")
 def states():
-    """One of each with noise that shows, averages that are not the parameters, and a mean of w."""
+    """A state for each model, with visible noise, averages unlike the parameters, and a mean of w."""
 
     def state(model):
         start = started(model)
@@ -141,7 +141,7 @@ def test_the_rate_is_equalized():
 
 @BOTH
 def test_styles_cross_over_at_one_layer(model, states):
-    """From it on they are another latent's; every layer but the first is chosen, and none where mixing is off."""
+    """From that layer on, styles are another latent's. Any layer but the first may be it; without mixing none is."""
     always = replace(model, mixing=1.0, shape=(32, 32, 2))
     state, z = states[model], normal(200, 6)
     params, stats = state.params["gen"], state.extra["gen"]
@@ -161,7 +161,7 @@ def test_styles_cross_over_at_one_layer(model, states):
 
 @BOTH
 def test_no_truncation_and_all(model, states):
-    """psi 1 leaves w alone; psi 0 gives the image of w's mean to every key; in between, the layers asked for."""
+    """psi 1 leaves w unchanged; psi 0 gives every key the image of the mean of w; in between, only the given layers."""
     state = states[model]
     quiet = replace(model, sampler=Truncated(psi=0.0, noise=False))
     x = quiet.sample(state, sample_keys(0, 3))
@@ -177,7 +177,7 @@ def test_no_truncation_and_all(model, states):
 
 @BOTH
 def test_without_noise_the_image_follows_from_z(model, states):
-    """Bitwise, whatever the noise strengths; with it, two noises give two images of one style."""
+    """Bitwise, for any noise strengths. With noise, two draws give two images of one style."""
     state = states[model].replace(ema=None)
     quiet = replace(model, sampler=Truncated(noise=False))
     x = quiet.sample(state, sample_keys(0, 3))
@@ -244,7 +244,7 @@ def test_the_mean_of_w_is_a_running_mean():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_augmentation_follows_real_logits(sign):
-    """A critic that is always sure: p goes up by 8 * 4 / 1000 every fourth step, or down to zero and no further."""
+    """The critic is always sure: p rises by 8 * 4 / 1000 every fourth step, or falls to zero and no further."""
     model = replace(
         SMALL, augment_p=0.05, augment_target=0.6, critic_optimizer=Adam(lr=1e-12), augment=Augment(geometry=False)
     )
@@ -319,7 +319,7 @@ def test_penalties_are_lazy():
 
 @BOTH
 def test_an_image_of_the_generator_is_found_again(model, states):
-    """Nearer than the mean image by far; each of a batch as if it were alone."""
+    """It is much nearer than the mean image; examples of a batch are independent."""
     quick, state = replace(model, projector=Projector(steps=120)), silent(states[model])
     x = model.synthesize(state.params["gen"], model._repeated(model.style_of(state, normal(2, 6, seed=3))))
     found = jax.jit(quick.project)(state, sample_keys(0, 2), x)

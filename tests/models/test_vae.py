@@ -1,4 +1,4 @@
-"""The VAE's bounds in a linear-Gaussian model, where log p(x) is known; its loss term by term; what it refuses."""
+"""The VAE's bounds in a linear-Gaussian model, where log p(x) is known; its loss term by term; refused inputs."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def bounds(k, shift):
 
 
 def test_with_the_exact_posterior_every_bound_is_log_p():
-    """The importance weight is constant then, so that IWAE-k has no error at all; the ELBO has that of its draws."""
+    """The importance weight is then constant, so IWAE-k is exact; the ELBO has the error of its draws."""
     elbo, iwae = bounds(64, 0.0)
     np.testing.assert_allclose(iwae, LOG_P, atol=2e-4)
     gap = elbo - LOG_P
@@ -106,7 +106,7 @@ def test_the_kl_scales_with_beta(state):
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.1), (4, 0.5), (9, 1.0), (1000, 1.0)])
 def test_kl_warmup_grows_linearly(state, step, share):
-    """The first step already has a little of it, the tenth of ten all."""
+    """The first step has a tenth of beta, the tenth has all of it."""
     model = replace(SMALL, kl_warmup=10, beta=2.0)
     loss, metrics = terms(model, state, step)
     np.testing.assert_allclose(loss - metrics["reconstruction"], 2 * share * metrics["kl"], rtol=1e-4)
@@ -226,7 +226,7 @@ def test_pictures_start_and_end_where_they_say(state):
 
 
 def test_bits_per_dim_of_a_fair_coin():
-    """Logits 0 whatever z is: one bit each."""
+    """Logits are 0 for any z: one bit per pixel."""
     state = core.init(SMALL, jax.random.key(0), BATCH)
     zero = jax.tree.map(jnp.zeros_like, state.params)  # q = N(0, 1) = p(z | x) as well
     values = core.evaluate(SMALL, state.replace(params=zero), core.sample_keys(1, 6), BATCH)

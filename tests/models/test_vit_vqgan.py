@@ -1,4 +1,4 @@
-"""ViT-VQGAN's networks and game, and the ViT generator."""
+"""ViT-VQGAN's networks and adversarial training, and the ViT generator."""
 
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ def state():
 
 
 def test_size_in_is_size_out_and_codes_round_trip(state):
-    """One code for each patch; what they decode to is the reconstruction."""
+    """One code for each patch; decoding them gives the reconstruction."""
     tokens = jax.jit(TINY.encode_codes)(state, X)
     assert tokens.shape == (4, 4 * 6) == (4, TINY.num_tokens)
     images = jax.jit(TINY.decode_codes)(state, tokens)
@@ -80,9 +80,9 @@ def test_lambda_is_the_ratio_of_gradients_at_the_last_layer(state):
     assert float(bounded_ratio(1e6 * jnp.ones(()), jnp.zeros(()))) == 1e4
 
 
-def test_the_game_waits_for_its_step(state):
-    """Before `gan_start` the critic stands still, and the network's loss is without it. A code that is dead restarts in
-    the average too."""
+def test_the_critic_waits_for_its_step(state):
+    """Before `gan_start` the critic stands still and the network's loss excludes it. A dead code restarts in the
+    average too."""
     step = jax.jit(replace(TINY, gan_start=1, ema_decay=0.999).train_step)
     ((name, running),) = state.extra["codes"].items()
     dying = {name: running.replace(count=running.count.at[3].set(-1e3))}
@@ -105,7 +105,7 @@ def test_the_game_waits_for_its_step(state):
 
 
 def test_a_critic_that_waited_starts_as_a_new_one_does(state):
-    """Its optimizer has seen nothing: its first step is the one it would have taken at once, of its rate."""
+    """Its optimizer state is still fresh, so its first step equals the one it would have taken at step 0."""
     late, now = jax.jit(replace(TINY, gan_start=3).train_step), jax.jit(TINY.train_step)
     waiting = state
     for i in range(3):
