@@ -118,7 +118,8 @@ class Spline(Transform):
         k = jnp.sum(given[..., None] >= (ys if inverse else xs)[..., 1:-1], axis=-1, keepdims=True)
 
         def left_and_right(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return (jnp.take_along_axis(a, i, axis=-1)[..., 0] for i in (k, k + 1))
+            left, right = (jnp.take_along_axis(a, i, axis=-1)[..., 0] for i in (k, k + 1))
+            return left, right
 
         x0, x1 = left_and_right(xs)
         y0, y1 = left_and_right(ys)

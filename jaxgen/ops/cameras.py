@@ -34,8 +34,8 @@ def pixel_rays(
     intrinsics: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
-    near: np.ndarray,
-    far: np.ndarray,
+    near: np.ndarray | float,
+    far: np.ndarray | float,
     planar: np.ndarray | bool = False,
 ) -> np.ndarray:
     """f32[N, 9] of the points (x, y), f64[N] in pixels, of cameras f64[N, 3, 4] with intrinsics f64[N, 4]. planar: near

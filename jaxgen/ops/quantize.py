@@ -153,7 +153,9 @@ class Codebook:
         Means are total / N with N = (count + eps) / (n + K eps) n, n the sum of counts: no code is divided by zero.
         """
         if self.by_gradient:
+            assert learnt is not None
             return self.compared(learnt)
+        assert running.total is not None
         if self.cosine:
             return unit(running.total)
         n = jnp.sum(running.count)
@@ -186,8 +188,11 @@ class Codebook:
         idle = jnp.where(uses > 0, 0, running.idle + 1)
         decay = self.decay or 0.99
         count = decay * running.count + (1 - decay) * uses
-        total = None if self.by_gradient else decay * running.total + (1 - decay) * sums
+        total = None
+        if running.total is not None:  # codes that have no gradient
+            total = decay * running.total + (1 - decay) * sums
         if self.cosine and total is not None:
+            assert running.total is not None
             # Of a direction nothing may be lost: one that fades to 0 would lie nearer to z than most others.
             total = jnp.where(uses[:, None] > 0, total, running.total)
         if self.restart:
@@ -195,7 +200,7 @@ class Codebook:
             dead, fresh = count < self.restart * share, drawn_by_error(key, z, q, self.size)
             # An even share's worth, so that a code has a few hundred steps to be found in.
             count = jnp.where(dead, share, count)
-            if self.by_gradient:
+            if total is None:
                 learnt = jax.tree.map(lambda codes: jnp.where(dead[:, None], fresh, codes), learnt)
             else:
                 total = jnp.where(dead[:, None], fresh * share, total)

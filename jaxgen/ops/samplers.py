@@ -11,6 +11,7 @@ level of x; primed: the next one. x0_hat and eps_hat = (x - alpha x0_hat) / sigm
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,9 @@ class Sampler:
         """The rows for a schedule. Raises UserError when the two do not go together."""
         raise NotImplementedError
 
-    def _table(self, schedule: Schedule, grid: Grid, a, b, c=0.0, **more) -> Table:
+    def _table(
+        self, schedule: Schedule, grid: Grid, a: np.ndarray, b: np.ndarray, c: np.ndarray | float = 0.0, **more: Any
+    ) -> Table:
         """A row for each step of the grid."""
         c = np.broadcast_to(c, a.shape)
         return Table(grid.t, a, b, c, grid.alpha[1:], grid.sigma[1:], schedule.start, **more)
@@ -121,7 +124,8 @@ class Sampler:
         learns = table.low is not None
 
         def known(x: jax.Array, index: jax.Array | int, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-            """x with the image at this level where it is to be kept."""
+            """x with the image at this level where the mask keeps it."""
+            assert image is not None and mask is not None
             there = alpha * image + sigma * normal_each(fold_each(keys, count + 1 + index), shape)
             return jnp.where(mask, there, x)
 
@@ -149,11 +153,15 @@ class Sampler:
             return (new, film.at[row["slot"]].set(new) if frames else film, *saved), None
 
         z = normal_each(fold_each(keys, 0), shape) if noise is None else noise
-        x = table.alpha[first - 1] * image + table.sigma[first - 1] * z if first else table.start * z
+        if first:
+            assert image is not None
+            x = table.alpha[first - 1] * image + table.sigma[first - 1] * z
+        else:
+            x = table.start * z
         saved = (jnp.zeros_like(x), jnp.zeros_like(x)) if two_stage else ()
         carry = (x, jnp.zeros((frames, *x.shape)), *saved)
         (x, film, *_), _ = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, rows))
-        return film if frames else x
+        return film if frames else jnp.asarray(x)
 
 
 def _rows(table: Table, first: int, resample: int) -> tuple[dict[str, np.ndarray], bool]:
