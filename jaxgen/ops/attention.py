@@ -1,11 +1,11 @@
-"""Scaled dot-product attention, and the rotation of queries and keys by their positions."""
+"""Scaled dot-product attention and rotary position embeddings."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-# Below what exp() gives for any score, yet finite: a query that sees nothing, as of padding, stays finite too.
+# The score of a masked key. Its exp() is 0, yet it is finite, so a query that sees no key (padding) gives no NaN.
 UNSEEN = -1e30
 
 
@@ -19,13 +19,14 @@ def attention(
     key: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(q k' / sqrt(d)) v, eq. 1 of arXiv:1706.03762. q: f32[B, T, heads, d]; k, v: f32[B, S, groups, d], where
-    heads / groups neighbouring heads share one (arXiv:2305.13245); result of q's shape.
+    heads / groups neighbouring heads share a group (arXiv:2305.13245). The result has the shape of q.
 
-    causal: query t sees keys up to t. mask: bool[B or 1, T, S], true where a query sees a key. dropout: share of the
-    weights left out, by `key`, the others scaled up; none without a key.
+    causal: query t sees keys up to t. mask: bool[B or 1, T, S], true where a query sees a key. dropout: the probability
+    with which `key` drops a weight; the kept weights are scaled up. Nothing is dropped without a key.
 
-    The softmax is f32 whatever the inputs. Heads go before positions, and the product with v is divided by the
-    softmax's sum rather than the weights: 40 % less time than `jax.nn.dot_product_attention` on XLA's CPU.
+    The softmax is computed in f32 for any input type. The heads axis is moved before the positions, and the product
+    with v is divided by the softmax's sum instead of the weights: this takes 40 % less time than
+    `jax.nn.dot_product_attention` on XLA's CPU.
     """
     if mask is None and (key is None or not dropout) and _takes_cudnn(q):
         fused = functools.partial(jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn")
@@ -52,12 +53,13 @@ def _attention(q, k, v, causal, mask, dropout, key):
 
 
 def cached_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """The same of few queries and many kept keys, which lie as they are multiplied so that no step has to turn them.
+    """`attention` of a few queries to a cache of keys and values.
 
-    q: f32[B, T, heads, d]; k, v: f32[B * groups, S, d]; mask: bool[B, T, S]; result of q's shape.
+    q: f32[B, T, heads, d]; k, v: f32[B * groups, S, d]; mask: bool[B, T, S]. The result has the shape of q. The cache
+    is stored in the layout of the matrix products, so no step has to transpose it.
     """
     batch, length, heads, dim = q.shape
-    # [B x groups, heads of the group x T, d]: one product for all that share keys.
+    # [B x groups, heads of the group x T, d]: one product for all heads that share keys.
     q = (q * dim**-0.5).swapaxes(1, 2).reshape(k.shape[0], -1, dim)
     score = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
     seen = jnp.broadcast_to(mask[:, None], (batch, heads, length, mask.shape[-1])).reshape(score.shape)
@@ -69,9 +71,11 @@ def cached_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) 
 
 
 def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
-    """Rotary positions, arXiv:2104.09864, eq. 34: channels i and i + d/2 of position p turned by p base^(-2 i / d).
+    """Rotary position embedding, eq. 34 of arXiv:2104.09864: at position p, the pair of channels i and i + d/2 is
+    rotated by the angle p base^(-2 i / d).
 
-    x: f32[B, T, heads, d], d even; positions: i32[B or 1, T]. Products of two such depend on distances alone.
+    x: f32[B, T, heads, d], d even; positions: i32[B or 1, T]. The dot product of two rotated vectors depends on their
+    positions only through the difference.
     """
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -82,15 +86,15 @@ def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Ar
 
 
 def _takes_cudnn(q: jax.Array) -> bool:
-    """Whether cuDNN's fused attention takes queries of this type and size here."""
+    """Whether cuDNN's fused attention is available and supports queries of this type and size."""
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     return half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128 and q.shape[1] > 1 and _has_cuda()
 
 
 @functools.cache
 def _has_cuda() -> bool:
-    # Asked when the first program is traced: a question at import would start the devices.
+    # Called when the first program is traced: calling it at import would initialise the devices.
     try:
         return jax.default_backend() == "gpu" and bool(jax.devices("cuda"))
-    except RuntimeError:  # a GPU of another maker
+    except RuntimeError:  # a GPU of another vendor
         return False

@@ -14,34 +14,34 @@ DIMS = ("NHWC", "HWIO", "NHWC")
 Sizes = tuple[int, int]
 Pads = tuple[Sizes, Sizes]
 NONE: Pads = ((0, 0), (0, 0))
-NARROW = 8  # channels up to which one convolution with zeros between its pixels beats one for each phase
+NARROW = 8  # up to so many channels, one dilated convolution is faster than one for each phase
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = NONE) -> jax.Array:
     """Convolution of f32[B, H, W, I] with f32[h, w, I, O], XLA's own.
 
-    Differentiated as usual, XLA folds the transposes of both gradients into the convolutions' dimension numbers once
-    they stand in the body of a while loop, and its CPU back end then has only a naive loop for them: a 3x3
-    convolution's gradients take 1,224 ms for five steps of a scan against 49 ms this way. Reverse mode only: jacrev
-    and vjp work, to any order; jacfwd and jvp do not.
+    Why it has its own gradients: inside a while loop, XLA folds the transposes of the usual gradients into the
+    convolutions' dimension numbers, for which its CPU back end has only a naive loop. The gradients of a 3x3
+    convolution in five steps of a scan take 49 ms this way instead of 1,224 ms. Reverse mode only: jacrev and vjp work,
+    to any order; jacfwd and jvp do not.
     """
     return _xla(x, kernel, strides, pads)
 
 
-# Both gradients as convolutions in the plain NHWC form on a CPU; barriers keep the transposes where they stand.
+# On a CPU, both gradients are convolutions in the plain NHWC form. Barriers keep XLA from folding the transposes.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _to_image(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, size: Sizes) -> jax.Array:
-    """X: what y's gradient dy is for an image of `size`."""
+    """X: the gradient for an image of `size`, from the gradient dy of the output."""
 
     def default(kernel: jax.Array, dy: jax.Array) -> jax.Array:
         x = jax.ShapeDtypeStruct((dy.shape[0], *size, kernel.shape[2]), dy.dtype)
         return jax.linear_transpose(lambda x: _xla(x, kernel, strides, pads), x)(dy)[0]
 
     def plain(kernel: jax.Array, dy: jax.Array) -> jax.Array:
-        """dx[n, i] = sum_{a, o} dy[(n + low - a) / s, o] kernel[a, i, o] over whole quotients."""
+        """dx[n, i] = sum_{a, o} dy[(n + low - a) / s, o] kernel[a, i, o] where s divides n + low - a."""
         flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
         rows, columns = (_phases(*of) for of in zip(kernel.shape[:2], strides, pads, size, dy.shape[1:3], strict=True))
         if kernel.shape[2] > NARROW and rows and columns:
@@ -52,15 +52,17 @@ def _to_image(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, size
         around = [(k - 1 - lo, n - s * (m - 1) + lo - 1) for k, (lo, _), n, s, m in sizes]
         return lax.conv_general_dilated(dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=DIMS)
 
-    # XLA's CPU convolutions err where padding is negative.
+    # XLA's CPU convolutions give wrong results where padding is negative.
     usual = all(s <= k > max(pad) for k, s, pad in zip(kernel.shape[:2], strides, pads, strict=True))
     return lax.platform_dependent(kernel, dy, cpu=plain if usual else default, default=default)
 
 
 def _phases(k: int, s: int, pad: Sizes, n: int, m: int) -> list[tuple[slice, Sizes]]:
-    """Along one axis of an image of n pixels, of each residue modulo s: the taps of a flipped kernel of k that reach
-    such pixels, and the padding of dy's m with which a convolution with those gives them. Without the zeros that a
-    dilated dy has between its pixels, 1 / s of the products are left. Empty where that cannot be had."""
+    """The image's gradient along one axis as s convolutions, one for the pixels of each residue modulo the stride s.
+
+    k: taps of the flipped kernel; n: pixels of the image; m: pixels of dy. For each residue: the slice of taps that
+    reach its pixels, and the padding of dy. A dilated dy would have zeros between its pixels; without them only 1 / s
+    of the products remain. Empty where n, k, s and the padding do not allow it."""
     found = []
     for residue in range(s):
         first, ahead = (residue + pad[0]) % s, (residue + pad[0]) // s
@@ -75,7 +77,7 @@ def _phases(k: int, s: int, pad: Sizes, n: int, m: int) -> list[tuple[slice, Siz
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _to_kernel(x: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, taps: Sizes) -> jax.Array:
-    """K: what y's gradient dy is for a kernel of `taps`."""
+    """K: the gradient for a kernel of `taps`, from the gradient dy of the output."""
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
         kernel = jax.ShapeDtypeStruct((*taps, x.shape[3], dy.shape[3]), dy.dtype)
@@ -121,8 +123,8 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def narrow_conv(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """`conv` of stride 1 for kernels of a few taps: on CPU the weight gradient is one matrix product, with what lies
-    under each tap side by side."""
+    """`conv` of stride 1 for kernels of a few taps. On a CPU, the kernel's gradient is one matrix product with the
+    image patches (im2col)."""
     return conv(x, kernel, (1, 1), pads)
 
 
@@ -148,17 +150,16 @@ narrow_conv.defvjp(lambda x, kernel, pads: (narrow_conv(x, kernel, pads), (x, ke
 def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution, kernel 4, stride 2, padding 1 in PyTorch's sense: f32[B, H, W, I] -> [B, 2H, 2W, O].
 
-    kernel: f32[4, 4, I, O]; y[o] = sum_i x[i] kernel[o + 1 - 2i], what `conv` with that stride has for its image's
-    gradient.
+    kernel: f32[4, 4, I, O]. y[o] = sum_i x[i] kernel[o + 1 - 2i]: the image's gradient of a `conv` with stride 2.
     """
     return _to_image(kernel.swapaxes(2, 3), x, (2, 2), ((1, 1), (1, 1)), (2 * x.shape[1], 2 * x.shape[2]))
 
 
 def doubled_kernel(kernel: jax.Array) -> jax.Array:
-    """The 4x4 kernel with which `upconv` does what nearest doubling and a 3x3 SAME convolution do.
+    """The 4x4 kernel with which `upconv` equals nearest-neighbour upsampling by two and a 3x3 SAME convolution.
 
-    kernel: f32[3, 3, I, O]. After doubling, two neighbouring taps often meet the same input pixel: adding them first
-    leaves 4 / 9 of the products.
+    kernel: f32[3, 3, I, O]. After upsampling, neighbouring taps often meet the same input pixel. Adding those taps
+    beforehand leaves 4 / 9 of the products.
     """
     for axis in (0, 1):
         after, before = [(0, 0)] * 4, [(0, 0)] * 4

@@ -1,7 +1,7 @@
-"""How the next token is chosen from logits: filters that take tokens out, then a draw by each row's own key.
+"""How the next token is chosen from logits: filters remove tokens, then each row is drawn with its own key.
 
-logits: f32[B, V]; what is taken out is -inf. Filters go in the order of `Decoding.filtered`: penalty, temperature,
-top-k, top-p, min-p, each on what the one before has left.
+logits: f32[B, V]; removed tokens get -inf. `Decoding.filtered` applies the repetition penalty, the temperature, top-k,
+top-p and min-p in this order, each to the result of the one before.
 """
 
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from jaxgen.errors import UserError
 
 
 def penalise(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
-    """Logits of tokens in `seen`, bool[B, V], divided by the penalty where positive, else multiplied: section 4.1 of
-    arXiv:1909.05858."""
+    """Repetition penalty, section 4.1 of arXiv:1909.05858: logits of the tokens in `seen`, bool[B, V], are divided by
+    the penalty where positive and multiplied by it elsewhere."""
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def top_k(logits: jax.Array, k: int) -> jax.Array:
-    """The k largest, and what ties with the last of them."""
+    """Keeps the k largest logits and any that tie with the smallest of them."""
     if k >= logits.shape[-1]:
         return logits
     return jnp.where(logits < jax.lax.top_k(logits, k)[0][..., -1:], -jnp.inf, logits)
 
 
 def top_p(logits: jax.Array, p: float) -> jax.Array:
-    """The nucleus, arXiv:1904.09751: the fewest of the most likely tokens whose probabilities sum to p at least, and
-    what ties with the last of them."""
+    """Keeps the nucleus, arXiv:1904.09751: the smallest set of most likely tokens whose probabilities sum to at least
+    p, and any token that ties with the least likely of them."""
     ordered = jnp.sort(logits, axis=-1, descending=True)
     probability = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
-    # The first is kept whatever p is: before it there is nothing.
+    # The likeliest token is kept for every p > 0: the sum before it is 0.
     last = jnp.min(jnp.where(before < p, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits < last, -jnp.inf, logits)
 
 
 def min_p(logits: jax.Array, p: float) -> jax.Array:
-    """Tokens at least p times as likely as the likeliest, arXiv:2407.01082."""
+    """Keeps the tokens that are at least p times as likely as the likeliest, arXiv:2407.01082."""
     return jnp.where(logits < jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p), -jnp.inf, logits)
 
 
@@ -46,25 +46,25 @@ class Decoding:
     """How tokens are drawn, one after another."""
 
     tokens: int = 0
-    """Tokens drawn after the prompt; as many as the window holds when 0."""
+    """Number of tokens drawn after the prompt; 0 for as many as the window holds."""
     temperature: float = 1.0
-    """Logits are divided by it; 0 always takes the likeliest."""
+    """Divides the logits; 0 always takes the likeliest token."""
     top_k: int = 0
-    """Only the so many likeliest tokens; all when 0."""
+    """Draws only from this many of the likeliest tokens; 0 for all."""
     top_p: float = 1.0
-    """Only the likeliest tokens whose probabilities sum to this."""
+    """Draws only from the likeliest tokens whose probabilities sum to this."""
     min_p: float = 0.0
-    """Only tokens at least this times as likely as the likeliest."""
+    """Draws only from tokens at least this many times as likely as the likeliest; a number in [0, 1]."""
     repetition_penalty: float = 1.0
-    """Above 1, tokens of the prompt and those drawn are less likely again."""
+    """Above 1, tokens that the prompt or the text drawn so far contains become less likely."""
     end: int = -1
-    """The token after which nothing follows: the rest is filled up with it. None when negative."""
+    """The token that ends a text; the rest of the row is filled with it. Negative for none."""
     keep: int = 0
-    """Once the window is full, so many of the last tokens are read anew as its first, and the text goes on from there;
-    half of it when 0. Window less 1 forgets one token at a time, as nanoGPT does, at the cost of a pass for each."""
+    """When the window is full, this many of the last tokens start a new window and the text continues from there; 0
+    keeps half a window. Window - 1 forgets one token at a time, as nanoGPT does, but costs a full pass a token."""
 
     def check(self, vocab: int, window: int) -> None:
-        """Raises UserError for settings that make no sense, or none for this vocabulary."""
+        """Raises UserError for settings out of range, also of this vocabulary and window."""
         for name, low, high in (
             ("tokens", 0, None), ("temperature", 0, None), ("top_k", 0, None), ("top_p", 0, 1), ("min_p", 0, 1),
             ("end", -1, vocab - 1), ("keep", 0, window - 1),
@@ -77,7 +77,7 @@ class Decoding:
             raise UserError("model.decoding.repetition_penalty and top_p must be above 0")
 
     def filtered(self, logits: jax.Array, seen: jax.Array | None = None) -> jax.Array:
-        """Logits of what may be drawn, f32[B, V]; seen: bool[B, V], for the penalty."""
+        """The filtered logits, f32[B, V]. seen: bool[B, V], the tokens that the repetition penalty applies to."""
         if self.repetition_penalty != 1 and seen is not None:
             logits = penalise(logits, seen, self.repetition_penalty)
         if self.temperature == 0:
@@ -89,7 +89,7 @@ class Decoding:
         return min_p(logits, self.min_p) if self.min_p else logits
 
     def draw(self, keys: jax.Array, logits: jax.Array, seen: jax.Array | None = None) -> jax.Array:
-        """i32[B], row i by keys[i]."""
+        """Token of each row, i32[B]; row i is drawn with keys[i]."""
         logits = self.filtered(logits, seen)
         if self.temperature == 0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
