@@ -1,8 +1,7 @@
-"""Invertible maps without parameters of their own: what flows are made of.
+"""The invertible maps that flows are built from. They hold no parameters themselves.
 
-x is on the side of the data, z on that of the noise; "forward" goes from x to z, "inverse" back. Each map takes
-`inverse` and returns (y, log |dy/dx|) of the direction asked for, so that log p(x) = log p(z) + logdet going forward.
-All in f32.
+x is data and z is noise; "forward" goes from x to z, "inverse" back. Each map takes `inverse` and returns
+(y, log |dy/dx|) for that direction, so that log p(x) = log p(z) + logdet of the forward direction. All in f32.
 """
 
 import math
@@ -16,13 +15,13 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.ops.likelihood import soft_bound
 
-# --- elementwise maps whose parameters a network gives -----------------------------------------------------------
+# --- elementwise maps whose parameters are a network's output ----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Transform:
-    """An increasing map of each element. x: f32[..., C]; params: f32[..., C * num_params], those of one element side by
-    side. Parameters of zero give the identity. Returns (y, log dy/dx), both f32[..., C]."""
+    """An increasing map of each element. x: f32[..., C]; params: f32[..., C * num_params], with the parameters of one
+    element adjacent. Zero parameters give the identity. Returns (y, log dy/dx), both f32[..., C]."""
 
     @property
     def num_params(self) -> int:
@@ -38,8 +37,8 @@ class Transform:
 
 @dataclass(frozen=True)
 class Affine(Transform):
-    """z = (x + shift) e^s, s smoothly within +-bound: eq. 7 of arXiv:1605.08803 with the shift taken first, eq. 4 of
-    arXiv:1705.07057 with mu = -shift and alpha = -s."""
+    """z = (x + shift) e^s, with s bounded smoothly to +-bound: eq. 7 of arXiv:1605.08803 with the shift applied first,
+    and eq. 4 of arXiv:1705.07057 with mu = -shift and alpha = -s."""
 
     bound: float = 3.0
 
@@ -57,28 +56,29 @@ class Affine(Transform):
 
 @dataclass(frozen=True)
 class Spline(Transform):
-    """A monotone rational-quadratic spline through bins + 1 knots on [-reach, reach], the identity outside,
-    arXiv:1906.04032, section 3.1.
+    """A monotone rational-quadratic spline through bins + 1 knots on [-reach, reach] and the identity outside, section
+    3.1 of arXiv:1906.04032.
 
-    Slopes stay where f32 still tells neighbours apart, so that the inverse is within 1e-4 whatever the parameters. The
-    paper's settings, least and narrowest 1e-3 and steepest 0, let it err by a tenth.
+    Slopes are bounded so that f32 still resolves neighbouring values: the inverse is within 1e-4 for any parameters.
+    With the paper's settings (least and narrowest 1e-3, steepest 0) the inverse can be wrong by 0.1.
     """
 
     bins: int = 8
     reach: float = 4.0
     least: float = 0.03
-    """Least share of a bin in the height of all, and least slope at a knot."""
+    """Lower bound of each bin's share of the total height, and of the slope at a knot."""
     narrowest: float = 0.005
-    """Least share of a bin in the width of all: peaks of a density need narrow ones, which cost the inverse less."""
+    """Lower bound of each bin's share of the total width. It can be less than `least`: peaks of a density need narrow
+    bins, which cost the inverse less accuracy than low ones."""
     steepest: float = 16.0
-    """About how many times the mean slope of either bin beside it a knot's slope can be: a bin between two steeper
-    knots would be flat in its middle. 0 for no bound, as in the paper."""
+    """Bound of a knot's slope, approximately, as a multiple of the mean slope of the flatter of the two bins beside it:
+    a bin between two much steeper knots would be flat in its middle. 0 for no bound, as in the paper."""
 
     def __post_init__(self):
         if self.bins < 1 or not all(0 < least * self.bins < 1 for least in (self.least, self.narrowest)):
             raise UserError(
-                f"a spline of {self.bins} bins with at least {self.least} of the height and {self.narrowest} of the "
-                f"width each is none: 1 bin or more, and together less than the whole, are expected"
+                f"a spline cannot have {self.bins} bins with at least {self.least} of the height and {self.narrowest} "
+                f"of the width each: use 1 bin or more, and shares above 0 that sum to less than 1"
             )
 
     @property
@@ -86,7 +86,7 @@ class Spline(Transform):
         return 3 * self.bins - 1
 
     def knots(self, params: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Places x_k, y_k and slopes at the knots, each f32[..., bins + 1], from params f32[..., num_params]."""
+        """The knots' coordinates x_k and y_k and slopes, each f32[..., bins + 1], from params f32[..., num_params]."""
         widths, heights, slopes = jnp.split(params, (self.bins, 2 * self.bins), axis=-1)
 
         def shares(raw: jax.Array, least: float) -> jax.Array:
@@ -100,7 +100,7 @@ class Spline(Transform):
         widths, heights = shares(widths, self.narrowest), shares(heights, self.least)
         mean = heights / widths
         flatter = jnp.minimum(mean[..., :-1], mean[..., 1:])
-        # Slope 1 at zero, and at both ends, where it meets the identity.
+        # Zero parameters give slope 1. Both ends have slope 1 too, as they meet the identity.
         if self.steepest:
             raw = jax.nn.softplus(slopes + math.log(math.e - 1))
             bounded = raw * (1 + 1 / self.steepest) / (1 + raw / (self.steepest * flatter))
@@ -113,7 +113,7 @@ class Spline(Transform):
     def __call__(self, x: jax.Array, params: jax.Array, inverse: bool = False) -> tuple[jax.Array, jax.Array]:
         xs, ys, slopes = self.knots(self._each(x, params))
         inside = jnp.abs(x) < self.reach
-        # Outside, a place in the domain: what is computed for it must have a finite gradient, though nobody sees it.
+        # Replace points outside by one inside: the value is discarded, but its gradient must be finite.
         given = jnp.where(inside, x, 0.0)
         k = jnp.sum(given[..., None] >= (ys if inverse else xs)[..., 1:-1], axis=-1, keepdims=True)
 
@@ -144,8 +144,8 @@ class Spline(Transform):
 
 
 def logit(x: jax.Array, alpha: float, inverse: bool = False) -> tuple[jax.Array, jax.Array]:
-    """log(s / (1 - s)) of s = alpha + (1 - 2 alpha) x, x in [0, 1], so that what is modelled has no walls: section 4.1
-    of arXiv:1605.08803. Returns (y, log |dy/dx|), elementwise."""
+    """log(s / (1 - s)) of s = alpha + (1 - 2 alpha) x for x in [0, 1], so that the modelled variable is not bounded:
+    section 4.1 of arXiv:1605.08803. Returns (y, log |dy/dx|), elementwise."""
     scale = math.log1p(-2 * alpha)
     if inverse:
         return (jax.nn.sigmoid(x) - alpha) / (1 - 2 * alpha), jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) - scale
@@ -158,24 +158,24 @@ def logit(x: jax.Array, alpha: float, inverse: bool = False) -> tuple[jax.Array,
 
 
 def checkerboard(height: int, width: int, odd: bool = False) -> np.ndarray:
-    """bool[1, H, W, 1], True where row plus column is even, or odd."""
+    """bool[1, H, W, 1], True where row + column is even, or where it is odd if `odd`."""
     return (np.add.outer(np.arange(height), np.arange(width)) % 2 == odd)[None, :, :, None]
 
 
-# --- a matrix by its LU parts ------------------------------------------------------------------------------------
+# --- LU-decomposed matrices --------------------------------------------------------------------------------------
 
 
 def lu_matrix(parts: jax.Array, log_s: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """L: f32[C, C] with ones on the diagonal and U with e^log_s on it; the rest of both are the triangles of `parts`.
-    W = L U has log |det W| = sum(log_s), section 3.2 of arXiv:1807.03039."""
+    """L: f32[C, C] with ones on its diagonal, and U: f32[C, C] with e^log_s on its diagonal. Their other elements are
+    the two triangles of `parts`. W = L U has log |det W| = sum(log_s), section 3.2 of arXiv:1807.03039."""
     return jnp.tril(parts, -1) + jnp.eye(len(log_s)), jnp.triu(parts, 1) + jnp.diag(jnp.exp(log_s))
 
 
 def lu_rotation(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """(parts, log_s) of a random orthogonal matrix.
 
-    A rotation's own P L U needs a P, and signs, that no gradient could move. Its rows taken in P's order, and columns
-    turned so that the diagonal of U is positive, give an orthogonal matrix too, and that one is L U.
+    The P L U decomposition of a rotation has a permutation P and signs, which cannot be trained by gradient. Permuting
+    the rows by P and flipping columns until the diagonal of U is positive leaves the matrix orthogonal; then it is L U.
     """
     rotation = jnp.linalg.qr(jax.random.normal(key, (size, size)))[0]
     _, lower, upper = jax.scipy.linalg.lu(rotation)
@@ -194,8 +194,8 @@ def lu_inverse(lower: jax.Array, upper: jax.Array) -> jax.Array:
 
 
 def autoregressive_mask(degrees_in: np.ndarray, degrees_out: np.ndarray, strict: bool = False) -> np.ndarray:
-    """f32[I, O]: 1 where output o may see input i, degree_out >= degree_in, or > in the last layer. Eqs. 12 and 13 of
-    arXiv:1502.03509."""
+    """f32[I, O]: 1 where output o may depend on input i, that is degree_out >= degree_in, or > if `strict` (the last
+    layer). Eqs. 12 and 13 of arXiv:1502.03509."""
     see = np.greater if strict else np.greater_equal
     return see.outer(degrees_out, degrees_in).T.astype(np.float32)
 
@@ -203,11 +203,11 @@ def autoregressive_mask(degrees_in: np.ndarray, degrees_out: np.ndarray, strict:
 def fixed_point(
     update: Callable[[jax.Array], jax.Array], start: jax.Array, tolerance: float, limit: int
 ) -> tuple[jax.Array, jax.Array]:
-    """x = update(x) by repetition, x: f32[B, D], and how many passes each row took, i32[B].
+    """Solves x = update(x) by iteration: x: f32[B, D], and the number of passes that each row took, i32[B].
 
-    Where element d of `update` depends on elements before d alone, pass k makes the first k exact, whatever came
-    before (Jacobi iteration, arXiv:2002.03629): `limit` = D passes are always enough. A row stops once no element
-    moves by more than tolerance (1 + |x|) and is left as it is, so that it does not depend on the others.
+    If element d of `update` depends only on elements before d, the first k elements are exact after pass k from any
+    start (Jacobi iteration, arXiv:2002.03629), so `limit` = D passes always suffice. A row stops changing once none of
+    its elements moves by more than tolerance (1 + |x|), so it does not depend on the other rows.
     """
 
     def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
@@ -227,7 +227,8 @@ def fixed_point(
 
 
 def one_by_one(update: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
-    """The same x in D passes that set an element each: the definition of an autoregressive sampler."""
+    """Solves x = update(x) in D passes, which set one element each: the definition of an autoregressive sampler. x:
+    f32[B, D]."""
 
     def set_element(d: jax.Array, x: jax.Array) -> jax.Array:
         return x.at[:, d].set(update(x)[:, d])

@@ -1,6 +1,7 @@
-"""Coordinates as sines and cosines of many frequencies, of points and of Gaussians, and the Gaussians of a cone.
+"""Positional encodings of points and of Gaussians, and the Gaussians that approximate parts of a cone.
 
-x: f32[..., 3] points, or the means of Gaussians with the variances var: f32[..., 3], of which only the diagonal counts.
+x: f32[..., 3] are points, or means of Gaussians whose covariances have the diagonals var: f32[..., 3]; only the
+diagonals matter.
 """
 
 import math
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 
 
 def frequencies(x: jax.Array, num: int) -> jax.Array:
-    """(sin(2^k pi x), cos(2^k pi x)) for k < num, eq. 4 of arXiv:2003.08934: f32[..., 2 * num * 3] of f32[..., 3]."""
+    """(sin(2^k pi x), cos(2^k pi x)) for k < num, eq. 4 of arXiv:2003.08934: f32[..., 3] to f32[..., 2 * num * 3]."""
     angles = _angles(x, num)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def integrated_frequencies(x: jax.Array, var: jax.Array, num: int) -> jax.Array:
-    """The same in the mean over a Gaussian, eq. 14 of arXiv:2103.13415: frequencies that turn within it fade."""
+    """The expectation of `frequencies` over a Gaussian, eq. 14 of arXiv:2103.13415: frequencies whose period is shorter
+    than the Gaussian is wide fade to 0."""
     angles = _angles(x, num)
     scale = (math.pi * 2.0 ** jnp.arange(num, dtype=jnp.float32)) ** 2
     faded = (var[..., None, :] * scale.reshape((1,) * (var.ndim - 1) + (num, 1))).reshape(angles.shape)
@@ -33,8 +35,9 @@ def _angles(x: jax.Array, num: int) -> jax.Array:
 def frustum_gaussians(
     origin: jax.Array, direction: jax.Array, radius: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Means and variances, f32[B, N, 3] each, of the parts of cones between the edges t: f32[B, N+1], eq. 7, 8 and 16
-    of arXiv:2103.13415, in its form for f32. direction: f32[B, 3] of length one; radius: f32[B] at distance one."""
+    """Means and variances, f32[B, N, 3] each, of the parts of cones between the edges t: f32[B, N+1]: eqs. 7, 8 and 16
+    of arXiv:2103.13415, in the form that is stable in f32. origin, direction: f32[B, 3], direction of length one;
+    radius: f32[B], of the cone at distance one."""
     middle, half = (t[:, 1:] + t[:, :-1]) / 2, (t[:, 1:] - t[:, :-1]) / 2
     bottom = jnp.maximum(3 * middle**2 + half**2, 1e-12)
     mean_t = middle + 2 * middle * half**2 / bottom
@@ -49,9 +52,9 @@ def frustum_gaussians(
 def box_crossing(
     origin: jax.Array, direction: jax.Array, near: jax.Array, far: jax.Array, bound: float
 ) -> tuple[jax.Array, jax.Array]:
-    """The part of [near, far], f32[B] each, in which rays f32[B, 3] are within [-bound, bound]^3; of no length, at far,
-    where they never are."""
-    # A direction along a face divides by zero: a tiny slope meets that face far away instead.
+    """The part of [near, far] in which rays are inside the box [-bound, bound]^3, f32[B] each. Rays that miss the box
+    get (far, far). origin, direction: f32[B, 3]; near, far: f32[B]."""
+    # A direction parallel to a face would divide by zero; with a tiny slope it meets that face far away instead.
     slope = jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
     one, two = (-bound - origin) / slope, (bound - origin) / slope
     enters = jnp.maximum(jnp.max(jnp.minimum(one, two), axis=-1), near)

@@ -1,4 +1,4 @@
-"""Random jitter of images that belong together, section 6.2 of arXiv:1611.07004."""
+"""Random jitter of paired images, section 6.2 of arXiv:1611.07004."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,9 @@ from jaxgen.core.keys import coin_each, integer_each, split_each
 
 
 def jitter(keys: jax.Array, images: tuple[jax.Array, ...], scale: float, mirror: bool) -> tuple[jax.Array, ...]:
-    """Each of `images`, f32[B, H, W, C], enlarged `scale` times (bilinear), cropped back to its size at a random place
-    and mirrored by a coin: the same for all images of an example, by its key."""
+    """Enlarges each of `images`, f32[B, H, W, C], by `scale` (bilinear), crops a random window of the old size and, if
+    `mirror`, flips it left to right with probability 1/2. All images of an example share its window and flip, which
+    are drawn with its key."""
     _, height, width, _ = images[0].shape
     large = (round(height * scale), round(width * scale))
     keys_top, keys_left, keys_coin = split_each(keys, 3)
