@@ -1,8 +1,9 @@
-"""The Gaussian diffusion process: what can be said of x_t, x_0 and eps, and of the likelihood.
+"""The Gaussian diffusion process: its posterior, the forms of a prediction, the variational bound and the flow ODE.
 
-x_t = alpha_t x_0 + sigma_t eps with eps ~ N(0, 1); see `ops.schedules`. A model of it answers x0_hat = E[x_0 | x_t] in
-whatever form: noise eps, data x0, v = alpha eps - sigma x_0 (arXiv:2202.00512, appendix D), score = -eps / sigma,
-velocity = eps - x_0 (arXiv:2209.03003). Each is linear in x_0 and eps, and so is x_t: two equations give both.
+x_t = alpha_t x_0 + sigma_t eps with eps ~ N(0, 1); see `ops.schedules`. A network predicts x0_hat = E[x_0 | x_t] in one
+of these forms: noise eps, data x0, v = alpha eps - sigma x_0 (appendix D of arXiv:2202.00512), score = -eps / sigma, or
+velocity = eps - x_0 (arXiv:2209.03003). Each form is linear in x_0 and eps, and so is x_t, so that a prediction and x_t
+together give both x_0 and eps.
 """
 
 import math
@@ -20,13 +21,13 @@ Kind = Literal["eps", "x0", "v", "score", "velocity"]
 
 
 class Denoised(NamedTuple):
-    """What is believed of the data behind x_t."""
+    """A prediction of the data x_0 behind x_t."""
 
     x0: jax.Array
     """E[x_0 | x_t], f32[B, ...]."""
     fraction: jax.Array | None = None
-    """Where the log variance of the reverse step lies between its bounds, f32[B, ...], 0 for the posterior's and 1 for
-    beta's; None where it is not learned. Eq. 15 of arXiv:2102.09672."""
+    """Where the log variance of the reverse step lies between its bounds, f32[B, ...]: 0 for the posterior variance, 1
+    for beta. None where the variance is not learned. Eq. 15 of arXiv:2102.09672."""
 
 
 Denoise = Callable[[jax.Array, jax.Array], Denoised]
@@ -40,9 +41,9 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, eps: jax.Array) ->
 
 
 def posterior(alpha, sigma, alpha_prev, sigma_prev):
-    """q(x_prev | x_t, x_0) = N(a x_0 + b x_t, variance): (a, b, variance), of NumPy or JAX arrays.
+    """(a, b, variance) of q(x_prev | x_t, x_0) = N(a x_0 + b x_t, variance), for NumPy or JAX arrays.
 
-    Eq. 6 and 7 of arXiv:2006.11239 for any two levels of any schedule: x_t = ratio x_prev + step eps.
+    Eqs. 6 and 7 of arXiv:2006.11239 for any two levels of any schedule: x_t = ratio x_prev + sqrt(step) eps.
     """
     ratio = alpha / alpha_prev
     step = step_variance(alpha, sigma, alpha_prev, sigma_prev)
@@ -50,11 +51,11 @@ def posterior(alpha, sigma, alpha_prev, sigma_prev):
 
 
 def step_variance(alpha, sigma, alpha_prev, sigma_prev):
-    """Variance of q(x_t | x_prev): beta_t of a variance-preserving schedule."""
+    """Variance of q(x_t | x_prev): beta_t for a variance-preserving schedule."""
     return sigma**2 - (alpha / alpha_prev * sigma_prev) ** 2
 
 
-# --- forms of an answer -------------------------------------------------------------------------------------------
+# --- forms of a prediction ----------------------------------------------------------------------------------------
 
 
 def _in_terms(kind: Kind, alpha, sigma):
@@ -70,11 +71,11 @@ def _in_terms(kind: Kind, alpha, sigma):
             return 0.0, -1 / sigma
         case "velocity":
             return -1.0, 1.0
-    raise ValueError(f"{kind!r} is no form of an answer: eps, x0, v, score or velocity")
+    raise ValueError(f"unknown form of a prediction {kind!r}: eps, x0, v, score or velocity is expected")
 
 
 def split(kind: Kind, value, x, alpha, sigma):
-    """(x_0, eps) from an answer of a kind at x = alpha x_0 + sigma eps.
+    """(x_0, eps) from a prediction `value` of the form `kind` at x = alpha x_0 + sigma eps.
 
     alpha, sigma: numbers, or arrays that broadcast with x, such as f32[B, 1, 1, 1].
     """
@@ -84,18 +85,18 @@ def split(kind: Kind, value, x, alpha, sigma):
 
 
 def join(kind: Kind, x0, eps, alpha, sigma):
-    """The answer of a kind that says x_0 and eps."""
+    """x_0 and eps as a prediction of the form `kind`: the inverse of `split`."""
     p, r = _in_terms(kind, alpha, sigma)
     return p * x0 + r * eps
 
 
 def convert(value, x, alpha, sigma, source: Kind, target: Kind):
-    """One form of an answer as another."""
+    """The prediction `value` of the form `source`, converted to the form `target`."""
     return join(target, *split(source, value, x, alpha, sigma), alpha, sigma)
 
 
 def error_scale(kind: Kind, alpha, sigma):
-    """|error of the answer|^2 = error_scale |error of x_0|^2, at a given x_t."""
+    """The ratio |error of the prediction|^2 / |error of x_0|^2 at a given x_t."""
     p, r = _in_terms(kind, alpha, sigma)
     return ((alpha * r - sigma * p) / sigma) ** 2
 
@@ -104,9 +105,11 @@ def error_scale(kind: Kind, alpha, sigma):
 
 
 def log_variances(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the log variance of each reverse step, float64[N]: the posterior's and the forward step's.
+    """Lower and upper bound of the log variance of each reverse step, float64[N] each: of the posterior and of the
+    forward step.
 
-    The posterior's at the last step is 0, whose logarithm is taken from the step before, as arXiv:2102.09672 does.
+    The posterior variance of the last step is 0; its logarithm is replaced by that of the step before, as in
+    arXiv:2102.09672.
     """
     levels = grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:]
     high = step_variance(*levels)
@@ -121,13 +124,13 @@ def gaussian_kl(mean, logvar, mean2, logvar2):
 
 
 def discretized_gaussian(x: jax.Array, mean: jax.Array, logvar: jax.Array, levels: int = 256) -> jax.Array:
-    """log P of x in [-1, 1] with `levels` values: a normal's mass between the half-way points to both neighbours, the
-    two ends taking the tails. Eq. 13 of arXiv:2006.11239."""
+    """log P of x in [-1, 1], one of `levels` equal steps: a normal distribution's mass between the midpoints to both
+    neighbours; the two end levels include the tails. Eq. 13 of arXiv:2006.11239."""
     half = 1 / (levels - 1)
     inv = jnp.exp(-0.5 * logvar)
     low = jnp.where(x < -1 + half, -jnp.inf, (x - half - mean) * inv)
     high = jnp.where(x > 1 - half, jnp.inf, (x + half - mean) * inv)
-    # Of two tails the lower is the one that f32 holds exactly: where both ends are above the mean, mirror them.
+    # f32 resolves the lower tail of the cdf but not the upper: mirror intervals that lie above the mean.
     mirror = low > 0
     low, high = jnp.where(mirror, -high, low), jnp.where(mirror, -low, high)
     log_high, log_low = jax.scipy.special.log_ndtr(high), jax.scipy.special.log_ndtr(low)
@@ -141,11 +144,11 @@ def mean_each(x: jax.Array) -> jax.Array:
 
 
 def bound_term(x0, x, denoised: Denoised, a, b, low, high, fixed, last) -> jax.Array:
-    """One term of the variational bound for each example, f32[B], nats a dimension.
+    """One term of the variational bound for each example, f32[B], in nats per dimension.
 
     KL(q(x_prev | x_t, x_0) || p(x_prev | x_t)), or -log P(x_0 | x_t) where `last`: eq. 5 of arXiv:2006.11239.
-    a, b: of `posterior`; low, high: of `log_variances`; fixed: the log variance where none is learned. All are f32[] or
-    f32[B, 1, ...], and so is last: bool.
+    a, b: from `posterior`; low, high: from `log_variances`; fixed: the log variance where none is learned; last: bool.
+    Each of these has the shape [] or [B, 1, ...].
     """
     logvar = fixed if denoised.fraction is None else low + denoised.fraction * (high - low)
     mean = a * denoised.x0 + b * x
@@ -157,11 +160,11 @@ def bound_term(x0, x, denoised: Denoised, a, b, low, high, fixed, last) -> jax.A
 def variational_bound(
     denoise: Denoise, schedule: Schedule, x0: jax.Array, keys: jax.Array, steps: int = 0, large: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """-log p(x_0) <= prior + sum of terms, in bits a dimension: (prior: f32[B], terms: f32[N, B]).
+    """The bound -log p(x_0) <= prior + sum of terms, in bits per dimension: (prior: f32[B], terms: f32[N, B]).
 
-    x0: f32[B, ...], 8-bit in [-1, 1]. terms[i] belongs to step i from noise to data, with one x_t each; the last is the
-    decoder's. prior is KL(q(x_T | x_0) || N(0, start^2)). steps: of the respaced process; 0 for all. large: variance
-    beta where none is learned, else the posterior's.
+    x0: f32[B, ...], 8-bit in [-1, 1]. terms[i] is estimated from one x_t at step i, counted from noise to data; the
+    last term is the decoder's. prior is KL(q(x_T | x_0) || N(0, start^2)). steps: number of steps of the respaced
+    process; 0 for all. large: where no variance is learned, use beta instead of the posterior variance.
     """
     grid = schedule.grid(steps)
     alpha, sigma = grid.alpha[:-1], grid.sigma[:-1]
@@ -188,18 +191,18 @@ def variational_bound(
 
 
 def flow_increment(denoise: Denoise, x, t, alpha, sigma, d_alpha, d_sigma) -> jax.Array:
-    """x_0 d_alpha + eps d_sigma: how the flow that keeps the marginals moves x, eq. 1 of arXiv:2206.00364 with both
-    alpha and sigma as its clock."""
+    """x_0 d_alpha + eps d_sigma: the increment of x along the probability-flow ODE, eq. 1 of arXiv:2206.00364 written
+    in increments of alpha and sigma instead of time."""
     x0 = denoise(x, t).x0
     return d_alpha * x0 + d_sigma * (x - alpha * x0) / sigma
 
 
-AT_ONCE = 16  # pull-backs of the flow: more take memory, fewer time
+PULLBACK_BATCH = 16  # vector-Jacobian products computed at once: more need more memory, fewer take longer
 
 
 class Noised(NamedTuple):
-    """x: f32[B, ...], data as noise; log_prob: f32[B], its log density in nats; stderr: f32[B], the standard error of
-    that by its random signs: 0 without any, NaN with one for each example."""
+    """x: f32[B, ...], the noise that data flows to; log_prob: f32[B], the data's log density in nats; stderr: f32[B],
+    the standard error of log_prob due to random probes: 0 without probes, NaN with one probe an example."""
 
     x: jax.Array
     log_prob: jax.Array
@@ -209,11 +212,12 @@ class Noised(NamedTuple):
 def to_noise(
     denoise: Denoise, schedule: Schedule, x: jax.Array, keys: jax.Array, steps: int = 100, probes: int = 1
 ) -> Noised:
-    """Data along the probability-flow ODE to noise, and its log density.
+    """Maps data to noise along the probability-flow ODE, and computes its log density.
 
-    Heun's method over `steps` steps, two evaluations each; log p(x_0) = log N(x_T; 0, start^2) + the integral of the
-    flow's divergence (eq. 39 of arXiv:2011.13456), which is estimated by `probes` random signs for each example
-    (Hutchinson), or exactly, one pull-back a dimension, for probes = 0. x is taken for one of the least noisy level.
+    Heun's method with `steps` steps of two evaluations. log p(x_0) = log N(x_T; 0, start^2) + the integral of the
+    flow's divergence (eq. 39 of arXiv:2011.13456). The divergence is estimated with `probes` random sign vectors for
+    each example (Hutchinson), or computed exactly for probes = 0, with one vector-Jacobian product for each dimension.
+    x is treated as a sample of the least noisy level.
     """
     path = schedule.path(steps + 1)[::-1]
     levels = np.stack(schedule.levels(path), axis=1)
@@ -231,11 +235,12 @@ def to_noise(
         vectors = jnp.broadcast_to(jnp.eye(size).reshape(size, 1, *x.shape[1:]), (size, *x.shape))
 
     def stage(x, t, alpha, sigma, d_alpha, d_sigma):
-        """The increment and its divergence by probe, f32[P, B]. Pull-backs, as convolutions have no forward mode."""
+        """The increment, and its divergence by each probe, f32[P, B]. Reverse mode, as `ops.conv` has no forward
+        mode."""
         t = jnp.full(keys.shape, t)
         moved, pull = jax.vjp(lambda x: flow_increment(denoise, x, t, alpha, sigma, d_alpha, d_sigma), x)
         axes = tuple(range(1, x.ndim))
-        traces = jax.lax.map(lambda v: jnp.sum(v * pull(v)[0], axis=axes), vectors, batch_size=AT_ONCE)
+        traces = jax.lax.map(lambda v: jnp.sum(v * pull(v)[0], axis=axes), vectors, batch_size=PULLBACK_BATCH)
         return moved, traces if probes else jnp.sum(traces, axis=0, keepdims=True)
 
     def step(carry, row):
@@ -246,7 +251,7 @@ def to_noise(
         moved2, trace2 = stage(x + moved, t2, alpha2, sigma2, *change)
         return (x + (moved + moved2) / 2, total + (trace + trace2) / 2), None
 
-    # A probe's signs stay the same on the whole way, so that its sum is one draw of the whole integral.
+    # A probe keeps its signs over all steps, so that its sum is one unbiased draw of the whole integral.
     start = (x, jnp.zeros((max(1, probes), *keys.shape)))
     (x, totals), _ = jax.lax.scan(step, start, jax.tree.map(jnp.asarray, rows))
     log_prior = -0.5 * jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / schedule.start**2
@@ -256,5 +261,6 @@ def to_noise(
 
 
 def bits_per_dim(log_prob: jax.Array, size: int, levels: int = 256) -> jax.Array:
-    """A log density of x in [-1, 1], spread evenly over its level's width, as bits a dimension: f32[B]."""
+    """Bits per dimension, f32[B], of a log density in nats of x in [-1, 1], taken as constant over the width of a
+    level. size: number of dimensions."""
     return -(log_prob / size + math.log(2 / (levels - 1))) / math.log(2)

@@ -1,7 +1,7 @@
-"""Adversarial objectives on logits, penalties on a critic's gradient, and what else steadies the game.
+"""Adversarial objectives on logits, penalties on a critic's gradient, and other means of stabilising GAN training.
 
-D = sigmoid(logit) where an objective has a probability; everything is written with log sigmoid(l) = -softplus(-l), so
-that no logit gives an infinity. A critic here is a function x: f32[B, ...] -> logits f32[B].
+Where an objective needs a probability, it is D = sigmoid(logit). All are written with log sigmoid(l) = -softplus(-l),
+so that no logit gives an infinity. A critic here is a function x: f32[B, ...] -> logits f32[B].
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Critic = Callable[[jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class Objective:
-    """The two losses of a game, each f32[], to minimise: means over logits f32[B]."""
+    """The losses of the critic and the generator, to minimise. Each is f32[], a mean over logits f32[B]."""
 
     def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
         raise NotImplementedError
@@ -32,7 +32,7 @@ class Minimax(Objective):
     """min_G max_D E log D(x) + E log(1 - D(G(z))), eq. 1 of arXiv:1406.2661: -log 4 at D = 1/2."""
 
     smoothing: float = 0.0
-    """One-sided label smoothing (section 3.4 of arXiv:1606.03498): real examples' label is 1 - smoothing."""
+    """One-sided label smoothing (section 3.4 of arXiv:1606.03498): the label of real examples is 1 - smoothing."""
 
     def __post_init__(self):
         if not 0 <= self.smoothing < 1:
@@ -48,8 +48,8 @@ class Minimax(Objective):
 
 @dataclass(frozen=True)
 class NonSaturating(Minimax):
-    """The same critic; the generator maximises E log D(G(z)), whose gradient lasts where the critic is sure
-    (section 3 of arXiv:1406.2661)."""
+    """The critic of `Minimax`; the generator maximises E log D(G(z)), whose gradient does not vanish where the critic
+    is confident (section 3 of arXiv:1406.2661)."""
 
     def generator(self, fake: jax.Array) -> jax.Array:
         return jnp.mean(jax.nn.softplus(-fake))
@@ -60,7 +60,7 @@ class LeastSquares(Objective):
     """Squared distance of the logits to labels, eq. 2 of arXiv:1611.04076 with a = 0, b = real, c = 1."""
 
     real: float = 1.0
-    """Label of real examples; below 1 smooths it."""
+    """Label of real examples; below 1 for label smoothing."""
 
     def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
         return 0.5 * jnp.mean((real - self.real) ** 2) + 0.5 * jnp.mean(fake**2)
@@ -71,7 +71,7 @@ class LeastSquares(Objective):
 
 @dataclass(frozen=True)
 class Hinge(Objective):
-    """Margins of one for the critic, eqs. 16 and 17 of arXiv:1802.05957."""
+    """Hinge loss with margin 1 for the critic, eqs. 16 and 17 of arXiv:1802.05957."""
 
     def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
         return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
@@ -82,8 +82,8 @@ class Hinge(Objective):
 
 @dataclass(frozen=True)
 class Wasserstein(Objective):
-    """E f(G(z)) - E f(x), eqs. 2 and 3 of arXiv:1701.07875: minus the distance where f is the best of all 1-Lipschitz
-    critics, which clipped weights, a gradient penalty or spectral normalization stand for."""
+    """E f(G(z)) - E f(x), eqs. 2 and 3 of arXiv:1701.07875: minus the Wasserstein distance if f is the optimal
+    1-Lipschitz critic. Clipped weights, a gradient penalty or spectral normalization approximate the constraint."""
 
     def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
         return jnp.mean(fake) - jnp.mean(real)
@@ -96,20 +96,22 @@ class Wasserstein(Objective):
 
 
 def squared_gradient(critic: Critic, x: jax.Array) -> jax.Array:
-    """|grad_x f(x)|^2, f32[B]. An example's logit is to depend on it alone: batch normalization mixes them."""
+    """|grad_x f(x)|^2, f32[B]. The logit of an example must depend on that example only, so the critic must not use
+    batch normalization."""
     grads = jax.grad(lambda x: jnp.sum(critic(x)))(x).astype(jnp.float32)
     return jnp.sum(grads**2, axis=tuple(range(1, x.ndim)))
 
 
 def gradient_penalty(critic: Critic, x: jax.Array) -> jax.Array:
-    """E (|grad_x f(x)| - 1)^2 over the points x, eq. 3 of arXiv:1704.00028 without lambda."""
-    # Within the root: the gradient of a norm is NaN at zero.
+    """E (|grad_x f(x)| - 1)^2 over the points x, eq. 3 of arXiv:1704.00028 without the factor lambda."""
+    # Epsilon inside the root: the gradient of a norm is NaN at zero.
     norm = jnp.sqrt(squared_gradient(critic, x) + 1e-12)
     return jnp.mean((norm - 1) ** 2)
 
 
 def between(keys: jax.Array, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """A point on the line from each fake to its real example, one uniform number, by its key, for the whole of it."""
+    """A uniform random point on the line from each fake to its real example, f32[B, ...]; example i is drawn with
+    keys[i]."""
     u = uniform_each(keys, (1,) * (real.ndim - 1))
     return fake + u * (real - fake)
 
@@ -120,8 +122,8 @@ def zero_centred(critic: Critic, x: jax.Array) -> jax.Array:
 
 
 def lazy(penalty: Callable[[], jax.Array], step: jax.Array, every: int) -> jax.Array:
-    """`every * penalty()` at each `every`-th step and 0 between, so that its mean strength stays (section 3.1 of
-    arXiv:1912.04958). It is computed where it counts only."""
+    """Lazy regularisation, section 3.1 of arXiv:1912.04958: `every * penalty()` at each `every`-th step and 0 at the
+    others, where it is not computed. The mean strength stays the same."""
     if every == 1:
         return penalty()
     return jax.lax.cond(step % every == 0, lambda: every * penalty(), lambda: jnp.zeros(()))
@@ -131,10 +133,11 @@ def lazy(penalty: Callable[[], jax.Array], step: jax.Array, every: int) -> jax.A
 
 
 def fading(start: float, steps: int, step: jax.Array) -> jax.Array:
-    """`start` at step 0, falling linearly to 0 at `steps`: the deviation of instance noise (arXiv:1610.04490)."""
+    """`start` at step 0, falling linearly to 0 at `steps`: the standard deviation of instance noise
+    (arXiv:1610.04490)."""
     return start * jnp.maximum(0.0, 1.0 - step.astype(jnp.float32) / max(steps, 1))
 
 
 def clip_weights(params, bound: float):
-    """Every weight within [-bound, bound], algorithm 1 of arXiv:1701.07875."""
+    """Clips every weight to [-bound, bound], algorithm 1 of arXiv:1701.07875."""
     return jax.tree.map(lambda p: jnp.clip(p, -bound, bound), params)

@@ -16,7 +16,7 @@ def log_normal(z: jax.Array, mu: jax.Array | float = 0.0, logvar: jax.Array | fl
 
 
 def kl_standard_normal(mu: jax.Array, logvar: jax.Array) -> jax.Array:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) of each dimension, f32[..., d]. Appendix B of arXiv:1312.6114."""
+    """KL(N(mu, exp(logvar)) || N(0, 1)) for each dimension, f32[..., d]. Appendix B of arXiv:1312.6114."""
     return 0.5 * (mu**2 + jnp.exp(logvar) - 1 - logvar)
 
 
@@ -29,7 +29,7 @@ class Mixture:
     chol: jax.Array
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """Density in nats of z: f32[N, d], f32[N]."""
+        """Log density in nats, f32[N], of z: f32[N, d]."""
         return jax.nn.logsumexp(_joint(self, z), axis=-1)
 
     def sample(self, keys: jax.Array) -> jax.Array:
@@ -57,10 +57,10 @@ def _joint(mixture: Mixture, z: jax.Array) -> jax.Array:
 def fit_mixture(
     z: jax.Array, num_components: int, key: jax.Array, steps: int = 50, floor: float = 1e-3, starts: int = 4
 ) -> Mixture:
-    """Full-covariance mixture of z: f32[N, d] by expectation maximisation from k-means++ seeds.
+    """Fits a full-covariance mixture to z: f32[N, d] by expectation maximisation from k-means++ seeds.
 
-    floor: share of the data's mean variance added to every covariance, so that no component collapses on a point.
-    starts: number of seedings; the likeliest of their fits is kept, as a single one may stay in a local optimum.
+    floor: this fraction of the data's mean variance is added to every covariance, so that no component collapses onto a
+    point. starts: number of seedings. The fit of the highest likelihood is kept, as one may end in a local optimum.
     """
     fits = jax.lax.map(lambda key: _fit(z, num_components, key, steps, floor), jax.random.split(key, starts))
     likelihood = jax.lax.map(lambda mixture: jnp.mean(mixture.log_prob(z)), fits)
@@ -68,13 +68,13 @@ def fit_mixture(
 
 
 def _fit(z: jax.Array, num_components: int, key: jax.Array, steps: int, floor: float) -> Mixture:
-    """fit_mixture from one seeding."""
+    """`fit_mixture` from one seeding."""
     num, dim = z.shape
     overall = jnp.cov(z.T).reshape(dim, dim)
     ridge = (floor * jnp.trace(overall) / dim + 1e-8) * jnp.eye(dim)
 
     def seed(carry, key):
-        """One more seed, drawn in proportion to its squared distance from those before it."""
+        """One more seed, drawn with probability in proportion to the squared distance from the nearest earlier seed."""
         distance, _ = carry
         chosen = z[jax.random.categorical(key, jnp.log(distance + 1e-12))]
         return (jnp.minimum(distance, jnp.sum((z - chosen[None]) ** 2, axis=1)), chosen), chosen

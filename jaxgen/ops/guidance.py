@@ -1,8 +1,9 @@
-"""Guidance: a denoiser pushed away from a worse one.
+"""Guidance: the prediction of a denoiser, extrapolated away from that of a worse one.
 
-x0 = x0_worse + w (x0_good - x0_worse), where worse is the same network without the condition (classifier-free,
-arXiv:2207.12598 with w = 1 + its w) or a smaller or less trained one (autoguidance, arXiv:2406.02507, eq. 3). x_0, eps,
-v and the score are linear in each other at a given x_t, so it does not matter which of them is pushed.
+x0 = x0_worse + w (x0_good - x0_worse). The worse prediction comes from the same network without the condition
+(classifier-free guidance, arXiv:2207.12598, whose w is one less than ours) or from a smaller or less trained network
+(autoguidance, eq. 3 of arXiv:2406.02507). x_0, eps, v and the score are linear in each other at a given x_t, so it does
+not matter which of them is extrapolated.
 """
 
 from dataclasses import dataclass
@@ -17,15 +18,15 @@ from jaxgen.ops.schedules import expand
 
 @dataclass(frozen=True)
 class Guidance:
-    """How samples are guided; a scale for each sample can be given with its condition instead."""
+    """The settings of guidance. Instead of `scale`, each sample can have a scale of its own in its condition."""
 
     scale: float = 1.0
-    """w: 1 is the condition alone, 0 no condition."""
+    """w: 1 samples with the condition and no guidance, 0 without the condition."""
     interval: tuple[float, ...] = ()
-    """Lowest and highest noise-to-signal ratio sigma / alpha at which w acts, arXiv:2404.07724; all when empty."""
+    """Lowest and highest noise-to-signal ratio sigma / alpha at which guidance acts (arXiv:2404.07724); () for all."""
     rescale: float = 0.0
-    """phi of arXiv:2305.08891, section 3.4: how far the guided x0's standard deviation over an image goes back to the
-    good one's."""
+    """phi in section 3.4 of arXiv:2305.08891: 1 gives the guided x0 the standard deviation (over an image) of the good
+    x0, 0 leaves it alone."""
 
     def __post_init__(self):
         if len(self.interval) not in (0, 2) or self.interval != tuple(sorted(self.interval)):
@@ -48,6 +49,6 @@ class Guidance:
 
 
 def split_batch(both: Denoised) -> tuple[Denoised, Denoised]:
-    """The halves of one pass over conditioned examples and then unconditioned ones."""
+    """Splits the output of one pass over conditioned examples followed by unconditioned ones."""
     half = both.x0.shape[0] // 2
     return jax.tree.map(lambda a: a[:half], both), jax.tree.map(lambda a: a[half:], both)

@@ -200,7 +200,7 @@ def test_forms_are_what_the_papers_say():
     x = alpha * x0 + sigma * eps
     slope = jax.grad(lambda x: -0.5 * (x - alpha * x0) ** 2 / sigma**2)(x)
     assert slope == pytest.approx(expected["score"], rel=1e-5)
-    with pytest.raises(ValueError, match="no form"):
+    with pytest.raises(ValueError, match="unknown form"):
         join("noise", x0, eps, alpha, sigma)
 
 
