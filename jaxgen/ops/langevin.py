@@ -1,9 +1,9 @@
-"""Chains that draw from exp(-E(x)) / Z, and Z itself.
+"""Markov chains that sample from exp(-E(x)) / Z, and estimates of Z.
 
-E an energy, f32[B, *shape] -> f32[B], each row by itself; x a state of the chain, p its momentum, beta an inverse
-temperature. Unadjusted Langevin steps; Hamiltonian steps with a Metropolis test, of which one leapfrog step makes
-Metropolis-adjusted Langevin; annealed importance sampling over these (arXiv:physics/9803008). Annealing over noise
-levels of a denoiser instead is `ops.samplers.AnnealedLangevin`.
+E is an energy, f32[B, *shape] -> f32[B], computed for each row separately; x is the state of a chain, p its momentum,
+beta an inverse temperature. There are unadjusted Langevin steps, Hamiltonian steps with a Metropolis test (with one
+leapfrog step these are Metropolis-adjusted Langevin), and annealed importance sampling built on them
+(arXiv:physics/9803008). `ops.samplers.AnnealedLangevin` instead anneals over the noise levels of a denoiser.
 """
 
 import math
@@ -24,29 +24,29 @@ Energy = Callable[[jax.Array], jax.Array]
 class Langevin:
     """x <- x - step grad E(x) + noise z, z ~ N(0, 1).
 
-    arXiv:1903.08689, section 3.1, and arXiv:1912.03263, eq. 3, write lambda / 2 (alpha / 2) for `step`, where the noise
-    that leaves exp(-E) as it is has variance lambda. Both then take far less noise than that, which is to sample at a
-    low temperature.
+    `step` is lambda / 2 in section 3.1 of arXiv:1903.08689 and alpha / 2 in eq. 3 of arXiv:1912.03263. Noise of
+    variance lambda (alpha) would leave exp(-E) invariant. Both papers use far less noise, which amounts to sampling at
+    a low temperature.
     """
 
     steps: int = 60
     step: float = 10.0
     noise: float | None = 0.005
-    """Deviation of the noise; None for sqrt(2 step), under which chains of small steps reach exp(-E)."""
+    """Standard deviation of the noise; None for sqrt(2 step), with which chains of small steps converge to exp(-E)."""
     clip: float = 0.03
-    """Bound of each component of the gradient; 0 for none."""
+    """Bound on each component of the gradient; 0 for none."""
 
     def __post_init__(self):
         if self.steps < 1 or self.step <= 0:
-            raise UserError(f"a chain of {self.steps} steps of {self.step} leads nowhere: both are to be above 0")
+            raise UserError(f"a chain of {self.steps} steps of size {self.step} does not move: both must be above 0")
 
     def __call__(
         self, energy: Energy, keys: jax.Array, x: jax.Array, bound: float = 0.0, frames: int = 0
     ) -> jax.Array:
-        """Where the chains lead that start at x: f32[B, *shape], chain i by keys[i] alone.
+        """The final states of chains that start at x: f32[B, *shape]. Chain i depends on x[i] and keys[i] only.
 
-        bound: keeps them in [-bound, bound]; 0 for no bounds. frames: give states on the way instead,
-        [frames, B, *shape], at most one a step, of which the last is where they end.
+        bound: states are clipped to [-bound, bound]; 0 for no bounds. frames: if above 0, return that many states along
+        the way, [frames, B, *shape], instead; at most one a step. The last of them is the final state.
         """
         force = jax.grad(lambda x: jnp.sum(energy(x)))
         noise = math.sqrt(2 * self.step) if self.noise is None else self.noise
@@ -72,7 +72,7 @@ class Langevin:
 
 
 def _reflect(x: jax.Array, p: jax.Array, bound: float) -> tuple[jax.Array, jax.Array]:
-    """x folded back into [-bound, bound], and p turned where x was mirrored: a ball between two walls."""
+    """x reflected into [-bound, bound] as by walls, and p with its sign flipped where x is mirrored."""
     if not bound:
         return x, p
     y = (x + bound) % (4 * bound)
@@ -81,17 +81,18 @@ def _reflect(x: jax.Array, p: jax.Array, bound: float) -> tuple[jax.Array, jax.A
 
 
 def _per_row(values: jax.Array, like: jax.Array) -> jax.Array:
-    """f32[B] with axes of size 1 for the others of `like`."""
+    """f32[B] reshaped to f32[B, 1, ...] with as many axes as `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def hmc_step(
     energy: Energy, keys: jax.Array, x: jax.Array, step: jax.Array | float, leapfrog: int = 10, bound: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """One step of Hamiltonian Monte Carlo, section 5.3.2 of arXiv:1206.1901: exp(-E) is left exactly as it is.
+    """One step of Hamiltonian Monte Carlo, section 5.3.2 of arXiv:1206.1901, which leaves exp(-E) exactly invariant.
 
-    x: f32[B, *shape]; step: of the leapfrog integrator, of which `leapfrog` make a proposal. bound: walls at -bound and
-    bound that reflect, for E on a box; 0 for none. Returns the new x and the chance with which each move was taken.
+    x: f32[B, *shape]; step: step size of the leapfrog integrator; leapfrog: its steps in a proposal. bound: for E on a
+    box, reflecting walls at -bound and bound; 0 for none. Returns the new x and each proposal's acceptance probability,
+    f32[B].
     """
     gradient = jax.value_and_grad(lambda x: (lambda e: (jnp.sum(e), e))(energy(x)), has_aux=True)
 
@@ -109,7 +110,7 @@ def hmc_step(
     (_, e), g = gradient(x)
     (new, p_new, _, e_new), _ = jax.lax.scan(leap, (x, p, g, e), length=leapfrog)
     change = e_new + kinetic(p_new) - e - kinetic(p)
-    # A proposal without a number is one that went too far.
+    # A proposal of infinite or undefined energy has diverged: reject it.
     chance = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(-change, 0.0)), 0.0)
     taken = uniform_each(fold_each(keys, 1), ()) < chance
     return jnp.where(_per_row(taken, x), new, x), chance
@@ -119,18 +120,18 @@ def hmc_step(
 
 
 class Annealed(NamedTuple):
-    """What annealed importance sampling finds."""
+    """The result of annealed importance sampling."""
 
     log_z: jax.Array
-    """Estimate of log Z in nats, f32[]; its expectation is at most log Z."""
+    """Estimate of log Z in nats, f32[]. Its expectation is at most log Z."""
     ess: jax.Array
-    """Effective sample size (sum w)^2 / sum w^2, f32[], from 1 to B; log_z is off by about sqrt(1 / ess - 1 / B)."""
+    """Effective sample size (sum w)^2 / sum w^2, f32[] in [1, B]. log_z has an error of about sqrt(1 / ess - 1 / B)."""
     log_weights: jax.Array
-    """f32[B]."""
+    """Logarithms of the importance weights w, f32[B]."""
     x: jax.Array
-    """Ends of the chains, f32[B, *shape], which with those weights are samples of exp(-E) / Z."""
+    """Final states of the chains, f32[B, *shape]. Weighted by w, they are samples of exp(-E) / Z."""
     acceptance: jax.Array
-    """Mean chance of a move at each temperature, f32[T]."""
+    """Mean acceptance probability at each temperature, f32[T]."""
 
 
 def ais(
@@ -145,10 +146,12 @@ def ais(
 ) -> Annealed:
     """log Z = log of the integral of exp(-E(x)), from one chain for each of `keys`: section 2 of arXiv:physics/9803008.
 
-    From N(0, scale^2), or where `bound` is given from the uniform density on [-bound, bound]^D, to which E is then
-    restricted, over log f_beta = (1 - beta) log p_0 - beta E, beta = 0 to 1 in equal parts, with one Hamiltonian step
-    at each (Metropolis-adjusted Langevin where leapfrog is 1). Step sizes start from `step` and are found by chains of
-    their own, for moves taken in two of three cases: sizes that a chain chose for itself would bias its weight.
+    The chains start from p_0 = N(0, scale^2) or, with `bound`, from the uniform density on [-bound, bound]^D, to which
+    E is then restricted. They pass through log f_beta = (1 - beta) log p_0 - beta E with beta from 0 to 1 in equal
+    parts, and take one Hamiltonian step at each (Metropolis-adjusted Langevin where leapfrog is 1).
+
+    Step sizes start from `step` and are tuned to an acceptance of two in three by separate chains: step sizes tuned on
+    a chain itself would bias its weight.
     """
     size = math.prod(shape)
     log_volume = size * math.log(2 * bound if bound else scale * math.sqrt(2 * math.pi))

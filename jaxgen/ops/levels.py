@@ -1,7 +1,8 @@
-"""Distributions of a pixel whose channels come one after another, p(x_1) p(x_2 | x_1) ..., over equal levels.
+"""Output distributions of autoregressive image models: p(x_1) p(x_2 | x_1) ... over a pixel's channels, each with a
+fixed number of equally spaced levels.
 
-What an autoregressive model's network answers, as probabilities. `params`: f32[..., outputs(C)], one vector a pixel;
-`x`: f32[..., C] in model space, where level l of n is low + l (1 - low) / (n - 1).
+`params`: f32[..., outputs(C)] is the network's output, one vector a pixel. `x`: f32[..., C] is in model space, where
+level l of n has the value low + l (1 - low) / (n - 1).
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from jaxgen.ops.likelihood import Bernoulli, Likelihood, log_logistic_level, sof
 
 @dataclass(frozen=True)
 class Levels(Likelihood):
-    """`log_prob`, per channel in nats, is of that channel given those before it, so its sum is the pixel's."""
+    """`log_prob` gives log p of each channel given the channels before it, in nats; their sum is log p of the
+    pixel."""
 
     @property
     def levels(self) -> int:
-        """How many values a channel takes."""
+        """The number of values a channel can take."""
         raise NotImplementedError
 
     @property
@@ -28,44 +30,45 @@ class Levels(Likelihood):
 
     @property
     def joint(self) -> bool:
-        """Whether one answer of the network does for all channels of a pixel; else it must be given those before."""
+        """Whether one network output serves all channels of a pixel. Otherwise the network must see the channels before
+        each."""
         return False
 
     def outputs(self, channels: int) -> int:
-        """Length of `params` for a pixel of so many channels."""
+        """Length of `params` for a pixel of `channels` channels."""
         return channels * self.num_params
 
     def value(self, level: jax.Array) -> jax.Array:
-        """The levels i32[...] in model space."""
+        """The values in model space of levels i32[...], f32[...]."""
         return self.low + level * ((1 - self.low) / (self.levels - 1))
 
     def level(self, x: jax.Array) -> jax.Array:
-        """The nearest levels of values in model space, i32[...]."""
+        """The levels nearest to values in model space, i32[...]."""
         nearest = jnp.round((x - self.low) * ((self.levels - 1) / (1 - self.low)))
         return jnp.clip(nearest, 0, self.levels - 1).astype(jnp.int32)
 
     def nearest(self, x: jax.Array) -> jax.Array:
-        """x moved to the nearest level, exactly what `draw` would give for it."""
+        """x rounded to the nearest level, to the bit the value that `draw` gives for it."""
         return self.value(self.level(x))
 
     def log_probs(self, params: jax.Array, x: jax.Array, channel: jax.Array | int) -> jax.Array:
-        """log p of every level of one channel, i32[], f32[..., levels]; of x the channels before it are read."""
+        """log p of every level of the channel `channel`, f32[..., levels]. Only the earlier channels of x are read."""
         raise NotImplementedError
 
     def draw(self, params: jax.Array, x: jax.Array, channel: int, u: jax.Array, temperature: float = 1.0) -> jax.Array:
-        """The channel's value by inversion of its distribution at u, f32[...] in [0, 1): f32[...] in model space.
+        """Draws the channel's value in model space, f32[...], by inverting its cdf at u: f32[...] in [0, 1).
 
-        temperature: log p is divided by it; below 1 likely levels are drawn more often.
+        temperature: divides log p; below 1, likely levels are drawn more often.
         """
         p = jax.nn.softmax(self.log_probs(params, x, channel) / temperature, axis=-1)
         below = jnp.sum(jnp.cumsum(p, axis=-1) <= u[..., None], axis=-1)
-        # Rounded, the last sum may lie under u.
+        # By rounding, the last cumulative sum can be below u.
         return self.value(jnp.minimum(below, self.levels - 1))
 
 
 @dataclass(frozen=True)
 class Binary(Levels):
-    """x in {0, 1}, one logit a channel."""
+    """x in {0, 1}, with one logit a channel."""
 
     @property
     def levels(self) -> int:
@@ -87,7 +90,7 @@ class Binary(Levels):
 
 @dataclass(frozen=True)
 class Categorical(Levels):
-    """A logit for each level of each channel, section 3.4 of arXiv:1601.06759: nothing is assumed of their order."""
+    """A logit for each level of each channel, section 3.4 of arXiv:1601.06759. The order of the levels is not used."""
 
     levels: int = 256
 
@@ -113,14 +116,14 @@ class Categorical(Levels):
 class LogisticMixture(Levels):
     """Mixture of discretized logistics over whole pixels, section 2.2 of arXiv:1701.05517.
 
-    Component k has weight pi_k; in it channel c is logistic about mu_c + sum_{c' < c} a_{c c'} x_{c'}, all a in
-    (-1, 1): eq. 3 there, for RGB. So all channels of a pixel need one answer of the network.
+    Component k has weight pi_k. In it, channel c is logistic about mu_c + sum_{c' < c} a_{c c'} x_{c'} with all a in
+    (-1, 1): eq. 3 there, for RGB. One network output therefore serves all channels of a pixel.
     """
 
     components: int = 10
     levels: int = 256
     bound: float = 7.0
-    """log scales lie smoothly within +-bound of the starting value -2."""
+    """Log scales are -2 at first, bounded smoothly to -2 +- bound."""
 
     @property
     def joint(self) -> bool:
@@ -130,7 +133,7 @@ class LogisticMixture(Levels):
         return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def _split(self, params: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """log pi f32[..., K], means given x and log scales f32[..., C, K]."""
+        """log pi: f32[..., K]; the means given x and the log scales: f32[..., C, K] each."""
         channels = x.shape[-1]
         params = params.reshape(*params.shape[:-1], -1, self.components)
         weight, mu, raw, coefficient = jnp.split(params, [1, 1 + channels, 1 + 2 * channels], axis=-2)
@@ -143,7 +146,7 @@ class LogisticMixture(Levels):
         return jax.nn.log_softmax(weight[..., 0, :]), jnp.stack(means, axis=-2), soft_bound(raw, self.bound) - 2.0
 
     def _running(self, params: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """log(pi_k prod_{c' < c} p_k(x_c' | ...)) for c = 1 .. C + 1, f32[..., C + 1, K]; means and log scales."""
+        """log(pi_k prod_{c' < c} p_k(x_c' | ...)) for c = 1 .. C + 1, f32[..., C + 1, K]; the means and log scales."""
         weight, means, log_scale = self._split(params, x)
         each = log_logistic_level(x[..., None], means, log_scale, self.levels)
         start = weight[..., None, :]

@@ -1,4 +1,4 @@
-"""Decoder distributions p(x | z) over data: each maps a network's output to log-probabilities and to a picture.
+"""Decoder distributions p(x | z): each maps a network's output to log-probabilities and to a mean image.
 
 `params` is f32[..., H, W, C * num_params] (any shape with a last axis of channels); `x` is f32[..., H, W, C].
 """
@@ -11,13 +11,15 @@ import jax.numpy as jnp
 
 
 def soft_bound(x: jax.Array, bound: float) -> jax.Array:
-    """Smoothly in (-bound, bound), the identity near 0. A clip would stop gradients, none would let exp overflow."""
+    """x bounded smoothly to (-bound, bound), the identity near 0. Clipping would stop gradients; without a bound, exp
+    would overflow."""
     return bound * jnp.tanh(x / bound)
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """num_params numbers for each channel of x; `log_prob` per element in nats, all constants included."""
+    """A distribution with num_params parameters for each channel of x. `log_prob` is per element, in nats, with all
+    constants included."""
 
     @property
     def num_params(self) -> int:
@@ -25,7 +27,7 @@ class Likelihood:
 
     @property
     def discrete(self) -> bool:
-        """Whether log_prob is of a probability (bits/dim mean something) and not of a density."""
+        """Whether log_prob is a log-probability, so that bits/dim are meaningful, rather than a log density."""
         return True
 
     def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
@@ -37,9 +39,9 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
-    """x in {0, 1} (or [0, 1], then minus the cross-entropy), params are logits l.
+    """x in {0, 1}, or in [0, 1], where log_prob is minus the cross-entropy. params are logits l.
 
-    log p = x l - softplus(l): on logits, since log(1 - sigmoid(20)) is -inf in f32.
+    log p = x l - softplus(l), computed from logits since log(1 - sigmoid(20)) is -inf in f32.
     """
 
     def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
@@ -53,8 +55,8 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """log N(x; mu, sigma^2), constants included.
 
-    learned: sigma is an output of the network for each element, log sigma^2 smoothly within +-bound; otherwise it is
-    the constant `std`. Pixels that never change would drive sigma to 0 and the density to infinity: `bound` stops it.
+    learned: the network outputs log sigma^2 of each element, bounded smoothly to +-bound; otherwise sigma is the
+    constant `std`. Without the bound, pixels that never change would drive sigma to 0 and the density to infinity.
     """
 
     learned: bool = True
@@ -84,14 +86,14 @@ class Gaussian(Likelihood):
 
 
 def log_logistic_level(x: jax.Array, mu: jax.Array, log_scale: jax.Array, levels: int = 256) -> jax.Array:
-    """log P of the level x, one of `levels` equal steps from -1 to 1: a logistic's mass between the half-way points to
-    both neighbours, the two end levels taking the tails. Arguments broadcast. Eq. 2 of arXiv:1701.05517.
+    """log P of the level x, one of `levels` equal steps from -1 to 1: a logistic distribution's mass between the
+    midpoints to both neighbours; the two end levels include the tails. Arguments broadcast. Eq. 2 of arXiv:1701.05517.
     """
     half = 1 / (levels - 1)
     inv = jnp.exp(-log_scale)
     upper, lower = (x - mu + half) * inv, (x - mu - half) * inv
-    # log(sigmoid(u) - sigmoid(l)) with u - l = d > 0 equals log_sigmoid(u) + log_sigmoid(-l) + log(1 - e^-d):
-    # no difference of near-equal numbers in either tail.
+    # log(sigmoid(u) - sigmoid(l)) with u - l = d > 0 equals log_sigmoid(u) + log_sigmoid(-l) + log(1 - e^-d), which
+    # subtracts no nearly equal numbers in either tail.
     inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-2 * half * inv))
     at_low, at_high = x < -1 + half, x > 1 - half
     return jnp.where(at_low, jax.nn.log_sigmoid(upper), jnp.where(at_high, jax.nn.log_sigmoid(-lower), inside))
@@ -103,7 +105,7 @@ class DiscretizedLogistic(Likelihood):
 
     levels: int = 256
     bound: float = 7.0
-    """log scale lies smoothly within +-bound of the starting value -2."""
+    """The log scale is -2 at first, bounded smoothly to -2 +- bound."""
 
     @property
     def num_params(self) -> int:
@@ -123,10 +125,10 @@ class DiscretizedLogistic(Likelihood):
 
 @dataclass(frozen=True)
 class LogitLaplace(Likelihood):
-    """x in [-1, 1], moved to u in [0.1, 0.9], of which logit(u) is Laplace about mu with scale b:
-    arXiv:2102.12092, appendix A.3. A density over (0, 1) alone, as pixels have bounds.
+    """x in [-1, 1] is mapped to u in [0.1, 0.9], and logit(u) has a Laplace distribution about mu with scale b:
+    appendix A.3 of arXiv:2102.12092. Like pixel values, u is bounded: no mass lies outside (0, 1).
 
-    Its log is of the density of u; log b lies smoothly within +-bound.
+    `log_prob` is the log density of u; log b is bounded smoothly to +-bound.
     """
 
     margin: float = 0.1
@@ -148,7 +150,7 @@ class LogitLaplace(Likelihood):
         return -jnp.abs(logit - mu) * jnp.exp(-log_b) - math.log(2) - log_b - jnp.log(u) - jnp.log1p(-u)
 
     def mean(self, params: jax.Array) -> jax.Array:
-        """The median, which is what x is drawn to."""
+        """The median, not the mean: mu mapped back to x."""
         u = jax.nn.sigmoid(jnp.split(params, 2, axis=-1)[0])
-        # Somewhat beyond [-1, 1] at the ends: a clip here would stop gradients.
+        # Can exceed [-1, 1] slightly: clipping here would stop gradients.
         return 2 * (u - self.margin) / (1 - 2 * self.margin) - 1

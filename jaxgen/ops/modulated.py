@@ -1,8 +1,9 @@
-"""What style-based networks are made of: resampling by the filter [1, 3, 3, 1] and modulated convolution.
+"""The operations of style-based networks: resampling with the filter [1, 3, 3, 1], and modulated convolution.
 
 Section 2.2 of arXiv:1912.04958. A style s scales the input channels of a kernel, w'_ijk = s_i w_ijk (eq. 1), and the
-outputs are divided by the deviation that they would have for inputs of unit variance (eq. 3). Both are scalings of
-images, so one kernel serves the whole batch and no grouped convolution is needed. Images are f32[B, H, W, C].
+outputs are divided by the standard deviation that they would have for inputs of unit variance (eq. 3). Scaling the
+input and output images instead is equivalent, so one kernel serves the whole batch without grouped convolution. Images
+are f32[B, H, W, C].
 """
 
 from functools import reduce
@@ -16,8 +17,8 @@ FILTER = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 
 
 def _filtered(x: jax.Array, axis: int, pad: tuple[int, int], stride: int = 1) -> jax.Array:
-    """sum_k FILTER[k] x[stride n + k - pad[0]] along an axis, zeros outside: shifted sums, as XLA's depthwise
-    convolution is three times slower on CPU."""
+    """sum_k FILTER[k] x[stride n + k - pad[0]] along an axis, with zeros outside. Computed as a sum of shifted arrays,
+    as XLA's depthwise convolution is three times slower on CPU."""
     x = jnp.pad(x, [pad if i == axis else (0, 0) for i in range(x.ndim)])
     reach = x.shape[axis] - len(FILTER) + 1
     taps = [tap * jax.lax.slice_in_dim(x, k, k + reach, stride, axis) for k, tap in enumerate(FILTER)]
@@ -25,18 +26,18 @@ def _filtered(x: jax.Array, axis: int, pad: tuple[int, int], stride: int = 1) ->
 
 
 def blur(x: jax.Array, pad: int) -> jax.Array:
-    """The filter along both axes, `pad` zeros on each side: an image larger by 2 pad - 3."""
+    """Filters along both axes with `pad` zeros on each side; the result is larger by 2 pad - 3 pixels."""
     return _filtered(_filtered(x, 1, (pad, pad)), 2, (pad, pad))
 
 
 def downsample(x: jax.Array) -> jax.Array:
-    """Filtered, then every other pixel of an even size: f32[B, H / 2, W / 2, C]."""
+    """Filters, then keeps every other pixel: f32[B, H / 2, W / 2, C], for even H and W."""
     return _filtered(_filtered(x, 1, (1, 1), 2), 2, (1, 1), 2)
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Zeros between pixels, then filtered with weight 4: f32[B, 2 H, 2 W, C]. An even pixel is 3/4 of the one it comes
-    from and 1/4 of the one before, an odd one 3/4 and 1/4 of the one after."""
+    """Inserts zeros between pixels, then filters with weight 4: f32[B, 2 H, 2 W, C]. An even output pixel is 3/4 of its
+    input pixel plus 1/4 of the one before; an odd one is 3/4 of its input pixel plus 1/4 of the one after."""
     for axis in (1, 2):
         size = x.shape[axis]
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
@@ -53,23 +54,23 @@ def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Filtered, then convolved with stride 2: half an even size. kernel: f32[3, 3, I, O] or [1, 1, I, O]."""
+    """Filters, then convolves with stride 2, which halves an even size. kernel: f32[3, 3, I, O] or [1, 1, I, O]."""
     if kernel.shape[0] == 1:
         return conv(downsample(x), kernel)
     return conv(blur(x, 2), kernel, (2, 2))
 
 
 def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution of stride 2, filtered with weight 4: twice the size. kernel: f32[3, 3, I, O].
+    """Transposed convolution of stride 2, then a filter of weight 4: doubles the size. kernel: f32[3, 3, I, O].
 
-    Before the filter y[o] = sum_i x[i] kernel[o - 2 i] for o in 0 ... 2 H. An even row sees taps 0 and 2 of two input
-    rows, an odd one tap 1 of one: a convolution for each of the four phases, interleaved, whose gradients are fast on
-    XLA's CPU where the direct form's are not.
+    Before the filter, y[o] = sum_i x[i] kernel[o - 2 i] for o in 0 ... 2 H. An even row of y combines two input rows by
+    taps 0 and 2, an odd row one input row by tap 1. So y is four interleaved convolutions, one for each phase; unlike
+    the direct form, these have fast gradients on XLA's CPU.
     """
     batch, height, width, _ = x.shape
 
     def phase(a: int, b: int) -> jax.Array:
-        # The last row of an odd phase is one too many: padding's, cut off below.
+        # An odd phase has one row too many, made of padding; it is cut off below.
         pads = tuple((1, 1) if odd == 0 else (0, 1) for odd in (a, b))
         return conv(x, kernel[(slice(2, None, -2), slice(1, 2))[a], (slice(2, None, -2), slice(1, 2))[b]], (1, 1), pads)
 
@@ -86,7 +87,7 @@ def demodulation(kernel: jax.Array, style: jax.Array) -> jax.Array:
 def modulated_conv(
     x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate: bool = True, up: bool = False
 ) -> jax.Array:
-    """Convolution of each example with the kernel that its style makes: [B, H, W, I] to [B, H, W, O], or twice the
-    size with `up`. kernel: f32[k, k, I, O], style: f32[B, I]; computed in the type of x."""
+    """Convolves each example with the kernel modulated by its style: [B, H, W, I] to [B, H, W, O], or to
+    [B, 2 H, 2 W, O] with `up`. kernel: f32[k, k, I, O]; style: f32[B, I]. Computed in the dtype of x."""
     y = (conv_up if up else conv_same)(x * style[:, None, None].astype(x.dtype), kernel.astype(x.dtype))
     return y * demodulation(kernel, style)[:, None, None].astype(y.dtype) if demodulate else y
