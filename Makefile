@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: .venv/library
 	$(BIN)/jaxgen train ngp demo --out runs/demo
@@ -19,6 +19,11 @@ lint: .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --level error
 
+docs: .venv/docs
+	$(BIN)/python docs/figures.py
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "open file://$(CURDIR)/docs/_build/html/index.html"
+
 clean:
 	rm -rf .venv
 
@@ -28,6 +33,10 @@ clean:
 	@echo "installing jaxgen into .venv: about a minute"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/docs: .venv/library
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 # The PyTorch peers are tested where they install; elsewhere their tests skip.

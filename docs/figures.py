@@ -1,6 +1,6 @@
 """Numbers of the documentation and the README, taken from benchmarks/results/*.json.
 
-    python docs/figures.py                      # writes docs/*.md from docs/templates/*.md
+    python docs/figures.py                      # writes docs/*.md from their templates, and experiments/results.json
     python docs/figures.py --check [README.md]  # fails where a page is out of date or a number has no JSON
     python docs/figures.py --write README.md    # refreshes the numbers between markers
 
@@ -11,11 +11,11 @@ A figure names a file of benchmarks/results, a path in it and, after `as`, how t
 A template holds it as `{{ FILE: PATH as STEPS }}`. Any other Markdown file holds the number too, between markers:
 `<!--fig FILE: PATH as STEPS-->92.1<!--/fig-->`.
 
-PATH is keys joined by dots. `["samples/good"]` is a key with other characters, `[0]` an element, and
+PATH is keys joined by dots. `["torch contiguous"]` is a key with spaces, `[0]` an element, and
 `[name=vae-mnist]` the one element whose field has that value; several conditions are joined by commas, and a field may
 be a path: `[metric=fd_mnist_cnn, subject.run=cgan-mnist]`.
 
-STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the numbers of a list or an object; `max` and
+STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the numbers of a list or object; `max` and
 `min` choose from a list; `abs` drops the sign; a format of Python prints: `.1f`, `,d`, `.1%`, `.3g`; the same behind
 `±` prints a mean and its error, `100.73 ± 0.26`, of an object with `mean` and `stderr` or `ci95`.
 
@@ -37,7 +37,7 @@ TEMPLATES = ROOT / "docs" / "templates"
 
 PLACEHOLDER = re.compile(r"\{\{ *(.+?) *\}\}")
 MARKER = re.compile(r"<!--fig (.+?)-->(.*?)<!--/fig-->", re.DOTALL)
-PART = re.compile(r'\.?([A-Za-z_][\w]*)|\["([^"]+)"\]|\[(-?\d+)\]|\[([^\]"]+=[^\]]*)\]')
+PART = re.compile(r'\.?([A-Za-z_][\w/-]*)|\["([^"]+)"\]|\[(-?\d+)\]|\[([^\]"]+=[^\]]*)\]')
 # What only a measurement may say: a decimal number, or a number with a unit, outside code and links.
 MEASURED = re.compile(
     r"\d+\.\d+|\d[\d,]* ?%|\d[\d,]* (?:ns|µs|ms|s|min|minutes|seconds|hours|dB|nats|bits|bytes|[KMG]i?B|"
@@ -45,7 +45,7 @@ MEASURED = re.compile(
 )
 NOT_PROSE = re.compile(
     r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|<!--fig .*?<!--/fig-->|\{\{.*?\}\}|<!--.*?-->"
-    r"|\b(?:arXiv:|jax(?:lib)? |torch |PyTorch |Python )[\d.]+",
+    r"|\b(?:arXiv:|jax(?:lib)? |PyTorch |Python )[\d.]+|95 % confidence",
     re.DOTALL,
 )
 
@@ -160,10 +160,10 @@ def best_numbers() -> dict[str, dict[str, str]]:
 def pages() -> dict[Path, str]:
     """Generated pages and what they must contain."""
     note = "<!-- Written by docs/figures.py from docs/templates/{}: edit that file, then run the script. -->\n\n"
-    return {
-        ROOT / "docs" / template.name: note.format(template.name) + fill(template.read_text())
-        for template in sorted(TEMPLATES.glob("*.md"))
-    }
+    written = {ROOT / "experiments" / "results.json": json.dumps(best_numbers(), indent=2) + "\n"}  # train --list
+    for template in sorted(TEMPLATES.glob("*.md")):
+        written[ROOT / "docs" / template.name] = note.format(template.name) + fill(template.read_text())
+    return written
 
 
 def check(files: list[Path]) -> list[str]:

@@ -171,7 +171,7 @@ def fit(
     writes nothing. settings: other fields of `Experiment`, as precision="bfloat16" or mesh="data=4". Raises UserError
     for bad input, before any compute.
     """
-    call = next(k for k in range(min(CALL, steps), 0, -1) if steps % k == 0) if steps > 0 else 1
+    call = settings.get("steps_per_call") or next(k for k in range(min(CALL, max(1, steps)), 0, -1) if steps % k == 0)
     often = max(call, steps // 10 // call * call)
     intervals = {"steps_per_call": call, "log_every": often, "save_every": often, "sample_every": steps}
     experiment = Experiment(
