@@ -25,7 +25,10 @@ def test_a_number_typed_by_hand_is_found():
     assert not figures.hand_typed("It needs Python 3.11 and follows arXiv:1312.6114; `--steps 50.5`.")
 
 
-@pytest.mark.parametrize("spec", ["nowhere.json: a", "train-digits.json: results[0].none", "train-digits.json: results"])
+MISSING = ["nowhere.json: a", "train-digits.json: results[0].none", "train-digits.json: results"]
+
+
+@pytest.mark.parametrize("spec", MISSING)
 def test_a_figure_without_a_result_fails(spec):
     with pytest.raises((figures.FigureError, FileNotFoundError)):
         figures.fill("{{ " + spec + " }}")
