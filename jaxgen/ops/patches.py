@@ -1,10 +1,10 @@
-"""Images as smaller images of whole patches, and back."""
+"""Conversion between images and smaller images whose channels are patches."""
 
 import jax
 
 
 def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
-    """Patches of patch x patch pixels as channels: [B, H, W, C] -> [B, H / patch, W / patch, patch^2 C]."""
+    """Moves patches of patch x patch pixels into channels: [B, H, W, C] -> [B, H / patch, W / patch, patch^2 C]."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
     return x.reshape(*x.shape[:3], -1)

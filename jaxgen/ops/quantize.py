@@ -1,7 +1,7 @@
-"""Vector quantization, arXiv:1711.00937: the nearest of K codes, how gradients pass it, and how codes are learnt.
+"""Vector quantization, arXiv:1711.00937: the nearest of K codes, the gradient through it, and how codes are learnt.
 
-z: f32[..., D] vectors to quantize, codes: f32[K, D], q: f32[..., D] the code nearest to each z, indices: i32[...] which
-one it is. Sums over vectors are over the whole batch: under jit over a mesh, of all its devices.
+z: f32[..., D] are the vectors to quantize; codes: f32[K, D]; q: f32[..., D] the code nearest to each z; indices:
+i32[...] the index of that code. Sums over vectors are over the whole batch, on all devices of the mesh.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from flax import struct
 
 from jaxgen.errors import UserError
 
-EPSILON = 1e-5  # of Laplace smoothing, in uses
-LARGEST = 1e30  # squared distance, above any: the first seed is drawn evenly
+EPSILON = 1e-5  # the count that Laplace smoothing adds to each code
+LARGEST = 1e30  # a squared distance larger than any: the first seed is drawn uniformly
 LATELY = 100  # steps within which a code must have been chosen to count as used
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x scaled to length 1 over its last axis; 0 stays 0, and has a gradient."""
+    """x scaled to length 1 over its last axis. 0 stays 0, with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def nearest(z: jax.Array, codes: jax.Array) -> jax.Array:
-    """argmin_k |z - codes_k|, i32[...]; the first of equals."""
-    # f32, at the device's full precision: bf16 distances picked 4.5 % wrong codes.
+    """argmin_k |z - codes_k|, i32[...]; the first one of a tie."""
+    # f32 at full precision: with bf16 distances 4.5 % of the codes were wrong.
     z, codes = z.astype(jnp.float32), codes.astype(jnp.float32)
     product = jnp.einsum("...d,kd->...k", z, codes, precision=jax.lax.Precision.HIGHEST)
     square = jnp.sum(codes**2, axis=-1).reshape((1,) * (z.ndim - 1) + (-1,))
@@ -33,36 +33,37 @@ def nearest(z: jax.Array, codes: jax.Array) -> jax.Array:
 
 
 def straight_through(z: jax.Array, q: jax.Array) -> jax.Array:
-    """q, whose gradient goes to z as it is: section 3.2."""
+    """q, with the straight-through gradient: z receives the gradient of q unchanged. Section 3.2."""
     return z + jax.lax.stop_gradient(q - z)
 
 
 def tally(z: jax.Array, indices: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """How many of z: f32[N, D] chose each code, f32[K], and their sums, f32[K, D]."""
-    # A product, as scattered sums come in any order on a GPU.
+    """For each code, how many of z: f32[N, D] chose it, f32[K], and the sum of those, f32[K, D]."""
+    # A matrix product, as a scatter-add on a GPU sums in no fixed order.
     chosen = jax.nn.one_hot(indices, size)
     return jnp.sum(chosen, axis=0), jnp.einsum("nk,nd->kd", chosen, z, precision=jax.lax.Precision.HIGHEST)
 
 
 def perplexity(uses: jax.Array) -> jax.Array:
-    """exp of the entropy of how often codes f32[K] were chosen, f32[]: K where all were alike, 1 for one alone."""
+    """exp of the entropy of the codes' frequencies, f32[], from counts f32[K]: K if all are used equally, 1 if only one
+    is used."""
     p = uses / jnp.maximum(jnp.sum(uses), 1e-12)
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
 
 
 def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool = False) -> jax.Array:
-    """`size` centres of z: f32[N, D] by Lloyd's iteration, from seeds drawn in proportion to their squared distance
-    from those before (k-means++). spherical: centres of unit length, for z of unit length."""
+    """`size` centres of z: f32[N, D] by `steps` of Lloyd's iteration. The k-means++ seeds are drawn in proportion to
+    the squared distance from the nearest earlier seed. spherical: centres have unit length, as z must have."""
 
     def seed(distance: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # In proportion to the largest, so that the scale of z does not matter.
+        # Relative to the largest, so that the scale of z does not matter.
         share = distance / jnp.maximum(jnp.max(distance), 1e-30)
         chosen = z[jax.random.categorical(jax.random.fold_in(key, i), jnp.log(share + 1e-12))]
         return jnp.minimum(distance, jnp.sum((z - chosen[None]) ** 2, axis=1)), chosen
 
     def step(centres: jax.Array, _) -> tuple[jax.Array, None]:
         uses, sums = tally(z, nearest(z, centres), size)
-        # A centre that nothing is near to stays where it is.
+        # A centre that no vector chose stays where it is.
         moved = jnp.where(uses[:, None] > 0, sums / jnp.maximum(uses, 1)[:, None], centres)
         return unit(moved) if spherical else moved, None
 
@@ -71,20 +72,20 @@ def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool 
 
 
 def drawn_by_error(key: jax.Array, z: jax.Array, q: jax.Array, size: int) -> jax.Array:
-    """`size` different ones of z: f32[N, D], likelier the further they lie from their codes q, as seeds of k-means++
-    are; f32[size, D], over again where N is less."""
+    """Draws `size` vectors of z: f32[N, D] without replacement, in proportion to the squared distance from their codes
+    q, as k-means++ draws seeds: f32[size, D]. Where N is less than `size`, the drawn vectors repeat."""
     error = jnp.log(jnp.sum((z - q) ** 2, axis=-1) + 1e-12)
-    # The largest of log p + Gumbel noise are a draw without replacement.
+    # The top k of log p + Gumbel noise are a draw without replacement.
     _, chosen = jax.lax.top_k(error + jax.random.gumbel(key, error.shape), min(size, len(z)))
     return z[chosen[jnp.arange(size) % len(chosen)]]
 
 
 @struct.dataclass
 class Running:
-    """What is remembered of a codebook's use.
+    """Running statistics of a codebook's use.
 
-    count: f32[K], running mean of how many vectors of a batch chose each code; total: f32[K, D], of their sums, None
-    where codes are learnt by gradient; idle: i32[K], steps since each was last chosen.
+    count: f32[K], running mean of how many vectors of a batch chose each code; total: f32[K, D], running mean of the
+    sums of those vectors, None where codes are learnt by gradient; idle: i32[K], steps since a code was last chosen.
     """
 
     count: jax.Array
@@ -94,7 +95,8 @@ class Running:
 
 @struct.dataclass
 class Found:
-    """z: f32[B, h, w, D] as compared (of unit length where codes are), q and indices: i32[B, h, w] what was found."""
+    """Vectors and their nearest codes. z: f32[B, h, w, D], scaled to unit length if codes are; q: f32[B, h, w, D];
+    indices: i32[B, h, w]."""
 
     z: jax.Array
     q: jax.Array
@@ -103,54 +105,55 @@ class Found:
 
 @dataclass(frozen=True)
 class Codebook:
-    """K codes of D numbers, and how they are learnt."""
+    """The settings of a codebook of K codes of D numbers, and how they are learnt."""
 
     size: int = 512
     """K."""
     dim: int = 64
     """D."""
     cosine: bool = False
-    """Codes and what is quantized are of unit length, so that the angle decides: section 3.2 of arXiv:2110.04627."""
+    """Scale codes and vectors to unit length, so that the angle decides: section 3.2 of arXiv:2110.04627."""
     decay: float = 0.99
-    """Codes are running means of what chose them, which keep this much at each step: appendix A.1. 0: they are
-    parameters, drawn to what chose them by gradient (the second term of eq. 3)."""
+    """Above 0, codes are exponential moving averages, with this decay, of the vectors that chose them: appendix A.1. At
+    0, they are parameters that the gradient of the second term of eq. 3 moves to those vectors."""
     commitment: float = 0.25
-    """beta, the weight of |z - sg(q)|^2, the third term of eq. 3, averaged over the D numbers."""
+    """beta, the weight of the third term of eq. 3, |z - sg(q)|^2 averaged over the D numbers."""
     restart: float = 0.1
-    """Codes that are chosen less often than this part of an even share are put where vectors of the batch lie; 0 leaves
-    them."""
+    """Codes that are chosen less often than this fraction of an even share are replaced by vectors of the batch; 0 for
+    never."""
     kmeans: int = 10
-    """Steps of k-means on the first batch that codes start from; 0: from vectors of that batch."""
+    """Steps of k-means on the first batch that initialise the codes; at 0 they start as vectors of that batch."""
 
     def __post_init__(self):
         if self.size < 2 or self.dim < 1:
-            raise UserError(f"codebook.size is {self.size}, codebook.dim {self.dim}: 2 codes of 1 number are the least")
+            raise UserError(f"codebook.size is {self.size}, codebook.dim {self.dim}: at least 2 and 1 are expected")
         if not 0 <= self.decay < 1 or not 0 <= self.restart < 1:
             given = f"codebook.decay is {self.decay}, codebook.restart {self.restart}"
-            raise UserError(f"{given}: each is to be from 0 to below 1")
+            raise UserError(f"{given}: each must be from 0 to below 1")
 
     @property
     def by_gradient(self) -> bool:
         return not self.decay
 
     def start(self, key: jax.Array, z: jax.Array) -> tuple[jax.Array, Running]:
-        """Codes f32[K, D] from the first batch's z: f32[..., D], and their use, as if it had been even until long
-        ago."""
+        """Initial codes f32[K, D] from the first batch's z: f32[..., D], and initial statistics: equal counts, but no
+        recent use."""
         z = self.compared(z).reshape(-1, self.dim)
         codes = kmeans(key, z, self.size, self.kmeans, self.cosine)
-        count = jnp.full(self.size, len(z) / self.size, jnp.float32)  # of a type: the step would compile twice
+        count = jnp.full(self.size, len(z) / self.size, jnp.float32)  # weakly typed, the step would compile twice
         total = None if self.by_gradient else codes * count[:, None]
         return codes, Running(count, total, jnp.full(self.size, LATELY, jnp.int32))
 
     def compared(self, z: jax.Array) -> jax.Array:
-        """z as it is compared with codes, f32."""
+        """z in f32, scaled to unit length if `cosine`, to be compared with codes."""
         z = z.astype(jnp.float32)
         return unit(z) if self.cosine else z
 
     def codes(self, running: Running, learnt: jax.Array | None = None) -> jax.Array:
-        """f32[K, D]. learnt: the parameters of codes that have a gradient.
+        """The codes f32[K, D]. learnt: their parameters, if they are learnt by gradient.
 
-        Means are total / N with N = (count + eps) / (n + K eps) n, n the sum of counts: no code is divided by zero.
+        Moving averages are total / N with the smoothed count N = (count + eps) / (n + K eps) n, n the sum of counts, so
+        that no code is divided by zero.
         """
         if self.by_gradient:
             assert learnt is not None
@@ -162,13 +165,13 @@ class Codebook:
         return running.total / ((running.count + EPSILON) / (n + self.size * EPSILON) * n)[:, None]
 
     def find(self, codes: jax.Array, z: jax.Array) -> Found:
-        """z: f32[B, h, w, D] beside the nearest of `codes`."""
+        """The nearest of `codes` for each of z: f32[B, h, w, D]."""
         z = self.compared(z)
         indices = nearest(z, codes)
         return Found(z, codes[indices], indices)
 
     def loss(self, found: Found) -> jax.Array:
-        """The terms of eq. 3 that are not of the data, f32[]."""
+        """The terms of eq. 3 without the reconstruction term, f32[]."""
         commitment = jnp.mean((found.z - jax.lax.stop_gradient(found.q)) ** 2)
         if not self.by_gradient:
             return self.commitment * commitment
@@ -177,11 +180,11 @@ class Codebook:
     def update(
         self, key: jax.Array, running: Running, found: Found, learnt: Any = None
     ) -> tuple[Running, Any, dict[str, jax.Array]]:
-        """After a batch: the new `running`, the new `learnt`, and the metrics `perplexity` (of this batch) and `usage`
-        (the share of codes chosen within the last 100 steps).
+        """Updates statistics and restarts unused codes after a batch. Returns the new `running`, the new `learnt`, and
+        the metrics `perplexity` (of this batch) and `usage` (the share of codes chosen within the last 100 steps).
 
-        learnt: the parameters of codes that have a gradient, or a pytree of them and their averages: what restarts does
-        so in all of them.
+        learnt: the codes' parameters, if they are learnt by gradient, or a pytree of them and their averages. A
+        restarted code is replaced in every leaf.
         """
         z, q = (jax.lax.stop_gradient(a).reshape(-1, self.dim) for a in (found.z, found.q))
         uses, sums = tally(z, found.indices.reshape(-1), self.size)
@@ -193,12 +196,12 @@ class Codebook:
             total = decay * running.total + (1 - decay) * sums
         if self.cosine and total is not None:
             assert running.total is not None
-            # Of a direction nothing may be lost: one that fades to 0 would lie nearer to z than most others.
+            # Keep the totals of unused codes: one that decays to 0 would be nearer to z than most other codes.
             total = jnp.where(uses[:, None] > 0, total, running.total)
         if self.restart:
             share = len(z) / self.size
             dead, fresh = count < self.restart * share, drawn_by_error(key, z, q, self.size)
-            # An even share's worth, so that a code has a few hundred steps to be found in.
+            # Start at an even share, so that a new code has a few hundred steps in which it can be chosen.
             count = jnp.where(dead, share, count)
             if total is None:
                 learnt = jax.tree.map(lambda codes: jnp.where(dead[:, None], fresh, codes), learnt)

@@ -1,5 +1,5 @@
-"""Resizing of images: by two, as networks do it, and as two reference implementations of the Fréchet Inception distance
-do it."""
+"""Resizing of images: by a factor of two for networks, and exactly as in two reference implementations of the Fréchet
+Inception distance."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """Means over 2 x 2 pixels of f32[B, H, W, C]; an odd last row or column is taken twice."""
+    """Means over 2 x 2 pixels of f32[B, H, W, C]. If H or W is odd, the last row or column is repeated first."""
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
         x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -15,15 +15,15 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 def double(x: jax.Array) -> jax.Array:
-    """Each pixel of f32[B, H, W, C] four times."""
+    """Nearest-neighbour upsampling by two: f32[B, H, W, C] -> [B, 2 H, 2 W, C]."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def tf1_bilinear(x: jax.Array, side: int) -> jax.Array:
-    """f32[B, H, W, C] -> [B, side, side, C], bilinear as TensorFlow 1 has it with align_corners=False.
+    """f32[B, H, W, C] -> [B, side, side, C], bilinear as in TensorFlow 1 with align_corners=False.
 
-    Output row i reads the input at i * H / side, not at the pixel centres, and nothing is smoothed before shrinking;
-    the coordinate is an f32 product there, so it is here.
+    Output row i reads the input at i * H / side, without regard to pixel centres, and no low-pass filter precedes
+    shrinking. As in TensorFlow, the coordinate is an f32 product.
     """
     for axis in (2, 1):
         size = x.shape[axis]
@@ -37,15 +37,15 @@ def tf1_bilinear(x: jax.Array, side: int) -> jax.Array:
 
 
 def clean_bicubic(x: jax.Array, side: int) -> jax.Array:
-    """f32[B, H, W, C] -> [B, side, side, C], bicubic (a = -1/2) with a filter as wide as the shrinking asks for: what
+    """f32[B, H, W, C] -> [B, side, side, C], bicubic (a = -1/2) with a filter that widens with the shrinking factor, as
     Pillow does in floating point. arXiv:2104.11222."""
     rows, columns = (_bicubic_weights(size, side) for size in x.shape[1:3])
     return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def _bicubic_weights(size: int, side: int) -> np.ndarray:
-    """f32[side, size]: how much of each input an output takes, rows summing to one. In f64: positions in f32, as
-    `jax.image.resize` has them, are off by 1e-5 of a pixel."""
+    """f32[side, size]: the weight of each input in each output; rows sum to one. Computed in f64: the f32 positions of
+    `jax.image.resize` are off by 1e-5 of a pixel."""
     scale = size / side
     centre = (np.arange(side)[:, None] + 0.5) * scale
     t = np.abs(np.arange(size)[None] + 0.5 - centre) / max(scale, 1.0)
