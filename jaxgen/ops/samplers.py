@@ -1,12 +1,12 @@
 """Samplers as tables and one scan.
 
-Every one of them asks the network once a row, for x0_hat at the current x, and goes on to
+Each row of a table evaluates the network once, for x0_hat at the current x, and updates
 
     x <- a x0_hat + b x + c noise + d x0_saved + e x_saved,
 
-where x0_saved and x_saved are of an earlier row that said `save`: one for the previous answer (multistep), two for a
-method of two stages. So a sampler is its coefficients, float64 NumPy until they stand in the program. alpha, sigma: the
-level of x; primed: the next one. x0_hat and eps_hat = (x - alpha x0_hat) / sigma are what the network says.
+where x0_saved and x_saved come from the latest earlier row with `save`. Multistep methods use x0_saved, two-stage
+methods use both. A sampler is therefore a set of coefficients, which are computed in float64 NumPy. alpha, sigma: the
+level of x; primed: the next level. x0_hat is the network's prediction, and eps_hat = (x - alpha x0_hat) / sigma.
 """
 
 import math
@@ -25,24 +25,24 @@ from jaxgen.ops.schedules import Grid, Schedule
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a sampler, float64[R] each unless said."""
+    """The rows of a sampler. Each column is float64[R] unless stated otherwise."""
 
     t: np.ndarray
-    """Times at which the network is asked, of the schedule's dtype."""
+    """Times at which the network is evaluated, in the schedule's dtype."""
     a: np.ndarray
     b: np.ndarray
     c: np.ndarray
     alpha: np.ndarray
-    """Level that a row leads to; with sigma."""
+    """alpha and sigma: the level after a row."""
     sigma: np.ndarray
     start: float
     """Standard deviation of x before the first row."""
     d: np.ndarray | None = None
     e: np.ndarray | None = None
     save: np.ndarray | None = None
-    """bool[R]: whether x and x0_hat of this row are kept."""
+    """bool[R]: whether x and x0_hat of this row are saved."""
     low: np.ndarray | None = None
-    """Bounds of the log variance, with high, of a sampler that can use a learned one."""
+    """low and high: bounds of the log variance, for a sampler that can use a learned variance."""
     high: np.ndarray | None = None
 
     def column(self, name: str) -> np.ndarray:
@@ -51,22 +51,22 @@ class Table:
 
 
 def deterministic(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) of x' = alpha' x0_hat + sigma' eps_hat, eq. 12 of arXiv:2010.02502 with sigma = 0."""
+    """(a, b) of the update x' = alpha' x0_hat + sigma' eps_hat, eq. 12 of arXiv:2010.02502 with its sigma = 0."""
     b = grid.sigma[1:] / grid.sigma[:-1]
     return grid.alpha[1:] - b * grid.alpha[:-1], b
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way from noise to data. Steps are spread over the schedule's times as the schedule says."""
+    """A method that goes from noise to data. The schedule chooses the times of the steps."""
 
     steps: int = 0
-    """0 for every time of a schedule in discrete time."""
+    """Number of steps; 0 for all times of a schedule in discrete time."""
     clip: float = 1.0
     """x0_hat is kept in [-clip, clip]; 0 leaves it alone."""
 
     def table(self, schedule: Schedule) -> Table:
-        """The rows for a schedule. Raises UserError when the two do not go together."""
+        """The rows for a schedule. Raises UserError if the sampler does not support the schedule."""
         raise NotImplementedError
 
     def _table(
@@ -77,7 +77,7 @@ class Sampler:
         return Table(grid.t, a, b, c, grid.alpha[1:], grid.sigma[1:], schedule.start, **more)
 
     def evaluations(self, schedule: Schedule) -> int:
-        """Network evaluations of a sample; two of classifier-free guidance count as one."""
+        """Network evaluations for a sample. The two evaluations of classifier-free guidance count as one."""
         return len(self.table(schedule).t)
 
     def __call__(
@@ -96,29 +96,30 @@ class Sampler:
     ) -> jax.Array:
         """One sample for each of `keys`, f32[B, *shape].
 
-        frames: give states on the way to it instead, [frames, B, *shape], at most one a row, of which the last is the
-        sample. noise: f32[B, *shape], the standard normal to start from, else drawn. image: f32[B, *shape] in model
-        space. With `image` and strength < 1, starts from it with the noise that is left after 1 - strength of the
-        steps (arXiv:2108.01073). With `image` and mask: bool[B, *shape] (or 1 in place of any axis), keeps the image
-        where mask is true: after each row that region is replaced by the image at that row's level, and each step is
-        taken `resample` times, noise added in between (arXiv:2201.09865, algorithm 1). Raises UserError for a strength
-        outside (0, 1] or an `image` that is missing.
+        frames: if above 0, return that many states along the way, [frames, B, *shape], instead; at most one a row. The
+        last of them is the sample. noise: f32[B, *shape], the standard normal noise to start from; drawn if None.
+        image: f32[B, *shape] in model space. With `image` and strength < 1, sampling skips the first 1 - strength of
+        the steps and starts from the image with noise of that level (arXiv:2108.01073). With `image` and mask:
+        bool[B, *shape] (any axis may be 1), the image is kept where the mask is true: after each row that region is
+        replaced by the image with noise of the row's level, and each step is repeated `resample` times with noise added
+        in between (algorithm 1 of arXiv:2201.09865). Raises UserError for a strength outside (0, 1] or a missing
+        `image`.
         """
         table = self.table(schedule)
         if not 0 < strength <= 1:
             raise UserError(f"strength is {strength}: choose above 0 (the image itself) up to 1 (noise alone)")
         if image is None and (mask is not None or strength < 1):
             raise UserError("a mask or a strength below 1 was given without an image: pass both")
-        # By steps, of one row or several that begin where one is saved anew: every sampler of as many steps starts from
-        # the same noise. Less a hair, as 0.7 * 10 is more than 7.
+        # Count steps, not rows, so that all samplers with the same number of steps start from the same level. A step
+        # starts at each row that saves. 1e-9 is subtracted as 0.7 * 10 is more than 7 in floating point.
         starts = np.arange(len(table.t)) if table.save is None else np.flatnonzero(table.save)
         first = starts[len(starts) - max(1, math.ceil(strength * len(starts) - 1e-9))]
         rows, again = _rows(table, first, resample if mask is not None else 1)
         count = len(rows["t"])
         frames = min(frames, count)
-        # Frame `slot` is overwritten until the last row that falls to it.
+        # Each frame is overwritten until the last of the rows that share its slot.
         rows["slot"] = np.arange(count) * max(1, frames) // count
-        # Row i of the loop folds i + 1: fold 0 is the starting noise.
+        # Row i of the loop folds i + 1 into the keys, as the initial noise uses fold 0.
         rows["index"] = np.arange(1, count + 1)
         random, two_stage = bool(np.any(rows["c"])) or again, table.save is not None
         learns = table.low is not None
@@ -135,7 +136,7 @@ class Sampler:
             x0 = jnp.clip(answer.x0, -self.clip, self.clip) if self.clip else answer.x0
             new = row["a"] * x0 + row["b"] * x
             if two_stage:
-                # Before the first row there is no other answer to extrapolate from.
+                # At the first row there is no earlier prediction to extrapolate from.
                 before = jnp.where(row["index"] == 1, x0, saved[0])
                 new += row["d"] * before + row["e"] * saved[1]
                 saved = [jnp.where(row["save"], now, old) for now, old in zip((x0, x), saved)]
@@ -165,9 +166,9 @@ class Sampler:
 
 
 def _rows(table: Table, first: int, resample: int) -> tuple[dict[str, np.ndarray], bool]:
-    """The rows from `first` on as f32 columns, each repeated `resample` times; whether any is repeated.
+    """The rows from `first` on as f32 columns, each repeated `resample` times; and whether any is repeated.
 
-    A repeated row goes back to its own level by x -> gain x + renoise z, so that it starts from there once more.
+    Before a repetition, x -> gain x + renoise z takes x back to the level at which the row started.
     """
     names = ("a", "b", "c", "d", "e", "low", "high", "alpha", "sigma")
     rows = {name: table.column(name)[first:] for name in names}
@@ -199,11 +200,12 @@ def _rows(table: Table, first: int, resample: int) -> tuple[dict[str, np.ndarray
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """Draws from the posterior at x0_hat: algorithm 2 of arXiv:2006.11239. With fewer steps, the respaced process of
-    arXiv:2102.09672; a learned variance is used where the network gives one."""
+    """Samples the posterior given x0_hat: algorithm 2 of arXiv:2006.11239. With fewer steps than the schedule, this is
+    the respaced process of arXiv:2102.09672. A learned variance is used if the network predicts one."""
 
     large: bool = False
-    """Variance beta_t, right for x_0 ~ N(0, 1), instead of the posterior's, right for x_0 a point. Section 3.2."""
+    """Use the variance beta_t, which is optimal for x_0 ~ N(0, 1), instead of the posterior variance, which is optimal
+    for x_0 a single point. Section 3.2."""
 
     def table(self, schedule):
         grid = schedule.grid(self.steps)
@@ -217,9 +219,9 @@ class Ancestral(Sampler):
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """Eq. 12 of arXiv:2010.02502, with eq. 16's sigma scaled by eta: 0 is deterministic, 1 is ancestral.
+    """Eq. 12 of arXiv:2010.02502 with the sigma of eq. 16 scaled by eta: 0 is deterministic, 1 is ancestral.
 
-    eps_hat is expressed by x and x0_hat, so that it stays consistent with a clipped x0_hat.
+    eps_hat is computed from x and x0_hat, so that it stays consistent with a clipped x0_hat.
     """
 
     steps: int = 50
@@ -238,25 +240,25 @@ class DDIM(Sampler):
 
 @dataclass(frozen=True)
 class Churn(Sampler):
-    """Noise added before each step, algorithm 2 of arXiv:2206.00364: sigma rises to (1 + gamma) sigma first."""
+    """Adds noise before each step, which raises sigma to (1 + gamma) sigma: algorithm 2 of arXiv:2206.00364."""
 
     steps: int = 18
     churn: float = 0.0
-    """S_churn: gamma = min(churn / steps, sqrt 2 - 1). Above 0 for continuous time with alpha = 1 alone."""
+    """S_churn: gamma = min(churn / steps, sqrt 2 - 1). Above 0 only for schedules in continuous time with alpha = 1."""
     churn_min: float = 0.0
-    """S_tmin and S_tmax: the sigmas at which noise is added."""
+    """S_tmin and S_tmax: the range of sigma in which noise is added."""
     churn_max: float = 1e9
     churn_noise: float = 1.0
-    """S_noise: standard deviation of the noise, relative to what would keep the law."""
+    """S_noise: standard deviation of the noise, relative to that which keeps the marginal distribution."""
 
     def _churned(self, schedule: Schedule) -> tuple[Grid, np.ndarray, float]:
-        """The grid with every t and sigma but the last raised, the noise that raises the level a step leads to
-        (float64[N], 0 for the last), and x's standard deviation at the start."""
+        """The grid with every t and sigma but the last raised; the standard deviation of the noise that raises the
+        level after each step, float64[N], 0 for the last; and the standard deviation of x at the start."""
         grid = schedule.grid(self.steps)
         if not self.churn:
             return grid, np.zeros(len(grid.t)), schedule.start
         if not schedule.continuous or np.any(grid.alpha != 1):
-            raise UserError(f"churn is {self.churn}, but {type(schedule).__name__} has no levels to rise to: use 0")
+            raise UserError(f"churn is {self.churn}, but {type(schedule).__name__} cannot raise sigma: use 0")
         sigma = grid.sigma[:-1]
         there = (sigma >= self.churn_min) & (sigma <= self.churn_max)
         raised = sigma * (1 + np.where(there, min(self.churn / len(sigma), math.sqrt(2) - 1), 0.0))
@@ -276,7 +278,7 @@ def to_levels(grid: Grid, unchurned: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Euler(Churn):
-    """x' = alpha' x0_hat + sigma' eps_hat: Euler's method wherever alpha and sigma are the clock, which is DDIM."""
+    """x' = alpha' x0_hat + sigma' eps_hat: Euler's method in increments of alpha and sigma, which is DDIM."""
 
     steps: int = 50
 
@@ -289,10 +291,11 @@ class Euler(Churn):
 
 @dataclass(frozen=True)
 class Heun(Churn):
-    """Heun's method, algorithms 1 and 2 of arXiv:2206.00364, 2 steps - 1 evaluations.
+    """Heun's method with 2 steps - 1 evaluations, algorithms 1 and 2 of arXiv:2206.00364.
 
-    x' = x + (alpha' - alpha) (x0 + x0_2) / 2 + (sigma' - sigma) (eps + eps_2) / 2, the second answers asked for at the
-    x' of an Euler step: the paper's where alpha = 1, and of second order on every schedule. The last step is Euler's.
+    x' = x + (alpha' - alpha) (x0 + x0_2) / 2 + (sigma' - sigma) (eps + eps_2) / 2, where x0_2 and eps_2 are predicted
+    at the x' of an Euler step. This is the paper's method for alpha = 1, and of second order on every schedule. The
+    last step is an Euler step.
     """
 
     def table(self, schedule):
@@ -300,8 +303,8 @@ class Heun(Churn):
         plain = schedule.grid(self.steps)
         n = len(grid.t)
         a, b = to_levels(grid, plain)
-        alpha, sigma = grid.alpha[:-1], grid.sigma[:-1]  # where a step starts
-        alpha2, sigma2 = plain.alpha[1:], plain.sigma[1:]  # where it leads to
+        alpha, sigma = grid.alpha[:-1], grid.sigma[:-1]  # level at the start of a step
+        alpha2, sigma2 = plain.alpha[1:], plain.sigma[1:]  # level at its end
         # Rows alternate: an Euler step that saves, then a correction that starts from what was saved.
         even, odd = np.arange(n) * 2, np.arange(n - 1) * 2 + 1
         table = {name: np.zeros(2 * n - 1) for name in ("t", "a", "b", "c", "d", "e", "alpha", "sigma")}
@@ -322,7 +325,7 @@ class Heun(Churn):
 
 @dataclass(frozen=True)
 class DPMSolverPP(Sampler):
-    """DPM-Solver++(2M), algorithm 2 of arXiv:2211.01095, with first order at both ends.
+    """DPM-Solver++(2M), algorithm 2 of arXiv:2211.01095; the first and last step are of first order.
 
     h = lambda' - lambda, lambda = log(alpha / sigma), r = h_before / h, D = (1 + 1 / 2 r) x0_hat - (1 / 2 r) x0_before:
     x' = (sigma' / sigma) x + (alpha' - alpha sigma' / sigma) D.
@@ -347,15 +350,16 @@ class DPMSolverPP(Sampler):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Sampler):
-    """Algorithm 1 of arXiv:1907.05600: at each level `each` steps x <- x + (s / 2) score + sqrt(s) z with s = step
-    sigma^2, then one x0_hat (arXiv:2006.09011, section 3.3). For schedules with alpha = 1. The second paper writes
-    x + a score + sqrt(2 a) z: s is twice its a.
+    """Algorithm 1 of arXiv:1907.05600: at each level, `each` steps x <- x + (s / 2) score + sqrt(s) z with s = step
+    sigma^2. At the end, x is replaced by x0_hat (section 3.3 of arXiv:2006.09011). For schedules with alpha = 1.
+
+    The second paper writes x + a score + sqrt(2 a) z, so s = 2 a.
     """
 
     clip: float = 0.0
     each: int = 5
     step: float = 0.124
-    """s / sigma^2 in (0, 4), beyond which x grows without bound; 2 x 6.2e-6 / 0.01^2 is CIFAR-10's in the second."""
+    """s / sigma^2, in (0, 4): x diverges beyond. The second paper's value for CIFAR-10 is 2 x 6.2e-6 / 0.01^2."""
 
     def table(self, schedule):
         grid = schedule.grid(self.steps)
@@ -364,7 +368,7 @@ class AnnealedLangevin(Sampler):
         sigma = grid.sigma[:-1]
         size = self.step
         if not 0 < size < 4:
-            raise UserError(f"a Langevin step of {size} sigma^2 leads nowhere: choose between 0 and 4")
+            raise UserError(f"a Langevin step of {size} sigma^2 does not converge: choose between 0 and 4")
         # score = (x0_hat - x) / sigma^2
         which = np.append(np.repeat(np.arange(len(sigma)), self.each), len(sigma) - 1)
         a, b = np.full(len(which), size / 2), np.full(len(which), 1 - size / 2)

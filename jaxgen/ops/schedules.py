@@ -1,9 +1,9 @@
-"""Noise schedules: how much of the data and how much noise is in x_t.
+"""Noise schedules: how much data and how much noise x_t contains.
 
-x_t = alpha_t x_0 + sigma_t eps, eps ~ N(0, 1), logsnr_t = log(alpha_t^2 / sigma_t^2), which falls as t grows. Three
-kinds: variance preserving in T discrete steps (alpha^2 + sigma^2 = 1), variance exploding (alpha = 1), and the straight
-line between data and noise (alpha = 1 - t, sigma = t). Tables are float64 NumPy and become f32 where they are used: in
-bf16, 1 - beta_0 rounds to one.
+x_t = alpha_t x_0 + sigma_t eps with eps ~ N(0, 1). logsnr_t = log(alpha_t^2 / sigma_t^2) falls as t grows. There are
+three kinds: variance preserving in T discrete steps (alpha^2 + sigma^2 = 1), variance exploding (alpha = 1), and the
+straight line between data and noise (alpha = 1 - t, sigma = t). Tables are computed in float64 NumPy and used in f32:
+in bf16, 1 - beta_0 rounds to one.
 """
 
 import math
@@ -18,9 +18,9 @@ from jaxgen.errors import UserError
 
 
 def expand(values: jax.Array, ndim: int) -> jax.Array:
-    """f32[B] as f32[B, 1, ...] of `ndim` axes.
+    """Reshapes f32[B] to f32[B, 1, ...] with `ndim` axes.
 
-    The shape is made here, once: a bare f32[B] would broadcast along the width of an image when B == W.
+    Without it, f32[B] would broadcast along the last axis of an image batch instead of the first.
     """
     return jnp.asarray(values, jnp.float32).reshape((-1,) + (1,) * (ndim - 1))
 
@@ -29,7 +29,7 @@ class Grid(NamedTuple):
     """The levels a sampler visits, from noise to data, float64. The last level, alpha = 1 and sigma = 0, has no t."""
 
     t: np.ndarray
-    """[N] times at which the network is asked."""
+    """[N] times at which the network is evaluated."""
     alpha: np.ndarray
     """[N + 1]"""
     sigma: np.ndarray
@@ -38,32 +38,32 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The interface: alpha and sigma of a time, and times to sample at."""
+    """The interface of a schedule: alpha and sigma at a time, and the times at which to sample."""
 
     def levels(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """alpha_t and sigma_t, float64 of t's shape."""
+        """alpha_t and sigma_t, float64 with the shape of t."""
         raise NotImplementedError
 
     def at(self, t: jax.Array, ndim: int) -> tuple[jax.Array, jax.Array]:
-        """alpha_t and sigma_t of each example, f32[B, 1, ...] of `ndim` axes, for t: [B]."""
+        """alpha_t and sigma_t of each example, f32[B, 1, ...] with `ndim` axes. t: [B]."""
         raise NotImplementedError
 
     def times(self, steps: int) -> np.ndarray:
-        """[steps] times, falling, sigma > 0 at all of them. Raises UserError for a number that is not possible."""
+        """[steps] decreasing times, all with sigma > 0. Raises UserError for an impossible number of steps."""
         raise NotImplementedError
 
     def network_time(self, t: jax.Array) -> jax.Array:
-        """t: [B] as the number networks are told, f32[B]."""
+        """The network's time input, f32[B], for t: [B]."""
         raise NotImplementedError
 
     @property
     def start(self) -> float:
-        """Standard deviation of x at the first time, where sampling starts."""
+        """Standard deviation of x at the noisiest time, where sampling starts."""
         return 1.0
 
     @property
     def continuous(self) -> bool:
-        """Whether any time between two others exists."""
+        """Whether time is continuous, so that t can take any value between two times."""
         return False
 
     def logsnr(self, t: np.ndarray) -> np.ndarray:
@@ -73,11 +73,11 @@ class Schedule:
             return 2 * (np.log(alpha) - np.log(sigma))
 
     def path(self, points: int) -> np.ndarray:
-        """[points] times, falling, from noise to nearly data: the way of an ODE that is followed in both directions."""
+        """[points] decreasing times from noise to nearly data, for solving an ODE in either direction."""
         return self.times(points)
 
     def grid(self, steps: int) -> Grid:
-        """`times` and their levels, with the data's own level at the end."""
+        """The `times` and their levels, followed by the level of the data."""
         times = self.times(steps)
         alpha, sigma = self.levels(times)
         return Grid(times, np.append(alpha, 1.0), np.append(sigma, 0.0))
@@ -88,7 +88,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Discrete(Schedule):
-    """t = 0 .. T - 1, noise rising."""
+    """A schedule in discrete time: t = 0 .. T - 1, with increasing noise."""
 
     num_steps: int = 1000
 
@@ -103,7 +103,7 @@ class Discrete(Schedule):
         return tuple(expand(jnp.asarray(table, jnp.float32)[t], ndim) for table in self.table())
 
     def times(self, steps):
-        """Evenly over the T times, both ends among them; all T for 0."""
+        """Evenly spaced over the T times, including both ends; all T times for steps = 0."""
         most = self.num_steps
         steps = steps or most
         if not 1 <= steps <= most:
@@ -111,16 +111,16 @@ class Discrete(Schedule):
         return np.round(np.linspace(most - 1, 0, steps)).astype(int)
 
     def network_time(self, t):
-        """On a scale of 0 to 1000, whatever T is."""
+        """t rescaled to 0 .. 1000 for any T."""
         return t * (1000 / self.num_steps)
 
 
 @dataclass(frozen=True)
 class VariancePreserving(Discrete):
-    """alpha_t^2 = abar_t = prod_{s <= t} (1 - beta_s), sigma_t^2 = 1 - abar_t; abar before the first step is 1."""
+    """alpha_t^2 = abar_t = prod_{s <= t} (1 - beta_s), sigma_t^2 = 1 - abar_t. Before the first step, abar is 1."""
 
     def abar(self) -> np.ndarray:
-        """abar_t, float64[T], falling from nearly 1."""
+        """abar_t, float64[T], decreasing from nearly 1."""
         raise NotImplementedError
 
     def table(self):
@@ -129,14 +129,14 @@ class VariancePreserving(Discrete):
 
 
 def abar_of(f: np.ndarray, beta_max: float = 0.999) -> np.ndarray:
-    """abar_t = f_t / f_0 for t = 1 .. T of f: [T + 1], except that no beta exceeds `beta_max`."""
+    """abar_t = f_t / f_0 for t = 1 .. T, from f: [T + 1], with every beta clipped to `beta_max`."""
     return np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], beta_max))
 
 
 @dataclass(frozen=True)
 class Linear(VariancePreserving):
-    """beta_t linear in t, section 4 of arXiv:2006.11239. The ends are those of T = 1000, scaled so that fewer steps
-    reach as far."""
+    """beta_t linear in t, section 4 of arXiv:2006.11239. `beta_start` and `beta_end` are for T = 1000; they are scaled
+    by 1000 / T, so that fewer steps reach the same noise level."""
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -162,8 +162,8 @@ class Cosine(VariancePreserving):
 
 @dataclass(frozen=True)
 class Sigmoid(VariancePreserving):
-    """f falls from 1 to 0 along a sigmoid between `low` and `high` of slope 1 / tau: section 3.1 of arXiv:2301.10972,
-    beta at most 0.999."""
+    """f falls from 1 to 0 like a sigmoid of slope 1 / tau between `low` and `high`, with beta at most 0.999: section
+    3.1 of arXiv:2301.10972."""
 
     low: float = -3.0
     high: float = 3.0
@@ -201,7 +201,7 @@ def check_steps(steps: int) -> None:
 
 @dataclass(frozen=True)
 class Karras(Schedule):
-    """alpha = 1, sigma = t; sampled at sigma^(1 / rho) evenly spaced: eq. 5 of arXiv:2206.00364."""
+    """alpha = 1 and sigma = t. Sampling times are evenly spaced in sigma^(1 / rho): eq. 5 of arXiv:2206.00364."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -235,10 +235,10 @@ class Karras(Schedule):
 
 @dataclass(frozen=True)
 class Straight(Schedule):
-    """alpha = 1 - t, sigma = t, t in [0, 1]: rectified flow, eq. 1 of arXiv:2209.03003, noise at t = 1."""
+    """alpha = 1 - t and sigma = t for t in [0, 1], with noise at t = 1: rectified flow, eq. 1 of arXiv:2209.03003."""
 
     shift: float = 1.0
-    """Sampled times are shift t / (1 + (shift - 1) t) of evenly spaced t: eq. 23 of arXiv:2403.03206."""
+    """Sampling times are shift t / (1 + (shift - 1) t) for evenly spaced t: eq. 23 of arXiv:2403.03206."""
 
     def levels(self, t):
         t = np.asarray(t, np.float64)
@@ -256,11 +256,11 @@ class Straight(Schedule):
         return self._shifted(1 - np.arange(steps) / steps)
 
     def path(self, points):
-        # Not to t = 0 itself: eps = (x - alpha x0) / sigma is 0 / 0 there.
+        # Stop before t = 0, where eps = (x - alpha x0) / sigma is 0 / 0.
         return self._shifted(np.linspace(1, 1e-4, points))
 
     def network_time(self, t):
-        """On a scale of 0 to 1000."""
+        """t rescaled to 0 .. 1000."""
         return 1000 * t
 
     @property
