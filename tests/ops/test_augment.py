@@ -19,7 +19,7 @@ def keys(num, seed=0):
 
 @pytest.mark.parametrize("shape", [(6, 12, 12, 3), (3, 8, 12, 1)])
 def test_probability_zero_is_the_identity_to_the_bit(shape):
-    """With p a traced value, and as a derivative too."""
+    """Also for a traced p, and for the derivative."""
     x = images(*shape)
     run = jax.jit(lambda x, p: Augment()(keys(len(x)), x, p))
     np.testing.assert_array_equal(run(x, jnp.float32(0)), x)
@@ -28,16 +28,16 @@ def test_probability_zero_is_the_identity_to_the_bit(shape):
     np.testing.assert_array_equal(back(x)[0], x)
 
 
-def test_examples_that_nothing_is_drawn_for_stay():
-    """Three stages, of 3, 5 and 5 transformations: at p = 0.05 about half of the examples are as they were."""
+def test_examples_without_a_drawn_transformation_stay_unchanged():
+    """With 3, 5 and 5 transformations in three stages, about half of the examples stay unchanged at p = 0.05."""
     x = images(400, 4, 4)
     y = Augment()(keys(len(x), 1), x, jnp.float32(0.05))
     untouched = np.mean(np.all(np.asarray(x == y), axis=(1, 2, 3)))
-    # Rotations come with p in all, and some blits draw the identity: (1 - p)^12 and a little.
+    # Both rotations together count as one, and some blits draw the identity: a little more than (1 - p)^12.
     assert 0.95**12 - 0.07 < untouched < 0.95**10 + 0.07
 
 
-def test_a_parts_switch_leaves_it_out():
+def test_each_part_can_be_switched_off():
     x = images()
     assert np.array_equal(Augment(blit=False, geometry=False, colour=False)(keys(len(x)), x, jnp.float32(1)), x)
     # Shifts aside, a blit keeps the pixels; colour keeps each pixel's neighbours.
@@ -71,7 +71,7 @@ def test_blits_are_turns_flips_and_shifts():
     assert len({(i, j) for *_, i, j in seen}) >= 6
 
 
-def test_an_oblong_image_is_turned_by_half_turns_alone():
+def test_an_oblong_image_is_rotated_by_half_turns_only():
     x = images(30, 4, 6, 1)  # too small to be shifted downwards; sideways by one at most
     y = np.asarray(blitted(keys(len(x), 3), x, jnp.float32(1)))
     assert y.shape == x.shape
@@ -90,7 +90,7 @@ def test_the_wavelet_is_a_symlet():
 
 
 def test_the_two_filters_undo_each_other():
-    """Doubling an image with a margin and halving it again gives it back, borders included."""
+    """Upsampling an image with margins and downsampling it again gives it back, borders included."""
     x = np.random.default_rng(0).normal(size=10)
     wide = np.pad(x, 2 * MARGIN, mode="reflect")
     fine = (_up(len(wide)) @ wide)[2 * MARGIN : -2 * MARGIN]
@@ -154,7 +154,7 @@ def test_colours_change_alike_over_an_image(channels):
 
 
 def test_hue_and_lightness_are_the_papers():
-    """Without contrast and saturation colours keep their distance from grey; half of the pictures are inverted."""
+    """Without contrast and saturation, colours keep their distance from grey; half of the images are inverted."""
     x = jnp.zeros((2000, 1, 2, 3)).at[:, :, 0].set(jnp.array([0.5, -0.2, 0.1])).at[:, :, 1].set(0.4)
     y = np.asarray(recoloured(keys(len(x), 8), x, jnp.float32(1)), np.float64)
     mean = y.mean(axis=-1)

@@ -20,7 +20,7 @@ TRANSFORMS = [Affine(), Affine(bound=1.0), Spline(), Spline(bins=3, reach=1.5)]
     transform=st.sampled_from(TRANSFORMS), size=st.integers(1, 5), seed=st.integers(0, 10**6), wild=st.floats(0.1, 2)
 )
 @settings(max_examples=8, deadline=None)
-def test_elementwise_maps_invert_and_tell_their_slope(transform, size, seed, wild):
+def test_elementwise_maps_invert_and_return_their_log_slope(transform, size, seed, wild):
     """Slopes by forward differentiation; some x lie beyond a spline's reach.
 
     Going back loses of x what rounding loses of y, over the slope, and of the slope what it then changes by."""
@@ -39,7 +39,7 @@ def test_elementwise_maps_invert_and_tell_their_slope(transform, size, seed, wil
 @pytest.mark.parametrize("deviation", [1.0, 3.0, 6.0])
 @pytest.mark.parametrize("spline", [Spline(), Spline(bins=3, reach=1.5), Spline(bins=16, least=0.03)], ids=str)
 def test_splines_invert_in_f32_whatever_the_network_says(spline, deviation):
-    """To 1e-4 there and back, both ways; with the paper's bounds of 1e-3 single elements err by 0.1."""
+    """Round trips in both orders are within 1e-4; with the paper's bounds of 1e-3, single elements are wrong by 0.1."""
     rng, num = np.random.default_rng(1), 200_000
     x = jnp.asarray(rng.uniform(-spline.reach, spline.reach, (num, 1)), jnp.float32)
     params = jnp.asarray(deviation * rng.normal(size=(num, spline.num_params)), jnp.float32)
@@ -66,7 +66,7 @@ def test_parameters_of_zero_are_the_identity(transform):
 
 
 def test_spline_is_eq_4_bin_by_bin():
-    """Against the paper's formula in float64 with a search for the bin, and through the knots with their slopes."""
+    """Against the paper's formula in float64 with a search for the bin, and at the knots with their slopes."""
     spline, rng = Spline(bins=5, reach=2.0), np.random.default_rng(0)
     raw = rng.normal(size=spline.num_params)
     xs, ys, ds = (np.asarray(a, np.float64) for a in spline.knots(jnp.float32(raw)))
@@ -135,7 +135,7 @@ def test_lu_starts_orthogonal_and_knows_its_determinant(size):
 
 
 def test_fixed_point_is_exact_after_as_many_passes_as_elements():
-    """A triangular map with slopes far beyond one: no contraction, so every pass but the last is wrong somewhere."""
+    """A triangular map with slopes far above one is no contraction, so every pass but the last is wrong somewhere."""
     size = 6
     weight = jnp.tril(jnp.full((size, size), 3.0), -1)
 

@@ -170,7 +170,7 @@ def test_posterior_is_bayes_on_a_grid(schedule, earlier, later):
     np.testing.assert_allclose(variance, (p * (grid - mean) ** 2).sum(), rtol=1e-4)
 
 
-# --- forms of an answer ---
+# --- forms of a prediction ---
 
 KINDS = ("eps", "x0", "v", "score", "velocity")
 
@@ -185,7 +185,7 @@ def test_there_and_back_is_the_identity(source, target, angle, scale, x, value):
     alpha, sigma = scale * math.cos(angle), scale * math.sin(angle)
     there = convert(value, x, alpha, sigma, source, target)
     np.testing.assert_allclose(convert(there, x, alpha, sigma, target, source), value, atol=1e-6, rtol=1e-6)
-    # And both say the same of x_0 and eps, which make up x.
+    # Both forms give the same x_0 and eps, which combine to x.
     x0, eps = split(source, value, x, alpha, sigma)
     np.testing.assert_allclose(split(target, there, x, alpha, sigma), (x0, eps), atol=1e-6, rtol=1e-6)
     np.testing.assert_allclose(alpha * x0 + sigma * eps, x, atol=1e-6)
@@ -223,7 +223,7 @@ def test_discretized_gaussian_sums_to_one_and_is_the_integral(std):
     half, x = 1 / 255, np.linspace(-1, 1, 256)[:, None]
     upper, lower = np.where(x > 0.999, np.inf, x + half), np.where(x < -0.999, -np.inf, x - half)
     mean = np.asarray(mean, np.float64)
-    # In whichever tail, where the difference of two numbers near one would be nothing.
+    # In either tail, where the difference of two numbers near one would round to 0.
     sign = np.where(x > mean, -1, 1)
     ends = norm.cdf(sign * (upper - mean) / std), norm.cdf(sign * (lower - mean) / std)
     p = np.abs(ends[0] - ends[1])
@@ -233,13 +233,13 @@ def test_discretized_gaussian_sums_to_one_and_is_the_integral(std):
 
 @pytest.mark.parametrize("x", [-1.0, 0.0, 1.0])
 def test_discretized_gaussian_has_gradients(x):
-    """Also at the ends, whose infinite edges would make them NaN."""
+    """Also at the end levels, whose infinite edges could make them NaN."""
     grads = jax.grad(lambda m, v: discretized_gaussian(jnp.float32(x), m, v), (0, 1))(0.4, -3.0)
     assert np.all(np.isfinite(grads))
 
 
 def wrong(schedule):
-    """A denoiser that is not the right one, so that no term is nothing."""
+    """A wrong denoiser, so that no term is zero."""
     return lambda x, t: Denoised(0.9 * x + 0.03)
 
 
@@ -293,7 +293,7 @@ def test_bound_terms_are_monte_carlo_kls(schedule, large):
 
 
 def test_the_bound_bounds_what_can_be_summed():
-    """Two equally likely levels hold one bit; the exact denoiser's bound is above it, and nearly as low."""
+    """Two equally likely levels have one bit; the exact denoiser's bound is slightly above it."""
     schedule, level = Cosine(4000), np.float32(101 / 255 * 2 - 1)
 
     def exact(x, t):
@@ -314,7 +314,7 @@ DATA = Mixture()
 @pytest.mark.parametrize("schedule", [Cosine(), Linear(), Karras(), Straight(), Geometric(400, 0.002, 50)], ids=str)
 @pytest.mark.parametrize("probes", [0, 1])
 def test_ode_likelihood_of_a_mixture_is_the_analytic_one(schedule, probes):
-    """Coordinates do not meet, so that the Jacobian is diagonal and one probe of signs is exact too."""
+    """The coordinates are independent, so the Jacobian is diagonal and one probe of signs is exact too."""
     rng = np.random.default_rng(0)
     k = rng.choice(2, size=(6, 3), p=DATA.weight)
     x = DATA.mean[k] + DATA.std[k] * rng.normal(size=k.shape)
@@ -340,7 +340,7 @@ def correlated(schedule: Schedule, cov: np.ndarray):
 
 @pytest.mark.parametrize("schedule", [Cosine(), Karras(), Straight()], ids=str)
 def test_hutchinsons_estimate_is_right_on_average(schedule):
-    """Correlated coordinates, so that single probes err; 1,000 of them for the exact trace's answer."""
+    """With correlated coordinates single probes are inexact; the mean of 1,000 is the exact trace."""
     cov = np.array([[0.5, 0.3, 0.0], [0.3, 0.4, -0.1], [0.0, -0.1, 0.3]])
     x = jnp.tile(jnp.array([[0.5, -0.2, 0.7]]), (1000, 1))
 

@@ -51,7 +51,7 @@ def test_minimax_is_the_jensen_shannon_divergence():
     jsd = (np.sum(P * np.log(P / middle)) + np.sum(Q * np.log(Q / middle))) / 2
     assert -Minimax().critic(*drawn(found)) == pytest.approx(2 * jsd - math.log(4), abs=1e-5)
     assert -Minimax().critic(jnp.zeros(4), jnp.zeros(4)) == pytest.approx(-math.log(4))
-    # One value for both players: what the generator lowers is the fake half of it.
+    # Both players share one value: the generator minimises its fake half.
     real, fake = drawn(found)
     assert Minimax().generator(fake) == pytest.approx(float(np.sum(Q * np.log(Q / (P + Q)))), abs=1e-5)
     assert Minimax().critic(real, fake) + Minimax().generator(fake) == pytest.approx(
@@ -67,7 +67,7 @@ def test_smoothing_shrinks_the_real_side_of_the_best_critic():
         Minimax(smoothing=1.0)
 
 
-def test_non_saturating_gradient_lasts_where_the_critic_is_sure():
+def test_non_saturating_gradient_does_not_vanish_where_the_critic_is_confident():
     sure = jnp.array([-30.0, -100.0])
     assert np.max(np.abs(jax.grad(Minimax().generator)(sure))) < 1e-12
     np.testing.assert_allclose(jax.grad(NonSaturating().generator)(sure), [-0.5, -0.5])
@@ -103,7 +103,7 @@ def test_wasserstein_critic_gives_the_distance():
 
 
 def test_penalties_of_a_linear_critic():
-    """Its gradient is its weight everywhere: no penalty at norm one, (|w| - 1)^2 and |w|^2 / 2 at others."""
+    """The gradient is the weight everywhere: no penalty at norm one, else (|w| - 1)^2 and |w|^2 / 2."""
     x = jax.random.normal(jax.random.key(0), (6, 3, 2))
     w = jnp.arange(1.0, 7.0).reshape(3, 2)
     w = w / jnp.sqrt(jnp.sum(w**2))
@@ -122,7 +122,7 @@ def test_penalty_is_finite_where_the_gradient_is_zero():
 
 
 def test_penalty_through_our_convolutions_is_that_through_xlas():
-    """Reverse over reverse, in a scan, with stride and padding; `ops.conv.conv` has rules of its own."""
+    """Reverse over reverse, in a scan, with stride and padding: `ops.conv.conv` has its own gradient rules."""
     x = jax.random.normal(jax.random.key(0), (3, 7, 6, 2))
     ours = [Conv(4, 4, 2), Conv(5, 3)]
     theirs = [layer.clone(conv_general_dilated=jax.lax.conv_general_dilated) for layer in ours]

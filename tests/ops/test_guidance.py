@@ -36,7 +36,7 @@ def test_guidance_1_is_the_condition_and_0_is_none():
 
 
 def test_guidance_is_one_forward_pass():
-    """Regression: two passes. The loop's body asks the network once, about twice the batch."""
+    """Regression: two passes. The loop's body evaluates the network once, on twice the batch."""
     state = state_of(MODEL)
     for cond, size in [(LABELS, 3), ({"label": LABELS, "guidance": jnp.full(3, 2.0)}, 6)]:
         CALLS.clear()
@@ -66,7 +66,7 @@ def test_rescaled_guidance_has_the_conditions_deviation():
 
 
 def test_autoguidance_goes_away_from_the_guide():
-    """x_0 = guide + w (model - guide), the guide being another network; its own answer at w = 0."""
+    """x_0 = guide + w (model - guide), where the guide is another network: at w = 0 it is the guide's prediction."""
     guide = replace(MODEL, network=Tiny(name=None), schedule=MODEL.schedule)
     states = state_of(MODEL), state_of(guide, seed=1)
     both = Autoguided(model=replace(MODEL, sampler=DDIM(1, clip=0.0)), guide=guide)

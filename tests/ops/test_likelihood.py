@@ -96,12 +96,12 @@ def test_logistic_and_its_gradient_are_finite_at_extremes(mu, raw):
 
 
 def test_a_far_mean_is_pulled_back():
-    """A difference of sigmoids underflows to log 0 with no gradient; ours still says which way to go."""
+    """A difference of sigmoids underflows to log 0 without a gradient; ours still has a useful gradient."""
     grad = jax.grad(lambda mu: logistic(mu, 0.0, np.array([0.0]))[0])
     assert float(grad(40.0)) < -1 and float(grad(-40.0)) > 1
 
 
-def test_discrete_is_told():
+def test_discrete_distinguishes_probabilities_from_densities():
     assert Bernoulli().discrete and DiscretizedLogistic().discrete and not Gaussian().discrete
     assert (Bernoulli().num_params, Gaussian().num_params, Gaussian(learned=False).num_params) == (1, 2, 1)
     assert DiscretizedLogistic().num_params == 2

@@ -76,19 +76,19 @@ def test_modulated_convolution_is_each_examples_own(up, demodulate):
 
 
 def test_demodulated_output_has_unit_variance():
-    """Of white inputs, per channel, whatever the style."""
+    """For white inputs, in each channel, for any style."""
     x, kernel = normal(4, 64, 64, 16), normal(3, 3, 16, 8, seed=1)
     style = jnp.exp(normal(4, 16, seed=2))
     y = modulated_conv(x, kernel, style)[:, 1:-1, 1:-1]
     assert float(jnp.var(y)) == pytest.approx(1, abs=0.02)
-    # Without, the scale is the style's: e^2 on average, over nine times sixteen inputs.
+    # Without demodulation, the scale is the style's: e^2 on average, over nine times sixteen inputs.
     assert float(jnp.var(modulated_conv(x, kernel, style, False))) > 100
     np.testing.assert_allclose(demodulation(kernel, 3 * style), demodulation(kernel, style) / 3, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_second_derivatives_are_xlas(monkeypatch):
-    """Of R1 and of path lengths, in the parameters, within a scan: with convolutions of our own and with plain ones."""
+    """Of R1 and path lengths in the parameters, within a scan: our convolutions against XLA's."""
     critic, x = StyleGAN2Critic(64, 8), normal(4, 8, 8, 2)
     generator, ws, shape = StyleGAN2Generator(6, 2, 64, 8), normal(2, 4, 6, seed=1), (8, 8, 2)
     params = {

@@ -15,7 +15,7 @@ CODES = RNG.normal(size=(17, 3)).astype(np.float32)
 
 
 def brute_force(z, codes):
-    """Every distance by itself, in float64."""
+    """Computes every distance directly, in float64."""
     flat = z.reshape(-1, z.shape[-1]).astype(np.float64)
     return np.array([np.argmin([np.sum((v - c) ** 2) for c in codes]) for v in flat]).reshape(z.shape[:-1])
 
@@ -25,7 +25,7 @@ def test_the_nearest_code_is_brute_forces():
 
 
 def test_distances_are_f32_under_bfloat16():
-    """A bf16 input is compared with f32 codes: codes that bf16 cannot tell apart are told apart."""
+    """A bf16 input is compared with f32 codes, which distinguishes codes that are equal in bf16."""
     codes = jnp.array([[1.0, 0.0], [1.001, 0.0]])
     assert codes.astype(jnp.bfloat16)[0, 0] == codes.astype(jnp.bfloat16)[1, 0]
     z = jnp.array([[1.0078125, 0.0]], jnp.bfloat16)
@@ -111,7 +111,7 @@ def test_perplexity_counts_codes_used_alike():
 
 @pytest.mark.parametrize("decay", [0.99, 0.0])
 def test_dead_codes_restart_where_vectors_lie(decay):
-    """A code far from all data is put on a vector of the batch, and then found; a used one is not touched."""
+    """A code far from all data is replaced by a vector of the batch and then chosen; a used code is not changed."""
     book = Codebook(size=17, dim=3, decay=decay, restart=0.1)
     codes = np.concatenate([CODES[:16], [[100.0, 100, 100]]]).astype(np.float32)
     share = Z[..., 0].size / 17
@@ -156,7 +156,7 @@ def test_codes_start_from_data():
 
 
 @pytest.mark.parametrize("wrong", [{"size": 1}, {"dim": 0}, {"decay": 1.0}, {"restart": -0.1}])
-def test_a_codebook_that_cannot_be_is_refused(wrong):
+def test_an_impossible_codebook_is_refused(wrong):
     with pytest.raises(UserError, match="codebook"):
         Codebook(**wrong)
 
@@ -176,7 +176,7 @@ def test_kmeans_starts_from_seeds_in_proportion_to_squared_distance():
 
 
 def test_a_direction_that_nothing_chooses_stays():
-    """It faded to 0, which is nearer to z than all that are more than 60 degrees away."""
+    """Regression: it decayed to 0, which is nearer to z than every code more than 60 degrees away."""
     book = Codebook(size=2, dim=2, cosine=True, restart=0.0)
     total = jnp.array([[0.0, 1], [1, 0]])
     running = Running(jnp.ones(2), total, jnp.zeros(2, jnp.int32))

@@ -31,7 +31,7 @@ def decode(data, frequencies, lanes):
     sharpness=st.sampled_from([0.0, 1.0, 30.0]),
 )  # fmt: skip
 def test_round_trip_and_length(seed, count, lanes, symbols, sharpness):
-    """Each symbol under a table of its own, at times nearly sure and at times unlikely."""
+    """Each symbol has its own table, and is sometimes almost certain and sometimes unlikely."""
     rng = np.random.default_rng(seed)
     frequencies = quantise(np.exp(sharpness * rng.standard_normal((count, symbols))))
     uniform = rng.integers(symbols, size=count)
@@ -54,7 +54,7 @@ def test_frequencies_add_up_and_leave_no_symbol_out(p):
     np.testing.assert_allclose(frequencies / TOTAL, share, atol=2 * len(p) / TOTAL)
 
 
-def test_bad_tables_and_codes_are_told():
+def test_bad_tables_and_codes_are_refused():
     for p in ([0.5, -0.1], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]):
         with pytest.raises(UserError, match="cannot be coded"):
             quantise(np.array(p))

@@ -15,7 +15,7 @@ from jaxgen.ops.diffusion import Denoised, log_variances, posterior
 from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun
 from jaxgen.ops.schedules import Cosine, Geometric, Karras, Linear, Sigmoid, Straight, VariancePreserving
 
-# --- their law on Gaussian data ---
+# --- the distribution of samples on Gaussian data ---
 
 VP = [Linear(), Cosine(), Sigmoid()]
 MANY = {
@@ -40,7 +40,7 @@ def test_every_sampler_returns_the_gaussian_it_was_given(name, schedule, std):
 
 @pytest.mark.parametrize("std", [0.5, 1.3])
 def test_annealed_langevin_returns_the_gaussian_it_was_given(std):
-    """It forgets where it started, which is far from the data's law; the last x0_hat takes the last noise away."""
+    """It starts far from the data's distribution and forgets its start; the last x0_hat removes the last noise."""
     schedule = Geometric(60, sigma_min=0.05, sigma_max=20)
     mean, got = law(AnnealedLangevin(each=100, step=0.2).table(schedule), schedule, 0.3, std)
     assert abs(mean - 0.3) < 0.01
@@ -100,7 +100,7 @@ def test_order_of_convergence(sampler, order, where):
 
 @pytest.mark.parametrize("schedule", [Karras(), Straight(), Cosine()])
 def test_euler_is_ddim(schedule):
-    """Where alpha and sigma are the clock."""
+    """In increments of alpha and sigma."""
     one, two = Euler(25).table(schedule), DDIM(25).table(schedule)
     np.testing.assert_allclose([one.a, one.b], [two.a, two.b], atol=1e-12)
 
@@ -176,18 +176,18 @@ def test_the_scan_is_the_loop(sampler, schedule):
     ids=str,
 )  # fmt: skip
 def test_samples_have_the_mean_and_std_of_a_mixture(sampler, schedule):
-    """The loop itself, with noise, on data that is no Gaussian: within five standard errors and 2 %."""
+    """The stochastic loop on non-Gaussian data, within five standard errors and 2 %."""
     x = np.asarray(sample(replace(sampler, clip=0.0), schedule, core.sample_keys(0, 16), (512,)), np.float64).ravel()
     mean, std = DATA.moments
     assert abs(x.mean() - mean) < 5 * std / np.sqrt(x.size) + 0.02 * std
     assert abs(x.std() / std - 1) < 5 / np.sqrt(2 * x.size) + 0.02
-    # And its shape: the largest distance of two distributions, against the 0.1 % quantile of chance.
+    # The shape too: the Kolmogorov-Smirnov distance against its 0.1 % quantile under chance.
     distance = np.abs(DATA.cdf(np.sort(x)) - (np.arange(x.size) + 0.5) / x.size).max()
     assert distance < 1.95 / np.sqrt(x.size) + 0.01
 
 
 def test_a_learned_variance_is_used():
-    """Where the network puts it at the upper bound samples are those of variance beta, at the lower the posterior's."""
+    """Predicted at its upper bound, samples are those of variance beta; at its lower, of the posterior."""
     schedule = Cosine(50)
     keys = core.sample_keys(1, 4)
 
@@ -246,7 +246,7 @@ def test_deterministic_ddim_draws_nothing_after_the_start(monkeypatch):
 
 
 def test_x0_is_clipped():
-    """A network that knows nothing (eps = 0) makes x0_hat = x / alpha, hundreds at the start."""
+    """An uninformative network (eps = 0) gives x0_hat = x / alpha, which is in the hundreds at the start."""
     schedule = Linear(100)
 
     def nothing(x, t):
@@ -266,7 +266,7 @@ def test_the_last_frame_is_the_sample(steps, frames):
     assert len(np.unique(np.asarray(film)[:, 0, 0, 0])) == len(film), "frames are different states, none left empty"
 
 
-# --- parts of the way ---
+# --- images as starting points, and inpainting ---
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_the_last_frame_is_the_sample(steps, frames):
 )  # fmt: skip
 @pytest.mark.parametrize("strength", [0.3, 0.6])
 def test_images_half_noised_come_back_with_the_datas_law(sampler, schedule, strength):
-    """Data noised to any level has that level's law, from where any sampler leads back to the data's."""
+    """Data noised to any level has that level's distribution, from which any sampler returns to the data's."""
     rng = np.random.default_rng(0)
     k = rng.choice(2, size=(16, 256), p=DATA.weight)
     image = jnp.float32(DATA.mean[k] + DATA.std[k] * rng.normal(size=k.shape))

@@ -42,14 +42,14 @@ def test_weights_are_those_of_a_loop(rng):
 
 
 def test_a_homogeneous_medium_is_its_closed_form(rng):
-    """1 - exp(-sigma d), however it is cut up, and its mean depth."""
+    """1 - exp(-sigma d) for any division into intervals, and its mean depth."""
     t = volume.distances(jnp.array(edges(rng, 8, 200)), jnp.full(8, 2.0), jnp.full(8, 5.0))
     density = np.geomspace(1e-4, 10, 8).astype(np.float32)
     w = volume.weights(jnp.broadcast_to(density[:, None], (8, 200)), jnp.diff(t, axis=-1))
     seen = volume.composite(w, jnp.ones((8, 200, 3)), t, jnp.zeros((1, 3)))
     np.testing.assert_allclose(seen.opacity, 1 - np.exp(-3.0 * density.astype(np.float64)), atol=1e-5)
     np.testing.assert_allclose(seen.rgb[:, 0], seen.opacity, atol=1e-6)
-    # Of a denser one nearly all light stops within its length.
+    # In a denser medium nearly all light stops within its length.
     assert abs(seen.depth[-1] - 2.1) < 0.01
 
 
@@ -149,7 +149,7 @@ def test_blurring_is_a_maximum_and_a_mean():
 
 
 def test_gradients_are_finite_everywhere():
-    """Where densities are nothing or without bound, and intervals have no length."""
+    """Where densities are zero or huge, and intervals have no length."""
     sigma = jnp.array([[0.0, 1e30, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     t = jnp.array([[2.0, 3.0, 3.0, 4.0, 5.0], [6.0, 6.0, 6.0, 6.0, 6.0]])
 
@@ -201,7 +201,7 @@ def test_gaussians_of_cones_have_the_moments_of_points_in_them(rng):
 
 
 def test_rays_are_cut_to_the_box(rng):
-    """Against a fine walk along each; one along a face, and one that starts inside."""
+    """Against a fine march along each ray. One ray is parallel to a face, one starts inside."""
     origin = rng.uniform(-3, 3, (40, 3)).astype(np.float32)
     direction = rng.standard_normal((40, 3)).astype(np.float32)
     origin[0], direction[0] = (0, 0, -3), (0, 0, 1)
@@ -234,14 +234,14 @@ def test_every_cell_is_visited_in_turn():
 def test_a_cell_is_forgotten_slowly():
     grid = Occupancy(resolution=2, cells=8, warmup=10, threshold=0.5, decay=0.5)
     state, places = grid.start(), grid.places(jnp.array(0))
-    assert np.all(grid.occupied(state, jnp.array(100)))  # not looked at yet
+    assert np.all(grid.occupied(state, jnp.array(100)))  # not visited yet
     density = jnp.zeros(8).at[3].set(4.0)
     state = grid.seen(state, places, density)
     assert np.all(grid.occupied(state, jnp.array(9)))
     assert np.sum(grid.occupied(state, jnp.array(10))) == 1
     state = grid.seen(state, places, jnp.zeros(8))
     assert state.reshape(-1)[3] == 2.0
-    # The threshold follows the mean down, so that something is always looked at.
+    # The threshold follows the mean down, so that some cells always count as occupied.
     assert np.sum(grid.occupied(state * 1e-3, jnp.array(10))) == 1
 
 
