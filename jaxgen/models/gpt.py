@@ -1,12 +1,14 @@
-"""GPT: p(x) = prod_t p(x_t | x_<t) over tokens, trained as nanoGPT is (GPT-2's layout and start, Radford et al. 2019).
+"""GPT: p(x) = prod_t p(x_t | x_<t) over tokens, trained like nanoGPT (GPT-2's architecture and initialisation, Radford
+et al. 2019).
 
-x: i32[B, T]. Of text, T is a window and one more: each token but the first is predicted, and a sample goes on from a
-prompt, cond = {"prompt": i32[N, P], "length": i32[N]}: row i's first length[i] tokens, whatever is after them. Of codes
-(`start`, or classes), all T are predicted, the first from a learnt start that stands for the class: cond i32[N].
+x: i32[B, T]. For text, T is the window plus one: every token but the first is predicted. A sample continues a prompt,
+cond = {"prompt": i32[N, P], "length": i32[N]}; row i's prompt is its first length[i] tokens, the rest is padding. For
+codes (`start`, or classes), all T tokens are predicted, the first from a learnt start token of the class: cond i32[N].
 
-Sampling reads the prompt in one pass and then scans, keeping keys and values; rows of any lengths lie in one batch,
-their last tokens side by side, so that each step writes one slot. A text longer than the window is exact in this sense:
-each token is drawn from the model given the last tokens, above `Decoding.keep` and up to window, from position 0 on.
+Sampling reads the prompt in one pass and then scans, caching keys and values. Prompts of different lengths share a
+batch; their last tokens are aligned, so that each step writes one slot of the cache. When a text outgrows the window,
+each token is drawn exactly from the model given the most recent tokens, between `Decoding.keep` and `window` of them,
+with positions counted from the first of these.
 """
 
 from dataclasses import dataclass, field
@@ -22,32 +24,33 @@ from jaxgen.core.keys import coin_each, fold_each, one_key, split_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_classes, check_labels, check_rows, check_tokens, class_grid, concrete
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_rows, check_tokens, concrete
+from jaxgen.nets.apply import apply
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import KeysValues
 from jaxgen.ops.decoding import Decoding
 from jaxgen.optim import Adam, Optimizer
 
-# A step of sampling reads the whole cache: it grows at most so many times, each for so many tokens at least, as each
-# compiles the step anew.
+# A sampling step reads the whole cache, so the cache grows in stages. Each stage compiles the step again: there are at
+# most STAGES, of STAGE_TOKENS tokens or more.
 STAGES = 4
 STAGE_TOKENS = 64
 
 
 class Writer(NamedTuple):
-    """Where sampling stands. R rows: one for each sample, or two where it is guided."""
+    """The state of sampling. R rows: one for each sample, or two with guidance."""
 
     cache: list[KeysValues]  # [R * groups, S, d] of each block
-    slot: jax.Array  # i32[]: where the next token goes, of S slots that are used in a circle
-    count: jax.Array  # i32[R]: tokens that the row has before `slot`, one slot after another
-    token: jax.Array  # i32[R]: the last one, not yet in the cache
-    kept: jax.Array | None  # i32[R, S]: the tokens of the slots, where the window may have to be read anew
-    seen: jax.Array | None  # bool[N, V]: those that the penalty is for
-    ended: jax.Array  # bool[N]
+    slot: jax.Array  # i32[]: the slot of the next token; the S slots form a ring
+    count: jax.Array  # i32[R]: tokens of each row in the slots before `slot`
+    token: jax.Array  # i32[R]: the last token, which is not yet in the cache
+    kept: jax.Array | None  # i32[R, S]: the tokens in the slots, where the window may have to be read again
+    seen: jax.Array | None  # bool[N, V]: tokens under the repetition penalty
+    ended: jax.Array  # bool[N]: samples that have drawn the end token
 
 
 def widened(writer: Writer, slots: int) -> Writer:
-    """The writer with `slots` slots, if it has fewer, which must then be full."""
+    """The writer with its cache enlarged to `slots` slots. A smaller cache must be full."""
     old = writer.cache[0][0].shape[1]
     if slots == old:
         return writer
@@ -60,21 +63,21 @@ def widened(writer: Writer, slots: int) -> Writer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPT(LossModel):
+class GPT(ClassConditionalModel, LossModel):
     """x: i32[B, T]; cond, where num_classes > 0: i32[B] in [0, num_classes)."""
 
     network: TokenTransformer = field(default_factory=TokenTransformer)
     optimizer: Optimizer = Adam(lr=1e-3, b2=0.99, weight_decay=0.1, clip=1.0)
     num_classes: int = 0
     start: bool = False
-    """Predict the first token too, from a learnt start, as of codes; text goes on from a prompt."""
+    """Predict the first token too, from a learnt start token, as for codes; text continues a prompt instead."""
     class_dropout: float = 0.0
-    """Share of labels that training leaves out, which guidance asks for."""
+    """Fraction of labels dropped in training; guidance needs some."""
     guidance: float = 1.0
-    """w of log p(x_t) + (w - 1) (log p(x_t | class) - log p(x_t)): 1 is the class alone."""
+    """w of log p(x_t) + w (log p(x_t | class) - log p(x_t)): 1 is the class alone, without guidance."""
     decoding: Decoding = Decoding()
 
-    # --- what it takes ---
+    # --- sizes and checks ---
 
     @property
     def vocab(self) -> int:
@@ -82,17 +85,17 @@ class GPT(LossModel):
 
     @property
     def window(self) -> int:
-        """Tokens that are seen at once."""
+        """The longest context, in tokens."""
         return self.network.window
 
     @property
     def from_start(self) -> bool:
-        """Whether all tokens are predicted, from a learnt start."""
+        """Whether all tokens are predicted, the first from a learnt start token."""
         return self.start or self.num_classes > 0
 
     @property
     def num_tokens(self) -> int:
-        """Tokens drawn."""
+        """Tokens drawn for each sample."""
         return self.decoding.tokens or self.network.window
 
     def check(self, batch: Batch) -> None:
@@ -106,7 +109,7 @@ class GPT(LossModel):
         check_tokens(x, self.vocab)
         check_classes(self.num_classes, batch)
         if self.from_start and "bytes" in batch:
-            raise UserError("text goes on from a prompt, not from a learnt start: leave --model.start out")
+            raise UserError("text continues a prompt, not a learnt start: leave --model.start out")
         if self.from_start and x.shape[1] != self.num_tokens:
             raise UserError(
                 f"examples have {x.shape[1]} tokens, samples {self.num_tokens}: set --model.decoding.tokens, or the "
@@ -126,10 +129,10 @@ class GPT(LossModel):
     def check_cond(self, cond: PyTree) -> None:
         self._check_decoding()
         if self.num_classes:
-            check_labels(self.num_classes, cond)
+            super().check_cond(cond)
         elif self.start:
             if cond is not None:
-                raise UserError("this model starts by itself: leave the condition out")
+                raise UserError("this model needs no prompt: leave the condition out")
         else:
             check_prompt(cond, self.vocab, self.network.window)
 
@@ -145,7 +148,7 @@ class GPT(LossModel):
         return params
 
     def nats(self, params: PyTree, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
-        """-log p of each predicted token, f32[B, T or T - 1]. keys: of dropout, in training."""
+        """-log p of each predicted token, f32[B, T or T - 1]. keys: for dropout, given in training."""
         x, starts = batch["x"].astype(jnp.int32), None
         dropout = {}
         if keys is not None:
@@ -157,7 +160,7 @@ class GPT(LossModel):
                 y = jnp.where(coin_each(keys_label, self.class_dropout), self.num_classes, y)
             x = jnp.concatenate([self.vocab + y[:, None].astype(jnp.int32), x], axis=1)
             starts = params["starts"]["embedding"]
-        logits = self.network.apply({"params": params["network"]}, x[:, :-1], starts, **dropout)
+        logits = apply(self.network, {"params": params["network"]}, x[:, :-1], starts, **dropout)
         return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -165,8 +168,8 @@ class GPT(LossModel):
         return jnp.mean(self.nats(params, batch, keys)), {}
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """Means over the predicted tokens of each example, f32[B]; where the data says how many bytes of UTF-8 these
-        are, in bits per byte too, f32[B, 2]: bits and bytes, as a mean of ratios would be that of no text."""
+        """Means over the predicted tokens of each example, f32[B]. If the data counts the UTF-8 bytes of these tokens,
+        also `bits_per_byte`, f32[B, 2], as bits and bytes: the ratio for a text is a sum over a sum."""
         nats = jnp.mean(self.nats(state.sampling_params, batch), axis=1)
         numbers = {"nats_per_token": nats, "bits_per_token": nats / jnp.log(2.0)}
         if "bytes" in batch:
@@ -177,9 +180,9 @@ class GPT(LossModel):
     # --- sampling ---
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """i32[N, num_tokens] of codes; of text the prompt and what follows it, i32[N, P + num_tokens]."""
+        """Codes i32[N, num_tokens]; for text the prompts with their continuations, i32[N, P + num_tokens]."""
         params, texts, done = state.sampling_params, [], 0
-        stages = self._stages(self._read_first(cond))
+        stages = self._stages(self._prefix_size(cond))
         writer = self.begin(params, keys.shape[0], cond, slots=stages[0][0])
         for slots, num in stages:
             writer, text = self.write(params, widened(writer, slots), keys, done, num)
@@ -187,24 +190,24 @@ class GPT(LossModel):
         drawn = jnp.concatenate(texts, axis=1)
         return drawn if self.from_start else joined(cond, drawn, max(0, self.decoding.end))
 
-    def _read_first(self, cond: PyTree) -> int:
-        """Tokens that are read before the first is drawn."""
+    def _prefix_size(self, cond: PyTree) -> int:
+        """Tokens of the prompt that are read before the first one is drawn: all but the last."""
         return 0 if self.from_start else min(cond["prompt"].shape[1], self.network.window) - 1
 
     def _stages(self, size: int) -> list[tuple[int, int]]:
-        """Slots of the cache and tokens drawn with so many, one stage after another: a step reads all slots, used or
-        not. Few stages, as the step is compiled for each."""
+        """For each stage of sampling, the slots of the cache and the tokens drawn with it; see STAGES. size: tokens
+        read first."""
         total = self.num_tokens
         slots = min(size + total, self.network.window)
         count = min(max((slots - size) // STAGE_TOKENS, 1), STAGES)
         ends = [size + (slots - size) * (i + 1) // count for i in range(count)]
-        # The last one's slots are used in a circle, should there be more tokens.
+        # Further tokens go round the ring of the last stage.
         drawn = np.diff([size, *ends[:-1], size + total])
         return list(zip(ends, drawn.tolist()))
 
     def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0, slots: int = 0) -> Writer:
-        """Before the first of `tokens` tokens (`num_tokens` when 0) of `num` samples: the prompt is read. slots: of the
-        cache, as many as are needed when 0."""
+        """The writer of `num` samples of `tokens` tokens (`num_tokens` when 0) once it has read their prompts. slots:
+        the size of the cache; as many as needed when 0."""
         tokens, window = tokens or self.num_tokens, self.network.window
         seen = None
         if self.from_start:
@@ -213,23 +216,23 @@ class GPT(LossModel):
             token, size = self.vocab + y.astype(jnp.int32), 0
             count = jnp.zeros_like(token)
         else:
-            # Lengths are at most the window, whatever is after them.
+            # Lengths are at most the window; the rest is padding.
             prompt = jnp.asarray(cond["prompt"], jnp.int32)[:, :window]
             length = jnp.asarray(cond["length"], jnp.int32)
-            size = self._read_first(cond)
+            size = self._prefix_size(cond)
             token = jnp.take_along_axis(prompt, length[:, None] - 1, axis=1)[:, 0]
             count = length - 1
-        # Slots for all that is ever seen at once.
         long, slots = size + tokens > window, slots or min(size + tokens, window)
         rows = token.shape[0]
         cache = self.network.body.empty_cache(rows, slots)
         kept = jnp.zeros((rows, slots), jnp.int32) if long else None
         if size:
-            # Moved to the right, so that all rows' last tokens are at one place.
+            # Shifted to the right, so that all rows' last tokens are aligned.
             place = jnp.arange(size)[None] - (size - count[:, None])
             before = jnp.take_along_axis(prompt[:, :size], jnp.clip(place, 0, size - 1), axis=1)
             cache = self._read(params, cache, before, jnp.maximum(place, 0), place >= 0)
-            kept = kept.at[:, :size].set(before) if long else None
+            if kept is not None:
+                kept = kept.at[:, :size].set(before)
         if self.decoding.repetition_penalty != 1:
             seen = jnp.zeros((num, self.vocab), bool)
             if not self.from_start:
@@ -238,18 +241,19 @@ class GPT(LossModel):
         return Writer(cache, jnp.int32(size), count, token, kept, seen, jnp.zeros(num, bool))
 
     def _read(self, params: PyTree, cache: list[KeysValues], tokens, positions, real) -> list[KeysValues]:
-        """The cache with keys and values of tokens, i32[R, P], in its first slots. real: bool[R, P]."""
+        """The cache with the keys and values of tokens, i32[R, P], in its first slots. real: bool[R, P], false for
+        padding."""
         size = tokens.shape[1]
-        # What is no token sees itself, for something to see.
+        # Padding attends to itself, as a row of the mask must not be empty.
         mask = (jnp.tri(size, dtype=bool)[None] & real[:, None]) | jnp.eye(size, dtype=bool)[None]
-        k, v = self.network.apply({"params": params["network"]}, tokens, positions, mask, method="keep")
+        k, v = apply(self.network, {"params": params["network"]}, tokens, positions, mask, method="keep")
         return [(a.at[:, :size].set(k[i]), b.at[:, :size].set(v[i])) for i, (a, b) in enumerate(cache)]
 
     def write(
         self, params: PyTree, writer: Writer, keys: jax.Array, first: jax.Array | int, num: int
     ) -> tuple[Writer, jax.Array]:
-        """Draws `num` tokens, the `first`-th and on: i32[N, num]."""
-        # Sliced here, once: see Transformer.layers.
+        """The writer, and tokens `first` to `first + num - 1` of each sample, i32[N, num]."""
+        # Sliced once, outside the scan: see Transformer.layers.
         layers = self.network.body.layers(params["network"]["body"], writer.count.shape[0])
         fill = max(0, self.decoding.end)
 
@@ -272,49 +276,51 @@ class GPT(LossModel):
         return writer, drawn.T
 
     def advance(self, params: PyTree, layers: list[Any], writer: Writer) -> tuple[Writer, jax.Array]:
-        """The writer after its tokens were read, and logits f32[R, V] of those that follow."""
+        """The writer once its last tokens are in the cache, and logits f32[R, V] of the next ones."""
         network, starts = self.network, params["starts"]["embedding"] if self.from_start else None
         slots = writer.cache[0][0].shape[1]
         if writer.kept is not None:
-            writer = self._make_room(params, writer)
+            writer = self._make_room(params, writer, writer.kept)
         cache, slot, count, token = writer[:4]
         variables, position = {"params": params["network"]}, count[:, None]
-        x = network.apply(variables, token[:, None], position, starts, method="embed")
+        x = apply(network, variables, token[:, None], position, starts, method="embed")
         age = jnp.mod(slot - jnp.arange(slots), slots)
         seen = (age[None] <= position)[:, None]
         h, cache = network.body.decode(params["network"]["body"], layers, cache, x, slot, seen, position)
-        logits = network.apply(variables, h[:, 0], method="logits")
+        logits = apply(network, variables, h[:, 0], method="logits")
         kept = writer.kept
         if kept is not None:
             kept = jax.lax.dynamic_update_slice_in_dim(kept, token[:, None], slot, axis=1)
         return writer._replace(cache=cache, slot=jnp.mod(slot + 1, slots), count=count + 1, kept=kept), logits
 
-    def _make_room(self, params: PyTree, writer: Writer) -> Writer:
-        """Reads the last tokens of rows whose window is full again, from position 0 on."""
+    def _make_room(self, params: PyTree, writer: Writer, kept: jax.Array) -> Writer:
+        """The writer in which each row with a full window keeps only its last tokens, read again from position 0 on."""
         window = self.network.window
         keep = self.decoding.keep or window // 2
 
         def again(writer: Writer) -> Writer:
-            full, slots = writer.count == window, writer.kept.shape[1]
+            full, slots = writer.count == window, kept.shape[1]
             count, cache = jnp.where(full, keep, writer.count), writer.cache
             if keep:
                 place = jnp.mod(writer.slot - keep + jnp.arange(keep), slots)
                 positions = jnp.broadcast_to(jnp.arange(keep)[None], (full.shape[0], keep))
                 variables = {"params": params["network"]}
-                new = self.network.apply(variables, writer.kept[:, place], positions, method="keep")
+                new = apply(self.network, variables, kept[:, place], positions, method="keep")
                 chosen = jnp.repeat(full, self.network.body.key_heads)[:, None, None]
-                cache = [
-                    tuple(a.at[:, place].set(jnp.where(chosen, b[i], a[:, place])) for a, b in zip(layer, new))
-                    for i, layer in enumerate(cache)
-                ]
+
+                def replaced(old: jax.Array, new: jax.Array) -> jax.Array:
+                    return old.at[:, place].set(jnp.where(chosen, new, old[:, place]))
+
+                k, v = new
+                cache = [(replaced(a, k[i]), replaced(b, v[i])) for i, (a, b) in enumerate(cache)]
             return writer._replace(cache=cache, count=count)
 
         return jax.lax.cond(jnp.any(writer.count == window), again, lambda writer: writer, writer)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        """Classes in runs; of text, first tokens of held-out examples."""
+        """Every class equally often; for text, prompts of one token, the first of each held-out example."""
         if self.num_classes:
-            return class_grid(num, self.num_classes)
+            return super().sample_cond(num, batch)
         if self.start:
             return None
         first = jnp.take(jnp.asarray(batch["x"], jnp.int32)[:, :1], jnp.arange(num), axis=0, mode="wrap")
@@ -325,7 +331,7 @@ class GPT(LossModel):
 
 
 def joined(cond: PyTree, drawn: jax.Array, fill: int) -> jax.Array:
-    """Prompts of any lengths and the tokens drawn after them, i32[N, P + num], filled up with `fill`."""
+    """Prompts of any lengths followed by the tokens drawn after them, i32[N, P + num], padded with `fill`."""
     prompt, length = jnp.asarray(cond["prompt"], jnp.int32), jnp.asarray(cond["length"], jnp.int32)[:, None]
     size, num = prompt.shape[1], drawn.shape[1]
     place = jnp.arange(size + num)[None]
@@ -335,8 +341,8 @@ def joined(cond: PyTree, drawn: jax.Array, fill: int) -> jax.Array:
 
 
 def prompts(rows: list[Any], window: int) -> dict[str, np.ndarray]:
-    """The condition for prompts of any lengths, padded to one of few sizes, so that a growing one compiles no program
-    of its own. Raises UserError for an empty one, or one longer than the window."""
+    """The condition for prompts of any lengths, padded to one of a few sizes, so that not every length compiles a new
+    program. Raises UserError for an empty prompt, or one longer than the window."""
     length = [len(tokens) for tokens in rows]
     check_lengths(length, window)
     size = min(max(16, 1 << (max(length) - 1).bit_length()), window)  # a power of two
@@ -347,19 +353,19 @@ def prompts(rows: list[Any], window: int) -> dict[str, np.ndarray]:
 
 
 def fitting(cond: PyTree, tokens: int, window: int) -> PyTree:
-    """The prompts that leave room for `tokens` more, without the end of their padding if need be; concrete ones. Raises
-    UserError when the longest leaves none. The last token drawn is never read, so there is a place more."""
+    """Concrete prompts with padding trimmed, so that `tokens` more fit into the window. The last token drawn is never
+    read and needs no place. Raises UserError when the longest prompt leaves too little room."""
     room = window + 1 - tokens
     longest = int(np.max(cond["length"]))
     if longest > room:
-        raise UserError(f"a prompt of {longest} and {tokens} more leave the window of {window}: write fewer")
+        raise UserError(f"a prompt of {longest} tokens and {tokens} more exceed the window of {window}: write fewer")
     return {**cond, "prompt": cond["prompt"][:, :room]}
 
 
 def check_lengths(length: Any, window: int) -> None:
-    """Raises UserError unless prompts have 1 to `window` tokens each. length: of each."""
+    """Raises UserError unless each of the lengths is from 1 to `window`."""
     if not len(length) or min(length) < 1:
-        raise UserError("a prompt is empty: one token at least is expected, such as a line break")
+        raise UserError("a prompt is empty: at least one token is expected, such as a line break")
     if max(length) > window:
         raise UserError(f"a prompt has {max(length)} tokens, the window {window}: leave its beginning out")
 
@@ -367,7 +373,7 @@ def check_lengths(length: Any, window: int) -> None:
 def check_prompt(cond: PyTree, vocab: int, window: int) -> None:
     """Raises UserError unless cond holds prompts of 1 to `window` tokens of the vocabulary."""
     if not isinstance(cond, dict) or set(cond) != {"prompt", "length"}:
-        raise UserError("text goes on from a prompt: {'prompt': i32[N, P], 'length': i32[N]}, as gpt.prompts makes it")
+        raise UserError("text continues a prompt: {'prompt': i32[N, P], 'length': i32[N]}, as gpt.prompts makes it")
     prompt, length = cond["prompt"], cond["length"]
     if np.ndim(prompt) != 2 or np.shape(length) != np.shape(prompt)[:1]:
         given = f"{list(np.shape(prompt))} and {list(np.shape(length))}"
@@ -383,7 +389,7 @@ def check_prompt(cond: PyTree, vocab: int, window: int) -> None:
 
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def begin(model: GPT, params: PyTree, num: int, cond: PyTree, tokens: int) -> Writer:
-    """`GPT.begin`, compiled, for those who show text as it is written."""
+    """`GPT.begin`, compiled, for callers that show text while it is written."""
     return model.begin(params, num, cond, tokens)
 
 

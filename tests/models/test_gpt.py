@@ -1,4 +1,4 @@
-"""GPT: cached logits against whole passes, texts longer than the window, codes and classes, what is refused."""
+"""GPT: cached logits against whole passes, texts longer than the window, codes and classes, refused inputs."""
 
 from dataclasses import replace
 from functools import partial
@@ -68,8 +68,8 @@ def written(model, params, rows, num, size=8):
 
 @pytest.mark.parametrize("keep", [0, 7])
 def test_cached_logits_are_the_whole_passes(params, keep):
-    """Of ragged prompts in one batch, at every position, within the window and far beyond it: with `keep` one less than
-    the window by nanoGPT's rule, the last window of tokens."""
+    """For ragged prompts in one batch, at every position, within the window and far beyond it. With `keep` one less
+    than the window, each token is drawn from the last window of tokens, as in nanoGPT."""
     model = tiny(decoding=Decoding(keep=keep))
     tokens, logits = written(model, params, ROWS, 20)
     for row, drawn, given in zip(ROWS, tokens, logits):
@@ -85,7 +85,7 @@ def test_cached_logits_are_the_whole_passes(params, keep):
 
 
 def test_samples_are_prompts_and_what_follows(params):
-    """In any batch, with any padding, in one call or written bit by bit."""
+    """In any batch, with any padding, in one call or in several."""
     model = tiny(decoding=Decoding(tokens=12))
     state = state_of(model, params)
     out = np.asarray(core.sample(model, state, core.sample_keys(0, 3), prompts(ROWS, 8)))
@@ -172,7 +172,7 @@ def coded():
 
 
 def test_codes_are_predicted_from_the_first_on(coded):
-    """Its probability is a distribution that the class moves, and guidance is what it says."""
+    """Their probabilities sum to one and depend on the class; guidance follows its formula."""
     model, params = coded
     x, y = jnp.array(ROWS[2] * 3).reshape(3, 8), jnp.arange(3)
     nats = jax.jit(model.nats)(params, {"x": x, "cond": y})
@@ -197,7 +197,7 @@ def test_codes_are_predicted_from_the_first_on(coded):
 
 
 def test_labels_left_out_in_training_are_the_class_that_is_none(coded):
-    """All of them at a dropout of 1; none without a key."""
+    """With class dropout 1 all labels are dropped; without a key, none."""
     model, params = coded
     x, y = jnp.array(ROWS[2] * 3).reshape(3, 8), jnp.arange(3)
     dropped = replace(model, class_dropout=1.0).nats(params, {"x": x, "cond": y}, core.sample_keys(0, 3))
@@ -214,7 +214,7 @@ def test_guidance_without_labels_left_out_is_refused_in_sampling_too(coded):
 
 
 def test_what_is_after_the_longest_prompt_counts_for_nothing(params):
-    """Rows of data are a token wider than the window."""
+    """Rows of data are one token longer than the window."""
     keys, rows = core.sample_keys(0, 2), np.array([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [3, 2, 1, 4, 5, 6, 7, 8, 9, 10]])
     length = np.array([8, 3])
     expected = core.sample(MODEL, state_of(MODEL, params), keys, {"prompt": rows[:, :8], "length": length})
@@ -247,7 +247,7 @@ def test_unconditional_codes_have_a_start_of_their_own():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [([[3, 11]], "token 11 is out of range: the model knows 0 to 10"), ([[-1]], "token -1 is out of range"),
-     ([[]], "a prompt is empty"), ([[1] * 9], "a prompt has 9 tokens, the window 8"), (None, "goes on from a prompt")],
+     ([[]], "a prompt is empty"), ([[1] * 9], "a prompt has 9 tokens, the window 8"), (None, "continues a prompt")],
 )  # fmt: skip
 def test_prompts_that_cannot_be_gone_on_from(params, rows, message):
     with pytest.raises(UserError, match=message):
@@ -271,7 +271,7 @@ def test_data_that_does_not_fit():
     tokens = np.zeros((2, 9), np.int32)
     for model, batch, message in (
         (MODEL, {"x": np.zeros((2, 10), np.int32)}, "ask for 9 positions, the window has 8"),
-        (MODEL, {"x": np.zeros((2, 9), np.float32)}, "whole numbers"),
+        (MODEL, {"x": np.zeros((2, 9), np.float32)}, "integer tokens"),
         (tiny(guidance=2.0), {"x": tokens}, "it needs classes"),
         (tiny(start=True), {"x": tokens[:, :8], "bytes": np.zeros(2, np.int32)}, "leave --model.start out"),
         (tiny(start=True, decoding=Decoding(tokens=9)), {"x": tokens[:, :8]}, "codes end with the window"),
@@ -306,7 +306,7 @@ def test_sketch_starts_at_the_uniform_loss():
 
 
 def test_sketch_samples_without_dropout_and_past_its_length(params):
-    """It dropped while it sampled, and its positions ended with the window."""
+    """Dropout was active in sampling, and positions ended with the window."""
     plain = tiny(decoding=Decoding(tokens=20))
     dropping = tiny(dropout=0.5, decoding=Decoding(tokens=20))
     both = [core.sample(m, state_of(m, params), core.sample_keys(0, 3), prompts(ROWS, 8)) for m in (plain, dropping)]

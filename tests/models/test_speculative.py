@@ -29,7 +29,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def draft():
-    """Another model: wrong about most tokens."""
+    """Another model, which is wrong about most tokens."""
     return state_of(MODEL, randomised(MODEL, seed=1))
 
 
@@ -100,7 +100,7 @@ def test_speculation_ends_with_the_end_token(state, draft):
 
 
 def test_all_beams_find_the_likeliest_texts(state):
-    """With as many beams as prefixes nothing is lost; ragged prompts side by side."""
+    """With as many beams as prefixes none is lost; ragged prompts share a batch."""
     tokens, scores = beam_search(MODEL, state, cond(PROMPTS), beams=V)
     wide = replace(MODEL, decoding=Decoding(tokens=2))
     for row, line, score in zip(PROMPTS, *map(np.asarray, beam_search(wide, state, cond(PROMPTS), beams=V))):
@@ -128,7 +128,7 @@ def test_a_beam_that_has_ended_stays(state):
 
 
 def test_padding_takes_no_place_in_the_window(state, draft):
-    """`prompts` pads to 8: a prompt of 3 leaves room for 6 more all the same, as the last one is never read."""
+    """`prompts` pads to 8, but a prompt of 3 still leaves room for 6 more, as the last one is never read."""
     model, keys = replace(MODEL, decoding=Decoding(tokens=6, temperature=0)), core.sample_keys(0, 1)
     wide, short = cond([[2, 0, 3]], 8), cond([[2, 0, 3]], 3)
     expected = core.sample(model, state, keys, short)[:, :9]
@@ -142,12 +142,12 @@ def test_what_cannot_be_done_is_refused(state, draft):
     keys, given = core.sample_keys(0, 2), cond(PROMPTS)
     for model, small, fields, message in (
         (MODEL, other, {}, "the draft knows 5 tokens, the model 4"), (MODEL, MODEL, {"gamma": 0}, "gamma is 0"),
-        (replace(MODEL, decoding=Decoding(tokens=8)), MODEL, {}, "leave the window of 8"),
+        (replace(MODEL, decoding=Decoding(tokens=8)), MODEL, {}, "exceed the window of 8"),
         (replace(MODEL, decoding=Decoding(tokens=2, repetition_penalty=2.0)), MODEL, {}, "repetition_penalty"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             speculate(model, state, small, draft, keys, given, **fields)
     with pytest.raises(UserError, match="beams is 5"):
         beam_search(MODEL, state, given, beams=5)
-    with pytest.raises(UserError, match="leave the window"):
+    with pytest.raises(UserError, match="exceed the window"):
         beam_search(replace(MODEL, decoding=Decoding(tokens=8)), state, given)

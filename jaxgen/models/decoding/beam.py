@@ -1,4 +1,4 @@
-"""Beam search: of all continuations of a prompt, one of the likeliest, found by keeping the best few at each token."""
+"""Beam search: a likely continuation of a prompt, found by keeping the best few partial texts at each token."""
 
 from functools import partial
 from typing import Any
@@ -16,14 +16,14 @@ def beam_search(
 ) -> tuple[jax.Array, jax.Array]:
     """(tokens i32[N, beams, P + num_tokens], log-probabilities f32[N, beams]), the best first.
 
-    Scores are log p of what was written, the end token included, over its length to the power `length_penalty`
-    (arXiv:1609.08144, section 7, with its constant left out): above 0 favours long texts. A beam that has ended stays
-    as it is. Nothing is drawn: the model's temperature and filters are not asked. Raises UserError for a model of
-    codes, too many beams, or a text longer than the window.
+    Beams are ranked by log p of the continuation, including the end token, over its length to the power
+    `length_penalty`, which favours long texts above 0 (section 7 of arXiv:1609.08144 without its constant). A beam that
+    has ended stays as it is. Nothing is drawn, and the model's temperature and filters are not used. Raises UserError
+    for a model of codes, too many beams, or a text longer than the window.
     """
     model.check_cond(cond)
     if model.from_start:
-        raise UserError("beam search goes on from a prompt: a model of codes begins without one")
+        raise UserError("beam search continues a prompt: a model of codes begins without one")
     if not 1 <= beams <= model.vocab:
         raise UserError(f"beams is {beams}: from 1 to the vocabulary's {model.vocab} are expected")
     read = fitting(cond, model.num_tokens, model.network.window)
@@ -41,7 +41,7 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
     layers = model.network.body.layers(params["network"]["body"], num * beams)
 
     def rows(tree: Writer, index: jax.Array) -> Writer:
-        """Rows `index` of each array that has rows, or as many for each."""
+        """The rows `index` of the writer's arrays; the groups of keys and values of a row move along."""
 
         def of(a: jax.Array) -> jax.Array:
             if a.ndim == 0:
@@ -51,7 +51,7 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
 
         return jax.tree.map(of, tree)
 
-    # Beams of one prompt lie side by side.
+    # Beams of one prompt are neighbours.
     writer = rows(writer, jnp.repeat(jnp.arange(num), beams))
 
     def step(carry: tuple, i: jax.Array) -> tuple:
@@ -59,7 +59,7 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
         writer, logits = model.advance(params, layers, writer)
         log_p = jax.nn.log_softmax(logits)
         if end >= 0:
-            # What has ended goes on in one way, at no cost.
+            # A beam that has ended continues in one way, at no cost.
             only = jnp.where(jnp.arange(vocab) == end, 0.0, -jnp.inf)[None]
             log_p = jnp.where(writer.ended[:, None], only, log_p)
         sums = score.reshape(num, beams, 1) + log_p.reshape(num, beams, vocab)
@@ -74,7 +74,7 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
         ended = writer.ended | (token == end) if end >= 0 else writer.ended
         return (writer._replace(token=token, ended=ended), score, length, out), None
 
-    # At first all beams of a prompt are alike: only one of them is in the race.
+    # At first all beams of a prompt are equal: only one of them may be extended.
     score = jnp.where(jnp.arange(num * beams) % beams == 0, 0.0, -jnp.inf)
     start = (writer, score, jnp.zeros(num * beams, jnp.int32), jnp.zeros((num * beams, total), jnp.int32))
     (_, score, _, out), _ = jax.lax.scan(step, start, jnp.arange(total))
