@@ -107,7 +107,7 @@ class Sampler:
         """
         table = self.table(schedule)
         if not 0 < strength <= 1:
-            raise UserError(f"strength is {strength}: choose above 0 (the image itself) up to 1 (noise alone)")
+            raise UserError(f"strength is {strength}: choose above 0 (the image itself) up to 1 (pure noise)")
         if image is None and (mask is not None or strength < 1):
             raise UserError("a mask or a strength below 1 was given without an image: pass both")
         # Count steps, not rows, so that all samplers with the same number of steps start from the same level. A step
@@ -132,8 +132,8 @@ class Sampler:
 
         def step(carry, row):
             x, film, *saved = carry
-            answer = denoise(x, jnp.full(keys.shape, row["t"]))
-            x0 = jnp.clip(answer.x0, -self.clip, self.clip) if self.clip else answer.x0
+            predicted = denoise(x, jnp.full(keys.shape, row["t"]))
+            x0 = jnp.clip(predicted.x0, -self.clip, self.clip) if self.clip else predicted.x0
             new = row["a"] * x0 + row["b"] * x
             if two_stage:
                 # At the first row there is no earlier prediction to extrapolate from.
@@ -142,8 +142,8 @@ class Sampler:
                 saved = [jnp.where(row["save"], now, old) for now, old in zip((x0, x), saved)]
             if random:
                 scale = row["c"]
-                if learns and answer.fraction is not None:
-                    logvar = row["low"] + answer.fraction * (row["high"] - row["low"])
+                if learns and predicted.fraction is not None:
+                    logvar = row["low"] + predicted.fraction * (row["high"] - row["low"])
                     scale = jnp.where(scale > 0, jnp.exp(0.5 * logvar), 0.0)
                 if again:
                     new = row["gain"] * new

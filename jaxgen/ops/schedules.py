@@ -107,7 +107,7 @@ class Discrete(Schedule):
         most = self.num_steps
         steps = steps or most
         if not 1 <= steps <= most:
-            raise UserError(f"{steps} sampler steps asked of a schedule of {most}: choose 1 to {most}")
+            raise UserError(f"{steps} sampler steps requested from a schedule of {most}: choose 1 to {most}")
         return np.round(np.linspace(most - 1, 0, steps)).astype(int)
 
     def network_time(self, t):
@@ -196,7 +196,7 @@ class Geometric(Discrete):
 
 def check_steps(steps: int) -> None:
     if steps < 1:
-        raise UserError(f"{steps} sampler steps asked of a schedule in continuous time: choose 1 or more")
+        raise UserError(f"{steps} sampler steps requested from a schedule in continuous time: choose 1 or more")
 
 
 @dataclass(frozen=True)
