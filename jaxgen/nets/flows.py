@@ -8,7 +8,7 @@ what a conditional flow is told. Steps are stacked and scanned, so that depth co
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
+from jaxgen.nets.apply import apply
 from jaxgen.nets.conditioners import CouplingMLP, CouplingResNet, GlowNet, PixelDense
 from jaxgen.ops import bijectors as ops
 from jaxgen.ops.bijectors import Affine, Transform
@@ -233,7 +234,8 @@ def through_reversibly(step: nn.Module, params: PyTree, x: jax.Array, context: C
 
 
 def _forward(step: nn.Module, params: PyTree, x: jax.Array, context: Context) -> tuple[Answer, PyTree]:
-    y, logdet = through_reversibly(step, params, x, context)
+    answer: Any = through_reversibly(step, params, x, context)  # custom_vjp has no types
+    y, logdet = answer
     return (y, logdet), (params, y, context)
 
 
@@ -243,10 +245,10 @@ def _backward(step: nn.Module, residuals: PyTree, cotangents: Answer) -> tuple[P
 
     def one(carry: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         y, y_bar, context_bar = carry
-        x, _ = step.apply({"params": params}, y, context, True)
+        x, _ = apply(step, {"params": params}, y, context, True)
 
         def again(params: PyTree, x: jax.Array, context: Context) -> Answer:
-            return step.apply({"params": params}, x, context)
+            return apply(step, {"params": params}, x, context)
 
         params_bar, x_bar, more = jax.vjp(again, params, x, context)[1]((y_bar, logdet_bar))
         return (x, x_bar, jax.tree.map(jnp.add, context_bar, more)), params_bar
@@ -304,7 +306,7 @@ class MultiScale(nn.Module):
         return Repeat(step.clone(parent=None), depth, self.reversible, self.remat, name=name)
 
     def _level(self, i: int, x: jax.Array, context: Context, inverse: bool) -> Answer:
-        layers = [partial(self._inner, i)] if i < self.levels else []
+        layers: list[Callable[..., Answer]] = [partial(self._inner, i)] if i < self.levels else []
         if self.before_depth:
             layers.insert(0, self._steps(f"before{i}", self.before, self.before_depth))
         return compose(layers, x, context, inverse)

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core.types import PyTree
+from jaxgen.nets.apply import apply
 from jaxgen.nets.flows import ActNorm, Answer, Context, Permutation, compose, sum_each
 from jaxgen.ops.bijectors import Affine, Transform, autoregressive_mask, fixed_point, one_by_one
 
@@ -86,7 +87,8 @@ class Autoregressive(nn.Module):
             z, log_slope = rule.forward(params, x, context)
             return z, sum_each(log_slope)
         z = x
-        x, passes = solve(rule, params, z, context)
+        found: Any = solve(rule, params, z, context)  # custom_vjp has no types
+        x, passes = found
         if self.is_mutable_collection("passes"):
             self.put_variable("passes", "passes", passes)
         return x, -sum_each(rule.forward(params, x, context)[1])
@@ -124,11 +126,11 @@ class Rule:
 
     def forward(self, params: PyTree, x: jax.Array, context: Context) -> Answer:
         """(z, log dz_d/dx_d), f32[B, D] each."""
-        return self.transform(x, self.net.apply({"params": params}, x, self.transform.num_params, context))
+        return self.transform(x, apply(self.net, {"params": params}, x, self.transform.num_params, context))
 
     def update(self, params: PyTree, z: jax.Array, context: Context, x: jax.Array) -> jax.Array:
         """transform^-1(z; net(x)), of which x is the fixed point."""
-        answer = self.net.apply({"params": params}, x, self.transform.num_params, context)
+        answer = apply(self.net, {"params": params}, x, self.transform.num_params, context)
         return self.transform(z, answer, inverse=True)[0]
 
 
@@ -142,7 +144,8 @@ def solve(rule: Rule, params: PyTree, z: jax.Array, context: Context) -> tuple[j
 
 
 def _solve_forward(rule: Rule, params: PyTree, z: jax.Array, context: Context):
-    x, passes = solve(rule, params, z, context)
+    found: Any = solve(rule, params, z, context)
+    x, passes = found
     return (x, passes), (params, x, context)
 
 

@@ -43,7 +43,8 @@ class Residual(nn.Module):
         width = x.shape[-1]
 
         def convolve(h: jax.Array, features: int, kernel_init: nn.initializers.Initializer) -> jax.Array:
-            kind, size = (CausalConv, (2, 2)) if self.causal else (VerticalConv, (2, 3))
+            kind: Any = CausalConv if self.causal else VerticalConv  # they take `at` in their own ways
+            size = (2, 2) if self.causal else (2, 3)
             return kind(features, size, kernel_init=kernel_init, dtype=self.dtype)(h, at)
 
         h = convolve(concat_elu(x), width, nn.initializers.lecun_normal())
@@ -87,11 +88,12 @@ class VerticalLevel(nn.Module):
             below = VerticalConv(width, (2, 3), 2, dtype=self.dtype, name="halve")(skips[-1], cached)
             inner = VerticalLevel(self.depth - 1, self.blocks, self.dropout, self.dtype, name="inner")
             if cached:
+                assert row is not None
                 lower, sides["inner"] = self._every_second(inner, below, y, row)
             else:
                 lower, sides["inner"] = inner(below, y, train, None)
             u = depth_to_space(Dense(4 * width, dtype=self.dtype, name="double")(lower), 2)
-            if cached:
+            if cached and row is not None:
                 u = jax.lax.dynamic_slice_in_dim(u, row % 2, 1, axis=1)
         else:
             u = skips.pop()

@@ -72,6 +72,7 @@ class StyleGAN2Synthesis(nn.Module):
                 colours = ModulatedConv(shape[2], 1, linear=True, dtype=self.dtype)(x, ws[:, i + 1])
                 colours = colours.astype(jnp.float32)
                 image = colours if image is None else upsample(image) + colours
+        assert image is not None
         return image
 
 
