@@ -18,6 +18,8 @@ from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 
+FOR_CODEC, FOR_MODEL = range(2)  # streams of an example's key in `evaluate`
+
 
 def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> TrainState:
     key_codec, key_model = jax.random.split(key)
@@ -143,7 +145,7 @@ def evaluate(model: GenerativeModel, state: TrainState, keys: jax.Array, batch: 
     """The model's numbers for a batch of held-out data, each f32[B]. Each example has its own key, so that its numbers
     do not depend on the batch."""
     if codec is not None:
-        key_codec, keys = fold_each(keys, 0), fold_each(keys, 1)
+        key_codec, keys = fold_each(keys, FOR_CODEC), fold_each(keys, FOR_MODEL)
 
         def encode(example: Batch, key: jax.Array) -> Batch:
             alone = jax.tree.map(lambda a: a[None], example)

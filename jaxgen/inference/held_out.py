@@ -79,4 +79,4 @@ def _answers(trained: Trained, keys: jax.Array, raw: Batch) -> jax.Array:
     if not any(leaf.ndim >= 3 for leaf in jax.tree.leaves(cond)):
         name = type(trained.model).__name__
         raise UserError(f"{name} makes no image of an image: there is none to compare with --lpips")
-    return compiled.sample(trained.model, trained.state, fold_each(keys, 1), cond, trained.codec)
+    return compiled.sample(trained.model, trained.state, fold_each(keys, compiled.FOR_MODEL), cond, trained.codec)

@@ -23,14 +23,13 @@ from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
 from jaxgen.ops.guidance import Guidance, split_batch
-from jaxgen.ops.samplers import DDIM, Sampler
+from jaxgen.ops.samplers import DDIM, START, Sampler
 from jaxgen.ops.schedules import Schedule
 
 Inputs = dict[str, jax.Array]
 """A network's inputs beside x_t and t, by argument name: `y`, `context`. `image` is concatenated to x_t as channels."""
 NULLABLE = ("y", "context")
 """Inputs that class dropout and guidance replace by zeros."""
-START = 0  # stream of a sample's key: the noise that its sampler starts from, as in `ops.samplers`
 BOUND, DEQUANTIZE, ODE = range(3)  # streams of an evaluation's key, after one for each of `evaluate_times`
 
 

@@ -19,6 +19,11 @@ from jaxgen.errors import UserError
 
 Energy = Callable[[jax.Array], jax.Array]
 
+# Streams of a chain's key.
+MOMENTUM, ACCEPT = range(2)  # in a Hamiltonian step
+TUNING, WEIGHING = range(2)  # in annealing: the pass that tunes the steps, and the one that counts
+START = 0  # in one such pass; its temperatures follow from 1 on
+
 
 @dataclass(frozen=True)
 class Langevin:
@@ -106,13 +111,13 @@ def hmc_step(
         (_, e), g = gradient(x)
         return (x, p - 0.5 * step * g, g, e), None
 
-    p = normal_each(fold_each(keys, 0), x.shape[1:])
+    p = normal_each(fold_each(keys, MOMENTUM), x.shape[1:])
     (_, e), g = gradient(x)
     (new, p_new, _, e_new), _ = jax.lax.scan(leap, (x, p, g, e), length=leapfrog)
     change = e_new + kinetic(p_new) - e - kinetic(p)
     # A proposal of infinite or undefined energy has diverged: reject it.
     chance = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(-change, 0.0)), 0.0)
-    taken = uniform_each(fold_each(keys, 1), ()) < chance
+    taken = uniform_each(fold_each(keys, ACCEPT), ()) < chance
     return jnp.where(_per_row(taken, x), new, x), chance
 
 
@@ -177,13 +182,13 @@ def ais(
             accepted = jnp.mean(chance)
             return (x, log_weight, used + 0.2 * (accepted - 0.67)), (used, accepted)
 
-        first = fold_each(keys, 0)
+        first = fold_each(keys, START)
         x = uniform_each(first, shape, -bound, bound) if bound else scale * normal_each(first, shape)
         carry = (x, jnp.zeros(keys.shape), jnp.log(jnp.asarray(step, jnp.float32)))
         return jax.lax.scan(at, carry, (jnp.arange(1, temperatures + 1), betas, steps))
 
-    _, (steps, _) = anneal(fold_each(keys, 0), jnp.zeros(temperatures), True)
-    (x, log_weights, _), (_, acceptance) = anneal(fold_each(keys, 1), steps, False)
+    _, (steps, _) = anneal(fold_each(keys, TUNING), jnp.zeros(temperatures), True)
+    (x, log_weights, _), (_, acceptance) = anneal(fold_each(keys, WEIGHING), steps, False)
     total = jax.nn.logsumexp(log_weights)
     ess = jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
     return Annealed(total - math.log(keys.shape[0]), ess, log_weights, x, acceptance)

@@ -22,6 +22,8 @@ from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoise, log_variances, posterior, step_variance
 from jaxgen.ops.schedules import Grid, Schedule
 
+START = 0  # stream of a sample's key: the noise that x starts from; the rows of a table follow from 1 on
+
 
 @dataclass(frozen=True)
 class Table:
@@ -153,7 +155,7 @@ class Sampler:
                 new = known(new, row["index"], row["alpha"], row["sigma"])
             return (new, film.at[row["slot"]].set(new) if frames else film, *saved), None
 
-        z = normal_each(fold_each(keys, 0), shape) if noise is None else noise
+        z = normal_each(fold_each(keys, START), shape) if noise is None else noise
         if first:
             assert image is not None
             x = table.alpha[first - 1] * image + table.sigma[first - 1] * z

@@ -22,6 +22,7 @@ from jaxgen.metrics import lpips
 from jaxgen.metrics.ppl import INTERPOLATIONS, PPL, LatentPath, path_lengths
 from jaxgen.runs.restore import Trained
 
+POSITION = 5  # stream of a path's key: where on it the length is measured; models draw the ends from others
 EPS = 1e-4
 
 
@@ -80,7 +81,7 @@ def _lengths(model: WalksLatents, codec: Pixels, apply: Callable, way: str) -> C
     @jax.jit
     def program(params: PyTree, state: TrainState, keys: jax.Array, cond: PyTree) -> jax.Array:
         generate, a, b, interpolate = model.latent_path(state, keys, cond, way)
-        t = uniform_each(fold_each(keys, 5), ())
+        t = uniform_each(fold_each(keys, POSITION), ())
 
         def images(latents: jax.Array) -> jax.Array:
             return (generate(latents) - codec.low) / (codec.high - codec.low)
