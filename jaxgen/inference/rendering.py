@@ -194,7 +194,7 @@ def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
 
 def _marching_cubes() -> Any:
     try:
-        from skimage.measure import marching_cubes
+        from skimage.measure import marching_cubes  # pyright: ignore[reportMissingImports]: an extra
     except ImportError as error:
         raise UserError("a mesh needs scikit-image: pip install 'jaxgen[mesh]'") from error
     return marching_cubes
