@@ -11,7 +11,7 @@ import numpy as np
 from jaxgen.core import compiled
 from jaxgen.core.keys import EVAL, fold_each, sample_keys
 from jaxgen.core.mesh import divisible
-from jaxgen.core.types import Batch
+from jaxgen.core.types import Batch, Metrics
 from jaxgen.errors import UserError
 from jaxgen.runs.environment import environment
 from jaxgen.runs.restore import Trained
@@ -44,10 +44,11 @@ def held_out_numbers(
         if layout is not None:
             keys, raw = layout.put((keys, raw), layout.batch())
         on_device: Batch = jax.tree.map(jnp.asarray, dict(raw))
-        numbers = compiled.evaluate(trained.model, trained.state, keys, on_device, trained.codec)
-        if distances:
+        apart: Metrics = {}
+        if distances:  # first, as it refuses models that answer with no images
             images = _answers(trained, keys, on_device)
-            numbers |= {name: distance(images, on_device["x"]) for name, distance in distances.items()}
+            apart = {name: distance(images, on_device["x"]) for name, distance in distances.items()}
+        numbers = compiled.evaluate(trained.model, trained.state, keys, on_device, trained.codec) | apart
         for name, values in whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     return {name: _mean(np.concatenate(parts)) for name, parts in totals.items()}, count
