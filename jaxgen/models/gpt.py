@@ -27,7 +27,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_rows, check_tokens, concrete
 from jaxgen.nets.apply import apply
 from jaxgen.nets.gpt import TokenTransformer
-from jaxgen.nets.transformer import KeysValues
+from jaxgen.nets.transformer import DecodeParams, KeysValues, Placement
 from jaxgen.ops.decoding import Decoding
 from jaxgen.optim import Adam, Optimizer
 
@@ -253,8 +253,8 @@ class GPT(ClassConditionalModel, LossModel):
         self, params: PyTree, writer: Writer, keys: jax.Array, first: jax.Array | int, num: int
     ) -> tuple[Writer, jax.Array]:
         """The writer, and tokens `first` to `first + num - 1` of each sample, i32[N, num]."""
-        # Sliced once, outside the scan: see Transformer.layers.
-        layers = self.network.body.layers(params["network"]["body"], writer.count.shape[0])
+        # Sliced once, outside the scan: see `Transformer.decode_params`.
+        layers = self.network.body.decode_params(params["network"]["body"], writer.count.shape[0])
         fill = max(0, self.decoding.end)
 
         def step(writer: Writer, i: jax.Array) -> tuple[Writer, jax.Array]:
@@ -275,7 +275,7 @@ class GPT(ClassConditionalModel, LossModel):
         writer, drawn = jax.lax.scan(step, writer, first + jnp.arange(num))
         return writer, drawn.T
 
-    def advance(self, params: PyTree, layers: list[Any], writer: Writer) -> tuple[Writer, jax.Array]:
+    def advance(self, params: PyTree, layers: DecodeParams, writer: Writer) -> tuple[Writer, jax.Array]:
         """The writer once its last tokens are in the cache, and logits f32[R, V] of the next ones."""
         network, starts = self.network, params["starts"]["embedding"] if self.from_start else None
         slots = writer.cache[0][0].shape[1]
@@ -286,7 +286,7 @@ class GPT(ClassConditionalModel, LossModel):
         x = apply(network, variables, token[:, None], position, starts, method="embed")
         age = jnp.mod(slot - jnp.arange(slots), slots)
         seen = (age[None] <= position)[:, None]
-        h, cache = network.body.decode(params["network"]["body"], layers, cache, x, slot, seen, position)
+        h, cache = network.body.decode(layers, cache, x, Placement(position, seen, slot=slot))
         logits = apply(network, variables, h[:, 0], method="logits")
         kept = writer.kept
         if kept is not None:

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
-from jaxgen.nets.transformer import MLP, XAVIER, Attention, sinusoids
+from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, sinusoids
 from jaxgen.nets.unet import ZERO, time_embedding
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
@@ -41,9 +41,9 @@ class DiTBlock(nn.Module):
         channels = tokens.shape[-1]
         gains = Dense(6 * channels, kernel_init=ZERO, dtype=self.dtype, name="modulation")(nn.silu(embedding))
         shift, scale, gate, shift2, scale2, gate2 = jnp.split(gains, 6, axis=-1)
-        attend = Attention(self.heads, dtype=self.dtype, name="self_attention")
-        tokens += gate[:, None] * attend(modulate(tokens, shift, scale, self.dtype))
-        mlp = MLP(self.mlp_ratio * channels, dtype=self.dtype, name="token_mlp")
+        settings = BlockSettings(self.heads, self.mlp_ratio * channels, dtype=self.dtype)
+        attention, mlp = Attention(settings, name="self_attention"), MLP(settings, name="token_mlp")
+        tokens += gate[:, None] * attention(modulate(tokens, shift, scale, self.dtype))[0]
         return tokens + gate2[:, None] * mlp(modulate(tokens, shift2, scale2, self.dtype))
 
 
@@ -98,13 +98,15 @@ class DiT(nn.Module):
 
         block = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock
         stack = nn.scan(
-            lambda block, tokens, embedding: (block(tokens, embedding), None), length=self.depth, in_axes=nn.broadcast,
+            lambda block, tokens, embedding: (block(tokens, embedding), None), length=self.depth,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
             variable_axes={"params": 0}, split_rngs={"params": True},
         )  # fmt: skip
         tokens, _ = stack(block(self.heads, dtype=dtype, name="blocks"), tokens, embedding)
 
         gains = Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
-        tokens = modulate(tokens, *jnp.split(gains, 2, axis=-1), dtype)
+        shift, scale = jnp.split(gains, 2, axis=-1)
+        tokens = modulate(tokens, shift, scale, dtype)
         patches = Dense(self.patch**2 * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
         return depth_to_space(patches.reshape(batch, rows, columns, -1), self.patch)
 

@@ -74,4 +74,4 @@ class TokenTransformer(nn.Module):
     def keep(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array | None = None) -> KeysValues:
         """Keys and values of all blocks, [depth, B * groups, T, d] each, to decode on from."""
         x = self.embed(tokens, positions)
-        return self.body(x, positions=positions, mask=mask, keep=True)[1]
+        return self.body.keep(x, positions, mask)[1]

@@ -53,7 +53,7 @@ def written(model, params, rows, num, size=8):
     @jax.jit
     def run(params):
         writer = model.begin(params, len(rows), cond, num)
-        layers = model.network.body.layers(params["network"]["body"], len(rows))
+        layers = model.network.body.decode_params(params["network"]["body"], len(rows))
 
         def step(writer, i):
             writer, logits = model.advance(params, layers, writer)
@@ -187,7 +187,7 @@ def test_codes_are_predicted_from_the_first_on(coded):
 
     def step(model, y):
         writer = model.begin(params, 1, jnp.array([y]))
-        return model.advance(params, model.network.body.layers(params["network"]["body"], 1), writer)[1]
+        return model.advance(params, model.network.body.decode_params(params["network"]["body"], 1), writer)[1]
 
     guided, plain = step(model, 1), step(replace(model, guidance=1.0), 1)
     assert guided.shape == (2, 11)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen.core.mesh import TENSOR_RULES
 from jaxgen.errors import UserError
-from jaxgen.nets.transformer import Transformer
+from jaxgen.nets.transformer import Placement, Transformer
 from jaxgen.ops.attention import attention, cached_attention, rotate
 
 KINDS = {
@@ -87,17 +87,16 @@ def test_cached_steps_are_the_whole_pass(kind):
     @jax.jit
     def both(params, x):
         whole = net.apply(params, x, positions=positions, mask=mask)
-        _, (k, v) = net.apply(params, x[:, :3], positions=positions[:, :3], mask=mask[:, :3, :3], keep=True)
+        _, (k, v) = net.apply(params, x[:, :3], positions[:, :3], mask[:, :3, :3], method="keep")
         empty = net.empty_cache(2, 9)
         start = [(a.at[:, :3].set(k[i]), b.at[:, :3].set(v[i])) for i, (a, b) in enumerate(empty)]
         seen, steps = jnp.pad(mask, ((0, 0), (0, 0), (0, 2))), []
         for rows in (2, 8):  # kernels as they are, and turned
-            layers, cache, out = net.layers(params["params"], rows), start, []
+            layers, cache, out = net.decode_params(params["params"], rows), start, []
             for at in ((3, 4), (4, 7)):  # one token, then three at once
                 part = slice(*at)
-                h, cache = net.decode(
-                    params["params"], layers, cache, x[:, part], at[0], seen[:, part], positions[:, part]
-                )  # fmt: skip
+                place = Placement(positions[:, part], seen[:, part], slot=at[0])
+                h, cache = net.decode(layers, cache, x[:, part], place)
                 out.append(h)
             steps.append(jnp.concatenate(out, axis=1))
         return whole[:, 3:], steps

@@ -38,7 +38,7 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
     total, end, vocab = model.num_tokens, model.decoding.end, model.vocab
     num = cond["prompt"].shape[0]
     writer = model.begin(params, num, cond)
-    layers = model.network.body.layers(params["network"]["body"], num * beams)
+    layers = model.network.body.decode_params(params["network"]["body"], num * beams)
 
     def rows(tree: Writer, index: jax.Array) -> Writer:
         """The rows `index` of the writer's arrays; the groups of keys and values of a row move along."""

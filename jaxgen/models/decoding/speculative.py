@@ -17,7 +17,7 @@ from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.gpt import GPT, fitting, joined
 from jaxgen.nets.apply import apply
-from jaxgen.nets.transformer import KeysValues
+from jaxgen.nets.transformer import KeysValues, Placement
 
 LARGE, DRAFT = range(2)
 WRITING = 0  # stream of a sample's key
@@ -69,7 +69,7 @@ def _speculate(
     model = models[LARGE]
     total, end = model.num_tokens, model.decoding.end
     both = tuple(zip(models, params))
-    layers = [m.network.body.layers(p["network"]["body"], rows) for (m, p), rows in zip(both, (gamma + 1, 1))]
+    layers = [m.network.body.decode_params(p["network"]["body"], rows) for (m, p), rows in zip(both, (gamma + 1, 1))]
 
     def read(which: int, reader: Reader, tokens: jax.Array, skipped: jax.Array) -> tuple[Reader, jax.Array]:
         """The reader after `tokens`, i32[T], and probabilities f32[T, V] of what follows each. The row begins at slot
@@ -82,9 +82,8 @@ def _speculate(
         x = apply(m.network, variables, tokens[None], position, method="embed")
         slot = jnp.arange(slots)[None]
         seen = ((slot >= skipped) & (slot <= at[:, None]))[None]
-        h, cache = m.network.body.decode(
-            p["network"]["body"], layers[which], reader.cache, x, reader.slot, seen, position
-        )  # fmt: skip
+        place = Placement(position, seen, slot=reader.slot)
+        h, cache = m.network.body.decode(layers[which], reader.cache, x, place)
         logits = apply(m.network, variables, h[0], method="logits")
         return Reader(cache, reader.slot + count), jax.nn.softmax(model.decoding.filtered(logits))
 
