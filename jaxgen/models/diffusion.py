@@ -23,7 +23,7 @@ from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
 from jaxgen.ops.guidance import Guidance, split_batch
-from jaxgen.ops.samplers import DDIM, START, Sampler
+from jaxgen.ops.samplers import DDIM, FROM_NOISE, START, Sampler, Start
 from jaxgen.ops.schedules import Schedule
 
 Inputs = dict[str, jax.Array]
@@ -227,9 +227,11 @@ class Diffusion(ClassConditionalModel, LossModel):
 
     # --- sampling and editing ---
 
-    def _sample(self, state: TrainState, keys: jax.Array, cond: PyTree, **options: Any) -> jax.Array:
+    def _sample(
+        self, state: TrainState, keys: jax.Array, cond: PyTree, start: Start = FROM_NOISE, frames: int = 0
+    ) -> jax.Array:
         denoise = self.denoiser(state.sampling_params, cond)
-        return self.sampler(denoise, self.schedule, keys, self.shape, **options)
+        return self.sampler(denoise, self.schedule, keys, self.shape, start, frames)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Samples f32[len(keys), *shape] by `sampler`."""
@@ -246,13 +248,13 @@ class Diffusion(ClassConditionalModel, LossModel):
     ) -> jax.Array:
         """Images that equal x, f32[B, *shape], where `mask` (bool[B, *shape], any axis may be 1) is true, with the rest
         sampled to match. A larger `resample` makes the parts fit better and multiplies the cost."""
-        return self._sample(state, keys, cond, image=x, mask=mask, resample=resample)
+        return self._sample(state, keys, cond, Start(image=x, mask=mask, resample=resample))
 
     def vary(
         self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None
     ) -> jax.Array:
         """Images like x, f32[B, *shape]: x is partly noised and denoised again. strength 1 keeps nothing of x."""
-        return self._sample(state, keys, cond, image=x, strength=strength)
+        return self._sample(state, keys, cond, Start(image=x, strength=strength))
 
     def interpolate(
         self, state: TrainState, keys: jax.Array, others: jax.Array, weight: jax.Array, cond: PyTree = None
@@ -264,7 +266,7 @@ class Diffusion(ClassConditionalModel, LossModel):
         """
         ends = [normal_each(fold_each(k, START), self.shape) for k in (keys, others)]
         angle = jnp.reshape(weight, (-1,) + (1,) * len(self.shape)) * (math.pi / 2)
-        return self._sample(state, keys, cond, noise=jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1])
+        return self._sample(state, keys, cond, Start(noise=jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1]))
 
     def to_noise(
         self, state: TrainState, keys: jax.Array, image: jax.Array, cond: PyTree = None, steps: int = 100

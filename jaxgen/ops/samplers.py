@@ -25,6 +25,34 @@ from jaxgen.ops.schedules import Grid, Schedule
 START = 0  # stream of a sample's key: the noise that x starts from; the rows of a table follow from 1 on
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """What sampling starts from, and which part of an image it keeps. Raises UserError for a strength outside (0, 1],
+    or for a mask or a strength below 1 without an image."""
+
+    noise: jax.Array | None = None
+    """The standard normal noise to start from, f32[B, *shape]; drawn from the samples' keys if None."""
+    image: jax.Array | None = None
+    """f32[B, *shape] in model space, used with `strength` or `mask`."""
+    strength: float = 1.0
+    """Below 1, sampling skips the first 1 - strength of the steps and starts from the image with noise of that level
+    (arXiv:2108.01073)."""
+    mask: jax.Array | None = None
+    """bool[B, *shape] (any axis may be 1), true where the image is kept: after each row that region is replaced by the
+    image with noise of the row's level."""
+    resample: int = 1
+    """With a mask, how often each step is taken, with noise added in between (algorithm 1 of arXiv:2201.09865)."""
+
+    def __post_init__(self):
+        if not 0 < self.strength <= 1:
+            raise UserError(f"strength is {self.strength}: choose above 0 (the image itself) up to 1 (pure noise)")
+        if self.image is None and (self.mask is not None or self.strength < 1):
+            raise UserError("a mask or a strength below 1 was given without an image: pass both")
+
+
+FROM_NOISE = Start()
+
+
 @dataclass(frozen=True)
 class Table:
     """The rows of a sampler. Each column is float64[R] unless stated otherwise."""
@@ -88,35 +116,20 @@ class Sampler:
         schedule: Schedule,
         keys: jax.Array,
         shape: tuple[int, ...],
+        start: Start = FROM_NOISE,
         frames: int = 0,
-        *,
-        noise: jax.Array | None = None,
-        image: jax.Array | None = None,
-        strength: float = 1.0,
-        mask: jax.Array | None = None,
-        resample: int = 1,
     ) -> jax.Array:
         """One sample for each of `keys`, f32[B, *shape].
 
         frames: if above 0, return that many states along the way, [frames, B, *shape], instead; at most one a row. The
-        last of them is the sample. noise: f32[B, *shape], the standard normal noise to start from; drawn if None.
-        image: f32[B, *shape] in model space. With `image` and strength < 1, sampling skips the first 1 - strength of
-        the steps and starts from the image with noise of that level (arXiv:2108.01073). With `image` and mask:
-        bool[B, *shape] (any axis may be 1), the image is kept where the mask is true: after each row that region is
-        replaced by the image with noise of the row's level, and each step is repeated `resample` times with noise added
-        in between (algorithm 1 of arXiv:2201.09865). Raises UserError for a strength outside (0, 1] or a missing
-        `image`.
+        last of them is the sample.
         """
-        table = self.table(schedule)
-        if not 0 < strength <= 1:
-            raise UserError(f"strength is {strength}: choose above 0 (the image itself) up to 1 (pure noise)")
-        if image is None and (mask is not None or strength < 1):
-            raise UserError("a mask or a strength below 1 was given without an image: pass both")
+        table, image, mask = self.table(schedule), start.image, start.mask
         # Count steps, not rows, so that all samplers with the same number of steps start from the same level. A step
         # starts at each row that saves. 1e-9 is subtracted as 0.7 * 10 is more than 7 in floating point.
         starts = np.arange(len(table.t)) if table.save is None else np.flatnonzero(table.save)
-        first = starts[len(starts) - max(1, math.ceil(strength * len(starts) - 1e-9))]
-        rows, again = _rows(table, first, resample if mask is not None else 1)
+        first = starts[len(starts) - max(1, math.ceil(start.strength * len(starts) - 1e-9))]
+        rows, again = _rows(table, first, start.resample if mask is not None else 1)
         count = len(rows["t"])
         frames = min(frames, count)
         # Each frame is overwritten until the last of the rows that share its slot.
@@ -155,7 +168,7 @@ class Sampler:
                 new = known(new, row["index"], row["alpha"], row["sigma"])
             return (new, film.at[row["slot"]].set(new) if frames else film, *saved), None
 
-        z = normal_each(fold_each(keys, START), shape) if noise is None else noise
+        z = normal_each(fold_each(keys, START), shape) if start.noise is None else start.noise
         if first:
             assert image is not None
             x = table.alpha[first - 1] * image + table.sigma[first - 1] * z

@@ -21,7 +21,7 @@ from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet, time_embedding
 from jaxgen.ops.diffusion import Denoised, q_sample, variational_bound
 from jaxgen.ops.guidance import Guidance
-from jaxgen.ops.samplers import DDIM, Ancestral, Heun
+from jaxgen.ops.samplers import DDIM, Ancestral, Heun, Start
 from jaxgen.ops.schedules import Cosine, Geometric, Karras, Linear
 from jaxgen.optim import Adam
 
@@ -242,7 +242,7 @@ def test_images_come_back_from_their_noise():
     np.testing.assert_allclose(noise, 2 * x, atol=5e-3)
     expected = np.sum(-2 * np.asarray(x) ** 2 - 0.5 * np.log(2 * np.pi / 4), axis=1)
     np.testing.assert_allclose(log_p, expected, atol=0.02)
-    back = model._sample(state, core.sample_keys(0, 5), None, noise=noise)
+    back = model._sample(state, core.sample_keys(0, 5), None, Start(noise=noise))
     np.testing.assert_allclose(back, x, atol=5e-3)
 
 

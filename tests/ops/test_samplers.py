@@ -12,7 +12,7 @@ from closed_form import Mixture, law, run
 from jaxgen import core
 from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoised, log_variances, posterior
-from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun
+from jaxgen.ops.samplers import DDIM, FROM_NOISE, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun, Start
 from jaxgen.ops.schedules import Cosine, Geometric, Karras, Linear, Sigmoid, Straight, VariancePreserving
 
 # --- the distribution of samples on Gaussian data ---
@@ -156,8 +156,8 @@ SCANNED = [
 ]  # fmt: skip
 
 
-def sample(sampler, schedule, keys, shape=(3, 2), **options):
-    return jax.jit(lambda keys: sampler(DATA.denoise(schedule), schedule, keys, shape, **options))(keys)
+def sample(sampler, schedule, keys, shape=(3, 2), start=FROM_NOISE, frames=0):
+    return jax.jit(lambda keys: sampler(DATA.denoise(schedule), schedule, keys, shape, start, frames))(keys)
 
 
 @pytest.mark.parametrize(("sampler", "schedule"), SCANNED, ids=str)
@@ -281,7 +281,8 @@ def test_images_half_noised_come_back_with_the_datas_law(sampler, schedule, stre
     rng = np.random.default_rng(0)
     k = rng.choice(2, size=(16, 256), p=DATA.weight)
     image = jnp.float32(DATA.mean[k] + DATA.std[k] * rng.normal(size=k.shape))
-    got = sample(replace(sampler, clip=0.0), schedule, core.sample_keys(5, 16), (256,), image=image, strength=strength)
+    start = Start(image=image, strength=strength)
+    got = sample(replace(sampler, clip=0.0), schedule, core.sample_keys(5, 16), (256,), start)
     x = np.sort(np.asarray(got, np.float64).ravel())
     assert np.abs(DATA.cdf(x) - (np.arange(x.size) + 0.5) / x.size).max() < 1.95 / np.sqrt(x.size) + 0.01
     assert 0.001 < np.abs(got - image).mean() < 0.9
@@ -300,9 +301,8 @@ def test_equal_strength_is_equal_noise(strength):
     for sampler in (DDIM(10), Euler(10), Heun(10), DPMSolverPP(10)):
         seen.clear()
         image = jnp.zeros((1, 4))
-        jax.block_until_ready(
-            sampler(denoise, Cosine(), core.sample_keys(0, 1), (4,), image=image, strength=strength)
-        )  # fmt: skip
+        start = Start(image=image, strength=strength)
+        jax.block_until_ready(sampler(denoise, Cosine(), core.sample_keys(0, 1), (4,), start))
         jax.effects_barrier()
         assert seen[0] == Cosine().grid(10).t[10 - round(10 * strength)], sampler
 
@@ -310,13 +310,13 @@ def test_equal_strength_is_equal_noise(strength):
 def test_strength_says_how_far_an_image_moves():
     image = jnp.zeros((4, 64)) + 0.5
 
-    def varied(**options):
-        return sample(DDIM(50), Cosine(), core.sample_keys(0, 4), (64,), **options)
+    def varied(start):
+        return sample(DDIM(50), Cosine(), core.sample_keys(0, 4), (64,), start)
 
-    moved = [float(jnp.abs(varied(image=image, strength=s) - image).mean()) for s in (0.02, 0.3, 0.7, 1.0)]
+    moved = [float(jnp.abs(varied(Start(image=image, strength=s)) - image).mean()) for s in (0.02, 0.3, 0.7, 1.0)]
     assert moved[0] < 0.05
     assert np.all(np.diff(moved) > 0)
-    np.testing.assert_array_equal(varied(image=image, strength=1.0), varied())
+    np.testing.assert_array_equal(varied(Start(image=image, strength=1.0)), varied(FROM_NOISE))
 
 
 CORRELATION = 0.8
@@ -342,9 +342,8 @@ def test_inpainting_keeps_the_known_and_learns_from_it():
     mask = jnp.array([True, False]).reshape(1, 1, 2)
 
     def slope(resample):
-        got = Ancestral(100, clip=0)(
-            correlated(schedule), schedule, core.sample_keys(6, 8), (128, 2), image=image, mask=mask, resample=resample
-        )
+        start = Start(image=image, mask=mask, resample=resample)
+        got = Ancestral(100, clip=0)(correlated(schedule), schedule, core.sample_keys(6, 8), (128, 2), start)
         np.testing.assert_array_equal(got[..., 0], 1)
         return float(got[..., 1].mean())
 
@@ -356,8 +355,8 @@ def test_inpainting_keeps_the_known_and_learns_from_it():
 def test_what_cannot_be_asked_of_a_sampler_is_refused():
     keys, image = core.sample_keys(0, 2), jnp.zeros((2, 4))
     with pytest.raises(UserError, match="strength is 0"):
-        sample(DDIM(10), Cosine(), keys, (4,), image=image, strength=0)
+        Start(image=image, strength=0)
     with pytest.raises(UserError, match="without an image"):
-        sample(DDIM(10), Cosine(), keys, (4,), mask=jnp.ones((2, 4), bool))
+        Start(mask=jnp.ones((2, 4), bool))
     with pytest.raises(UserError, match="use Ancestral or DDIM"):
-        sample(Heun(10), Karras(), keys, (4,), image=image, mask=jnp.ones((2, 4), bool), resample=3)
+        sample(Heun(10), Karras(), keys, (4,), Start(image=image, mask=jnp.ones((2, 4), bool), resample=3))
