@@ -12,7 +12,7 @@ import numpy as np
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.errors import UserError
-from jaxgen.ops.cameras import RAY, pixel_rays, turntable
+from jaxgen.ops.cameras import RAY, Bounds, pixel_rays, turntable
 
 ON_DEVICE = 4 << 30  # bytes; the rays of a larger split are computed on demand
 ELEVATION = np.pi / 6  # of the cameras on a turntable
@@ -113,6 +113,6 @@ class _Rays:
         views, (height, width) = self.views, self.views.size
         view, y, x = np.unravel_index(indices, (len(views.pixels), height, width))
         pixel = views.pixels[view, y, x]
-        bounds = (views.near[view], views.far[view], views.planar[view])
-        rays = pixel_rays(views.poses[view], views.intrinsics[view], x + 0.5, y + 0.5, *bounds)
+        bounds = Bounds(views.near[view], views.far[view], views.planar[view])
+        rays = pixel_rays(views.poses[view], views.intrinsics[view], x + 0.5, y + 0.5, bounds)
         return {"x": composite(pixel), "cond": rays, "alpha": pixel[:, 3:].copy()}

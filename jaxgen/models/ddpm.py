@@ -80,6 +80,7 @@ class DDPM(Diffusion):
     # --- the prediction and its error ---
 
     def weight(self, alpha, sigma):
+        """min-SNR, eq. 4 of arXiv:2303.09556: min(snr, gamma) for x_0, so min(snr, gamma) / snr for eps."""
         if not self.min_snr:
             return jnp.ones_like(sigma)
         return jnp.minimum((alpha / sigma) ** 2, self.min_snr) / ops.error_scale(self.kind, alpha, sigma)
@@ -112,8 +113,8 @@ class DDPM(Diffusion):
         # The grid runs from noise to data, t the other way.
         tables = [table[::-1] for table in (a, b, *ops.log_variances(grid))]
         a, b, low, high = (expand(jnp.asarray(table, jnp.float32)[t], x0.ndim) for table in tables)
-        last = (t == 0).reshape(low.shape)
-        term = ops.bound_term(x0, x, denoised, a, b, low, high, low, last)
+        step = ops.ReverseStep(a, b, low, high, fixed=low, last=(t == 0).reshape(low.shape))
+        term = ops.bound_term(x0, x, denoised, step)
         return self.schedule.num_steps * term / math.log(2)
 
     # --- the history of the loss ---

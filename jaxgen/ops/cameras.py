@@ -30,36 +30,40 @@ def columns(rays: Array) -> Rays[Array]:
     return Rays(rays[..., :3], rays[..., 3:6], rays[..., 6], rays[..., 7], rays[..., 8])
 
 
+class Bounds(NamedTuple):
+    """Where rays begin and end: numbers, or arrays [N] for N rays."""
+
+    near: np.ndarray | float
+    far: np.ndarray | float
+    planar: np.ndarray | bool = False
+    """Whether near and far are depths along the camera's axis instead of distances along the ray."""
+
+
 def pixel_rays(
-    poses: np.ndarray,
-    intrinsics: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    near: np.ndarray | float,
-    far: np.ndarray | float,
-    planar: np.ndarray | bool = False,
+    poses: np.ndarray, intrinsics: np.ndarray, x: np.ndarray, y: np.ndarray, bounds: Bounds
 ) -> np.ndarray:
     """Rays f32[N, 9] through the points (x, y), f64[N] in pixels, of cameras with poses f64[N, 3, 4] and intrinsics
-    f64[N, 4]. planar: near and far are depths along the camera's axis instead of distances along the ray."""
+    f64[N, 4]."""
     fx, fy, cx, cy = np.moveaxis(np.asarray(intrinsics, np.float64), -1, 0)
     local = np.stack([(x - cx) / fx, -(y - cy) / fy, -np.ones_like(x)], axis=-1)
     length = np.linalg.norm(local, axis=-1)
     direction = np.einsum("nij,nj->ni", poses[:, :, :3], local / length[:, None])
     # A disc with the variance of a square pixel, section 3.1 of arXiv:2103.13415. A pixel is 1 / f wide at depth one.
     radius = 2 / np.sqrt(12) / np.sqrt(fx * fy) / length
-    later = np.where(planar, length, 1.0)
-    rest = np.stack(np.broadcast_arrays(near * later, far * later, radius), axis=-1)
+    later = np.where(bounds.planar, length, 1.0)
+    rest = np.stack(np.broadcast_arrays(bounds.near * later, bounds.far * later, radius), axis=-1)
     return np.concatenate([poses[:, :, 3], direction, rest], axis=-1).astype(np.float32)
 
 
 def view_rays(
     pose: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int], near: float, far: float, planar: bool = False
 ) -> np.ndarray:
-    """The rays through the pixel centres of a view, row by row: f32[H * W, 9]. size: H, W. planar: see `pixel_rays`."""
+    """The rays through the pixel centres of a view, row by row: f32[H * W, 9]. size: H, W. planar: see `Bounds`."""
     height, width = size
     y, x = (a.reshape(-1) + 0.5 for a in np.mgrid[:height, :width])
     n = len(x)
-    return pixel_rays(np.broadcast_to(pose, (n, 3, 4)), np.broadcast_to(intrinsics, (n, 4)), x, y, near, far, planar)
+    poses, lenses = np.broadcast_to(pose, (n, 3, 4)), np.broadcast_to(intrinsics, (n, 4))
+    return pixel_rays(poses, lenses, x, y, Bounds(near, far, planar))
 
 
 def look_at(position: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:

@@ -143,18 +143,31 @@ def mean_each(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
-def bound_term(x0, x, denoised: Denoised, a, b, low, high, fixed, last) -> jax.Array:
-    """One term of the variational bound for each example, f32[B], in nats per dimension.
+class ReverseStep(NamedTuple):
+    """The coefficients of one reverse step, of the shape [] or [B, 1, ...] each."""
 
-    KL(q(x_prev | x_t, x_0) || p(x_prev | x_t)), or -log P(x_0 | x_t) where `last`: eq. 5 of arXiv:2006.11239.
-    a, b: from `posterior`; low, high: from `log_variances`; fixed: the log variance where none is learned; last: bool.
-    Each of these has the shape [] or [B, 1, ...].
+    a: jax.Array
+    """a and b: from `posterior`, the mean is a x_0 + b x_t."""
+    b: jax.Array
+    low: jax.Array
+    """low and high: from `log_variances`."""
+    high: jax.Array
+    fixed: jax.Array
+    """The log variance if none is learned."""
+    last: jax.Array
+    """bool: whether the step leads to the data."""
+
+
+def bound_term(x0: jax.Array, x: jax.Array, denoised: Denoised, step: ReverseStep) -> jax.Array:
+    """One term of the variational bound for each example, f32[B], in nats per dimension, from x = x_t: f32[B, ...].
+
+    KL(q(x_prev | x_t, x_0) || p(x_prev | x_t)), or -log P(x_0 | x_t) at the last step: eq. 5 of arXiv:2006.11239.
     """
-    logvar = fixed if denoised.fraction is None else low + denoised.fraction * (high - low)
-    mean = a * denoised.x0 + b * x
-    kl = gaussian_kl(a * x0 + b * x, low, mean, logvar)
+    logvar = step.fixed if denoised.fraction is None else step.low + denoised.fraction * (step.high - step.low)
+    mean = step.a * denoised.x0 + step.b * x
+    kl = gaussian_kl(step.a * x0 + step.b * x, step.low, mean, logvar)
     decoder = -discretized_gaussian(x0, mean, jnp.broadcast_to(logvar, mean.shape))
-    return mean_each(jnp.where(last, decoder, kl))
+    return mean_each(jnp.where(step.last, decoder, kl))
 
 
 def variational_bound(
@@ -177,8 +190,8 @@ def variational_bound(
     def one(carry, row):
         index, t, (alpha, sigma, a, b, low, high, fixed), last = row
         x = alpha * x0 + sigma * normal_each(fold_each(keys, index), x0.shape[1:])
-        term = bound_term(x0, x, denoise(x, jnp.full(keys.shape, t)), a, b, low, high, fixed, last)
-        return carry, term
+        step = ReverseStep(a, b, low, high, fixed, last)
+        return carry, bound_term(x0, x, denoise(x, jnp.full(keys.shape, t)), step)
 
     rows = (jnp.arange(len(alpha)), jnp.asarray(grid.t.copy()), jnp.asarray(table), jnp.asarray(last))
     _, terms = jax.lax.scan(one, None, rows)
@@ -188,13 +201,6 @@ def variational_bound(
 
 
 # --- the probability-flow ODE -------------------------------------------------------------------------------------
-
-
-def flow_increment(denoise: Denoise, x, t, alpha, sigma, d_alpha, d_sigma) -> jax.Array:
-    """x_0 d_alpha + eps d_sigma: the increment of x along the probability-flow ODE, eq. 1 of arXiv:2206.00364 written
-    in increments of alpha and sigma instead of time."""
-    x0 = denoise(x, t).x0
-    return d_alpha * x0 + d_sigma * (x - alpha * x0) / sigma
 
 
 PULLBACK_BATCH = 16  # vector-Jacobian products computed at once: more need more memory, fewer take longer
@@ -237,8 +243,13 @@ def to_noise(
     def stage(x, t, alpha, sigma, d_alpha, d_sigma):
         """The increment, and its divergence by each probe, f32[P, B]. Reverse mode, as `ops.conv` has no forward
         mode."""
-        t = jnp.full(keys.shape, t)
-        moved, pull = jax.vjp(lambda x: flow_increment(denoise, x, t, alpha, sigma, d_alpha, d_sigma), x)
+
+        def increment(x: jax.Array) -> jax.Array:
+            """x_0 d_alpha + eps d_sigma: eq. 1 of arXiv:2206.00364 in increments of alpha and sigma, not of time."""
+            x0 = denoise(x, jnp.full(keys.shape, t)).x0
+            return d_alpha * x0 + d_sigma * (x - alpha * x0) / sigma
+
+        moved, pull = jax.vjp(increment, x)
         axes = tuple(range(1, x.ndim))
         traces = jax.lax.map(lambda v: jnp.sum(v * pull(v)[0], axis=axes), vectors, batch_size=PULLBACK_BATCH)
         return moved, traces if probes else jnp.sum(traces, axis=0, keepdims=True)
