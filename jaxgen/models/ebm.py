@@ -24,7 +24,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.energy import CNNEnergy
-from jaxgen.ops.langevin import Annealed, Energy, Langevin, ais
+from jaxgen.ops.langevin import AIS, Annealed, Energy, Langevin
 from jaxgen.optim import Adam, Optimizer
 
 SIDE = 200  # cells along each side of the lattice on which a density in the plane is shown and integrated
@@ -179,7 +179,7 @@ class EBM(LossModel):
     def log_z(self, state: TrainState, keys: jax.Array, temperatures: int = 1000, leapfrog: int = 10) -> Annealed:
         """log Z in nats by annealed importance sampling from the uniform density, one chain for each of `keys`."""
         energy = self.energy(state.sampling_params, state.extra)
-        return ais(energy, keys, self.shape, temperatures, leapfrog, 0.1 * self.bound, bound=self.bound)
+        return AIS(temperatures, leapfrog, 0.1 * self.bound, bound=self.bound)(energy, keys, self.shape)
 
     # --- in the plane ---
 

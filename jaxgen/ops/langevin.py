@@ -139,56 +139,68 @@ class Annealed(NamedTuple):
     """Mean acceptance probability at each temperature, f32[T]."""
 
 
-def ais(
-    energy: Energy,
-    keys: jax.Array,
-    shape: tuple[int, ...],
-    temperatures: int = 500,
-    leapfrog: int = 10,
-    step: float = 0.1,
-    scale: float = 1.0,
-    bound: float = 0.0,
-) -> Annealed:
-    """log Z = log of the integral of exp(-E(x)), from one chain for each of `keys`: section 2 of arXiv:physics/9803008.
+@dataclass(frozen=True)
+class AIS:
+    """Annealed importance sampling, section 2 of arXiv:physics/9803008: log Z = log of the integral of exp(-E(x)).
 
     The chains start from p_0 = N(0, scale^2) or, with `bound`, from the uniform density on [-bound, bound]^D, to which
     E is then restricted. They pass through log f_beta = (1 - beta) log p_0 - beta E with beta from 0 to 1 in equal
-    parts, and take one Hamiltonian step at each (Metropolis-adjusted Langevin where leapfrog is 1).
-
-    Step sizes start from `step` and are tuned to an acceptance of two in three by separate chains: step sizes tuned on
-    a chain itself would bias its weight.
+    parts, and take one Hamiltonian step at each.
     """
-    size = math.prod(shape)
-    log_volume = size * math.log(2 * bound if bound else scale * math.sqrt(2 * math.pi))
 
-    def log_base(x: jax.Array) -> jax.Array:
-        if bound:
+    temperatures: int = 500
+    """Values of beta above 0."""
+    leapfrog: int = 10
+    """Steps of the leapfrog integrator in a proposal; 1 is Metropolis-adjusted Langevin."""
+    step: float = 0.1
+    """Initial step size of the integrator. Separate chains tune it at each temperature to an acceptance of two in
+    three, as step sizes tuned on a chain itself would bias its weight."""
+    scale: float = 1.0
+    bound: float = 0.0
+    """0 for no bound."""
+
+    def __call__(self, energy: Energy, keys: jax.Array, shape: tuple[int, ...]) -> Annealed:
+        """log Z of exp(-E) over f32[*shape], from one chain for each of `keys`."""
+        steps = self._anneal(energy, fold_each(keys, TUNING), shape)[1]
+        (x, log_weights, _), _, acceptance = self._anneal(energy, fold_each(keys, WEIGHING), shape, steps)
+        total = jax.nn.logsumexp(log_weights)
+        ess = jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
+        return Annealed(total - math.log(keys.shape[0]), ess, log_weights, x, acceptance)
+
+    def _log_base(self, x: jax.Array) -> jax.Array:
+        """log p_0 of x: f32[B, *shape], f32[B]."""
+        size = math.prod(x.shape[1:])
+        log_volume = size * math.log(2 * self.bound if self.bound else self.scale * math.sqrt(2 * math.pi))
+        if self.bound:
             return jnp.full(x.shape[0], -log_volume)
-        return -0.5 * jnp.sum((x / scale) ** 2, axis=tuple(range(1, x.ndim))) - log_volume
+        return -0.5 * jnp.sum((x / self.scale) ** 2, axis=tuple(range(1, x.ndim))) - log_volume
 
-    betas = jnp.arange(1, temperatures + 1) / temperatures
-    rise = 1 / temperatures
+    def _anneal(self, energy: Energy, keys: jax.Array, shape: tuple[int, ...], steps: jax.Array | None = None):
+        """The chains' final (x, log weights, log step), and the log step and acceptance at each temperature, f32[T].
 
-    def anneal(keys: jax.Array, steps: jax.Array, tune: bool):
+        steps: log step at each temperature, f32[T]; tuned on these chains if None.
+        """
+        rise = 1 / self.temperatures
+
         def at(carry, row):
             x, log_weight, log_step = carry
             i, beta, log_given = row
-            log_weight += rise * (-energy(x) - log_base(x))
-            used = log_step if tune else log_given
+            log_weight += rise * (-energy(x) - self._log_base(x))
+            used = log_step if steps is None else log_given
             x, chance = hmc_step(
-                lambda x: beta * energy(x) - (1 - beta) * log_base(x), fold_each(keys, i), x, jnp.exp(used), leapfrog,
-                bound,
+                lambda x: beta * energy(x) - (1 - beta) * self._log_base(x), fold_each(keys, i), x, jnp.exp(used),
+                self.leapfrog, self.bound,
             )  # fmt: skip
             accepted = jnp.mean(chance)
             return (x, log_weight, used + 0.2 * (accepted - 0.67)), (used, accepted)
 
         first = fold_each(keys, START)
-        x = uniform_each(first, shape, -bound, bound) if bound else scale * normal_each(first, shape)
-        carry = (x, jnp.zeros(keys.shape), jnp.log(jnp.asarray(step, jnp.float32)))
-        return jax.lax.scan(at, carry, (jnp.arange(1, temperatures + 1), betas, steps))
-
-    _, (steps, _) = anneal(fold_each(keys, TUNING), jnp.zeros(temperatures), True)
-    (x, log_weights, _), (_, acceptance) = anneal(fold_each(keys, WEIGHING), steps, False)
-    total = jax.nn.logsumexp(log_weights)
-    ess = jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
-    return Annealed(total - math.log(keys.shape[0]), ess, log_weights, x, acceptance)
+        if self.bound:
+            x = uniform_each(first, shape, -self.bound, self.bound)
+        else:
+            x = self.scale * normal_each(first, shape)
+        index = jnp.arange(1, self.temperatures + 1)
+        rows = (index, index / self.temperatures, jnp.zeros(self.temperatures) if steps is None else steps)
+        carry = (x, jnp.zeros(keys.shape), jnp.log(jnp.asarray(self.step, jnp.float32)))
+        final, (used, acceptance) = jax.lax.scan(at, carry, rows)
+        return final, used, acceptance

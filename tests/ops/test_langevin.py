@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen.core import sample_keys, uniform_each
 from jaxgen.errors import UserError
-from jaxgen.ops.langevin import Langevin, _reflect, ais, hmc_step
+from jaxgen.ops.langevin import AIS, Langevin, _reflect, hmc_step
 
 MEAN = jnp.array([1.0, -0.5])
 PRECISION = jnp.array([[2.0, 0.8], [0.8, 1.0]])
@@ -71,7 +71,7 @@ def test_walls_reflect():
 
 @pytest.mark.parametrize("leapfrog", [10, 1])
 def test_ais_finds_a_gaussians_log_z(leapfrog):
-    found = jax.jit(lambda keys: ais(energy, keys, (2,), 100, leapfrog, scale=2.0))(sample_keys(2, 500))
+    found = jax.jit(lambda keys: AIS(100, leapfrog, scale=2.0)(energy, keys, (2,)))(sample_keys(2, 500))
     assert abs(found.log_z - LOG_Z) < 0.05
     assert 250 < found.ess <= 500
     assert 0.4 < np.mean(found.acceptance[50:]) < 0.95
@@ -79,7 +79,7 @@ def test_ais_finds_a_gaussians_log_z(leapfrog):
 
 def test_ais_in_a_box_agrees_with_a_grid():
     """A density that the walls cut off."""
-    found = jax.jit(lambda keys: ais(energy, keys, (2,), 100, 5, bound=1.5))(sample_keys(3, 500))
+    found = jax.jit(lambda keys: AIS(100, 5, bound=1.5)(energy, keys, (2,)))(sample_keys(3, 500))
     side = (np.arange(400) + 0.5) / 400 * 3 - 1.5
     points = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2).astype(np.float32)
     expected = math.log(np.mean(np.exp(-np.asarray(energy(points), np.float64))) * 9)
