@@ -25,7 +25,7 @@ from peers import LAYOUTS, unet2d, use_all_cores
 from jaxgen import core
 from jaxgen.cli import parse
 from jaxgen.core import TrainState
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, to_json
 from jaxgen.ops.samplers import DDIM, Ancestral

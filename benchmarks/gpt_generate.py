@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxgen import core
 from jaxgen.cli import parse
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.models.gpt import GPT, prompts
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer

@@ -18,7 +18,7 @@ from peers import inception as peer
 
 from jaxgen import core, weights
 from jaxgen.cli import parse
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.metrics.features import Features
 from jaxgen.nets.inception import InceptionV3
 

@@ -20,7 +20,7 @@ import tyro
 
 from jaxgen import core
 from jaxgen.cli import parse
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.pixelcnn import PixelCNN

@@ -19,7 +19,7 @@ import tyro
 
 from jaxgen import core
 from jaxgen.cli import parse
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.experiment import Experiment
 
 

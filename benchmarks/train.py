@@ -21,7 +21,7 @@ from cases import CASES
 
 from jaxgen import core
 from jaxgen.cli import parse
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.experiment import Experiment
 
 

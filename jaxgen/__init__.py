@@ -13,11 +13,11 @@ from jaxgen.runtime import compiler
 compiler.choose_flags()  # before anything can start jax's devices
 
 if TYPE_CHECKING:
+    from jaxgen.api.run import Run, fit, load
     from jaxgen.core.model import GenerativeModel, LossModel
     from jaxgen.core.types import TrainState
     from jaxgen.errors import UserError
     from jaxgen.experiment import Experiment
-    from jaxgen.face.run import Run, fit, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
 
 # Imported when asked for: the rest of the package takes a second, which `jaxgen --help` need not wait for.
 HOMES = {
-    "Experiment": "experiment", "GenerativeModel": "core.model", "LossModel": "core.model", "Run": "face.run",
-    "TrainState": "core.types", "UserError": "errors", "fit": "face.run", "load": "face.run",
+    "Experiment": "experiment", "GenerativeModel": "core.model", "LossModel": "core.model", "Run": "api.run",
+    "TrainState": "core.types", "UserError": "errors", "fit": "api.run", "load": "api.run",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("inference",),
     ("train", "scoring"),
-    ("face",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

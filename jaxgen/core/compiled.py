@@ -1,8 +1,8 @@
-"""The train state, the model protocol and the compiled entry points.
+"""The compiled entry points: `init`, `train_steps`, `sample`, `evaluate` and `pictures`.
 
 A model is a frozen dataclass whose fields are its configuration, so it is hashable and can be a *static* argument:
 equal models share one executable. Everything that changes lives in a `TrainState`; no key does, since the key of
-step t is `fold_in(run_key, t)`, which makes a resumed run draw what the straight one would have drawn.
+step t is `fold_in(run_key, t)`, so that a resumed run draws what an uninterrupted one would have drawn.
 """
 
 from functools import partial

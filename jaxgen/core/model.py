@@ -158,6 +158,5 @@ def with_field(module: PyTree, field: str, value: Any) -> PyTree:
     return replace(module, **changed) if changed else module
 
 
-# --- the compiled functions -----------------------------------------------------------------------------------
 def count_params(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))

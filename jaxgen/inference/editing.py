@@ -34,11 +34,11 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
     """Raises UserError unless the model can use all that was given: an image, a mask, steps between samples."""
     name = type(model).__name__
     if mask and not isinstance(model, Inpaints):
-        raise UserError(f"{name} fills in no part of a picture: --mask needs a diffusion model or PixelCNN")
+        raise UserError(f"{name} fills in no part of a picture: --mask needs a model with inpaint, as PixelCNN")
     if between and not isinstance(model, Interpolates):
-        raise UserError(f"{name} has no way between samples: --between needs a diffusion model or StyleGAN")
+        raise UserError(f"{name} has no way between samples: --between needs a model with interpolate, as StyleGAN")
     if image and not mask and not isinstance(model, Varies | Translates):
-        needed = "a diffusion model, StyleGAN or pix2pix"
+        needed = "a model with vary or translate, such as a diffusion model or pix2pix"
         raise UserError(f"{name} makes nothing of a whole picture: --image without --mask needs {needed}")
 
 

@@ -1,5 +1,7 @@
 """The Fréchet distance between two sets of features, arXiv:1706.08500; FID if they are Inception's `pool3`.
 
+`nets.inception` has the network and its resizing, `metrics.features` the compiled features of a batch of images.
+
     d^2 = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))                                       (eq. 6)
 """
 

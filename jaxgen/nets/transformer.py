@@ -21,7 +21,7 @@ from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply
 from jaxgen.nets.dense import Dense, prefer_kernel_on_left, transpose_kernels
-from jaxgen.ops.attention import attention, cached_attention, rotate
+from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
 
 UNROLL = 2  # blocks per iteration of the scan: the backward pass copies fewer of its residuals
 XAVIER = nn.initializers.xavier_uniform()
@@ -136,8 +136,9 @@ class Attention(nn.Module):
             kept = (_written(place.cache[0], k, slot), _written(place.cache[1], v, slot))
             h = cached_attention(q, *kept, place.mask)
         else:
-            key = self.make_rng("dropout") if config.train and config.dropout else None
-            h = attention(q, k, v, config.causal and context is None, place.mask, config.dropout, key)
+            drops = config.train and config.dropout
+            dropout = Dropout(config.dropout, self.make_rng("dropout")) if drops else None
+            h = attention(q, k, v, config.causal and context is None, place.mask, dropout)
             kept = (_by_group(k), _by_group(v)) if keep else None
         return config.dense_out(channels, "out")(h.reshape(x.shape)), kept
 

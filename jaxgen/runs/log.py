@@ -101,10 +101,7 @@ class Watch(Delayed):
     def _write(self, metrics: dict[str, jax.Array]) -> None:
         values = jax.device_get(metrics)
         self._keep(values)
-        for name, column in values.items():
-            bad = ~np.isfinite(column)
-            if bad.any():
-                raise NonFinite(name, self.written + 1 + int(np.argmax(bad)))
+        self._check_finite(values)
         if advice := self.experiment.model.diverged(values):
             self._give_up(self.written + self.experiment.steps_per_call, advice)
         self.window.append(values)
@@ -116,6 +113,13 @@ class Watch(Delayed):
         self.window, self.logged = [], self.written
         self._point(shown, rate)
         self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)
+
+    def _check_finite(self, values: dict[str, np.ndarray]) -> None:
+        """Raises NonFinite at the first NaN or infinity; `train.loop.roll_back` then decides what follows."""
+        for name, column in values.items():
+            bad = ~np.isfinite(column)
+            if bad.any():
+                raise NonFinite(name, self.written + 1 + int(np.argmax(bad)))
 
     def _keep(self, values: dict[str, np.ndarray]) -> None:
         """Called with the metrics of a call, f32[K] by name, before they are checked."""

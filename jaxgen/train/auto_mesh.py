@@ -6,8 +6,8 @@ from dataclasses import replace
 import jax
 
 from jaxgen.core.compiled import abstract_state
+from jaxgen.core.flops import CONVOLUTION, flops_by_kind
 from jaxgen.core.mesh import size
-from jaxgen.core.work import CONVOLUTION, flops_by_kind
 from jaxgen.experiment import AUTO, Experiment
 
 MOSTLY = 0.5

@@ -13,7 +13,7 @@ import sample
 import train
 from conftest import EXPERIMENTS
 
-from jaxgen.core.work import flops
+from jaxgen.core.flops import flops
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.train import loop

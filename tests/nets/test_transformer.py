@@ -10,7 +10,7 @@ import pytest
 from jaxgen.core.mesh import TENSOR_RULES
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import Placement, Transformer
-from jaxgen.ops.attention import attention, cached_attention, rotate
+from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
 
 KINDS = {
     "gpt2": {"causal": True},
@@ -62,7 +62,7 @@ def test_attention_is_the_slow_one(groups):
 def test_attention_drops_weights_by_its_key_and_keeps_their_mean():
     q, k, v = (normal(1, 3, 2, 4, seed=i) for i in range(3))
     keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = jax.vmap(lambda key: attention(q, k, v, dropout=0.5, key=key))(keys)
+    drawn = jax.vmap(lambda key: attention(q, k, v, dropout=Dropout(0.5, key)))(keys)
     assert float(jnp.std(drawn, axis=0).min()) > 0.05
     np.testing.assert_allclose(drawn.mean(0), attention(q, k, v), atol=0.1)
 

@@ -10,11 +10,11 @@ from conftest import EXPERIMENTS, ROOT
 from small_runs import same
 
 import jaxgen
+from jaxgen.api.run import default_codec
 from jaxgen.codecs import Binarize, Identity, Pixels
 from jaxgen.data import Digits, Toy2D
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.face.run import default_codec
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.vae import VAE

@@ -1,0 +1,1 @@
+"""The library in a few lines: train, load and use a model."""

@@ -1,1 +1,0 @@
-"""The face of the library: train, load and use a model in a few lines."""
