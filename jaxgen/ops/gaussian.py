@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxgen.ops.quantize import kmeans_seeds
+
 
 def log_normal(z: jax.Array, mu: jax.Array | float = 0.0, logvar: jax.Array | float = 0.0) -> jax.Array:
     """log N(z; mu, diag exp(logvar)), summed over the last axis: f32[...]."""
@@ -69,21 +71,12 @@ def fit_mixture(
 
 def _fit(z: jax.Array, num_components: int, key: jax.Array, steps: int, floor: float) -> Mixture:
     """`fit_mixture` from one seeding."""
-    num, dim = z.shape
+    dim = z.shape[1]
     overall = jnp.cov(z.T).reshape(dim, dim)
     ridge = (floor * jnp.trace(overall) / dim + 1e-8) * jnp.eye(dim)
-
-    def seed(carry, key):
-        """One more seed, drawn with probability in proportion to the squared distance from the nearest earlier seed."""
-        distance, _ = carry
-        chosen = z[jax.random.categorical(key, jnp.log(distance + 1e-12))]
-        return (jnp.minimum(distance, jnp.sum((z - chosen[None]) ** 2, axis=1)), chosen), chosen
-
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_components))
-    _, mean = jax.lax.scan(seed, (jnp.ones(num), z[0]), keys)
     start = Mixture(
         log_weight=jnp.full((num_components,), -math.log(num_components)),
-        mean=mean,
+        mean=kmeans_seeds(key, z, num_components),
         chol=jnp.broadcast_to(jnp.linalg.cholesky(overall + ridge), (num_components, dim, dim)),
     )
 

@@ -51,9 +51,9 @@ def perplexity(uses: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
 
 
-def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool = False) -> jax.Array:
-    """`size` centres of z: f32[N, D] by `steps` of Lloyd's iteration. The k-means++ seeds are drawn in proportion to
-    the squared distance from the nearest earlier seed. spherical: centres have unit length, as z must have."""
+def kmeans_seeds(key: jax.Array, z: jax.Array, size: int) -> jax.Array:
+    """k-means++ seeds f32[size, D]: vectors of z: f32[N, D], each drawn in proportion to its squared distance from the
+    nearest earlier seed, the first one uniformly."""
 
     def seed(distance: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Relative to the largest, so that the scale of z does not matter.
@@ -61,14 +61,20 @@ def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool 
         chosen = z[jax.random.categorical(jax.random.fold_in(key, i), jnp.log(share + 1e-12))]
         return jnp.minimum(distance, jnp.sum((z - chosen[None]) ** 2, axis=1)), chosen
 
+    return jax.lax.scan(seed, jnp.full(len(z), LARGEST), jnp.arange(size))[1]
+
+
+def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool = False) -> jax.Array:
+    """`size` centres of z: f32[N, D] by `steps` of Lloyd's iteration from k-means++ seeds. spherical: centres have unit
+    length, as z must have."""
+
     def step(centres: jax.Array, _) -> tuple[jax.Array, None]:
         uses, sums = tally(z, nearest(z, centres), size)
         # A centre that no vector chose stays where it is.
         moved = jnp.where(uses[:, None] > 0, sums / jnp.maximum(uses, 1)[:, None], centres)
         return unit(moved) if spherical else moved, None
 
-    _, centres = jax.lax.scan(seed, jnp.full(len(z), LARGEST), jnp.arange(size))
-    return jax.lax.scan(step, centres, length=steps)[0]
+    return jax.lax.scan(step, kmeans_seeds(key, z, size), length=steps)[0]
 
 
 def drawn_by_error(key: jax.Array, z: jax.Array, q: jax.Array, size: int) -> jax.Array:
