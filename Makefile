@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/library
 	$(BIN)/jaxgen train ngp demo --out runs/demo
-	$(BIN)/jaxgen render runs/demo --limit 4 --turntable 48 --size 160
+	$(BIN)/jaxgen render runs/demo --limit 4 --turntable 36 --size 160
 	@echo "open file://$(CURDIR)/runs/demo/report.html"
 
 test: .venv/tools

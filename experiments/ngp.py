@@ -45,9 +45,9 @@ PRESETS = {
         model=NeRF(
             network=HashField(HashGrid(levels=6, log2_table=15, coarsest=8, finest=96), width=32), coarse=96, fine=0,
             bound=1.0, occupancy=Occupancy(resolution=48, budget=16, cells=6912), random_background=True,
-            optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=1500, final=0.05),
+            optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=1000, final=0.05),
         ),
-        codec=UNIT, data=AnalyticScene(), batch_size=1024, steps=1500, steps_per_call=25, log_every=50, save_every=500,
+        codec=UNIT, data=AnalyticScene(), batch_size=1024, steps=1000, steps_per_call=25, log_every=50, save_every=500,
         sample_every=250, num_samples=4 * 64 * 64,
     ),
     # Pictures of 100 pixels show cells of a hundredth of the scene at best: finer levels would learn noise.
