@@ -167,7 +167,8 @@ def skipping(options: Options) -> list[common.Row]:
     views = experiment.data.views("test")
     count = min(options.views, len(views.pixels))
     rays = [
-        view_rays(views.poses[i], views.intrinsics[i], views.size, views.near[i], views.far[i]) for i in range(count)
+        view_rays(views.poses[i], views.intrinsics[i], views.size, views.near[i], views.far[i], views.planar[i])
+        for i in range(count)
     ]
     scores = {}
     for name, pair in pairs.items():
