@@ -1,15 +1,15 @@
-"""The convolutions of AlexNet, arXiv:1404.5997, as torchvision has them: the trunk of LPIPS."""
+"""The convolutions of AlexNet, arXiv:1404.5997, in torchvision's version: a feature network of LPIPS."""
 
 import jax
 from flax import linen as nn
 
 from jaxgen.nets.frozen import conv, max_pool
 
-SMALLEST = 31  # a side below this leaves nothing to pool
+SMALLEST = 31  # pixels a side that the poolings need at least
 
 
 class AlexNet(nn.Module):
-    """f32[B, H, W, 3], standardised, to the five ReLU outputs: 64, 192, 384, 256 and 256 channels."""
+    """f32[B, H, W, 3], standardized, to the five ReLU outputs, of 64, 192, 384, 256 and 256 channels."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:

@@ -1,8 +1,7 @@
-"""Networks that tell a coupling how to move one half from the other: they answer zero at first, so that a coupling
-starts as the identity.
+"""Networks that compute a coupling's parameters for one half from the other half.
 
-(x, out, context) -> f32[..., out]: one vector or pixel of `out` numbers for each of x. context: f32[B, K], or for
-images also f32[B, H, W, K], laid beside x.
+(x, out, context) -> f32[..., out], `out` numbers per vector or pixel of x. Their output starts at zero, so that a
+coupling starts as the identity. context: f32[B, K], or f32[B, H, W, K] for images, concatenated to x.
 """
 
 from typing import Any
@@ -11,39 +10,30 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.nets.condition import concat_condition
 from jaxgen.nets.conv import Conv
 
 ZERO = nn.initializers.zeros
 
 
-def beside(x: jax.Array, context: jax.Array | None) -> jax.Array:
-    """x with the context as further channels; a vector becomes constant planes."""
-    if context is None:
-        return x
-    if context.ndim < x.ndim:
-        context = context.reshape(context.shape[0], *(1,) * (x.ndim - 2), context.shape[-1])
-        context = jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))
-    return jnp.concatenate([x, context.astype(x.dtype)], axis=-1)
-
-
 class CouplingMLP(nn.Module):
-    """Dense layers with SiLU between, for x: f32[B, D]."""
+    """Dense layers with SiLU between them, for x: f32[B, D]."""
 
     hidden: tuple[int, ...] = (64, 64)
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, out: int, context: jax.Array | None = None) -> jax.Array:
-        h = beside(x, context)
+        h = concat_condition(x, context)
         for width in self.hidden:
             h = nn.silu(nn.Dense(width, dtype=self.dtype)(h))
         return nn.Dense(out, kernel_init=ZERO, dtype=self.dtype)(h).astype(jnp.float32)
 
 
 class GlowNet(nn.Module):
-    """3x3, 1x1 and 3x3 convolutions with ReLU between, appendix B of arXiv:1807.03039.
+    """3x3, 1x1 and 3x3 convolutions with ReLU between them, appendix B of arXiv:1807.03039.
 
-    Hidden channels have deviation 1 on the batch that they are initialised with, as ActNorm gives them there.
+    Hidden channels start with standard deviation 1 on the batch of initialization, as the paper's ActNorm makes them.
     """
 
     width: int = 512
@@ -51,7 +41,7 @@ class GlowNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, out: int, context: jax.Array | None = None) -> jax.Array:
-        h = beside(x, context)
+        h = concat_condition(x, context)
         for i, size in enumerate((3, 1)):
             h = Conv(self.width, size, dtype=self.dtype, name=f"conv{i}")(h)
             h = nn.relu(Standardize(dtype=self.dtype, name=f"standardize{i}")(h))
@@ -59,7 +49,7 @@ class GlowNet(nn.Module):
 
 
 class Standardize(nn.Module):
-    """A gain for each channel that makes its deviation 1 on the batch that it is initialised with."""
+    """A gain per channel that makes its standard deviation 1 on the batch of initialization."""
 
     dtype: Any = None
 
@@ -74,8 +64,8 @@ class Standardize(nn.Module):
 
 
 class CouplingResNet(nn.Module):
-    """Residual blocks of two 3x3 convolutions, section 3.6 of arXiv:1605.08803, with SiLU and without batch norm, whose
-    place the flow's ActNorm takes."""
+    """Residual blocks of two 3x3 convolutions, section 3.6 of arXiv:1605.08803, but with SiLU, and without batch
+    normalization since the flow has ActNorm."""
 
     width: int = 64
     blocks: int = 8
@@ -83,10 +73,10 @@ class CouplingResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, out: int, context: jax.Array | None = None) -> jax.Array:
-        h = Conv(self.width, dtype=self.dtype, name="in")(beside(x, context))
+        h = Conv(self.width, dtype=self.dtype, name="in")(concat_condition(x, context))
         for i in range(self.blocks):
             inner = Conv(self.width, dtype=self.dtype, name=f"block{i}a")(nn.silu(h))
-            # A start near the identity keeps the sum of many blocks in range without normalization.
+            # Blocks start near the identity, so that the sum of many stays in range without normalization.
             small = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
             h += Conv(self.width, dtype=self.dtype, kernel_init=small, name=f"block{i}b")(nn.silu(inner))
         h = Conv(out, kernel_init=ZERO, dtype=self.dtype, name="out")(nn.silu(h))
@@ -94,10 +84,10 @@ class CouplingResNet(nn.Module):
 
 
 class PixelDense(nn.Module):
-    """One 3x3 convolution: enough to guess a half that is factored out from the half that stays."""
+    """One 3x3 convolution, enough to predict the half that is factored out from the other half."""
 
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, out: int, context: jax.Array | None = None) -> jax.Array:
-        return Conv(out, kernel_init=ZERO, dtype=self.dtype)(beside(x, context)).astype(jnp.float32)
+        return Conv(out, kernel_init=ZERO, dtype=self.dtype)(concat_condition(x, context)).astype(jnp.float32)

@@ -1,6 +1,7 @@
-"""Convolution as a layer, and a strided convolutional encoder with its mirror, for images of any size."""
+"""Convolutional layers, and a strided encoder and its mirror-image decoder for images of any size."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.nets.condition import concat_condition
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
 
 
@@ -23,18 +25,19 @@ def Conv(
     """`nn.Conv` with a square kernel, SAME padding and a bias, computed by `ops.conv.conv`."""
     return nn.Conv(
         features, (size, size), stride, padding="SAME", kernel_init=kernel_init, dtype=dtype, name=name,
-        conv_general_dilated=_conv,
+        conv_general_dilated=linen_conv,
     )  # fmt: skip
 
 
-def _conv(x, kernel, strides, padding, dimension_numbers, **_):
-    """`ops.conv.conv` under the signature Linen calls; `Conv` leaves every other argument at its default."""
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return conv(x, kernel, tuple(strides), tuple(pads))
+def linen_conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
+    """`ops.conv.conv` as the `conv_general_dilated` of an `nn.Conv` without dilation or feature groups."""
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    return conv(x, kernel, (strides[0], strides[1]), tuple(padding))
 
 
 class UpConv(nn.Module):
-    """`upconv` with a bias: doubles height and width."""
+    """A transposed 4x4 convolution of stride 2 with a bias (`ops.conv.upconv`): doubles height and width."""
 
     features: int
     dtype: Any = None
@@ -62,14 +65,14 @@ class DoubleConv(nn.Module):
 
 
 def halved(size: int, times: int) -> int:
-    """`size` halved and rounded up, `times` times."""
+    """`size` after `times` halvings, each rounded up."""
     return -(-size // 2**times)
 
 
 class ConvEncoder(nn.Module):
     """4x4 stride-2 convolutions with ReLU, then one dense layer: x f32[B, H, W, C] -> f32[B, *shape].
 
-    cond, f32[B, num_classes] one-hot, joins as constant planes.
+    cond: one-hot f32[B, num_classes], concatenated to x as constant channels.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -77,9 +80,7 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, shape: tuple[int, ...], cond: jax.Array | None = None) -> jax.Array:
-        if cond is not None:
-            planes = jnp.broadcast_to(cond[:, None, None, :], (*x.shape[:3], cond.shape[-1]))
-            x = jnp.concatenate([x, planes.astype(x.dtype)], axis=-1)
+        x = concat_condition(x, cond)
         for features in self.channels:
             x = nn.relu(Conv(features, 4, 2, dtype=self.dtype)(x))
         h = nn.Dense(math.prod(shape), dtype=self.dtype)(x.reshape(x.shape[0], -1))
@@ -87,9 +88,9 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """One dense layer to the smallest map, then doublings: z f32[B, ...] -> f32[B, H, W, C] of the asked `shape`.
+    """One dense layer to the smallest map, then doublings: z f32[B, ...] -> f32[B, *shape], shape = (H, W, C).
 
-    channels: widths from the smallest map up. A size that does not halve evenly is made larger, then cropped.
+    channels: widths from the smallest map up. If H or W does not halve evenly, the output is cropped to it.
     """
 
     channels: tuple[int, ...] = (128, 64, 32)
@@ -98,9 +99,7 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, shape: tuple[int, ...], cond: jax.Array | None = None) -> jax.Array:
         height, width, out = shape
-        z = z.reshape(z.shape[0], -1)
-        if cond is not None:
-            z = jnp.concatenate([z, cond.astype(z.dtype)], axis=-1)
+        z = concat_condition(z.reshape(z.shape[0], -1), cond)
         times = len(self.channels)
         small = (halved(height, times), halved(width, times), self.channels[0])
         h = nn.Dense(small[0] * small[1] * small[2], dtype=self.dtype)(z)

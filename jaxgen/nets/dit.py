@@ -1,4 +1,5 @@
-"""The diffusion transformer with adaLN-Zero, arXiv:2212.09748: patches of x_t as tokens, time and class as gains.
+"""The diffusion transformer with adaLN-Zero, arXiv:2212.09748. Tokens are patches of x_t; time and class scale and
+shift them.
 
 x: f32[B, H, W, C]; t: f32[B] on the scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class.
 """
@@ -17,17 +18,17 @@ from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 SMALL = nn.initializers.normal(0.02)
 SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
-"""width, depth and heads by name: table 1, and one for two cores."""
+"""Width, depth and heads by name: those of table 1, and a tiny one that trains on two CPU cores."""
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> jax.Array:
-    """x: f32[B, T, C] normalised over C, then scaled and shifted by [B, C] each."""
+    """x: f32[B, T, C] normalized over C, then scaled by 1 + scale and shifted; shift and scale: f32[B, C]."""
     x = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(x)
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
 class DiTBlock(nn.Module):
-    """Attention, then an MLP, each on modulated input and through a gate that starts at zero: figure 3, right.
+    """Attention, then an MLP, each with modulated input and an output gate that starts at zero: figure 3, right.
 
     tokens: f32[B, T, C]; embedding: f32[B, C] of time and class.
     """
@@ -48,10 +49,10 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """`depth` blocks over tokens of `width` channels, one for each patch of `patch` x `patch` pixels.
+    """`depth` blocks over tokens of `width` channels, one token per patch of `patch` x `patch` pixels.
 
-    The blocks are one scanned block, so that a deep network compiles as fast as a shallow one: their parameters are
-    stacked, [depth, ...]. remat: blocks are computed again in the backward pass, for less memory.
+    The blocks are one scanned block with stacked parameters, [depth, ...], so a deep network compiles as fast as a
+    shallow one. remat: the backward pass recomputes each block, which takes less memory.
     """
 
     width: int = 384
@@ -62,14 +63,14 @@ class DiT(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when images of `shape` = (H, W, C) are not whole patches, or width is not whole heads."""
+        """Raises UserError if images of `shape` = (H, W, C) cannot be cut into patches, or the width into heads."""
         if len(shape) != 3 or shape[0] % self.patch or shape[1] % self.patch:
             raise UserError(
-                f"images of shape {shape} are not made of whole patches: height and width must be multiples of "
+                f"images of shape {shape} cannot be cut into whole patches: height and width must be multiples of "
                 f"{self.patch}; choose another --model.network.patch"
             )
         if self.width % self.heads or self.width % 4:
-            raise UserError(f"width is {self.width}, a multiple of 4 and of heads = {self.heads} is expected")
+            raise UserError(f"width is {self.width}: a multiple of 4 and of heads = {self.heads} is expected")
 
     @nn.compact
     def __call__(
@@ -112,6 +113,6 @@ class DiT(nn.Module):
 
 
 def dit(size: str, patch: int = 2, **fields: Any) -> DiT:
-    """DiT-S, B, L or XL of table 1, or the tiny one."""
+    """DiT-S, B, L or XL of table 1, or the tiny one: `size` is a key of `SIZES`."""
     width, depth, heads = SIZES[size]
     return DiT(width, depth, heads, patch, **fields)

@@ -1,7 +1,7 @@
-"""Networks that give an image or a point one number, its energy: (x f32[B, ...]) -> f32[B].
+"""Energies of images or points: x: f32[B, ...] -> f32[B].
 
-Chains follow the energy's gradient, so activations are smooth; no row may see another, so nothing here normalises over
-a batch. The last layer has no bias, as exp(-E) / Z does not depend on it.
+Activations are smooth, because Markov chains follow the energy's gradient. Nothing normalizes over the batch, because
+examples must be independent. The last layer has no bias, because exp(-E) / Z does not depend on it.
 """
 
 from typing import Any
@@ -27,11 +27,11 @@ class Scalar(nn.Module):
 
 
 class MLPEnergy(nn.Module):
-    """Dense layers with swish."""
+    """Dense layers with swish between them, on flattened x."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
     spectral: bool = False
-    """Layers under spectral normalization, arXiv:1802.05957, which bounds the energy's slope."""
+    """Spectral normalization of all layers, arXiv:1802.05957, which bounds the energy's slope."""
     dtype: Any = None
 
     @nn.compact
@@ -47,7 +47,7 @@ class CNNEnergy(nn.Module):
 
     channels: tuple[int, ...] = (16, 32, 64, 64)
     width: int = 64
-    """Of the dense layer before the last."""
+    """Width of the hidden dense layer."""
     spectral: bool = False
     dtype: Any = None
 
@@ -61,8 +61,10 @@ class CNNEnergy(nn.Module):
 
 
 class WideResNetEnergy(nn.Module):
-    """A wide residual network (arXiv:1605.07146) without normalization, as in arXiv:1912.03263: swish and 3 x 3
-    convolutions in blocks of two at 16 k, 32 k and 64 k channels, a mean over pixels."""
+    """A wide residual network (arXiv:1605.07146) without normalization, as in arXiv:1912.03263.
+
+    Blocks of two 3 x 3 convolutions with swish, at 16 k, 32 k and 64 k channels, then a mean over pixels.
+    """
 
     depth: int = 28
     """6 n + 4 layers, n blocks at each of the three sizes."""
@@ -80,7 +82,7 @@ class WideResNetEnergy(nn.Module):
         def layer(features: int, size: int = 3, stride: int = 1, init: nn.initializers.Initializer = LECUN):
             return normed(Conv2D(features, size, stride, kernel_init=init, dtype=self.dtype), self.spectral)
 
-        # Nothing normalises the sum of the blocks: each starts with its part of the variance.
+        # Nothing normalizes the sum of the blocks, so each starts with its share of the variance.
         share = nn.initializers.variance_scaling(1 / (3 * blocks), "fan_in", "truncated_normal")
         h = layer(16)(x)
         for level in range(3):

@@ -1,7 +1,7 @@
-"""Generators and critics: fully connected pairs, DCGAN (arXiv:1511.06434), and what these and others are made of.
+"""Generators and critics: fully connected ones, DCGAN (arXiv:1511.06434), and the layers of these and others.
 
-A generator is (z f32[B, latent], shape, y, train) -> x f32[B, *shape]; a critic is (x, y, train) -> logits f32[B].
-y: one-hot f32[B, K] or None. `train`: batch statistics, dropout; else running averages.
+A generator is (z: f32[B, latent], shape, y, train) -> x: f32[B, *shape]; a critic is (x, y, train) -> logits f32[B].
+y: one-hot f32[B, K] or None. train: use batch statistics and dropout, instead of running averages and none.
 """
 
 import math
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.nets.condition import concat_condition
 from jaxgen.nets.conv import halved
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
 from jaxgen.ops.spectral import iterate, spectral_norm, unit
@@ -22,10 +23,10 @@ LECUN = nn.linear.default_kernel_init
 
 
 class SpectralNorm(nn.Module):
-    """`layer` with its `kernel` divided by its largest singular value, arXiv:1802.05957.
+    """`layer` with its `kernel` divided by the kernel's largest singular value, arXiv:1802.05957.
 
-    The estimate's vector u is the wrapper's state, collection `spectral`: a pass with that collection mutable makes one
-    power iteration, any other uses u as it stands.
+    The singular vector u is kept in the collection `spectral`. A pass in which that collection is mutable improves u by
+    one power iteration; any other uses it unchanged.
     """
 
     layer: nn.Module
@@ -49,15 +50,16 @@ class SpectralNorm(nn.Module):
 
 
 def normed(layer: nn.Module, spectral: bool) -> nn.Module:
-    """`layer`, under spectral normalization where asked for."""
+    """`layer`, with spectral normalization if `spectral`."""
     return SpectralNorm(layer) if spectral else layer
 
 
 class Conv2D(nn.Module):
-    """Square convolution, SAME padding. up: `nearest` doubles the image first, `transposed` is a 4x4 transposed
-    convolution of stride 2 and padding 1 in PyTorch's sense; both compute sub-pixels, `ops.conv.upconv`.
+    """A square convolution with SAME padding.
 
-    bias: False before batch normalization, which would cancel it and leave it to drift.
+    up: `nearest` doubles the image first; `transposed` is a 4x4 transposed convolution of stride 2, padding 1 in
+    PyTorch's terms. Both are computed by `ops.conv.upconv`. bias: False before batch normalization, which cancels a
+    bias, so that it would only drift.
     """
 
     features: int
@@ -84,27 +86,18 @@ class Conv2D(nn.Module):
 
 
 def batch_norm(train: bool, scale_init: Init = nn.initializers.ones, dtype: Any = None) -> nn.BatchNorm:
-    """With PyTorch's epsilon and momentum."""
+    """Batch normalization with PyTorch's epsilon and momentum."""
     return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, scale_init=scale_init, dtype=dtype)
 
 
 def dcgan_scale(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """N(1, 0.02), the start of DCGAN's normalization scales."""
+    """The initializer of DCGAN's normalization scales: mean 1, standard deviation 0.02."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
-def joined(h: jax.Array, y: jax.Array | None) -> jax.Array:
-    """The class concatenated: to vectors, or as constant planes to images."""
-    if y is None:
-        return h
-    if h.ndim == 4:
-        y = jnp.broadcast_to(y[:, None, None, :], (*h.shape[:3], y.shape[-1]))
-    return jnp.concatenate([h, y.astype(h.dtype)], axis=-1)
-
-
 class Head(nn.Module):
-    """Features phi: f32[B, F] to logits f32[B]: psi . phi + b, and with y of a projection discriminator y^T V phi
-    (section 3 of arXiv:1802.05637)."""
+    """Features phi: f32[B, F] to logits f32[B]: psi . phi + b, plus y^T V phi if y is given (projection discriminator,
+    section 3 of arXiv:1802.05637)."""
 
     spectral: bool = False
     bias: bool = True
@@ -125,17 +118,17 @@ class Head(nn.Module):
 
 
 class MLPGenerator(nn.Module):
-    """Dense layers with leaky ReLU, batch normalization in all but the first, tanh at the end for images."""
+    """Dense layers with leaky ReLU, and batch normalization in all but the first."""
 
     hidden: tuple[int, ...] = (128, 256, 512, 1024)
     normalize: bool = True
     squash: bool = True
-    """tanh, for data in [-1, 1]."""
+    """End with tanh, for data in [-1, 1]."""
     dtype: Any = None
 
     @nn.compact
     def __call__(self, z: jax.Array, shape: tuple[int, ...], y: jax.Array | None = None, train: bool = False):
-        h = joined(z, y)
+        h = concat_condition(z, y)
         for i, width in enumerate(self.hidden):
             normalize = self.normalize and i > 0
             h = nn.Dense(width, use_bias=not normalize, dtype=self.dtype)(h)
@@ -151,15 +144,15 @@ class MLPCritic(nn.Module):
     dropout: float = 0.0
     spectral: bool = False
     projection: bool = False
-    """The class by projection; by concatenation to the input otherwise."""
+    """Condition by projection; otherwise the class is concatenated to the input."""
     bias: bool = True
-    """Of the logit; it cancels in a Wasserstein critic's loss."""
+    """A bias of the logit, which cancels in a Wasserstein critic's loss."""
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
         h = x.reshape(x.shape[0], -1)
-        h = h if self.projection else joined(h, y)
+        h = h if self.projection else concat_condition(h, y)
         for width in self.hidden:
             h = nn.leaky_relu(normed(nn.Dense(width, dtype=self.dtype), self.spectral)(h), 0.2)
             h = nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -170,8 +163,11 @@ class MLPCritic(nn.Module):
 
 
 class DCGANGenerator(nn.Module):
-    """A dense layer to the smallest map, then doublings, each but the last with batch normalization and `slope`-leaky
-    ReLU; tanh. channels: widths from the smallest map up; an image is 2^len(channels) times that map, cropped."""
+    """A dense layer to the smallest map, then doublings, the last with tanh and the others with batch normalization and
+    a leaky ReLU of `slope`.
+
+    channels: widths from the smallest map up. The image is 2^len(channels) times the size of that map, cropped.
+    """
 
     channels: tuple[int, ...] = (512, 256, 128, 64)
     up: Literal["nearest", "transposed"] = "transposed"
@@ -186,7 +182,7 @@ class DCGANGenerator(nn.Module):
         height, width, out = shape
         times = len(self.channels)
         small = (halved(height, times), halved(width, times), self.channels[0])
-        h = nn.Dense(math.prod(small), use_bias=False, kernel_init=NORMAL, dtype=self.dtype)(joined(z, y))
+        h = nn.Dense(math.prod(small), use_bias=False, kernel_init=NORMAL, dtype=self.dtype)(concat_condition(z, y))
         h = activated(h.reshape(-1, *small))
         for features in self.channels[1:]:
             h = activated(Conv2D(features, up=self.up, bias=False, kernel_init=NORMAL, dtype=self.dtype)(h))
@@ -195,24 +191,24 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANCritic(nn.Module):
-    """Stride-2 convolutions with leaky ReLU, batch normalization in all but the first, a dense layer to the logit."""
+    """Stride-2 convolutions with leaky ReLU, and batch normalization in all but the first, then a dense layer."""
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
     size: int = 4
     normalize: bool = True
-    """Batch normalization; not with a gradient penalty, for which each example is to stand alone."""
+    """Use batch normalization. A gradient penalty needs it off, as each example must be independent of the others."""
     dropout: float = 0.0
-    """Of whole channels."""
+    """Share of whole channels that are dropped."""
     spectral: bool = False
     projection: bool = False
-    """The class by projection; as planes beside the image otherwise."""
+    """Condition by projection; otherwise the class is concatenated to the image as constant channels."""
     bias: bool = True
-    """Of the logit; it cancels in a Wasserstein critic's loss."""
+    """A bias of the logit, which cancels in a Wasserstein critic's loss."""
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
-        h = x if self.projection else joined(x, y)
+        h = x if self.projection else concat_condition(x, y)
         for i, features in enumerate(self.channels):
             normalize = self.normalize and i > 0
             layer = Conv2D(features, self.size, 2, bias=not normalize, kernel_init=NORMAL, dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""A transformer over tokens: embeddings in, logits of the next token out. GPT-2's layout by default."""
+"""A transformer language model: embeds tokens and returns logits of the next one. GPT-2's layout by default."""
 
 from dataclasses import field
 from typing import Any
@@ -13,28 +13,28 @@ from jaxgen.nets.transformer import KeysValues, Transformer
 
 
 def check_sizes(vocab: int, window: int) -> None:
-    """Raises UserError where there is nothing to choose from, or no place."""
+    """Raises UserError for fewer than 2 tokens or 1 position."""
     if vocab < 2 or window < 1:
         raise UserError(f"vocab is {vocab}, window {window}: 2 tokens and 1 position at least are needed")
 
 
 class TokenTransformer(nn.Module):
-    """tokens: i32[B, T] in [0, vocab). Positions are learnt, unless the body turns keys by theirs.
+    """tokens: i32[B, T] in [0, vocab). Positions are learned embeddings, unless the body's are rotary.
 
-    `starts`, f32[n, width] where given, are embeddings of the further tokens vocab to vocab + n - 1, which are read and
-    never written.
+    starts: f32[n, width], or None, are embeddings of n further tokens, vocab to vocab + n - 1. They can stand in the
+    input but have no logits.
     """
 
     vocab: int = 256
     window: int = 64
-    """Positions there are."""
+    """Number of positions."""
     body: Transformer = field(default_factory=lambda: Transformer(causal=True))
     tied: bool = True
-    """The head is the embedding's transpose, arXiv:1608.05859; else a layer of its own."""
+    """The output layer is the transpose of the embedding, arXiv:1608.05859; otherwise it has its own parameters."""
     dtype: Any = None
 
     def check(self) -> None:
-        """Raises UserError for sizes that do not fit."""
+        """Raises UserError for invalid sizes, or a body that is not causal."""
         self.body.check()
         check_sizes(self.vocab, self.window)
         if not self.body.causal:
@@ -61,17 +61,17 @@ class TokenTransformer(nn.Module):
         return x if self.dtype is None else x.astype(self.dtype)
 
     def logits(self, h: jax.Array) -> jax.Array:
-        """f32[..., vocab] of what the body says, [..., width]."""
+        """f32[..., vocab] of the body's output, [..., width]."""
         table = self.tokens if self.tied else self.head
-        # f32 sums: bf16 logits tie.
+        # Accumulated in f32: in bf16, logits of different tokens would be equal.
         return dot_transposed(h, table.astype(h.dtype), jnp.float32)
 
     def __call__(self, tokens: jax.Array, starts: jax.Array | None = None, train: bool = False) -> jax.Array:
-        """f32[B, T, vocab]: of position t, what comes after tokens 0 to t."""
+        """f32[B, T, vocab]: at position t, logits of the token after tokens 0 to t."""
         x = self.embed(tokens, jnp.arange(tokens.shape[1])[None], starts)
         return self.logits(self.body(self.drop(x, deterministic=not train), train=train))
 
     def keep(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array | None = None) -> KeysValues:
-        """Keys and values of all blocks, [depth, B * groups, T, d] each, to decode on from."""
+        """Keys and values of all blocks, [depth, B * groups, T, d] each, from which decoding continues."""
         x = self.embed(tokens, positions)
         return self.body.keep(x, positions, mask)[1]

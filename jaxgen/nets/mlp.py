@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.nets.condition import concat_condition
+
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between: x f32[B, ...] is flattened, the result is f32[B, *shape].
+    """Dense layers with ReLU between them: f32[B, ...], flattened, to f32[B, *shape].
 
-    cond, f32[B, num_classes] one-hot, is concatenated to the input. The output is f32 whatever `dtype`.
+    cond: one-hot f32[B, num_classes], concatenated to the input. The output is f32 whatever `dtype` is.
     """
 
     hidden: tuple[int, ...] = (400,)
@@ -19,9 +21,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, shape: tuple[int, ...], cond: jax.Array | None = None) -> jax.Array:
-        h = x.reshape(x.shape[0], -1)
-        if cond is not None:
-            h = jnp.concatenate([h, cond.astype(h.dtype)], axis=-1)
+        h = concat_condition(x.reshape(x.shape[0], -1), cond)
         for width in self.hidden:
             h = nn.relu(nn.Dense(width, dtype=self.dtype)(h))
         return nn.Dense(math.prod(shape), dtype=self.dtype)(h).astype(jnp.float32).reshape(-1, *shape)

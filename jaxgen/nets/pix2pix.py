@@ -1,4 +1,4 @@
-"""The networks of pix2pix, arXiv:1611.07004 section 6.1: a U-Net from image to image, and a critic of patches."""
+"""The networks of pix2pix, arXiv:1611.07004 section 6.1: a U-Net from image to image, and the PatchGAN critic."""
 
 from typing import Any, Literal
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.errors import UserError
+from jaxgen.nets.conv import linen_conv
 from jaxgen.nets.gan import NORMAL, Conv2D, batch_norm, dcgan_scale
 from jaxgen.nets.norm import GroupNorm
-from jaxgen.ops.conv import conv
 
 
 class Norm(nn.Module):
-    """instance: over the pixels of each map, arXiv:1607.08022, which batch normalization is for a batch of one."""
+    """Batch or instance normalization. The latter (arXiv:1607.08022) is batch normalization of each example alone."""
 
     kind: Literal["instance", "batch"]
     dtype: Any = None
@@ -26,33 +26,35 @@ class Norm(nn.Module):
 
 
 def even(h: jax.Array) -> jax.Array:
-    """f32[B, H, W, C] with its last row and column once more where H or W is odd."""
+    """f32[B, H, W, C] with its last row repeated if H is odd, and its last column if W is."""
     if h.shape[1] % 2:
         h = jnp.concatenate([h, h[:, -1:]], axis=1)
     return jnp.concatenate([h, h[:, :, -1:]], axis=2) if h.shape[2] % 2 else h
 
 
 class UNetGenerator(nn.Module):
-    """A stride-2 convolution for each of `channels`, as many transposed ones back, each seeing also what the encoder
-    had at its size; tanh. An odd size is padded by a pixel before it is halved, and cropped after it is doubled, so
-    that an image of any size comes back at that size."""
+    """A stride-2 convolution for each of `channels`, then as many transposed ones with skips from the encoder; tanh.
+
+    An odd size is padded by a pixel before it is halved and cropped after it is doubled, so that the output has the
+    size of the input, whatever it is.
+    """
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512, 512, 512)
-    """Widths of the encoder from the image down; the paper's, to one pixel of 256."""
+    """Widths of the encoder from the image down. The default is the paper's, which reduces 256 pixels to one."""
     norm: Literal["instance", "batch"] = "instance"
-    """Of all layers but the first, the innermost and the last. The paper normalizes by the batch in sampling as in
-    training, mostly a batch of one: `instance`. `batch` samples by running averages."""
+    """Normalization of all layers but the first, the innermost and the last. The paper uses batch statistics in
+    sampling too, mostly with batches of one: that is `instance`. `batch` samples with running averages."""
     dropout: float = 0.5
-    """Of the decoder's first layers, in sampling too where noise is asked for."""
+    """Dropout of the decoder's first layers, in sampling too if noise is wanted."""
     dropout_layers: int = 3
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when images of `shape` = (H, W, C) cannot train all layers."""
+        """Raises UserError if images of `shape` = (H, W, C) are too small to train all layers."""
         if not self.channels:
             raise UserError("model.generator.channels is empty: give one width or more")
         height, width = (-(-side // 2 ** (len(self.channels) - 1)) for side in shape[:2])
-        # What the last normalized layer sees: one pixel is its own mean, and nothing is left of it.
+        # The input size of the last normalized layer. A single pixel is its own mean: normalizing it leaves zero.
         if self.norm == "instance" and len(self.channels) > 1 and height * width == 1:
             raise UserError(
                 f"images of {shape[0]} x {shape[1]} are one pixel after {len(self.channels) - 1} halvings, where "
@@ -61,11 +63,11 @@ class UNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, source: jax.Array, out: int, train: bool = False, noise: bool = False) -> jax.Array:
-        """f32[B, H, W, C] -> f32[B, H, W, out] in [-1, 1]. train: batch statistics; noise: dropout, which needs the
-        rng `dropout`."""
+        """f32[B, H, W, C] -> f32[B, H, W, out] in [-1, 1]. train: use batch statistics. noise: use dropout, which needs
+        the rng `dropout`."""
         depth, h, skips = len(self.channels), source, []
         for i, features in enumerate(self.channels):
-            # Without it innermost, which may be a single pixel: see the note on the bottleneck in section 6.1.
+            # Not the innermost layer, which may have a single pixel: see the note on the bottleneck in section 6.1.
             normalized = 0 < i < depth - 1
             h = even(nn.leaky_relu(h, 0.2) if i else h)
             h = Conv2D(features, 4, 2, bias=not normalized, kernel_init=NORMAL, dtype=self.dtype)(h)
@@ -83,23 +85,21 @@ class UNetGenerator(nn.Module):
         return jnp.tanh(h[:, : source.shape[1], : source.shape[2]].astype(jnp.float32))
 
 
-def _conv(x, kernel, strides, padding, dimension_numbers, **_):
-    """`ops.conv.conv` under the signature Linen calls."""
-    return conv(x, kernel, tuple(strides), tuple(padding))
-
-
 class PatchCritic(nn.Module):
-    """Logits of overlapping patches of a pair (the PatchGAN): 4x4 convolutions of padding 1 and stride 2, of stride 1
-    from the last of `channels` on. (64, 128, 256, 512) sees patches of 70 x 70, (64, 128) of 16 x 16."""
+    """The PatchGAN critic: logits of overlapping patches of a pair of images.
+
+    4x4 convolutions with padding 1; all have stride 2 but the last of `channels` and the logits' layer, which have
+    stride 1. (64, 128, 256, 512) sees patches of 70 x 70 pixels, (64, 128) of 16 x 16.
+    """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
     norm: Literal["instance", "batch"] = "batch"
-    """Of all layers but the first and the last."""
+    """Normalization of all layers but the first and the last."""
     dtype: Any = None
 
     @property
     def receptive_field(self) -> int:
-        """Side in pixels of the patch that a logit sees."""
+        """Side, in pixels, of the patch that one logit sees."""
         side = 4
         for stride in reversed(self._strides):
             side = (side - 1) * stride + 4
@@ -110,13 +110,13 @@ class PatchCritic(nn.Module):
         return (2,) * (len(self.channels) - 1) + (1,)
 
     def logits(self, size: int) -> int:
-        """How many patches there are along a side of `size` pixels; less than 1 where none fits."""
+        """Number of patches along a side of `size` pixels; less than 1 if none fits."""
         for stride in (*self._strides, 1):
             size = (size - 2) // stride + 1
         return size
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when images of `shape` = (H, W, C) are too small for a single logit, or layer."""
+        """Raises UserError if `channels` is empty, or images of `shape` = (H, W, C) are too small for one logit."""
         if not self.channels:
             raise UserError("model.critic.channels is empty: give one width or more")
         if self.logits(min(shape[:2])) < 1:
@@ -132,7 +132,7 @@ class PatchCritic(nn.Module):
         def layer(h: jax.Array, features: int, stride: int, bias: bool) -> jax.Array:
             return nn.Conv(
                 features, (4, 4), stride, padding=1, use_bias=bias, kernel_init=NORMAL, dtype=self.dtype,
-                conv_general_dilated=_conv,
+                conv_general_dilated=linen_conv,
             )(h)  # fmt: skip
 
         h = jnp.concatenate([source, x], axis=-1)

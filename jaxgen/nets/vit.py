@@ -1,5 +1,4 @@
-"""Vision transformers that answer with an image of the size they were given: to codes and back (arXiv:2110.04627), and
-from image to image."""
+"""Vision transformers: the encoder and decoder of ViT-VQGAN (arXiv:2110.04627), and a generator from image to image."""
 
 import math
 from dataclasses import field
@@ -18,11 +17,12 @@ from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 
 def check_patches(patch: int, body: Transformer, shape: tuple[int, ...]) -> None:
-    """Raises UserError when images of `shape` = (H, W, C) are not made of whole patches, or the transformer's sizes do
-    not fit."""
+    """Raises UserError if images of `shape` = (H, W, C) cannot be cut into patches, or the transformer is invalid or
+    causal."""
     if len(shape) != 3 or patch < 1 or shape[0] % patch or shape[1] % patch:
         raise UserError(
-            f"images of shape {tuple(shape)} are not made of whole patches of {patch} x {patch}: choose another patch"
+            f"images of shape {tuple(shape)} cannot be cut into whole patches of {patch} x {patch}: choose another "
+            "patch"
         )
     body.check()
     if body.causal:
@@ -30,14 +30,14 @@ def check_patches(patch: int, body: Transformer, shape: tuple[int, ...]) -> None
 
 
 def attend(body: Transformer, maps: jax.Array, train: bool = False) -> jax.Array:
-    """Features of patches, [B, h, w, width], after a transformer that is told where each lies."""
+    """Features of patches, [B, h, w, width], after the transformer `body`, with 2-D sinusoids as positions."""
     batch, height, width, channels = maps.shape
     place = jnp.asarray(sinusoids(height, width, channels), maps.dtype)
     return body(maps.reshape(batch, -1, channels) + place[None], train=train).reshape(maps.shape)
 
 
 class PatchEncoder(nn.Module):
-    """Patches of x to vectors f32[B, h, w, dim]."""
+    """Images to one vector per patch, f32[B, h, w, dim]."""
 
     body: Transformer
     patch: int
@@ -50,7 +50,7 @@ class PatchEncoder(nn.Module):
         )
         h = attend(self.body, h)
         h = nn.tanh(Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="code_up")(h))
-        # Few numbers are compared: section 3.2, factorized codes.
+        # A low dimension, in which codes are looked up: "factorized codes" of section 3.2.
         return Dense(dim, dtype=self.dtype, name="code")(h).astype(jnp.float32)
 
 
@@ -71,8 +71,11 @@ class PatchDecoder(nn.Module):
 
 
 class ViTCoder(nn.Module):
-    """Encoder and decoder of ViT-VQGAN, section 3.1: patches, a transformer each, two layers with tanh between before
-    the codes and before the pixels. One level of codes, one for each patch; see `nets.vqvae` for what it answers."""
+    """Encoder and decoder of ViT-VQGAN, section 3.1, with the methods of `nets.vqvae.VQNetwork`.
+
+    Both are a transformer over patches, followed by two dense layers with tanh between them. There is one level of
+    codes, with one code per patch.
+    """
 
     patch: int = 8
     encoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
@@ -80,32 +83,32 @@ class ViTCoder(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when images of `shape` = (H, W, C) cannot be encoded."""
+        """Raises UserError if images of `shape` = (H, W, C) cannot be encoded."""
         for body in (self.encoder, self.decoder):
             check_patches(self.patch, body, shape)
             if body.dropout:
                 raise UserError(f"a transformer has dropout {body.dropout}: encoders and decoders of codes have none")
 
     def maps(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Height and width of the one map of codes of images of `shape`."""
+        """Height and width of the one map of codes, for images of `shape`."""
         return ((shape[0] // self.patch, shape[1] // self.patch),)
 
     @property
     def last(self) -> tuple[str, ...]:
-        """Where in the parameters the last layer's kernel is."""
+        """Path of the last layer's kernel in the parameters."""
         return "from_code", "pixels", "kernel"
 
     def setup(self) -> None:
-        # Copies: one module under both names would be one set of parameters.
+        # Copies, since one module under two names would share its parameters.
         self.to_code = PatchEncoder(self.encoder.clone(), self.patch, self.dtype)
         self.from_code = PatchDecoder(self.decoder.clone(), self.patch, self.dtype)
 
     def encode(self, x: jax.Array, quantize: Quantize, dim: int) -> list[jax.Array]:
-        """[what `quantize` gave]. x: f32[B, H, W, C]; dim: D."""
+        """The output of `quantize`, in a list of one level. x: f32[B, H, W, C]; dim: channels of a code."""
         return [quantize(0, self.to_code(x, dim))]
 
     def decode(self, found: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
-        """f32[B, *shape]."""
+        """f32[B, *shape] of a list as `encode` returns it."""
         return self.from_code(found[0], shape)
 
     def __call__(self, x: jax.Array, quantize: Quantize, dim: int, shape: tuple[int, ...]) -> jax.Array:
@@ -113,23 +116,23 @@ class ViTCoder(nn.Module):
 
 
 class ViTGenerator(nn.Module):
-    """The document's generator, from image to image: patches, a transformer, transposed convolutions back with ReLU
-    between, tanh. As many double the size as the patches' side was halved, so that an image comes back at its size.
+    """A generator from image to image: a transformer over patches, then log2(patch) transposed convolutions with ReLU
+    between them and tanh at the end, which restore the image's size.
 
-    A source is padded to whole patches at its border, and cropped back.
+    The source is padded at its border to whole patches, and the output is cropped.
     """
 
     patch: int = 8
     """A power of two."""
     body: Transformer = field(default_factory=lambda: Transformer(width=256, depth=6, heads=8))
     channels: tuple[int, ...] = (128, 64)
-    """Of the first transposed convolutions but the last; further ones have the last of these."""
+    """Widths of the transposed convolutions but the last one. If there are more of those, the last width repeats."""
     dropout: float = 0.5
-    """Of what the transformer says, in sampling too where noise is asked for."""
+    """Dropout of the transformer's output, in sampling too if noise is wanted."""
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when patches cannot be doubled back to their size."""
+        """Raises UserError if doublings cannot restore the size of a patch, or `channels` is empty."""
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise UserError(f"patch is {self.patch}: a power of two from 2 on is expected, as each layer doubles")
         if not self.channels:
@@ -138,7 +141,7 @@ class ViTGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, source: jax.Array, out: int, train: bool = False, noise: bool = False) -> jax.Array:
-        """f32[B, H, W, C] -> f32[B, H, W, out] in [-1, 1]. noise: dropout, which needs the rng `dropout`."""
+        """f32[B, H, W, C] -> f32[B, H, W, out] in [-1, 1]. noise: use dropout, which needs the rng `dropout`."""
         height, width = source.shape[1:3]
         around = [(0, -size % self.patch) for size in (height, width)]
         x = jnp.pad(source, ((0, 0), *around, (0, 0)), mode="edge")

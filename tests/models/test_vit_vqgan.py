@@ -165,7 +165,7 @@ def test_a_run_with_a_perceptual_loss_is_restored_without_its_files():
 @pytest.mark.parametrize(
     ("shape", "network", "match"),
     [
-        ((10, 12, 3), ViTCoder(patch=4, encoder=BODY, decoder=BODY), "not made of whole patches of 4 x 4"),
+        ((10, 12, 3), ViTCoder(patch=4, encoder=BODY, decoder=BODY), "cut into whole patches of 4 x 4"),
         ((8, 8, 3), ViTCoder(patch=4, encoder=replace(BODY, causal=True), decoder=BODY), "causal"),
         ((8, 8, 3), ViTCoder(patch=4, encoder=BODY, decoder=replace(BODY, dropout=0.1)), "dropout 0.1"),
         ((8, 8, 3), VQNetwork(halvings=()), "halvings"),
