@@ -1,6 +1,6 @@
-"""Layers of published feature networks, for inference: convolutions with ReLU and pools, in their fast form on CPU.
+"""Layers of published feature networks, for inference: convolutions with ReLU and poolings, in forms fast on a CPU.
 
-NHWC throughout. Functions that take names make submodules of those names in the module that calls them.
+NHWC throughout. Functions that take a name create a submodule of that name in the module that calls them.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from jax import lax
 
 from jaxgen.ops import conv as ops
 
-# Features must equal those of other implementations: TPUs would multiply in bfloat16, GPUs in TF32.
+# Features must equal those of other implementations; by default TPUs multiply in bfloat16 and GPUs in TF32.
 EXACT = lax.Precision.HIGHEST
 
 
 class Affine(nn.Module):
-    """The kernel, of `shape`, and the bias of one layer; what is computed with them is the caller's."""
+    """The kernel, of `shape`, and the bias of one layer, returned for the caller to compute with."""
 
     shape: tuple[int, ...]
 
@@ -33,11 +33,11 @@ def conv(
 ) -> jax.Array:
     """ReLU of a convolution with bias, f32[B, H, W, C] -> f32[B, H', W', features].
 
-    pad: zeros at each border; half the kernel's size when None. With none at all the convolution is computed padded
-    and cropped: XLA's CPU back end takes two to four times as long where nothing is padded.
+    pad: zeros at each border; half the kernel's size if None. Without padding, the convolution is computed padded and
+    then cropped: XLA's CPU back end takes two to four times as long for an unpadded one.
     """
     kernel, bias = Affine((*size, x.shape[-1], features), name=name)()
-    if size == (1, 1):  # a product: twice as fast as XLA's convolution
+    if size == (1, 1):  # a matrix product, twice as fast as XLA's convolution
         return nn.relu(jnp.dot(x, kernel[0, 0], precision=EXACT) + bias[None, None, None])
     crop = pad == 0
     pads = [(n // 2, n // 2) if pad is None else (stride, stride) if crop else (pad, pad) for n in size]
@@ -50,7 +50,7 @@ def conv(
 
 
 def pointwise(x: jax.Array, **heads: int) -> list[jax.Array]:
-    """1x1 convolutions with bias of one input, `heads` features by name, as one product; without ReLU."""
+    """1x1 convolutions of x with bias and without ReLU, as one matrix product. heads: their features by name."""
     kernels, biases = zip(*(Affine((1, 1, x.shape[-1], n), name=name)() for name, n in heads.items()))
     kernel, bias = jnp.concatenate(kernels, axis=-1)[0, 0], jnp.concatenate(biases)
     y = jnp.dot(x, kernel, precision=EXACT) + bias[None, None, None]
@@ -72,7 +72,7 @@ def max_pool(x: jax.Array, size: int = 3, stride: int = 2, pad: int = 0) -> jax.
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
-    """Mean over 3x3 windows, stride 1, of what lies inside the image: height and width stay."""
+    """Mean over 3x3 windows, stride 1, of the pixels inside the image; height and width stay the same."""
     for axis in (1, 2):
         inside = jnp.ones([n if i == axis else 1 for i, n in enumerate(x.shape)])
         x, count = (_windows(_padded(a, axis, 1, 0.0), axis, 3, 1, jnp.add) for a in (x, inside))
@@ -85,8 +85,8 @@ def _padded(x: jax.Array, axis: int, pad: int, value: float) -> jax.Array:
 
 
 def _windows(x: jax.Array, axis: int, size: int, stride: int, combine: Callable) -> jax.Array:
-    """Each `size` neighbours along an axis combined. Slices take a half to a fifth of the time of `reduce_window` on
-    XLA's CPU."""
+    """Windows of `size` along an axis reduced by `combine`. On XLA's CPU back end, slices take a half to a fifth of the
+    time of `reduce_window`."""
     reach = stride * ((x.shape[axis] - size) // stride) + 1
     result = lax.slice_in_dim(x, 0, reach, stride, axis)
     for i in range(1, size):

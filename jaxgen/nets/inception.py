@@ -1,9 +1,9 @@
 """Inception-v3 as the Fréchet Inception distance uses it: the network of the TensorFlow graph of 2015-12-05.
 
-It differs from arXiv:1512.00567 as published: average pools leave the padding out of the mean, the pool of the last
-block takes the maximum, and there are 1008 logits. Batch normalization (epsilon 1e-3) is part of each kernel and bias.
+It differs from arXiv:1512.00567 as published: average pooling leaves the padding out of the mean, the last block uses
+max pooling, and there are 1008 logits. Batch normalization (epsilon 1e-3) is folded into kernels and biases.
 
-Names of layers are those of the public PyTorch port, which `jaxgen.weights` converts.
+Layer names are those of the public PyTorch port, which `jaxgen.weights` converts.
 """
 
 import jax
@@ -28,7 +28,7 @@ class Mixed5(nn.Module):
         five = conv("branch5x5_2", nn.relu(five), 64, (5, 5))
         three = conv("branch3x3dbl_2", nn.relu(three), 96, (3, 3))
         three = conv("branch3x3dbl_3", three, 96, (3, 3))
-        # A mean without padding commutes with a 1x1 convolution and its bias; after it there are fewer channels.
+        # This pooling commutes with a 1x1 convolution and its bias, and is cheaper after it, where channels are fewer.
         return jnp.concatenate([nn.relu(one), five, three, nn.relu(mean_pool(pool))], axis=-1)
 
 
@@ -45,7 +45,7 @@ class Mixed6a(nn.Module):
 
 
 class Mixed6(nn.Module):
-    """[B, 17, 17, 768] -> the same shape, by 7x7 convolutions in two or four one-dimensional steps."""
+    """[B, 17, 17, 768] -> the same shape, by 7x7 convolutions factored into one-dimensional ones."""
 
     width: int
 
@@ -76,7 +76,7 @@ class Mixed7a(nn.Module):
 
 
 class Mixed7(nn.Module):
-    """[B, 8, 8, C] -> [B, 8, 8, 2048]; `max_pooled`: the last block's pool takes the maximum."""
+    """[B, 8, 8, C] -> [B, 8, 8, 2048]. max_pooled: use max pooling, as the last block does."""
 
     max_pooled: bool = False
 
@@ -97,11 +97,11 @@ class Mixed7(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """uint8[B, H, W, 3] to `pool3` f32[B, 2048], `logits_unbiased` and `logits` f32[B, 1008].
+    """uint8[B, H, W, 3] to `pool3`: f32[B, 2048], and `logits_unbiased` and `logits`: f32[B, 1008].
 
     resize: "tf1" is the bilinear resize of TensorFlow 1 that published scores use; "clean" is the antialiased bicubic
-    one of arXiv:2104.11222. FID, KID, precision and recall take `pool3`; the Inception score takes `logits_unbiased`,
-    the logits without their bias, as its authors' graph did.
+    one of arXiv:2104.11222. FID, KID, precision and recall use `pool3`. The Inception score uses `logits_unbiased`, the
+    logits without their bias, as its authors' graph did.
     """
 
     resize: str = "tf1"

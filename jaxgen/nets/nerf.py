@@ -1,7 +1,7 @@
-"""Fields of density and colour: (x, d, var) -> sigma f32[...], rgb f32[..., 3] in [0, 1].
+"""Radiance fields: (x, d, var) -> sigma: f32[...], rgb: f32[..., 3] in [0, 1].
 
-x: f32[..., 3] places in [-1, 1]^3, d: f32[..., 3] directions of length one that they are looked at along, var: the
-variances f32[..., 3] of what a pixel sees there, or None. sigma is not negative, per unit of the scene's length.
+x: f32[..., 3], positions in [-1, 1]^3; d: f32[..., 3], unit viewing directions; var: f32[..., 3] or None, variances of
+the part of a pixel's cone around x. sigma >= 0 is the density per unit length of the scene.
 """
 
 from typing import Any
@@ -15,27 +15,28 @@ from jaxgen.ops.encodings import frequencies, integrated_frequencies
 
 
 class NeRFMLP(nn.Module):
-    """The network of arXiv:2003.08934, figure 7: density of the place alone, colour of place and direction."""
+    """The network of arXiv:2003.08934, figure 7: density depends on position, colour on position and direction."""
 
     depth: int = 8
     width: int = 256
     skip: int = 5
-    """The layer to whose activation the encoded place is given once more; 0 for none."""
+    """The layer to whose output the encoded position is concatenated again; 0 for none."""
     position_frequencies: int = 10
-    """Apart from those of directions: a layer made for one number and given the other does not fit."""
+    """Frequencies of the encoding of positions."""
     direction_frequencies: int = 4
     shift: float = -1.0
-    """Added before the softplus that makes a density. A ReLU that is 0 all over a scene at the start would stay so."""
+    """Added before the softplus that gives the density. A ReLU instead could start at 0 over the whole scene, and would
+    then stay there."""
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, d: jax.Array, var: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        place = encoded(x, var, self.position_frequencies)
-        h = place
+        position = encode_position(x, var, self.position_frequencies)
+        h = position
         for layer in range(1, self.depth + 1):
             h = nn.relu(Dense(self.width, dtype=self.dtype)(h))
             if layer == self.skip and layer < self.depth:
-                h = jnp.concatenate([h, place.astype(h.dtype)], axis=-1)
+                h = jnp.concatenate([h, position.astype(h.dtype)], axis=-1)
         raw = Dense(1, dtype=self.dtype, name="density")(h)[..., 0]
         sigma = nn.softplus(raw.astype(jnp.float32) + self.shift)
         h = Dense(self.width, dtype=self.dtype, name="feature")(h)
@@ -43,7 +44,7 @@ class NeRFMLP(nn.Module):
 
 
 class Colour(nn.Module):
-    """Features [..., F] and directions f32[..., 3] to colours f32[..., 3] in [0, 1]."""
+    """Colours f32[..., 3] in [0, 1] from features [..., F] and directions f32[..., 3]."""
 
     hidden: tuple[int, ...] = (128,)
     frequencies: int = 4
@@ -59,7 +60,7 @@ class Colour(nn.Module):
 
 
 class ProposalMLP(nn.Module):
-    """Densities alone, to find out where samples are wanted (arXiv:2111.12077, section 3); the colour is black."""
+    """A density alone, which proposes where to sample (arXiv:2111.12077, section 3); the colour is black."""
 
     depth: int = 4
     width: int = 256
@@ -69,14 +70,14 @@ class ProposalMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, d: jax.Array, var: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        h = encoded(x, var, self.frequencies)
+        h = encode_position(x, var, self.frequencies)
         for _ in range(self.depth):
             h = nn.relu(Dense(self.width, dtype=self.dtype)(h))
         raw = Dense(1, dtype=self.dtype)(h)[..., 0]
         return nn.softplus(raw.astype(jnp.float32) + self.shift), jnp.zeros(x.shape)
 
 
-def encoded(x: jax.Array, var: jax.Array | None, num: int) -> jax.Array:
-    """A place, and its frequencies: f32[..., 3 + 6 * num]; integrated where there are variances."""
+def encode_position(x: jax.Array, var: jax.Array | None, num: int) -> jax.Array:
+    """x and its encoding at `num` frequencies, f32[..., 3 + 6 * num]; the integrated encoding if var is given."""
     waves = frequencies(x, num) if var is None else integrated_frequencies(x, var, num)
     return jnp.concatenate([x, waves], axis=-1)

@@ -1,4 +1,4 @@
-"""A fully connected network that is told a time: the denoiser of points and other small data."""
+"""A fully connected network with a time input: the denoiser of points and other small data."""
 
 import math
 from functools import partial
@@ -12,9 +12,10 @@ from jaxgen.nets.unet import ZERO, time_embedding
 
 
 class TimeMLP(nn.Module):
-    """`depth` residual blocks of `width` channels, each added a time and class embedding; output from zero.
+    """`depth` residual blocks of `width` channels, to each of which an embedding of time and class is added.
 
-    x: f32[B, ...], flattened; t: f32[B]; y: one-hot f32[B, K]. Gives f32[B, ..., out].
+    x: f32[B, ..., C], flattened; t: f32[B]; y: one-hot f32[B, K]. Returns f32[B, ..., out], zero at initialization.
+    `context` is ignored.
     """
 
     width: int = 128
@@ -22,7 +23,7 @@ class TimeMLP(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Takes any shape."""
+        """Accepts any shape."""
 
     @nn.compact
     def __call__(

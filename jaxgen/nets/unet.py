@@ -1,7 +1,7 @@
 """The U-Net of diffusion models: residual blocks with a time embedding, and attention at chosen resolutions.
 
 arXiv:2006.11239 appendix B, with the options of ADM, arXiv:2105.05233 section 3. x: f32[B, H, W, C]; t: f32[B] on the
-scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class; context: f32[B, L, D], such as a text's tokens.
+scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class; context: f32[B, L, D], such as embedded text tokens.
 """
 
 import math
@@ -30,15 +30,15 @@ def time_embedding(t: jax.Array, dim: int, longest: float = 10_000.0) -> jax.Arr
 
 
 def norm(channels: int, dtype: Any, name: str | None = None) -> GroupNorm:
-    """32 groups, or as many as divide a narrower layer into groups of at least four channels."""
+    """Group normalization with 32 groups, or fewer in narrow layers, so that a group has at least four channels."""
     return GroupNorm(math.gcd(32, max(1, channels // 4)), dtype=dtype, name=name)
 
 
 class ResBlock(nn.Module):
-    """norm, SiLU, conv, add time, norm, SiLU, dropout, conv from zero; skip by a linear map where the width changes.
+    """Norm, SiLU, conv, add time, norm, SiLU, dropout, conv from zero. The skip is linear where the width changes.
 
-    scale_shift: the time scales and shifts what the second norm gives instead of being added before it. resample:
-    halves (-1) or doubles (1) height and width before the first convolution, and on the skip.
+    scale_shift: the time embedding scales and shifts the output of the second norm, instead of being added before it.
+    resample: halve (-1) or double (1) height and width before the first convolution, and on the skip.
     """
 
     features: int
@@ -71,10 +71,8 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions of x: f32[B, H, W, C], heads of `head_dim` channels, output from zero.
-
-    With a context, f32[B, L, D], attention to that instead.
-    """
+    """A residual block of self-attention over all pixels of x: f32[B, H, W, C], or of attention to a context:
+    f32[B, L, D] if one is given. Heads have `head_dim` channels; the output layer starts at zero."""
 
     head_dim: int = 64
     dtype: Any = None
@@ -100,14 +98,14 @@ class AttentionBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """width * mults[i] channels at the i-th resolution, halving between; `blocks` residual blocks at each.
+    """`blocks` residual blocks of width * mults[i] channels at the i-th resolution, each half the one before.
 
-    attention: the heights at which self-attention follows each residual block (it always is in the middle).
-    cross_attention: those at which attention to a context follows too (in the middle where there is any).
-    patch: pixels a side of the patches that the network sees as one pixel of patch^2 times the channels
-    (arXiv:2301.11093); heights above are counted in them.
-    scale_shift: time scales and shifts. resample_blocks: residual blocks halve and double, in place of a convolution.
-    remat: blocks are computed again in the backward pass, for less memory.
+    attention: heights at which self-attention follows each residual block; the middle always has it.
+    cross_attention: heights at which attention to a context follows as well; if there are any, the middle has it too.
+    patch: side of the patches of pixels that the network treats as one pixel with patch^2 times the channels
+    (arXiv:2301.11093); the heights above count patches.
+    scale_shift: see `ResBlock`. resample_blocks: halve and double by residual blocks instead of a convolution.
+    remat: the backward pass recomputes each block, which takes less memory.
     """
 
     width: int = 128
@@ -124,7 +122,7 @@ class UNet(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when images of `shape` = (H, W, C) cannot be halved as often as `mults` asks."""
+        """Raises UserError if images of `shape` = (H, W, C) cannot be halved between all resolutions of `mults`."""
         factor = self.patch * 2 ** (len(self.mults) - 1)
         if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
             raise UserError(
@@ -143,7 +141,7 @@ class UNet(nn.Module):
         context: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """f32[B, H, W, out]. With train=True and dropout, needs the rng `dropout`."""
+        """f32[B, H, W, out]. Training with dropout needs the rng `dropout`."""
         if bool(self.cross_attention) != (context is not None):
             given = "no context" if context is None else "a context"
             raise UserError(f"{given} was given to a U-Net with cross_attention {self.cross_attention}: change either")
@@ -153,7 +151,7 @@ class UNet(nn.Module):
         if y is not None:
             embedding += Dense(embed_dim, use_bias=False, dtype=self.dtype, name="label")(y)
 
-        # Names are ours, so that they are the same with remat and without.
+        # Explicit names: Flax's automatic ones would differ with remat.
         residual = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         attend = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         count = {"ResBlock": 0, "AttentionBlock": 0, "CrossAttentionBlock": 0}
@@ -212,19 +210,20 @@ class UNet(nn.Module):
 
 
 def ddpm32() -> UNet:
-    """CIFAR-10's of arXiv:2006.11239, appendix B: 35.7 M parameters."""
+    """The CIFAR-10 network of arXiv:2006.11239, appendix B: 35.7 M parameters."""
     return UNet(width=128, mults=(1, 2, 2, 2), blocks=2, attention=(16,), head_dim=256, dropout=0.1)
 
 
 def improved32() -> UNet:
-    """CIFAR-10's of arXiv:2102.09672, appendix A: 52.5 M parameters with learned variances."""
+    """The CIFAR-10 network of arXiv:2102.09672, appendix A: 52.5 M parameters with learned variances."""
     return UNet(
         width=128, mults=(1, 2, 2, 2), blocks=3, attention=(16, 8), head_dim=64, dropout=0.3, scale_shift=True
     )  # fmt: skip
 
 
 def adm64() -> UNet:
-    """ImageNet-64's of arXiv:2105.05233, table 9: 296 M parameters with classes and learned variances."""
+    """The ImageNet 64 x 64 network of arXiv:2105.05233, table 9: 296 M parameters with classes and learned
+    variances."""
     return UNet(
         width=192, mults=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), head_dim=64, dropout=0.1, scale_shift=True,
         resample_blocks=True,

@@ -1,4 +1,5 @@
-"""VGG-16, configuration D of arXiv:1409.1556, as torchvision has it: a trunk of LPIPS, features of precision/recall."""
+"""VGG-16, configuration D of arXiv:1409.1556, in torchvision's version: a feature network of LPIPS, and of precision
+and recall."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxgen.ops.resize import tf1_bilinear
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SIDE = 224
-SMALLEST = 16  # a side below this leaves nothing of the last stage
+SMALLEST = 16  # pixels a side that the poolings need at least
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 
 
@@ -18,7 +19,7 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """f32[B, H, W, 3], standardised, to the last ReLU output of each stage: 64, 128, 256, 512, 512 channels."""
+        """f32[B, H, W, 3], standardized, to the last ReLU output of each stage: 64, 128, 256, 512, 512 channels."""
         outputs = []
         for i, widths in enumerate(STAGES, start=1):
             x = max_pool(x, size=2) if outputs else x
@@ -29,8 +30,11 @@ class VGG16(nn.Module):
 
 
 class VGG16Features(nn.Module):
-    """uint8[B, H, W, 3] to `fc2` f32[B, 4096], the ReLU of the second fully connected layer: the features of improved
-    precision and recall, section 3 of arXiv:1904.06991. Resized to 224 by TensorFlow 1's bilinear rule."""
+    """uint8[B, H, W, 3] to `fc2`: f32[B, 4096], the second fully connected layer after ReLU.
+
+    These are the features of improved precision and recall, section 3 of arXiv:1904.06991. Images are first resized to
+    224 pixels by the bilinear resize of TensorFlow 1.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:

@@ -107,9 +107,9 @@ class ViTCoder(nn.Module):
         """The output of `quantize`, in a list of one level. x: f32[B, H, W, C]; dim: channels of a code."""
         return [quantize(0, self.to_code(x, dim))]
 
-    def decode(self, found: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    def decode(self, codes: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
         """f32[B, *shape] of a list as `encode` returns it."""
-        return self.from_code(found[0], shape)
+        return self.from_code(codes[0], shape)
 
     def __call__(self, x: jax.Array, quantize: Quantize, dim: int, shape: tuple[int, ...]) -> jax.Array:
         return self.decode(self.encode(x, quantize, dim), shape)

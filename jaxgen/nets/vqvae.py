@@ -1,5 +1,5 @@
-"""The networks of VQ-VAE (arXiv:1711.00937, section 4.1) and VQ-VAE-2 (arXiv:1906.00446, figure 2a): one design for any
-number of levels of codes, the coarsest first."""
+"""The encoder and decoder of VQ-VAE (arXiv:1711.00937, section 4.1) and VQ-VAE-2 (arXiv:1906.00446, figure 2a): one
+design for any number of levels of codes, coarsest first."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,12 @@ from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, UpConv, halved
 
 Quantize = Callable[[int, jax.Array], jax.Array]
-"""(level, z: f32[B, h, w, D]) -> what stands for it from there on, of z's shape. Level 0 is the coarsest."""
+"""(level, z: f32[B, h, w, D]) -> the codes that replace z, of z's shape. Level 0 is the coarsest."""
 
 
 class Residual(nn.Module):
-    """x plus ReLU, 3x3 to `hidden` channels, ReLU, 1x1 back, `blocks` times; then ReLU."""
+    """`blocks` residual blocks, each of ReLU, a 3x3 convolution to `hidden` channels, ReLU and a 1x1 convolution back;
+    then ReLU."""
 
     hidden: int
     blocks: int
@@ -30,14 +31,18 @@ class Residual(nn.Module):
         return nn.relu(x)
 
 
-class Down(nn.Module):
-    """Halved `times` times by 4x4 convolutions, then a residual stack: f32[B, H, W, C] -> f32[B, h, w, width]."""
+class Resampling(nn.Module):
+    """Settings of `Down` and `Up`. times: how often height and width are halved or doubled."""
 
     width: int
     hidden: int
     blocks: int
     times: int
     dtype: Any = None
+
+
+class Down(Resampling):
+    """4x4 stride-2 convolutions, then residual blocks: f32[B, H, W, C] -> f32[B, h, w, width]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -48,14 +53,8 @@ class Down(nn.Module):
         return Residual(self.hidden, self.blocks, dtype=self.dtype)(x)
 
 
-class Up(nn.Module):
-    """A residual stack, then doubled `times` times: f32[B, h, w, C] -> f32[B, *shape], cropped to that."""
-
-    width: int
-    hidden: int
-    blocks: int
-    times: int
-    dtype: Any = None
+class Up(Resampling):
+    """Residual blocks, then transposed convolutions, cropped to `shape`: f32[B, h, w, C] -> f32[B, *shape]."""
 
     @nn.compact
     def __call__(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -67,7 +66,7 @@ class Up(nn.Module):
 
 
 class ToCode(nn.Module):
-    """A level's features, and what is `above` it, as vectors to quantize, f32[B, h, w, dim]."""
+    """Vectors to quantize, f32[B, h, w, dim], from a level's features and the upsampled codes of coarser levels."""
 
     dtype: Any = None
 
@@ -77,7 +76,7 @@ class ToCode(nn.Module):
 
 
 class Beside(nn.Module):
-    """x doubled `times` times, channel for channel, and cropped to `finer`, which is put beside it."""
+    """x doubled `times` times and cropped to the size of `finer`, with the channels of `finer` after its own."""
 
     times: int
     dtype: Any = None
@@ -90,62 +89,62 @@ class Beside(nn.Module):
 
 
 class VQNetwork(nn.Module):
-    """Encoder and decoder of one level of codes or more.
+    """Encoder and decoder with one or more levels of codes; a level is quantized given the codes of coarser levels.
 
-    halvings: of the image for the finest level, then of each level's map for the next coarser one: (2,) is VQ-VAE,
-    whose codes stand for 4 x 4 pixels, (2, 1) VQ-VAE-2. A level is quantized knowing what the coarser ones say.
+    halvings: how often the image is halved for the finest level, then how often each level's map is halved for the next
+    coarser level. (2,) is VQ-VAE, whose codes stand for 4 x 4 pixels; (2, 1) is VQ-VAE-2.
     """
 
     width: int = 128
     hidden: int = 32
-    """Of residual blocks."""
+    """Channels inside residual blocks."""
     blocks: int = 2
     halvings: tuple[int, ...] = (2,)
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError when images of `shape` = (H, W, C) cannot be encoded."""
+        """Raises UserError if images of `shape` = (H, W, C) cannot be encoded."""
         if not self.halvings or min(self.halvings) < 1:
             raise UserError(f"halvings are {self.halvings}: one number or more is expected, each 1 or more")
         if len(shape) != 3:
             raise UserError(f"model.shape is {tuple(shape)}: height, width and channels are expected")
 
     def maps(self, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Height and width of each level's map of codes, the coarsest first, of images of `shape`."""
+        """Height and width of each level's map of codes, coarsest first, for images of `shape`."""
         times = [sum(self.halvings[: i + 1]) for i in range(len(self.halvings))]
         return tuple((halved(shape[0], n), halved(shape[1], n)) for n in reversed(times))
 
     @property
     def last(self) -> tuple[str, ...]:
-        """Where in the parameters the last layer's kernel is."""
+        """Path of the last layer's kernel in the parameters."""
         return "out", f"UpConv_{self.halvings[0] - 1}", "kernel"
 
     def setup(self) -> None:
-        block = {"width": self.width, "hidden": self.hidden, "blocks": self.blocks, "dtype": self.dtype}
-        # All by level, the finest first.
-        self.down = [Down(times=times, **block) for times in self.halvings]
+        shared = {"width": self.width, "hidden": self.hidden, "blocks": self.blocks, "dtype": self.dtype}
+        # Each a list over levels, finest first.
+        self.down = [Down(times=times, **shared) for times in self.halvings]
         self.to_code = [ToCode(dtype=self.dtype) for _ in self.halvings]
-        self.tell = [Up(times=times, **block) for times in self.halvings[1:]]
+        self.tell = [Up(times=times, **shared) for times in self.halvings[1:]]
         self.beside = [Beside(times, dtype=self.dtype) for times in self.halvings[1:]]
-        self.out = Up(times=self.halvings[0], **block)
+        self.out = Up(times=self.halvings[0], **shared)
 
     def encode(self, x: jax.Array, quantize: Quantize, dim: int) -> list[jax.Array]:
-        """What `quantize` gave for each level, the coarsest first. x: f32[B, H, W, C]; dim: D."""
+        """The codes of each level, coarsest first. x: f32[B, H, W, C]; dim: channels of a code, D."""
         features = []
         for down in self.down:
             x = down(x)
             features.append(x)
-        found: list[jax.Array] = []
+        codes: list[jax.Array] = []
         for i in reversed(range(len(features))):
             h = features[i]
-            above = [self.tell[i](found[-1], (*h.shape[1:3], dim)).astype(h.dtype)] if found else []
-            found.append(quantize(len(found), self.to_code[i](h, above, dim)))
-        return found
+            above = [self.tell[i](codes[-1], (*h.shape[1:3], dim)).astype(h.dtype)] if codes else []
+            codes.append(quantize(len(codes), self.to_code[i](h, above, dim)))
+        return codes
 
-    def decode(self, found: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
-        """f32[B, *shape] of all levels' codes, the coarsest first."""
-        h = found[0]
-        for beside, finer in zip(reversed(self.beside), found[1:]):
+    def decode(self, codes: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        """f32[B, *shape] from the codes of all levels, coarsest first."""
+        h = codes[0]
+        for beside, finer in zip(reversed(self.beside), codes[1:]):
             h = beside(h, finer)
         return self.out(h, shape).astype(jnp.float32)
 
