@@ -21,6 +21,7 @@ lint: .venv/tools
 
 docs: .venv/docs
 	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/notebooks.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "open file://$(CURDIR)/docs/_build/html/index.html"
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import figures
+import notebooks
 import pytest
 from conftest import EXPERIMENTS, ROOT
 
@@ -50,6 +51,18 @@ def test_links_and_included_files_exist(page):
     targets = re.findall(r"\]\((?!http|#)([^)#]+)\)", text) + re.findall(r"\{literalinclude\} (\S+)", text)
     for target in targets:
         assert (page.parent / target).exists(), target
+
+
+def test_notebooks_for_colab_are_up_to_date_and_run_what_the_guides_run():
+    written = notebooks.notebooks()
+    assert {path.stem for path in (ROOT / "docs" / "colab").iterdir()} == {path.stem for path in written}
+    for path, text in written.items():
+        assert path.read_text() == text, f"{path}: run python docs/notebooks.py"
+        guide = (ROOT / "docs" / "guides" / f"{path.stem}.md").read_text()
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        assert len(cells) == 1 + guide.count("```{code-cell}")  # the first one installs
+        for cell in cells[1:]:
+            assert "".join(cell["source"]) in guide
 
 
 def test_every_page_stands_in_the_index():
