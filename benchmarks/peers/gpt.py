@@ -115,7 +115,7 @@ def hugging_face(model: GPT, params):
 
         logging.disable_progress_bar()
         with tempfile.TemporaryDirectory() as folder:
-            gpt2.write(Path(folder) / "model.safetensors", model, params)
+            gpt2.write(Path(folder) / "model.safetensors", model.network, params)
             return GPT2LMHeadModel.from_pretrained(folder).eval()
 
 

@@ -1,6 +1,6 @@
-"""Published weights in: the public PyTorch file that a user names becomes a safetensors file of ours, once.
+"""Published weights: a public PyTorch file is converted once into a safetensors file of ours.
 
-Nothing is downloaded. Each result computed with weights says which they were: `Weights.provenance`.
+Nothing is downloaded: the user passes the file. Results computed with weights name them by `Weights.provenance`.
 """
 
 import hashlib
@@ -16,21 +16,25 @@ import numpy as np
 from jaxgen.errors import UserError, nearest
 from jaxgen.weights import inception, lpips, store, torch_file, torchvision
 from jaxgen.weights.store import Weights, content_hash
-from jaxgen.weights.torch_layers import Layers
+from jaxgen.weights.torch_layers import StateDict
 
 __all__ = ["KINDS", "Kind", "Weights", "content_hash", "convert", "load"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One network's weights: known files by the start of their SHA-256, the tree's shapes, and the conversion."""
+    """How one network's weights are read.
+
+    published: names of the public files, by the first digits of their SHA-256. template: the shapes of the parameters.
+    convert: from the tensors of a file to the parameters by path.
+    """
 
     published: dict[str, str]
     template: Callable[[], dict[str, Any]]
-    convert: Callable[[Layers], dict[str, np.ndarray]]
+    convert: Callable[[StateDict], dict[str, np.ndarray]]
 
     def known(self, sha256: str) -> str | None:
-        """The name of the published file with this hash."""
+        """The name of the published file with this hash, None for an unknown file."""
         return next((name for start, name in self.published.items() if sha256.startswith(start)), None)
 
 
@@ -45,44 +49,47 @@ KINDS = {
 
 
 def kind_of(name: str) -> Kind:
+    """The entry of KINDS. Raises UserError for an unknown name."""
     if name not in KINDS:
         raise UserError(f"weights {name!r} are unknown{nearest(name, KINDS)}: choose {', '.join(KINDS)}")
     return KINDS[name]
 
 
 def convert(kind: str, source: Path | str, out: Path | str) -> Weights:
-    """Converts a public PyTorch file into the safetensors file `out`, and returns what it holds.
+    """Converts a public PyTorch file into the safetensors file `out`, and returns the weights.
 
-    Raises UserError when the file is missing, damaged (a name such as alexnet-owt-7be5be79.pth carries the start of
-    its SHA-256), of another network, or has other tensors than the network.
+    Raises UserError if the file is missing, belongs to another network, has other tensors than the network, or is
+    damaged. A name such as alexnet-owt-7be5be79.pth contains the first digits of the SHA-256, which are checked.
     """
     rules, source, out = kind_of(kind), Path(source), Path(out)
     if not source.is_file():
         names = " or ".join(rules.published.values())
-        raise UserError(f"{source} is no file: name the public file {names}")
+        raise UserError(f"{source} is not a file: pass the public file {names}")
     with source.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    carried = re.search(r"-([0-9a-f]{8,64})\.pth$", source.name)
-    if carried and not sha256.startswith(carried[1]):
+    in_name = re.search(r"-([0-9a-f]{8,64})\.pth$", source.name)
+    if in_name and not sha256.startswith(in_name[1]):
         raise UserError(f"{source} has SHA-256 {sha256[:12]}..., not the one in its name: download it again")
     for other, their_rules in KINDS.items():
         if their_rules.known(sha256) and not rules.known(sha256):
             raise UserError(f"{source} is the published {other}, not {kind}: jaxgen weights convert {other} ...")
-    tensors = Layers(torch_file.read(source), str(source))
+    tensors = StateDict(torch_file.read(source), str(source))
     try:
         arrays = rules.convert(tensors)
     except UserError:
         raise
-    except ValueError as error:  # axes that are not there to transpose
-        raise UserError(f"{source} has tensors of other shapes ({error}): name the file of that network") from error
-    tensors.done()
+    except ValueError as error:  # from transposing axes that a tensor lacks
+        raise UserError(f"{source} has tensors of other shapes ({error}): pass the file of that network") from error
+    tensors.check_empty()
     expected = store.flatten_shapes(rules.template())
-    store.check(arrays, expected, str(source))
+    store.check_arrays(arrays, expected, str(source))
     store.save(out, kind, arrays, source.name, sha256, rules.known(sha256) is not None)
     return load(kind, out)
 
 
 def load(kind: str, file: Path | str) -> Weights:
-    """The weights that `convert` wrote to `file`. Raises UserError when they are missing, of another kind, damaged or
-    not those of the network."""
+    """The weights that `convert` wrote to `file`.
+
+    Raises UserError if they are missing, of another kind, damaged, or not those of the network.
+    """
     return store.load(Path(file), kind, store.flatten_shapes(kind_of(kind).template()))

@@ -7,21 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.nets.inception import InceptionV3
-from jaxgen.weights.torch_layers import Layers, kernel
+from jaxgen.weights.torch_layers import StateDict, kernel
 
 PUBLISHED = {"6726825d": "pt_inception-2015-12-05-6726825d.pth"}
 EPSILON = 1e-3  # of batch normalization
 
 
 def template() -> dict[str, Any]:
-    """Shapes of the parameters."""
+    """The shapes of the parameters."""
     image = jnp.zeros((1, 8, 8, 3), jnp.uint8)
     return jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
 
 
-def convert(tensors: Layers) -> dict[str, np.ndarray]:
-    """Parameters by path. Batch normalization joins the convolution before it: with g = gamma / sqrt(var + epsilon),
-    the kernel becomes g * kernel and the bias beta - g * mean, in f64 before rounding."""
+def convert(tensors: StateDict) -> dict[str, np.ndarray]:
+    """The parameters by path, with each batch normalization folded into the convolution before it.
+
+    With g = gamma / sqrt(var + epsilon), the kernel becomes g * kernel and the bias beta - g * mean, computed in f64.
+    """
     tensors.ignore(".num_batches_tracked")
     out = {}
     for layer in tensors.layers(".conv.weight"):

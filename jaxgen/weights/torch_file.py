@@ -1,8 +1,8 @@
-"""The tensors of a PyTorch state dict, read without PyTorch and without running what the file says.
+"""Reads the tensors of a PyTorch state dict without PyTorch and without executing code from the file.
 
-A `.pth` file is a pickle, a program that may call anything. Here a call is carried out for the few names that describe
-a tensor; any other name is refused before it is looked up. Both layouts are read: the zip archive of PyTorch 1.6 and
-later, and the run of pickles and raw storages before that.
+A `.pth` file is a pickle, a program that may call any function. Here only the few functions that describe a tensor are
+called; any other name is refused before it is looked up. Both layouts are read: the zip archive of PyTorch 1.6 and
+later, and the older sequence of pickles and raw storages.
 """
 
 import pickle
@@ -36,7 +36,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class _Storage:
-    """`size` elements of `dtype` kept under `key`."""
+    """`size` elements of `dtype`, stored under `key`."""
 
     dtype: np.dtype
     key: str
@@ -45,7 +45,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage, its bytes not read yet."""
+    """A view of a storage whose bytes are not read yet."""
 
     storage: _Storage
     offset: int
@@ -53,16 +53,16 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self, raw: bytes) -> np.ndarray:
-        """The tensor as an array of its own, from the bytes of its storage."""
+        """The tensor as a new array, from the bytes of its storage."""
         flat = np.frombuffer(raw, self.storage.dtype)
         numbers = (self.offset, *self.shape, *self.strides)
         if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(self.shape) != len(self.strides):
-            raise ValueError("a tensor with a shape that is none")
-        # Checked, as strides could otherwise read beyond the storage or repeat it without end.
+            raise ValueError("a tensor with an invalid shape")
+        # Without these checks, strides could read beyond the storage, or repeat it to exhaust memory.
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
         count = int(np.prod(self.shape, dtype=object))
         if len(flat) != self.storage.size or (count and last >= len(flat)) or count > len(flat):
-            raise ValueError("a tensor that does not lie in its storage")
+            raise ValueError("a tensor that exceeds its storage")
         strides = [stride * flat.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides).copy()
 
@@ -86,28 +86,28 @@ ALLOWED = {
 }
 
 
-class _Refused(Exception):
-    """The name that a file wanted to call."""
+class _ForbiddenCall(Exception):
+    """The name of a function that the file would call."""
 
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise _Refused(f"{module}.{name}")
+            raise _ForbiddenCall(f"{module}.{name}")
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         tag, dtype, key, _, size, *view = pid
         if tag != "storage" or not isinstance(dtype, np.dtype) or any(v is not None for v in view):
-            raise pickle.UnpicklingError("an object that is no storage")
+            raise pickle.UnpicklingError("an object that is not a storage")
         return _Storage(dtype, str(key), size)
 
 
 def read(path: Path | str) -> dict[str, np.ndarray]:
-    """The state dict in a PyTorch file, arrays by name.
+    """The state dict in a PyTorch file: arrays by name.
 
-    Raises UserError when the file is missing, damaged, of another format, holds more than tensors by name, or names
-    anything but the parts of a tensor.
+    Raises UserError if the file is missing, damaged or of another format, holds anything but tensors by name, or would
+    call a function that does not describe a tensor.
     """
     path = Path(path)
     try:
@@ -117,17 +117,17 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
             if start == b"PK\x03\x04":
                 return _read_zip(file)
             if start[:2] == b"\x80\x02":
-                return _read_run(file)
-    except _Refused as error:
+                return _read_legacy(file)
+    except _ForbiddenCall as error:
         raise UserError(
-            f"{path} would call {error}, so it is no plain state dict: save torch.load(...).state_dict() anew"
+            f"{path} would call {error}, so it is not a plain state dict: save torch.load(...).state_dict() again"
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
-    # A garbled pickle can fail in about every way that a program can.
+    # A damaged pickle can raise almost any exception.
     except Exception as error:
-        raise UserError(f"{path} is damaged or no state dict ({_line(error)}): download it again") from error
-    raise UserError(f"{path} is no PyTorch file of a known layout: save it anew with torch.save(state_dict, path)")
+        raise UserError(f"{path} is damaged or not a state dict ({_summary(error)}): download it again") from error
+    raise UserError(f"{path} is not a PyTorch file of a known layout: save it again with torch.save(state_dict, path)")
 
 
 def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -146,11 +146,11 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
             info = members[f"{folder}data/{tensor.storage.key}"]
             if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("compressed storages")
-            arrays[tensor_name] = tensor.array(archive.read(info))  # with its checksum
+            arrays[tensor_name] = tensor.array(archive.read(info))  # checks the CRC
         return arrays
 
 
-def _read_run(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     if (_Reader(file).load(), _Reader(file).load()) != (MAGIC, PROTOCOL):
         raise ValueError("not written by torch.save")
     if _Reader(file).load().get("little_endian") is not True:
@@ -161,21 +161,22 @@ def _read_run(file: BinaryIO) -> dict[str, np.ndarray]:
     for key in _Reader(file).load():
         (size,) = struct.unpack("<q", file.read(8))
         if sizes[key].size != size:
-            raise ValueError("a storage of another size than its tensors")
+            raise ValueError("a storage whose size differs from that of its tensors")
         raw[key] = file.read(size * sizes[key].dtype.itemsize)
     return {name: tensor.array(raw[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
 def _tensors(loaded: Any) -> dict[str, _Tensor]:
-    good = isinstance(loaded, dict) and all(
+    valid = isinstance(loaded, dict) and all(
         isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in loaded.items()
     )
-    if not good or not loaded:
+    if not valid or not loaded:
         raise ValueError("not a mapping from names to tensors")
     return loaded
 
 
-def _line(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
+    """The type and first line of an error."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}" if str(error) else type(error).__name__
 
 

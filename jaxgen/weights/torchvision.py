@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgen.nets.alexnet import AlexNet
 from jaxgen.nets.vgg import SIDE, STAGES, VGG16Features
-from jaxgen.weights.torch_layers import Layers, kernel
+from jaxgen.weights.torch_layers import StateDict, kernel
 
 ALEXNET_PUBLISHED = {"7be5be79": "alexnet-owt-7be5be79.pth"}
 VGG16_PUBLISHED = {"397923af": "vgg16-397923af.pth"}
@@ -18,7 +18,7 @@ ALEXNET = {"features.0": "conv1", "features.3": "conv2", "features.6": "conv3", 
 
 
 def _vgg16_layers() -> dict[str, str]:
-    """torchvision counts ReLUs and pools too."""
+    """Our layer by torchvision's, which also counts ReLUs and pools."""
     names, place = {}, 0
     for i, widths in enumerate(STAGES, start=1):
         for j in range(1, len(widths) + 1):
@@ -29,21 +29,21 @@ def _vgg16_layers() -> dict[str, str]:
 
 
 def alexnet_template() -> dict[str, Any]:
-    """Shapes of the parameters of AlexNet."""
+    """The shapes of AlexNet's convolutions."""
     return jax.eval_shape(AlexNet().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
 
 
 def vgg16_template() -> dict[str, Any]:
-    """Shapes of the parameters of VGG-16's convolutions."""
+    """The shapes of VGG-16's convolutions."""
     return vgg16_fc2_template()["trunk"]
 
 
 def vgg16_fc2_template() -> dict[str, Any]:
-    """Shapes of the parameters of VGG-16 with its first two fully connected layers."""
+    """The shapes of VGG-16's convolutions and its first two fully connected layers."""
     return jax.eval_shape(VGG16Features().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8))["params"]
 
 
-def _convolutions(tensors: Layers, names: dict[str, str]) -> dict[str, np.ndarray]:
+def _convolutions(tensors: StateDict, names: dict[str, str]) -> dict[str, np.ndarray]:
     out = {}
     for theirs, ours in names.items():
         out[f"{ours}/kernel"] = kernel(tensors.take(f"{theirs}.weight"))
@@ -51,23 +51,23 @@ def _convolutions(tensors: Layers, names: dict[str, str]) -> dict[str, np.ndarra
     return out
 
 
-def alexnet(tensors: Layers) -> dict[str, np.ndarray]:
-    """The convolutions; no metric uses the classifier."""
+def alexnet(tensors: StateDict) -> dict[str, np.ndarray]:
+    """The convolutions by path; no metric uses the classifier."""
     tensors.ignore("classifier.")
     return _convolutions(tensors, ALEXNET)
 
 
-def vgg16(tensors: Layers) -> dict[str, np.ndarray]:
-    """The convolutions, a ninth of the file."""
+def vgg16(tensors: StateDict) -> dict[str, np.ndarray]:
+    """The convolutions by path, a ninth of the file."""
     tensors.ignore("classifier.")
     return _convolutions(tensors, _vgg16_layers())
 
 
-def vgg16_fc2(tensors: Layers) -> dict[str, np.ndarray]:
-    """The convolutions and two fully connected layers; the last one, to classes, is left out."""
+def vgg16_fc2(tensors: StateDict) -> dict[str, np.ndarray]:
+    """The convolutions and the first two fully connected layers by path, without the last layer, to classes."""
     tensors.ignore("classifier.6.")
     out = {f"trunk/{name}": array for name, array in _convolutions(tensors, _vgg16_layers()).items()}
-    # The first one reads the map flattened channels first there, channels last here.
+    # The first layer takes the flattened feature map, channels first in PyTorch and channels last here.
     side, channels = SIDE // 2 ** len(STAGES), STAGES[-1][-1]
     first = tensors.take("classifier.0.weight")
     if first.shape[1] == channels * side * side:

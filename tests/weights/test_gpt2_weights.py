@@ -1,4 +1,4 @@
-"""GPT-2's file in and out without transformers: what is written reads back, runs come and go, what is refused."""
+"""GPT-2's file without transformers: written files read back, runs are imported and exported, bad files refused."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_a_file_becomes_a_run_and_back(written, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True, GPT-2 False"),
+    [({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True, GPT-2 has False"),
      ({"activation_function": "gelu"}, "activation_function gelu"), ({"layer_norm_epsilon": 1e-6}, "epsilon"),
      ({"n_head": 3}, "heads"), ({"n_head": None}, "does not say n_head")],
 )  # fmt: skip
@@ -72,7 +72,7 @@ def test_what_is_not_gpt2s_is_refused(written, tmp_path):
     rotary = tiny()
     rotary = rotary.network.clone(body=Transformer(width=16, depth=2, heads=2, causal=True, rotary=True))
     for name, network, message in (
-        ("none", model.network, "is no file"), ("text", model.network, "no safetensors file"),
+        ("none", model.network, "is not a file"), ("text", model.network, "not a safetensors file"),
         ("short", model.network, "lacks|has no"), ("model", rotary, "not of GPT-2's form"),
         ("model", model.network.clone(vocab=65), r"vocabulary 270, model\.network\.vocab is 65"),
         ("model", model.network.clone(body=model.network.body.clone(bias=False)), "has biases"),

@@ -1,4 +1,4 @@
-"""Published weights: PyTorch files read without running them, converted, hash checked, and refused when wrong."""
+"""Published weights: PyTorch files are read without executing them, converted, checked by hash, or refused."""
 
 import collections
 import hashlib
@@ -56,7 +56,7 @@ def test_every_kind_of_tensor(new, tmp_path):
 
 
 def test_modules_are_read(tmp_path):
-    """What `state_dict` returns carries more than names and tensors."""
+    """The result of `state_dict` also has metadata."""
     module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
     torch.save(module.state_dict(), tmp_path / "state.pth")
     assert set(torch_file.read(tmp_path / "state.pth")) == set(module.state_dict())
@@ -86,7 +86,7 @@ class Storage:
 
 
 class Tensor:
-    """Pickles as a tensor of the given offset, shape and strides."""
+    """Pickles as a tensor with the given offset, shape and strides."""
 
     def __init__(self, *numbers):
         self.numbers = numbers
@@ -186,9 +186,9 @@ def test_wrong_sources(heads, tmp_path):
 def test_wrong_files_to_load(heads, tmp_path):
     out = tmp_path / "out.safetensors"
     weights.convert("lpips_alex", heads, out)
-    with pytest.raises(UserError, match=r"is no file.*jaxgen weights convert"):
+    with pytest.raises(UserError, match=r"is not a file.*jaxgen weights convert"):
         weights.load("lpips_alex", tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match=r"no safetensors file.*jaxgen weights convert"):
+    with pytest.raises(UserError, match=r"not a safetensors file.*jaxgen weights convert"):
         weights.load("lpips_alex", heads)
     with pytest.raises(UserError, match="holds weights of lpips_alex, lpips_vgg is expected"):
         weights.load("lpips_vgg", out)
@@ -205,7 +205,7 @@ def test_wrong_files_to_load(heads, tmp_path):
 
 
 def test_published_files_are_known(monkeypatch, heads, tmp_path):
-    """By their hash: under any name, and as what they are."""
+    """They are recognised by their hash, whatever their names, and are refused as another kind."""
     sha256 = hashlib.sha256(heads.read_bytes()).hexdigest()
     kind = weights.KINDS["lpips_alex"]
     monkeypatch.setitem(weights.KINDS, "lpips_alex", weights.Kind({sha256: "x.pth"}, kind.template, kind.convert))
@@ -215,7 +215,7 @@ def test_published_files_are_known(monkeypatch, heads, tmp_path):
 
 
 def test_alexnet_converts(tmp_path):
-    """Kernels are transposed, what the network lacks is left out, and the result is the network's tree."""
+    """Kernels are transposed, tensors that the network lacks are left out, and the result is the network's tree."""
     shapes = store.flatten_shapes(weights.KINDS["alexnet"].template())
     names = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
     state = {"classifier.1.weight": np.zeros((3, 2), np.float32)}
