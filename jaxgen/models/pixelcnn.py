@@ -142,9 +142,9 @@ class PixelCNN(ClassConditionalModel, LossModel):
         as `_begin_row` returns them."""
         cache, side = caches
         variables = {"params": params["network"], "cache": cache}
-        x, (i, j) = self._embedded(params, x), place
+        x = self._embedded(params, x)
         answer, new = apply_mutable(
-            self.network, variables, x, side, i, j, self._outputs, y, groups=self._groups, method="pixel",
+            self.network, variables, x, side, place, self._outputs, y, groups=self._groups, method="pixel",
             mutable=["cache"],
         )  # fmt: skip
         return {**cache, **new.get("cache", {})}, answer

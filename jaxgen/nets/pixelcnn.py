@@ -1,15 +1,15 @@
-"""Networks over images in raster order: the output at a pixel sees only pixels before it. Plain and gated PixelCNN.
+"""Networks over images in raster order, whose output at a pixel depends only on earlier pixels: plain and gated
+PixelCNN.
 
-A network is made of two streams. `Vertical` layers see whole rows above and go from row to row; `causal` layers see
-what is left of the pixel too and go from pixel to pixel. Each layer can compute a whole image, or only what the next
-row or pixel adds, from the few rows of its input that it keeps in the collection `cache`: the same parameters, the same
-code. A network has
+A network has two streams: vertical layers see the rows above, causal layers also the pixels to the left. A layer
+computes either a whole image, or only the next row or pixel from the few rows of its input that it keeps in the
+collection `cache`, with the same parameters. A network has three calls:
 
 - `net(x, out, y, ...)`: f32[B, H, W, C] -> f32[B, H, W, out], the whole image at once;
-- `net.row(x, i, y)`: what rows above say to the pixels of row i, a pytree; x: the image as far as it is known;
-- `net.pixel(x, side, i, j, out, y, ...)`: f32[B, out] of pixel (i, j), `side` being its row's.
+- `net.row(x, i, y)`: the vertical stream's features for row i, a pytree; x: the image, known up to there;
+- `net.pixel(x, side, (i, j), out, y, ...)`: f32[B, out] for pixel (i, j); `side` is what `row` returned for row i.
 
-Rows and pixels must come in order, as the caches are those of the pixels before. y: one-hot f32[B, K] or None.
+Rows and pixels must be computed in order, as the cache holds those before. y: one-hot f32[B, K] or None.
 """
 
 from dataclasses import dataclass
@@ -28,27 +28,30 @@ from jaxgen.ops.conv import conv, narrow_conv
 KERNEL = nn.initializers.lecun_normal()
 
 
+Index = jax.Array | int
+
+
 @dataclass(frozen=True)
 class Place:
-    """A pixel, i32[] and i32[], in rows of so many."""
+    """The pixel (row, column), i32[] each, of an image of `width` columns."""
 
-    row: jax.Array
-    column: jax.Array
+    row: Index
+    column: Index
     width: int
 
     def halved(self) -> "Place":
-        """The pixel of the half-sized image that holds it."""
+        """The pixel of the half-sized image that contains this one."""
         return Place(self.row // 2, self.column // 2, self.width // 2)
 
     def of(self, rows: jax.Array) -> jax.Array:
-        """The pixel [B, 1, 1, C] of its row [B, 1, W, C]."""
+        """This pixel, [B, 1, 1, C], of its row, [B, 1, W, C]."""
         return jax.lax.dynamic_slice_in_dim(rows, self.column, 1, axis=2)
 
 
 class VerticalConv(nn.Module):
-    """Convolution over size[0] rows, of which the last is the output's own, and size[1] columns about it.
+    """Convolution over size[0] rows, the last of which is the output's own, and size[1] columns centred on the output.
 
-    cached: x is the next row alone, f32[B, 1, W, C]; the rows above are those of the calls before.
+    cached: x is only the next row, f32[B, 1, W, C]; the rows above it are those of earlier calls.
     """
 
     features: int
@@ -79,11 +82,11 @@ class VerticalConv(nn.Module):
 def causal_mask(
     size: tuple[int, int], right: int, channels: int, features: int, groups: int, first: bool
 ) -> np.ndarray:
-    """bool[rows, columns, channels, features]: which weights a causal convolution has; the last row is the output's
-    own, its centre `right` columns from the end.
+    """bool[rows, columns, channels, features]: the nonzero weights of a causal convolution. The last row is the
+    output's own, with the output `right` columns from its end.
 
-    At the centre, channels and features are split in `groups` of neighbours, one for each channel of a pixel: group g
-    sees groups before g (first: mask A) and itself (not first: mask B). Section 3.3 of arXiv:1601.06759.
+    At the output's pixel, channels and features form `groups` of neighbours, one for each channel of a pixel. Group g
+    sees the groups before it (mask A, if `first`), or also itself (mask B): section 3.3 of arXiv:1601.06759.
     """
     mask = np.ones((*size, channels, features), bool)
     centre = size[1] - 1 - right
@@ -95,11 +98,12 @@ def causal_mask(
 
 
 class CausalConv(nn.Module):
-    """Convolution over size[0] rows, of which the last is the output's own, and size[1] columns, `right` of them to the
-    right; what does not come before the output in raster order is masked (`causal_mask`).
+    """Convolution over size[0] rows, the last of which is the output's own, and size[1] columns, `right` of them to the
+    right of the output; `causal_mask` removes what does not precede the output in raster order.
 
-    place: x is that pixel alone, f32[B, 1, 1, C], and so is the result; pixels before it are those of earlier calls,
-    the last call at the same place counting. Where the layer is the first, x is the whole image nevertheless.
+    place: compute that pixel alone, f32[B, 1, 1, features]. x is then its input, f32[B, 1, 1, C], and the inputs of
+    earlier pixels are those of earlier calls, the latest one if a pixel was computed twice. In the first layer, x is
+    the whole image even then.
     """
 
     features: int
@@ -129,44 +133,44 @@ class CausalConv(nn.Module):
         elif place is None:
             x = conv(x, kernel, (self.stride, self.stride), ((rows - 1, 0), (left, self.right)))
         else:
-            window = self._of_image(x, place, left) if self.first else self._kept(x, place, left)
+            window = self._image_window(x, place, left) if self.first else self._cached_window(x, place, left)
             x = (window.reshape(x.shape[0], -1) @ kernel.reshape(-1, self.features))[:, None, None]
         return x + bias[None, None, None]
 
-    def _of_image(self, image: jax.Array, place: Place, left: int) -> jax.Array:
-        """The pixels under the kernel at `place`, [B, *size, C], zeros beyond the border."""
+    def _image_window(self, image: jax.Array, place: Place, left: int) -> jax.Array:
+        """The pixels under the kernel at `place`, [B, *size, C], with zeros beyond the border."""
         rows, columns = self.size
         padded = jnp.pad(image, ((0, 0), (rows - 1, 0), (left, self.right), (0, 0)))
         window = jax.lax.dynamic_slice_in_dim(padded, place.row, rows, axis=1)
         return jax.lax.dynamic_slice_in_dim(window, place.column, columns, axis=2)
 
-    def _kept(self, x: jax.Array, place: Place, left: int) -> jax.Array:
-        """The same of the layer's inputs so far, after x became the one at `place`."""
+    def _cached_window(self, x: jax.Array, place: Place, left: int) -> jax.Array:
+        """The same window of the cached inputs, after x is stored as the one at `place`."""
         rows, columns = self.size
         shape = (x.shape[0], rows, left + place.width + self.right, x.shape[-1])
         kept = self.variable("cache", "rows", jnp.zeros, shape, x.dtype)
-        # Row i lies at i mod `rows`, over a row that no kernel reaches any more; what is left of it to the right of the
-        # pixel meets weights that are masked.
+        # Row i overwrites slot i mod `rows`, whose row no kernel reaches any more. Leftovers of that row to the right
+        # of the pixel meet masked weights.
         at = (0, place.row % rows, place.column + left, 0)
         kept.value = jax.lax.dynamic_update_slice(kept.value, x, at)
         window = jax.lax.dynamic_slice_in_dim(kept.value, place.column, columns, axis=2)
         return window if rows == 1 else window[:, (place.row + 1 + jnp.arange(rows)) % rows]
 
 
-def row_above(x: jax.Array, row: jax.Array | None = None) -> jax.Array:
-    """The image one row down, a row of zeros on top: [B, H, W, C]; of that only `row`, [B, 1, W, C], when given."""
+def row_above(x: jax.Array, row: Index | None = None) -> jax.Array:
+    """The image shifted down by one row of zeros, [B, H, W, C], or only `row` of that, [B, 1, W, C]."""
     padded = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))
     return padded[:, :-1] if row is None else jax.lax.dynamic_slice_in_dim(padded, row, 1, axis=1)
 
 
 def gate(x: jax.Array, groups: int = 1) -> jax.Array:
-    """tanh of the first half times sigmoid of the second, of each group of channels: eq. 2 of arXiv:1606.05328."""
+    """tanh of the first half of each group of channels times sigmoid of the second: eq. 2 of arXiv:1606.05328."""
     a, b = jnp.split(x.reshape(*x.shape[:-1], groups, -1), 2, axis=-1)
     return (jnp.tanh(a) * nn.sigmoid(b)).reshape(*x.shape[:-1], -1)
 
 
 def check_width(width: int, groups: int) -> None:
-    """Raises UserError unless the features can be split among the channels of a pixel."""
+    """Raises UserError unless the features split evenly into `groups`, one for each channel of a pixel."""
     if width % groups:
         raise UserError(
             f"a width of {width} cannot be split among {groups} channels: give --model.network.width a multiple of "
@@ -175,11 +179,11 @@ def check_width(width: int, groups: int) -> None:
 
 
 class PlainPixelCNN(nn.Module):
-    """Masked convolutions alone: one `first_size` x `first_size` of mask A, then `layers` of mask B with ReLU before
-    and a residual around, then two of 1 x 1. Section 3.5 of arXiv:1601.06759, without its bottlenecks.
+    """PixelCNN of section 3.5 of arXiv:1601.06759, without its bottlenecks.
 
-    Above and to the right of each pixel lies a region that no depth of it sees, its blind spot. No batch norm: its
-    statistics in training are of all pixels, later ones too, and with them the outputs.
+    A `first_size` x `first_size` convolution of mask A, then `layers` residual ones of mask B with ReLU before each,
+    then two of 1 x 1. At any depth there remains a blind spot above and to the right of each pixel. There is no batch
+    normalization, through whose statistics outputs would depend on later pixels in training.
     """
 
     width: int = 32
@@ -189,7 +193,7 @@ class PlainPixelCNN(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...], groups: int) -> None:
-        """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot take."""
+        """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot handle."""
         check_width(self.width, groups)
 
     @nn.compact
@@ -211,18 +215,21 @@ class PlainPixelCNN(nn.Module):
         h = CausalConv(self.width, groups=groups, dtype=self.dtype, name="head")(nn.relu(h))
         return CausalConv(out, groups=groups, dtype=self.dtype, name="out")(nn.relu(h)).astype(jnp.float32)
 
-    def row(self, x: jax.Array, i: jax.Array, y: jax.Array | None = None) -> tuple[()]:
-        """Nothing: there is no vertical stream."""
+    def row(self, x: jax.Array, i: Index, y: jax.Array | None = None) -> tuple[()]:
+        """Empty, as there is no vertical stream."""
         return ()
 
-    def pixel(self, x, side, i, j, out, y=None, *, groups=1):
-        """f32[B, out] of pixel (i, j)."""
-        return self(x, out, y, groups=groups, place=Place(i, j, x.shape[2]))[:, 0, 0]
+    def pixel(
+        self, x: jax.Array, side: tuple[()], place: tuple[Index, Index], out: int, y: jax.Array | None = None, *,
+        groups: int = 1,
+    ) -> jax.Array:  # fmt: skip
+        """f32[B, out] for the pixel at (row, column)."""
+        return self(x, out, y, groups=groups, place=Place(*place, x.shape[2]))[:, 0, 0]
 
 
-def with_coordinates(x: jax.Array, height: int, row: jax.Array | None = None) -> jax.Array:
-    """x: [B, H, W, C], or its `row` alone, and after its channels a one, which tells the image from the zeros around
-    it, and row and column in [-1, 1]: [B, H, W, C + 3]."""
+def with_coordinates(x: jax.Array, height: int, row: Index | None = None) -> jax.Array:
+    """x: [B, H, W, C], or only its `row`, with three more channels: a one, which tells the image from the zeros around
+    it, and the row and column in [-1, 1]."""
     rows = jnp.arange(height) if row is None else jnp.reshape(row, 1)
     vertical = jnp.broadcast_to((2 * rows / max(height - 1, 1) - 1)[:, None], (len(rows), x.shape[2]))
     horizontal = jnp.broadcast_to(jnp.linspace(-1, 1, x.shape[2])[None], vertical.shape)
@@ -231,9 +238,9 @@ def with_coordinates(x: jax.Array, height: int, row: jax.Array | None = None) ->
 
 
 class GatedVertical(nn.Module):
-    """The vertical stack: what it says to each layer of the horizontal one, f32[B, H, W, 2 width] each.
+    """The vertical stack: its features for each layer of the horizontal stack, f32[B, H, W, 2 width] each.
 
-    x: f32[B, H, W, C], the image one row down. Unlike the paper's, layers add their input.
+    x: f32[B, H, W, C], the image shifted down by a row. Unlike the paper's, its layers are residual.
     """
 
     width: int
@@ -246,7 +253,8 @@ class GatedVertical(nn.Module):
     def __call__(self, x: jax.Array, y: jax.Array | None = None, cached: bool = False) -> list[jax.Array]:
         v, sides = x, []
         for layer in range(self.layers):
-            # The first sees rows above alone, as x is one row down; the rest see rows whose features come from above.
+            # x is shifted down, so the first layer sees rows above only. The others may include their own row, whose
+            # features come from rows above.
             size = (self.size // 2 + 1, self.size) if layer else (self.first_size // 2, self.first_size)
             h = VerticalConv(2 * self.width, size, dtype=self.dtype)(v, cached)
             sides.append(Dense(2 * self.width, dtype=self.dtype, name=f"across{layer}")(h))
@@ -260,7 +268,7 @@ class GatedVertical(nn.Module):
 
 
 class GatedHorizontal(nn.Module):
-    """The horizontal stack and the output, told by the vertical one: f32[B, H, W, out]."""
+    """The horizontal stack, which takes the vertical one's features `sides`, and the output: f32[B, H, W, out]."""
 
     width: int
     size: int
@@ -291,10 +299,10 @@ class GatedHorizontal(nn.Module):
 class GatedPixelCNN(nn.Module):
     """Gated PixelCNN, section 2 of arXiv:1606.05328: a vertical and a horizontal stack, which leave no blind spot.
 
-    size: of the square whose upper half a layer sees; kernels have the taps of that half alone: (size // 2 + 1, size)
-    in the vertical stack, (1, size // 2 + 1) in the horizontal one. head: width of the last 1 x 1 layer before out.
-    coordinates: the vertical stack is told where in the image it is, which convolutions alone find out only near the
-    border, and not even there where zero is a value of pixels.
+    size: side of the square of which a layer sees the upper half; kernels are (size // 2 + 1, size) in the vertical
+    stack and (1, size // 2 + 1) in the horizontal one. head: width of the last 1 x 1 layer before the output.
+    coordinates: give the vertical stack the pixels' coordinates. Convolutions alone can infer them only near the
+    border, and not even there if zero is a value of pixels.
     """
 
     width: int = 32
@@ -306,7 +314,7 @@ class GatedPixelCNN(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...], groups: int) -> None:
-        """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot take."""
+        """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot handle."""
         check_width(self.width, groups)
         check_width(self.head, groups)
 
@@ -320,15 +328,18 @@ class GatedPixelCNN(nn.Module):
     ) -> jax.Array:
         return self.horizontal(x, self.vertical(self._above(x), y), out, y, groups, None)
 
-    def _above(self, x: jax.Array, row: jax.Array | None = None) -> jax.Array:
-        """What the vertical stack sees of the image f32[B, H, W, C], of `row` alone when given."""
+    def _above(self, x: jax.Array, row: Index | None = None) -> jax.Array:
+        """The vertical stack's input for the image f32[B, H, W, C], or only for its `row`."""
         above = row_above(x, row)
         return with_coordinates(above, x.shape[1], row) if self.coordinates else above
 
-    def row(self, x: jax.Array, i: jax.Array, y: jax.Array | None = None) -> list[jax.Array]:
-        """What the vertical stack says along row i, f32[B, 1, W, 2 width] to each layer."""
+    def row(self, x: jax.Array, i: Index, y: jax.Array | None = None) -> list[jax.Array]:
+        """The vertical stack's features for row i, f32[B, 1, W, 2 width] for each layer."""
         return self.vertical(self._above(x, i), y, cached=True)
 
-    def pixel(self, x, side, i, j, out, y=None, *, groups=1):
-        """f32[B, out] of pixel (i, j)."""
-        return self.horizontal(x, side, out, y, groups, Place(i, j, x.shape[2]))[:, 0, 0]
+    def pixel(
+        self, x: jax.Array, side: list[jax.Array], place: tuple[Index, Index], out: int, y: jax.Array | None = None, *,
+        groups: int = 1,
+    ) -> jax.Array:  # fmt: skip
+        """f32[B, out] for the pixel at (row, column)."""
+        return self.horizontal(x, side, out, y, groups, Place(*place, x.shape[2]))[:, 0, 0]

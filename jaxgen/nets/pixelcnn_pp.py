@@ -1,8 +1,8 @@
 """PixelCNN++, arXiv:1701.05517: a U-Net of gated residual blocks in each of the two streams of `nets.pixelcnn`.
 
-u: the vertical stream, of rows above; h: the causal one, told by it at every block. Both go down `levels` resolutions
-and up again, with a skip from each feature on the way down to a block on the way up (figure 2). From pixel to pixel, a
-lower resolution moves on with every second row and column only, and is kept in between.
+u: the vertical stream; h: the causal one, which takes features of u at every block. Both go down `levels` resolutions
+and up again, with a skip from each feature on the way down to a block on the way up (figure 2). In pixel-by-pixel
+computation, a lower resolution advances at every second row and column only, and is cached in between.
 """
 
 from typing import Any
@@ -13,25 +13,25 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
-from jaxgen.nets.pixelcnn import CausalConv, Place, VerticalConv, row_above
+from jaxgen.nets.pixelcnn import CausalConv, Index, Place, VerticalConv, row_above
 from jaxgen.ops.patches import depth_to_space
 
 SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 """A tenth of the usual spread, so that blocks start near the identity."""
 Sides = dict[str, Any]
-"""What the vertical stream says to each block of the causal one by its name, and under `inner` one level down."""
+"""The vertical stream's features for each block of the causal one by name, and under `inner` those one level down."""
 
 
 def concat_elu(x: jax.Array) -> jax.Array:
-    """ELU of x and of -x as twice the channels."""
+    """ELU of x and of -x, concatenated to twice the channels."""
     return nn.elu(jnp.concatenate([x, -x], axis=-1))
 
 
 class Residual(nn.Module):
-    """x + a sigmoid(b), both from two convolutions of a stream's kind with concatenated ELUs and dropout between.
+    """x + a sigmoid(b), where a and b come from two convolutions with concatenated ELUs and dropout between them.
 
-    skip: features of the way down, f32 like x, by a linear map. side: added as it is. at: `cached` of a vertical
-    convolution, `place` of a causal one.
+    causal: the stream that it belongs to. skip: features of the way down, mapped linearly. side: features of the other
+    stream, added as they are. at: in cached computation, True in the vertical stream and the `Place` in the causal one.
     """
 
     causal: bool
@@ -39,13 +39,17 @@ class Residual(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, skip, side, y, train: bool, at: Place | bool | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, skip: jax.Array | None, side: jax.Array | None, y: jax.Array | None, train: bool,
+        at: Place | bool | None,
+    ) -> jax.Array:  # fmt: skip
         width = x.shape[-1]
 
         def convolve(h: jax.Array, features: int, kernel_init: nn.initializers.Initializer) -> jax.Array:
-            kind: Any = CausalConv if self.causal else VerticalConv  # they take `at` in their own ways
-            size = (2, 2) if self.causal else (2, 3)
-            return kind(features, size, kernel_init=kernel_init, dtype=self.dtype)(h, at)
+            if self.causal:
+                place = at if isinstance(at, Place) else None
+                return CausalConv(features, (2, 2), kernel_init=kernel_init, dtype=self.dtype)(h, place)
+            return VerticalConv(features, (2, 3), kernel_init=kernel_init, dtype=self.dtype)(h, at is True)
 
         h = convolve(concat_elu(x), width, nn.initializers.lecun_normal())
         if skip is not None:
@@ -61,9 +65,9 @@ class Residual(nn.Module):
 
 
 class VerticalLevel(nn.Module):
-    """One resolution of the vertical stream and, with depth > 0, those below: u and `Sides`.
+    """One resolution of the vertical stream and the `depth` ones below it: u and `Sides`.
 
-    row: u is that row alone, i32[], f32[B, 1, W, C].
+    row: in cached computation, the index of the only row in u: f32[B, 1, W, C].
     """
 
     depth: int
@@ -72,12 +76,15 @@ class VerticalLevel(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, u, y, train: bool, row: jax.Array | None) -> tuple[jax.Array, Sides]:
-        width, cached, sides = u.shape[-1], row is not None, {}
+    def __call__(
+        self, u: jax.Array, y: jax.Array | None, train: bool, row: Index | None
+    ) -> tuple[jax.Array, Sides]:
+        width, cached = u.shape[-1], row is not None
+        sides: Sides = {}
 
         def block(name: str, u: jax.Array, skip: jax.Array | None) -> jax.Array:
             u = Residual(False, self.dropout, self.dtype, name=name)(u, skip, None, y, train, cached)
-            # Linear maps of what is said are made here, a row at once, and not a pixel at a time.
+            # The features are mapped linearly here, a row at once, rather than in the causal stream a pixel at a time.
             sides[name] = Dense(width, dtype=self.dtype, name=f"{name}_across")(concat_elu(u))
             return u
 
@@ -87,13 +94,12 @@ class VerticalLevel(nn.Module):
         if self.depth:
             below = VerticalConv(width, (2, 3), 2, dtype=self.dtype, name="halve")(skips[-1], cached)
             inner = VerticalLevel(self.depth - 1, self.blocks, self.dropout, self.dtype, name="inner")
-            if cached:
-                assert row is not None
-                lower, sides["inner"] = self._every_second(inner, below, y, row)
-            else:
+            if row is None:
                 lower, sides["inner"] = inner(below, y, train, None)
+            else:
+                lower, sides["inner"] = self._every_second(inner, below, y, row)
             u = depth_to_space(Dense(4 * width, dtype=self.dtype, name="double")(lower), 2)
-            if cached and row is not None:
+            if row is not None:
                 u = jax.lax.dynamic_slice_in_dim(u, row % 2, 1, axis=1)
         else:
             u = skips.pop()
@@ -101,23 +107,28 @@ class VerticalLevel(nn.Module):
             u = block(f"up{n}", u, skips.pop())
         return u, sides
 
-    def _every_second(self, inner: "VerticalLevel", below: jax.Array, y, row: jax.Array) -> tuple[jax.Array, Sides]:
-        """What `inner` gives at even rows, and what it gave at the row before at odd ones."""
+    def _every_second(
+        self, inner: "VerticalLevel", below: jax.Array, y: jax.Array | None, row: Index
+    ) -> tuple[jax.Array, Sides]:
+        """The output of `inner`, computed at even rows and repeated at odd ones."""
 
         def compute(inner: VerticalLevel, kept: Any) -> Any:
             return inner(below, y, False, row // 2)
 
         if self.has_variable("cache", "lower"):
             kept = self.get_variable("cache", "lower")
-            given = nn.cond(row % 2 == 0, compute, lambda inner, kept: kept, inner, kept)
+            output = nn.cond(row % 2 == 0, compute, lambda inner, kept: kept, inner, kept)
         else:
-            given = compute(inner, None)
-        self.put_variable("cache", "lower", given)
-        return given
+            output = compute(inner, None)
+        self.put_variable("cache", "lower", output)
+        return output
 
 
 class CausalLevel(nn.Module):
-    """One resolution of the causal stream and, with depth > 0, those below. place: h is that pixel alone."""
+    """One resolution of the causal stream and the `depth` ones below it.
+
+    place: in cached computation, the place of the only pixel in h: f32[B, 1, 1, C].
+    """
 
     depth: int
     blocks: int
@@ -125,7 +136,9 @@ class CausalLevel(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, h, sides: Sides, y, train: bool, place: Place | None) -> jax.Array:
+    def __call__(
+        self, h: jax.Array, sides: Sides, y: jax.Array | None, train: bool, place: Place | None
+    ) -> jax.Array:
         width = h.shape[-1]
 
         def block(name: str, h: jax.Array, skip: jax.Array | None) -> jax.Array:
@@ -152,13 +165,15 @@ class CausalLevel(nn.Module):
             h = block(f"up{n}", h, skips.pop())
         return h
 
-    def _every_second(self, inner: "CausalLevel", below: jax.Array, sides: Sides, y, place: Place) -> jax.Array:
-        """What `inner` gives where row and column are even; elsewhere what it gave for the square of that pixel."""
+    def _every_second(
+        self, inner: "CausalLevel", below: jax.Array, sides: Sides, y: jax.Array | None, place: Place
+    ) -> jax.Array:
+        """The output of `inner`, computed where row and column are even and repeated at the other three pixels."""
         lower = place.halved()
 
         def compute(inner: CausalLevel, row: jax.Array) -> jax.Array:
-            given = inner(below, sides, y, False, lower)
-            return jax.lax.dynamic_update_slice(row, given, (0, 0, lower.column, 0))
+            pixel = inner(below, sides, y, False, lower)
+            return jax.lax.dynamic_update_slice(row, pixel, (0, 0, lower.column, 0))
 
         if self.has_variable("cache", "lower"):
             fresh = (place.row % 2 == 0) & (place.column % 2 == 0)
@@ -170,27 +185,30 @@ class CausalLevel(nn.Module):
 
 
 class PPVertical(nn.Module):
-    """Vertical stream: x, one row down, to `Sides`. row: x is that row alone."""
+    """The vertical stream: `Sides` from the image shifted down by a row. row: in cached computation, the index of the
+    only row in x."""
 
     width: int
     level: dict[str, Any]
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, y, train: bool, row: jax.Array | None = None) -> Sides:
+    def __call__(self, x: jax.Array, y: jax.Array | None, train: bool, row: Index | None = None) -> Sides:
         u = VerticalConv(self.width, (2, 3), dtype=self.dtype)(x, row is not None)
         return VerticalLevel(**self.level, dtype=self.dtype)(u, y, train, row)[1]
 
 
 class PPCausal(nn.Module):
-    """Causal stream and the output: f32[B, H, W, out]."""
+    """The causal stream and the output: f32[B, H, W, out]."""
 
     width: int
     level: dict[str, Any]
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, sides: Sides, out: int, y, train: bool, place: Place | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, sides: Sides, out: int, y: jax.Array | None, train: bool, place: Place | None = None
+    ) -> jax.Array:
         # Three columns of the row above, and the pixel to the left.
         h = CausalConv(self.width, (2, 3), 1, first=True, dtype=self.dtype)(x, place)
         h = CausalLevel(**self.level, dtype=self.dtype)(h, sides, y, train, place)
@@ -198,15 +216,15 @@ class PPCausal(nn.Module):
 
 
 def with_ones(x: jax.Array) -> jax.Array:
-    """x with a channel of ones, by which the image differs from the zeros around it."""
+    """x with a channel of ones, which tells the image from the zeros around it."""
     return jnp.concatenate([x, jnp.ones((*x.shape[:3], 1), x.dtype)], axis=-1)
 
 
 class PixelCNNPP(nn.Module):
     """`blocks` residual blocks of `width` features at each of `levels` resolutions, on the way down and up again.
 
-    As figure 2 and section 3 of the paper, but without its weight normalization, and doubling by 2 x 2 transposed
-    convolutions in both streams. All channels of a pixel are answered at once: use a joint likelihood.
+    The network of figure 2 and section 3 of the paper, but without weight normalization, and with 2 x 2 transposed
+    convolutions for doubling in both streams. It computes all channels of a pixel at once: use a joint likelihood.
     """
 
     width: int = 160
@@ -216,7 +234,7 @@ class PixelCNNPP(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...], groups: int) -> None:
-        """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot take."""
+        """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot handle."""
         factor = 2 ** (self.levels - 1)
         if shape[0] % factor or shape[1] % factor:
             raise UserError(
@@ -225,7 +243,7 @@ class PixelCNNPP(nn.Module):
             )
         if groups != 1:
             raise UserError(
-                "PixelCNN++ answers all channels of a pixel at once: give --model.likelihood a joint one, as "
+                "PixelCNN++ computes all channels of a pixel at once: give --model.likelihood a joint one, such as "
                 "logistic-mixture"
             )
 
@@ -234,14 +252,19 @@ class PixelCNNPP(nn.Module):
         self.vertical = PPVertical(self.width, level, self.dtype)
         self.horizontal = PPCausal(self.width, level, self.dtype)
 
-    def __call__(self, x, out: int, y: jax.Array | None = None, *, groups: int = 1, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, out: int, y: jax.Array | None = None, *, groups: int = 1, train: bool = False
+    ) -> jax.Array:
         x = with_ones(x)
         return self.horizontal(x, self.vertical(row_above(x), y, train), out, y, train)
 
-    def row(self, x: jax.Array, i: jax.Array, y: jax.Array | None = None) -> Sides:
-        """What the vertical stream says along row i."""
+    def row(self, x: jax.Array, i: Index, y: jax.Array | None = None) -> Sides:
+        """The vertical stream's features for row i."""
         return self.vertical(row_above(with_ones(x), i), y, False, i)
 
-    def pixel(self, x, side: Sides, i, j, out: int, y: jax.Array | None = None, *, groups: int = 1) -> jax.Array:
-        """f32[B, out] of pixel (i, j)."""
-        return self.horizontal(with_ones(x), side, out, y, False, Place(i, j, x.shape[2]))[:, 0, 0]
+    def pixel(
+        self, x: jax.Array, side: Sides, place: tuple[Index, Index], out: int, y: jax.Array | None = None, *,
+        groups: int = 1,
+    ) -> jax.Array:  # fmt: skip
+        """f32[B, out] for the pixel at (row, column)."""
+        return self.horizontal(with_ones(x), side, out, y, False, Place(*place, x.shape[2]))[:, 0, 0]
