@@ -1,42 +1,51 @@
-"""The page of a run: one HTML file that holds everything it shows and loads nothing.
+"""The page of a run: one self-contained HTML file.
 
-Reads what the loop wrote (experiment.json, environment.json, metrics.jsonl, held_out.jsonl, timing.jsonl, events.jsonl,
-pictures/STEP/NAME, evaluation.json); only the first has to be there.
+It is made from the files in the run's folder: experiment.json, environment.json, metrics.jsonl, held_out.jsonl,
+timing.jsonl, events.jsonl, pictures/STEP/NAME and evaluation.json. Only the first is required.
 """
 
 import math
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.report.curves import curves, read_metrics, read_records
-from jaxgen.report.parts import configuration, details, div, img, pictures_in, read_json, reproduce, section, write_page
+from jaxgen.report.curves import Curve, curves, read_metrics, read_records
+from jaxgen.report.parts import (
+    Picture,
+    configuration,
+    details,
+    div,
+    img,
+    pictures_in,
+    read_json,
+    reproduce,
+    section,
+    write_page,
+)
 
-FILM = 32  # steps shown over training: each is embedded, and a page should stay light
-EVENTS = 200
-LETTERS = 20_000
+FILM = 32  # steps shown over training; their pictures are all embedded in the page
+EVENTS = 200  # shown at most
+LETTERS = 20_000  # of sampled text shown at most
 
 
-def write_report(run):
-    """Writes RUN/report.html, self-contained; parts whose files are missing are left out.
+def write_report(run: Path | str) -> Path:
+    """Writes report.html into the folder of a run, and returns its path. Parts whose files are missing are left out.
 
-    Args: run: folder of a run. Returns: the page's path.
-    Raises: UserError if the folder holds no readable experiment.json.
+    Raises:
+      UserError: the folder has no readable experiment.json.
     """
     run = Path(run)
     if not (run / "experiment.json").is_file():
         what = "holds no experiment.json" if run.is_dir() else "is not a folder"
-        raise UserError(
-            f"{str(run)!r} {what}: give the folder of a run, as an experiment script prints at its start"
-        )
-    notes = []
+        raise UserError(f"{str(run)!r} {what}: pass the folder of a run, which its script prints at the start")
+    notes: list[str] = []
     experiment = read_json(run / "experiment.json", notes)
     if notes:
-        raise UserError(
-            f"{run.name}/experiment.json is not a JSON object: restore the file, or give another run"
-        )
+        raise UserError(f"{run.name}/experiment.json is not a JSON object: restore the file, or pass another run")
     environment = read_json(run / "environment.json", notes)
     evaluation = read_json(run / "evaluation.json", notes)
     metrics, timing, held_out = (read_metrics(run / f"{n}.jsonl") for n in ("metrics", "timing", "held_out"))
@@ -60,8 +69,8 @@ def write_report(run):
     return run / "report.html"
 
 
-def _identity(experiment, environment):
-    """('vae', 'emoji8', 'seed 3'), '' for what is not known; the model's class stands in for the script."""
+def _identity(experiment: dict[str, Any], environment: dict[str, Any]) -> tuple[str, str, str]:
+    """Script, preset and seed, such as ('vae', 'emoji8', 'seed 3'); '' if unknown. The script defaults to the model."""
     script = environment.get("experiment") or environment.get("script") or environment.get("name")
     model = experiment.get("model")
     kind = str(model.get("type", "")) if isinstance(model, dict) else ""
@@ -70,21 +79,24 @@ def _identity(experiment, environment):
     return name, str(environment.get("preset") or ""), "" if seed is None else f"seed {seed}"
 
 
-def _facts(experiment, environment, metrics, timing):
-    """The summary line: steps, parameters, device, time, final loss."""
-    facts = []
+def _facts(
+    experiment: dict[str, Any], environment: dict[str, Any], metrics: dict[str, Curve], timing: dict[str, Curve]
+) -> str:
+    """The summary at the top: steps, parameters, device, time and final loss."""
+    facts: list[tuple[str, str, str]] = []
     wanted = experiment.get("steps")
     if metrics or timing:
         done = max(int(steps[-1]) for steps, _ in (*metrics.values(), *timing.values()))
-        # Steps are counted from zero or from one: the last of N is N - 1 or N.
-        short = isinstance(wanted, int) and done + 1 < wanted
-        facts.append(("Steps", f"{done:,}", f"of {wanted:,}" if short else ""))
+        # Steps may be counted from zero or from one: the last of N is N - 1 or N.
+        unfinished = isinstance(wanted, int) and done + 1 < wanted
+        facts.append(("Steps", f"{done:,}", f"of {wanted:,}" if unfinished else ""))
     batch, model = experiment.get("batch_size"), experiment.get("model")
-    parts = model.get("accumulate", 1) if isinstance(model, dict) else 1
+    model = model if isinstance(model, dict) else {}
+    parts = model.get("accumulate", 1)
     if isinstance(batch, int) and isinstance(parts, int) and parts > 1:
-        # Steps are updates; of one, each network's gradient comes in so many passes.
+        # A step is one update; each network's gradient is accumulated over several passes.
         size = batch // (model.get("n_critic", 1) * parts)
-        facts.append(("Batch", f"{batch:,}", f"{parts} passes of {size:,} examples a gradient"))
+        facts.append(("Batch", f"{batch:,}", f"{parts} passes of {size:,} examples per gradient"))
     params = environment.get("params")
     if isinstance(params, dict) and params and all(isinstance(n, int) for n in params.values()):
         each = ", ".join(f"{name} {_count(n)}" for name, n in params.items()) if len(params) > 1 else ""
@@ -95,7 +107,7 @@ def _facts(experiment, environment, metrics, timing):
         facts.append(("Device", ", ".join(f"{n} \u00d7 {d}" if n > 1 else d for d, n in kinds.items()), ""))
     if "time" in timing and np.isfinite(timing["time"][1]).all():
         clock = timing["time"][1]
-        ends = np.append(np.diff(clock) < 0, True)  # a resumed run starts its clock again
+        ends = np.append(np.diff(clock) < 0, True)  # a resumed run restarts its clock
         facts.append(("Time", _duration(float(clock[ends].sum())), ""))
     if "loss" in metrics:
         values = metrics["loss"][1]
@@ -109,36 +121,38 @@ def _facts(experiment, environment, metrics, timing):
     return f'<dl class="facts">{"".join(rows)}</dl>' if facts else ""
 
 
-def _count(n):
+def _count(n: float) -> str:
+    """1500000 -> '1.5 M'."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if n >= size:
             return f"{n / size:.3g}{unit}"
     return f"{n:,}"
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _final(pictures):
-    """The latest picture of each name: samples large, the others beside each other."""
+def _final(pictures: Mapping[str, Mapping[int, Picture]]) -> str:
+    """The latest picture of each name; samples and wide pictures take the whole width."""
     figures = []
     for name, steps in pictures.items():
         step = max(steps)
+        picture = steps[step]
         title = name.replace("_", " ").capitalize()
-        wide = ' class="wide"' if name == "samples" or steps[step][1] > 2 * steps[step][2] else ""
+        wide = ' class="wide"' if name == "samples" or picture.width > 2 * picture.height else ""
         figures.append(
-            f"<figure{wide}>{img(steps[step], f'{title} at step {step:,}', up_to=800)}"
+            f"<figure{wide}>{img(picture, f'{title} at step {step:,}', up_to=800)}"
             f"<figcaption>{escape(title)}, step {step:,}</figcaption></figure>"
         )
     return section("Final pictures", div("pictures", "\n".join(figures)))
 
 
-def _texts(folder):
-    """The latest samples of a model of text, what is no letter of it shown as such."""
+def _texts(folder: Path) -> str:
+    """The latest samples of a model of text, with unprintable characters replaced."""
     found = [f for f in folder.glob("*/samples.txt") if f.parent.name.isdecimal()]
     if not found:
         return ""
@@ -146,12 +160,12 @@ def _texts(folder):
     text = latest.read_text(encoding="utf-8", errors="replace")
     cut = "\n\u2026" if len(text) > LETTERS else ""
     shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:LETTERS])
-    return section("Samples", f'<pre class="text">{escape(shown)}{cut}</pre><p class="quiet">step '
-                   f"{int(latest.parent.name):,}</p>")
+    step = f'<p class="quiet">step {int(latest.parent.name):,}</p>'
+    return section("Samples", f'<pre class="text">{escape(shown)}{cut}</pre>{step}')
 
 
-def _film(pictures):
-    """The samples of every step that has them, or of 32 of these: a large picture, a slider, a filmstrip."""
+def _film(pictures: Mapping[str, Mapping[int, Picture]]) -> str:
+    """The samples over training, at up to 32 steps: a large picture, a slider and a filmstrip."""
     steps = pictures.get("samples", {})
     if len(steps) < 2:
         return ""
@@ -163,9 +177,7 @@ def _film(pictures):
         f"{img(steps[step], f'Samples at step {step:,}')}step {step:,}</button>"
         for step in chosen
     )
-    cut = (
-        f'<p class="quiet">{len(chosen)} of {len(steps)} steps are shown.</p>' if end + 1 < len(steps) else ""
-    )
+    cut = f'<p class="quiet">{len(chosen)} of {len(steps)} steps are shown.</p>' if end + 1 < len(steps) else ""
     return section(
         "Over training",
         f'<div class="film"><figure>{img(steps[last], f"Samples at step {last:,}", up_to=560)}'
@@ -175,8 +187,8 @@ def _film(pictures):
     )
 
 
-def _evaluation(evaluation):
-    """A table of mean ± standard error, its sample count and where the numbers come from."""
+def _evaluation(evaluation: dict[str, Any]) -> str:
+    """A table of means and standard errors, with the number of samples and the provenance."""
     metrics = evaluation.get("metrics")
     if not isinstance(metrics, dict) or not metrics:
         return ""
@@ -185,13 +197,13 @@ def _evaluation(evaluation):
         for name, value in metrics.items()
     )
     split, num, step = (evaluation.get(k) for k in ("split", "num", "step"))
-    said = [
+    facts = [
         f"{split} split" if split is not None else "",
         f"{_grouped(num)} samples" if num is not None else "",
         f"step {_grouped(step)}" if step is not None else "",
     ]
     rest = {k: v for k, v in evaluation.items() if k not in ("metrics", "split", "num", "step")}
-    caption = f"<caption>{escape(', '.join(filter(None, said)))}</caption>" if any(said) else ""
+    caption = f"<caption>{escape(', '.join(filter(None, facts)))}</caption>" if any(facts) else ""
     return section(
         "Evaluation",
         f'<div class="scroll"><table>{caption}<thead><tr><th scope="col">Metric</th>'
@@ -200,12 +212,13 @@ def _evaluation(evaluation):
     )
 
 
-def _grouped(n):
+def _grouped(n: Any) -> str:
+    """12000 -> '12,000'; anything but an integer as it is."""
     return f"{n:,}" if isinstance(n, int) else str(n)
 
 
-def _estimate(value):
-    """{'mean': 3.14159, 'stderr': 0.0213} -> '3.142 ± 0.021': two digits of the error decide."""
+def _estimate(value: Any) -> str:
+    """{'mean': 3.14159, 'stderr': 0.0213} -> '3.142 ± 0.021', to two significant digits of the error."""
     mean, error = (value.get("mean"), value.get("stderr")) if isinstance(value, dict) else (value, None)
     if not isinstance(mean, int | float):
         return "—" if mean is None else str(mean)
@@ -221,7 +234,8 @@ def _estimate(value):
     return f"{mean:.{places}e} ± {error:.1e}"
 
 
-def _events(path):
+def _events(path: Path) -> str:
+    """A table of the latest events, such as resumptions."""
     events = [event for records in read_records(path) for event in records]
     rows = "".join(
         f'<tr><td class="num">{escape(_grouped(e.get("step", "")))}</td>'
@@ -230,7 +244,5 @@ def _events(path):
     )
     cut = f"<caption>The last {EVENTS} of {len(events):,}</caption>" if len(events) > EVENTS else ""
     head = '<th scope="col" class="num">Step</th><th scope="col">Event</th><th scope="col">Detail</th>'
-    table = (
-        f'<div class="scroll"><table>{cut}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
+    table = f'<div class="scroll"><table>{cut}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     return section("Events", table if events else "")

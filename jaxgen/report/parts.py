@@ -1,18 +1,29 @@
-"""Parts that our pages are made of: sections, pictures, tables of a configuration."""
+"""Parts of our HTML pages: sections, pictures, and tables of a configuration."""
 
 import base64
 import json
 import shlex
+from collections.abc import Iterable
 from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from jaxgen.report.style import SCRIPT, STYLE
 from jaxgen.runtime.files import write_bytes
 
-FIRST = ("samples", "reconstruction", "traversal", "interpolation", "trajectory")  # then by the alphabet
+FIRST = ("samples", "reconstruction", "traversal", "interpolation", "trajectory")  # the others follow alphabetically
 
 
-def write_page(file, title, parts):
-    """One HTML file of the parts that are not empty, with the style and script of all our pages inside."""
+class Picture(NamedTuple):
+    """A picture file and its size in pixels."""
+
+    file: Path
+    width: int
+    height: int
+
+
+def write_page(file: Path, title: str, parts: Iterable[str]) -> None:
+    """Writes one HTML file with the parts that are not empty, and with style sheet and script inside."""
     title = escape(title)
     page = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -24,8 +35,8 @@ def write_page(file, title, parts):
     write_bytes(file, page.encode("utf-8", "backslashreplace"))
 
 
-def read_json(path, notes):
-    """The object in `path`; {} if there is no file, and with a note if there is one that cannot be read."""
+def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The JSON object in a file, {} without one. For a file that is not a JSON object, a sentence joins `notes`."""
     if not path.is_file():
         return {}
     try:
@@ -38,38 +49,36 @@ def read_json(path, notes):
     return value
 
 
-def section(title, body):
-    """A titled section; '' without a body."""
+def section(title: str, body: str) -> str:
+    """A section with a heading; '' without a body."""
     return f"<section><h2>{title}</h2>\n{body}\n</section>" if body else ""
 
 
-def div(kind, body):
+def div(kind: str, body: str) -> str:
+    """A <div> of a class; '' without a body."""
     return f'<div class="{kind}">{body}</div>' if body else ""
 
 
-def pictures_in(folder):
-    """{name: {step: (file, width, height)}} of the readable .png and .gif files in folder/STEP."""
+def pictures_in(folder: Path) -> dict[str, dict[int, Picture]]:
+    """The readable .png and .gif files in folder/STEP, by name and step."""
     from PIL import Image
 
-    found = {}
+    found: dict[str, dict[int, Picture]] = {}
     for path in sorted(folder.glob("*/*")) if folder.is_dir() else ():
-        if (
-            path.suffix not in (".png", ".gif")
-            or path.name.startswith(".")
-            or not path.parent.name.isdecimal()
-        ):
+        is_picture = path.suffix in (".png", ".gif") and not path.name.startswith(".")
+        if not is_picture or not path.parent.name.isdecimal():
             continue
         try:
             with Image.open(path) as image:
-                found.setdefault(path.stem, {})[int(path.parent.name)] = (path, *image.size)
-        except OSError:  # cut short by a full disk, say: the others are still worth showing
+                found.setdefault(path.stem, {})[int(path.parent.name)] = Picture(path, *image.size)
+        except OSError:  # a damaged file should not hide the others
             continue
     rank = {name: i for i, name in enumerate(FIRST)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(FIRST)), item[0])))
 
 
-def img(picture, alt, up_to=0):
-    """An <img> with its data inside, enlarged by a whole factor without smoothing to `up_to` px of width."""
+def img(picture: Picture, alt: str, up_to: int = 0) -> str:
+    """An <img> with its data inside, enlarged without smoothing, by an integer factor, to at most `up_to` px."""
     path, width, height = picture
     factor = max(1, up_to // width)
     data = base64.b64encode(path.read_bytes()).decode()
@@ -80,13 +89,14 @@ def img(picture, alt, up_to=0):
     )
 
 
-def configuration(experiment, environment):
+def configuration(experiment: dict[str, Any], environment: dict[str, Any]) -> str:
+    """The section with all settings of the run."""
     shown = {k: v for k, v in environment.items() if k != "command"}
     return section("Configuration", details("Experiment", experiment) + details("Environment", shown))
 
 
-def details(title, value):
-    """A table of dotted names that opens on a click; '' for nothing to show."""
+def details(title: str, value: Any) -> str:
+    """A collapsed table of nested JSON, with dotted names; '' for an empty value."""
     if not value:
         return ""
     rows = flatten(value)
@@ -102,23 +112,22 @@ def details(title, value):
     )
 
 
-def flatten(value, name=""):
-    """[(dotted name, text)] of nested JSON: an object's "type" stands at its name, flat lists stay whole."""
+def flatten(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """(dotted name, text) pairs of nested JSON. An object's own name has its "type"; flat lists stay whole."""
     if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
         value = {str(i): v for i, v in enumerate(value)}
     if not isinstance(value, dict) or not value:
         return [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
     rows = []
     for key, v in value.items():
-        here = (
-            name if key == "type" and name and isinstance(v, str) else f"{name}.{key}" if name else str(key)
-        )
-        rows += flatten(v, here)
-    # The type of an object comes before its fields, wherever the file has it.
+        is_type = key == "type" and name and isinstance(v, str)
+        rows += flatten(v, name if is_type else f"{name}.{key}" if name else str(key))
+    # The type of an object comes before its fields, wherever it is in the file.
     return sorted(rows, key=lambda row: row[0] != name)
 
 
-def reproduce(environment):
+def reproduce(environment: dict[str, Any]) -> str:
+    """The section with the command line and the commit; '' if the command is unknown."""
     command = environment.get("command")
     if not command:
         return ""
@@ -128,6 +137,4 @@ def reproduce(environment):
     at = f"At commit <code>{escape(str(git['commit']))}</code>" if git.get("commit") else ""
     if at and git.get("dirty"):
         at += ', <span class="bad">with changes that were not committed</span>'
-    return section(
-        "To reproduce", f"<pre>{escape(command)}</pre>{f'<p class=quiet>{at}.</p>' if at else ''}"
-    )
+    return section("To reproduce", f"<pre>{escape(command)}</pre>{f'<p class=quiet>{at}.</p>' if at else ''}")

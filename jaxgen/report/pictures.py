@@ -1,53 +1,61 @@
-"""Raw samples to pictures: tile grids, scatter plots, PNG and GIF files.
+"""From raw samples to pictures: grids of tiles, scatter plots, PNG and GIF files.
 
-Letters: N samples, R rows, C columns, h w c the height, width and channels of one image, F frames.
+Shapes: N samples, R rows, C columns, P panels, F frames; h, w and c are the height, width and channels of one image.
 """
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.runtime.files import write_bytes
 
-TILE = 48  # px: below this an 8x8 image cannot be made out on a page
-WIDTH = 1600  # px: a grid is not enlarged, nor a flat list of images laid out, beyond this
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Limits = tuple[float, float] | tuple[tuple[float, float], tuple[float, float]]
+"""(low, high) for both axes, or one such pair for x and one for y."""
+
+TILE = 48  # px; smaller tiles are enlarged, as an 8x8 image would be hard to see on a page
+WIDTH = 1600  # px; the largest width of a grid that is enlarged or laid out automatically
 GREY = (160, 160, 160)  # stands out against white emoji and black digits alike
 MAX_FRAMES = 100
-SHOWN = (
-    "shown are uint8[N, h, w, c] or [R, C, h, w, c] with c 1 or 3, and float[N, 2], [P, N, 2] or [R, C, N, 2]"
+ACCEPTED = (
+    "pictures are made of uint8[N, h, w, c] or [R, C, h, w, c] with c 1 or 3, and float[N, 2], [P, N, 2] or "
+    "[R, C, N, 2]"
 )
 
 
-def grid(images, cols=None, pad=1, scale=None, background=GREY):
-    """Tiles in rows, enlarged by repeating pixels, `pad` output pixels between and around them.
+def grid(
+    images: Any,
+    cols: int | None = None,
+    pad: int = 1,
+    scale: int | None = None,
+    background: tuple[int, int, int] = GREY,
+) -> np.ndarray:
+    """Tiles in rows, enlarged by repeating pixels, with `pad` output pixels between and around them.
 
     Args:
-      images: uint8[N, h, w, c], or uint8[R, C, h, w, c] whose rows and columns are kept; c is 1 or 3.
-      cols: tiles in a row of a flat list; by default about square, without empty cells where N allows it.
+      images: uint8[N, h, w, c], or uint8[R, C, h, w, c], whose rows and columns are kept; c is 1 or 3.
+      cols: tiles per row of a flat list; by default about square, without empty cells if possible.
       pad: width of the separators in output pixels.
-      scale: output pixels to a pixel; by default the least that makes a tile 48 px, grid within 1600 px.
-      background: colour in [0, 255]^3 of separators and empty cells.
+      scale: output pixels per pixel; by default the least with tiles of 48 px, as far as the grid stays within 1600 px.
+      background: colour of separators and empty cells, in [0, 255].
 
     Returns: uint8[R * (scale * h + pad) + pad, C * (scale * w + pad) + pad, 3].
-    Raises: UserError on any other shape or dtype.
+    Raises: UserError for another shape or dtype.
     """
     images = np.asarray(images)
-    if (
-        images.dtype != np.uint8
-        or images.ndim not in (4, 5)
-        or images.shape[-1] not in (1, 3)
-        or not images.size
-    ):
-        raise UserError(f"a grid of {_describe(images)} was asked for: {SHOWN}; decode the samples first")
+    if not _is_images(images, (4, 5)):
+        raise UserError(f"no grid can be made of {_describe(images)}: {ACCEPTED}; decode the samples first")
     h, w, c = images.shape[-3:]
     if images.ndim == 5:
         if cols not in (None, images.shape[1]):
-            raise UserError(
-                f"cols={cols} was given for {images.shape[1]} columns of images: leave it out, or reshape"
-            )
+            raise UserError(f"cols={cols} was given for {images.shape[1]} columns of images: leave it out, or reshape")
         cols = images.shape[1]
     images = images.reshape(-1, h, w, c)
     cols = cols or _columns(len(images), h, w, pad)
@@ -64,30 +72,29 @@ def grid(images, cols=None, pad=1, scale=None, background=GREY):
     return canvas
 
 
-def _columns(n, h, w, pad):
-    """About a square in pixels; up to twice as wide if that leaves no empty cell; within WIDTH."""
+def _columns(n: int, h: int, w: int, pad: int) -> int:
+    """Columns of a grid about square in pixels, or up to twice as wide if that avoids empty cells; within WIDTH."""
     square = math.ceil(math.sqrt(n * h / w))
     cols = next((k for k in range(square, 2 * square + 1) if n % k == 0), min(square, n))
     return max(1, min(cols, (WIDTH - pad) // (w + pad)))
 
 
-def scatter(points, limits=None):
-    """Points on axes of equal scale, transparent so that density shows.
+def scatter(points: Any, limits: Limits | None = None) -> np.ndarray:
+    """A scatter plot with axes of equal scale and transparent points, so that density shows.
 
     Args:
-      points: float[N, 2]; or float[P, N, 2], P panels, 8 in a row; or float[R, C, N, 2], R rows of C panels.
-      limits: (low, high) of both axes, or ((low, high), (low, high)) of x and y; by default the square
-        around every finite point of every panel.
+      points: float[N, 2]; or float[P, N, 2], P panels, 8 per row; or float[R, C, N, 2], R rows of C panels.
+      limits: of the axes; by default the square around all finite points of all panels.
 
-    Returns: uint8[H, W, 3]. Points that are not finite are counted in the panel's corner.
-    Raises: UserError on any other shape or dtype.
+    Returns: uint8[H, W, 3]. Each panel counts its points that are not finite in a corner.
+    Raises: UserError for another shape or dtype.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points = np.asarray(points)
     if not _is_points(points):
-        raise UserError(f"a scatter plot of {_describe(points)} was asked for: {SHOWN}")
+        raise UserError(f"no scatter plot can be made of {_describe(points)}: {ACCEPTED}")
     points = points.astype(np.float64)
     panels = points.reshape(-1, *points.shape[-2:])  # [P, N, 2]
     xlim, ylim = np.broadcast_to(_square(points) if limits is None else limits, (2, 2))
@@ -106,67 +113,67 @@ def scatter(points, limits=None):
         ax.tick_params(labelleft=i % cols == 0, labelbottom=i + cols >= len(panels))
         ax.spines[:].set_color("0.8")
         if not finite.all():
-            said = f"{(~finite).sum()} not finite"
-            ax.text(0.02, 0.97, said, color="#b3261e", size=9, va="top", transform=ax.transAxes)
+            count = f"{(~finite).sum()} not finite"
+            ax.text(0.02, 0.97, count, color="#b3261e", size=9, va="top", transform=ax.transAxes)
     margin = 36 / side  # px for the tick labels
     figure.subplots_adjust(margin / cols, margin / rows, 1 - 0.02 / cols, 1 - 0.02 / rows, 0.06, 0.06)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _square(points):
-    """((x0, x1), (y0, y1)): equal sides, a margin of 5 %, around the finite points of float[..., 2]."""
+def _square(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """((x0, x1), (y0, y1)): the square around the finite points of float[..., 2], with a margin of 5 %."""
     points = points.reshape(-1, 2)
     points = points[np.isfinite(points).all(-1)]
     if not len(points):
         return (-1.0, 1.0), (-1.0, 1.0)
     low, high = points.min(0), points.max(0)
-    half = 0.55 * (high - low).max() or 1.0  # one point alone still needs an axis
-    return tuple((float(m - half), float(m + half)) for m in (low + high) / 2)
+    half = 0.55 * (high - low).max() or 1.0  # a single point has no extent
+    x, y = (low + high) / 2
+    return (float(x - half), float(x + half)), (float(y - half), float(y + half))
 
 
-def _is_points(raw):
-    return (
-        np.issubdtype(raw.dtype, np.floating)
-        and raw.ndim in (2, 3, 4)
-        and raw.shape[-1] == 2
-        and raw.size > 0
-    )
+def _is_images(raw: np.ndarray, ndims: Sequence[int]) -> bool:
+    return raw.dtype == np.uint8 and raw.ndim in ndims and raw.shape[-1] in (1, 3) and raw.size > 0
 
 
-def picture(raw, limits=None):
-    """The picture of raw samples: uint8[..., h, w, c] as a grid, float[..., 2] as a scatter plot.
+def _is_points(raw: np.ndarray) -> bool:
+    return np.issubdtype(raw.dtype, np.floating) and raw.ndim in (2, 3, 4) and raw.shape[-1] == 2 and raw.size > 0
+
+
+def picture(raw: Any, limits: Limits | None = None) -> np.ndarray:
+    """The picture of raw samples: images as a grid, points as a scatter plot.
 
     Args:
       raw: uint8[h, w, c], [N, h, w, c] or [R, C, h, w, c]; or float[N, 2], [P, N, 2] or [R, C, N, 2].
-      limits: of the axes, as `scatter` takes them.
+      limits: of the axes of a scatter plot.
 
-    Returns: uint8[H, W, 3]. Raises: UserError on anything else.
+    Returns: uint8[H, W, 3]. Raises: UserError for anything else.
     """
     raw = np.asarray(raw)
-    if raw.dtype == np.uint8 and raw.ndim in (3, 4, 5) and raw.shape[-1] in (1, 3) and raw.size:
+    if _is_images(raw, (3, 4, 5)):
         return grid(raw[None] if raw.ndim == 3 else raw)
     if _is_points(raw):
         return scatter(raw, limits)
     raise UserError(
-        f"no picture of {_describe(raw)} is known: {SHOWN}; decode the samples, or save them as an array"
+        f"no picture can be made of {_describe(raw)}: {ACCEPTED}; decode the samples, or save them as an array"
     )
 
 
-def _describe(raw):
+def _describe(raw: np.ndarray) -> str:
     return f"{raw.dtype}{list(raw.shape)}"
 
 
-def save_picture(path, raw, limits=None):
-    """Writes raw samples to `path`, in one piece or not at all; missing folders are made.
+def save_picture(path: Path | str, raw: Any, limits: Limits | None = None) -> None:
+    """Writes a picture of raw samples to `path` atomically, and creates missing folders.
 
     Args:
-      path: ends in .png for one picture, in .gif for an animation of about 4 s that loops.
-      raw: as `picture` takes it; for .gif with one more leading axis F of frames, of which at most
-        100, evenly spaced and with the last, are kept.
-      limits: of the axes, as `scatter` takes them.
+      path: ends in .png for one picture, or in .gif for an animation of about 4 s that loops.
+      raw: as for `picture`. For .gif it has an additional leading axis F of frames, of which at most 100 are kept,
+        evenly spaced and including the last.
+      limits: of the axes of a scatter plot.
 
-    Raises: UserError on another ending or shape.
+    Raises: UserError for another suffix, shape or dtype.
     """
     from PIL import Image
 
@@ -175,45 +182,32 @@ def save_picture(path, raw, limits=None):
         Image.fromarray(picture(raw, limits)).save(buffer, format="PNG")
     elif path.suffix == ".gif":
         if raw.ndim < 3 or not len(raw):
-            raise UserError(
-                f"an animation of {_describe(raw)} was asked for: put an axis of frames first; {SHOWN}"
-            )
+            raise UserError(f"no animation can be made of {_describe(raw)}: put an axis of frames first; {ACCEPTED}")
         raw = raw[np.linspace(0, len(raw) - 1, min(len(raw), MAX_FRAMES)).round().astype(int)]
-        # One square for all frames: axes that move with the points would hide their motion.
+        # All frames share their axes: if these moved with the points, they would hide the motion.
         if limits is None and _is_points(raw[0]):
             limits = _square(raw)
         first, *rest = _indexed([picture(frame, limits) for frame in raw])
-        each = max(20, round(3000 / max(1, len(rest)), -1))  # ms; the format counts in hundredths of a second
-        first.save(
-            buffer,
-            format="GIF",
-            save_all=True,
-            append_images=rest,
-            loop=0,
-            optimize=False,
-            duration=[each] * len(rest) + [1000],
-        )
+        each = max(20, round(3000 / max(1, len(rest)), -1))  # ms; GIF counts in hundredths of a second
+        duration = [each] * len(rest) + [1000]
+        first.save(buffer, "GIF", save_all=True, append_images=rest, loop=0, optimize=False, duration=duration)
     else:
         raise UserError(f"{path.name!r} ends in {path.suffix!r}: pictures are .png or .gif")
     write_bytes(path, buffer.getvalue())
 
 
-def _indexed(frames):
-    """uint8[F, H, W, 3] to Pillow images with one palette: one of their own each would flicker."""
+def _indexed(frames: Sequence[np.ndarray]) -> list["Picture"]:
+    """Pillow images of frames uint8[H, W, 3], with a shared palette: with separate palettes the GIF would flicker."""
     from PIL import Image
 
     if all((f == f[..., :1]).all() for f in frames):
-        return [Image.fromarray(f[..., 0]) for f in frames]  # 256 greys: exact
+        return [Image.fromarray(f[..., 0]) for f in frames]  # 256 greys are exact
     rng = np.random.default_rng(0)
-    # Every frame counts alike except the last, which stays on the screen longest and counts for half.
+    # Half of the pixels come from the last frame, which is shown longest; the other frames share the rest.
     sizes = [40_000 // len(frames) + 256] * len(frames) + [40_000]
-    pixels = np.concatenate(
-        [
-            f.reshape(-1, 3)[rng.integers(f.size // 3, size=k)]
-            for f, k in zip([*frames, frames[-1]], sizes, strict=True)
-        ]
-    )
-    # 255 colours: the one left is the transparency with which Pillow stores what did not change.
+    drawn = zip([*frames, frames[-1]], sizes, strict=True)
+    pixels = np.concatenate([f.reshape(-1, 3)[rng.integers(f.size // 3, size=k)] for f, k in drawn])
+    # 255 colours: the last one is transparency, with which Pillow stores pixels that did not change.
     palette = Image.fromarray(pixels[None]).quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=2)
-    # No dithering: inside an enlarged pixel it would show as texture that no sample has.
+    # No dithering: within an enlarged pixel it would look like texture, which the samples do not have.
     return [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]

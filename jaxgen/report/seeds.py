@@ -1,23 +1,25 @@
-"""The page of a run of many seeds: mean and confidence interval of every metric, and each seed's pictures."""
+"""The page of a run with several seeds: mean and confidence interval of each metric, and the samples of each seed."""
 
 import json
 import re
+from collections.abc import Sequence
 from functools import reduce
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.report.curves import curves, read_metrics
+from jaxgen.report.curves import Curve, curves, read_metrics
 from jaxgen.report.parts import configuration, div, img, pictures_in, read_json, reproduce, section, write_page
 from jaxgen.runtime.files import write_text
 
-POINTS = 100  # windows that a curve over seeds is averaged in
+POINTS = 100  # windows over which a curve is averaged
 
 
-def interval(values):
-    """Mean, and half of its 95 % confidence interval by Student's t, over axis 0 of float[S, ...], S >= 2."""
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over axis 0 of float[S, ...], S >= 2, and the half-width of its 95 % confidence interval (Student's t)."""
     from scipy.stats import t
 
     count = len(values)
@@ -25,27 +27,28 @@ def interval(values):
     return np.mean(values, axis=0), half
 
 
-def write_seeds_report(out):
-    """Writes OUT/seeds.json and OUT/report.html from the folders OUT/seedN of a run of many seeds.
+def write_seeds_report(out: Path | str) -> Path:
+    """Writes seeds.json and report.html into `out`, from its folders seedN, and returns the path of the page.
 
-    Returns: the page's path. Raises: UserError when there are fewer than two.
+    Raises:
+      UserError: there are fewer than two seeds.
     """
     out = Path(out)
     folders = sorted((p for p in out.glob("seed*") if re.fullmatch(r"seed\d+", p.name)), key=lambda p: int(p.name[4:]))
     if len(folders) < 2:
-        raise UserError(f"{out} holds {len(folders)} seeds, 2 or more are needed: give the folder that --seeds made")
-    lanes = [read_metrics(folder / "metrics.jsonl") for folder in folders]
-    shared = [name for name in lanes[0] if all(name in lane for lane in lanes)]
-    over = {name: _over_seeds([lane[name] for lane in lanes]) for name in shared}
+        raise UserError(f"{out} holds {len(folders)} seeds, 2 or more are needed: pass the folder that --seeds made")
+    trained = [read_metrics(folder / "metrics.jsonl") for folder in folders]
+    shared = [name for name in trained[0] if all(name in metrics for metrics in trained)]
+    over = {name: _over_seeds([metrics[name] for metrics in trained]) for name in shared}
     seeds = [int(folder.name[4:]) for folder in folders]
     numbers = {f"train/{n}": _estimate(mean[-1], half[-1], seeds) for n, (_, mean, half) in over.items() if len(mean)}
     held_out = [read_json(folder / "evaluation.json", []).get("metrics", {}) for folder in folders]
     counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
-    ends = {f"test/{n}": [lane[n]["mean"] for lane in held_out] for n in (held_out[0] if all(held_out) else ())}
+    ends = {f"test/{n}": [metrics[n]["mean"] for metrics in held_out] for n in (held_out[0] if all(held_out) else ())}
     ends |= {
-        n: [lane[n][1][-1] for lane in counted]
+        n: [metrics[n][1][-1] for metrics in counted]
         for n in counted[0]
-        if n.startswith("samples/") and all(n in lane for lane in counted)
+        if n.startswith("samples/") and all(n in metrics for metrics in counted)
     }
     numbers |= {name: _estimate(*interval(np.array(values)), seeds) for name, values in ends.items()}
     write_text(out / "seeds.json", json.dumps({"seeds": seeds, "metrics": numbers}, indent=2) + "\n")
@@ -64,22 +67,28 @@ def write_seeds_report(out):
     return out / "report.html"
 
 
-def _over_seeds(lanes):
-    """(steps, mean, half-width) of one metric in windows of equal length: noise between steps is not that of seeds."""
-    shared = reduce(np.intersect1d, (steps for steps, _ in lanes))  # one may have skipped some, or got further
+def _over_seeds(per_seed: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(steps, mean, half-width) of one metric over seeds.
+
+    Each seed's curve is first averaged over windows of equal length, so that noise between steps does not count as
+    variation between seeds.
+    """
+    # A seed may have skipped steps, or trained further than others.
+    shared = reduce(np.intersect1d, (steps for steps, _ in per_seed))
     width = max(1, len(shared) // POINTS)
     count = len(shared) // width
-    # From the end, so that the last window is whole.
+    # Counted from the end, so that the last window is complete.
     last = shared[len(shared) - count * width :]
-    values = np.stack([v[np.isin(steps, last)].reshape(count, width).mean(axis=1) for steps, v in lanes])
+    values = np.stack([v[np.isin(steps, last)].reshape(count, width).mean(axis=1) for steps, v in per_seed])
     return (last.reshape(count, width)[:, -1], *interval(values))
 
 
-def _estimate(mean, half, seeds):
+def _estimate(mean: Any, half: Any, seeds: list[int]) -> dict[str, float]:
     return {"mean": float(mean), "ci95": float(half), "num_seeds": len(seeds)}
 
 
-def _table(numbers, count):
+def _table(numbers: dict[str, dict[str, float]], count: int) -> str:
+    """A table of means and confidence intervals over `count` seeds."""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="num">{v["mean"]:.5g} ± {v["ci95"]:.2g}</td></tr>'
         for name, v in numbers.items()
@@ -91,8 +100,8 @@ def _table(numbers, count):
     )
 
 
-def _samples(folder):
-    """A seed's last samples, with a link to its own page."""
+def _samples(folder: Path) -> str:
+    """The latest samples of a seed, with a link to its own page."""
     steps = pictures_in(folder / "pictures").get("samples", {})
     link = f'<a href="{folder.name}/report.html">{folder.name}</a>'
     picture = img(steps[max(steps)], f"Samples of {folder.name}", up_to=240) if steps else ""
