@@ -1,4 +1,4 @@
-"""Codecs: what goes in comes back, level by level."""
+"""Codecs: every level comes back from encoding and decoding."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_pixels_are_equal_steps_from_low_to_high():
 
 
 @pytest.mark.parametrize("codec", [Pixels(), Binarize(), Dequantize()])
-def test_decode_clips_what_a_model_overshoots(codec):
+def test_decode_clips_values_out_of_range(codec):
     raw = codec.decode(jnp.array([-7.0, 7.0]))
     assert raw.dtype == jnp.uint8
     assert raw.tolist() == [0, 255]
@@ -49,7 +49,7 @@ def test_dequantize_keeps_the_high_bits(bits):
     back = codec.decode(x)
     np.testing.assert_array_equal(back >> (8 - bits), levels)
     assert len(np.unique(back)) == 2**bits
-    # Each level returns to the middle of what it stands for.
+    # Each level returns to the middle of its bin.
     assert np.abs(back.astype(int) - np.asarray(LEVELS).astype(int)).max() <= 2 ** (7 - bits)
 
 
@@ -61,7 +61,7 @@ def test_dequantization_noise_is_uniform():
 
 @pytest.mark.parametrize("codec", [Dequantize(), Dequantize(low=-1.0)])
 def test_dequantization_never_rounds_up_to_the_next_level(codec):
-    """In f32 255 + u is 256 for u within 2^-17 of one: about thirty of these four million pixels."""
+    """In f32, 255 + u rounds to 256 for u within 2^-17 of one: about thirty of these four million pixels."""
     x = jnp.full((64, 256, 256, 1), 255, jnp.uint8)
     assert float(encode(codec, x).max()) < 1
     assert int(jax.jit(codec.decode)(encode(codec, x - 1)).max()) == 254
@@ -92,7 +92,7 @@ def test_binarize_decodes_probabilities():
 
 
 def test_codecs_without_weights_are_static():
-    """Equal ones share an executable, different ones do not."""
+    """So equal codecs share an executable, and different ones do not."""
     assert jax.tree.leaves(Pixels()) == []
     assert jax.tree.structure(Pixels()) == jax.tree.structure(Pixels())
     assert jax.tree.structure(Pixels()) != jax.tree.structure(Pixels(low=0.0))

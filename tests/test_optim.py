@@ -1,4 +1,4 @@
-"""Optimizer settings: the learning rate at known steps, and what clipping and decay do."""
+"""Optimizer settings: the learning rate at known steps, clipping, and weight decay."""
 
 import re
 
@@ -17,7 +17,7 @@ GRADS = {"kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "bias": jnp.array([0.5,
 
 
 def step(optimizer, grads, params=PARAMS):
-    """Parameters after one update for each of `grads`."""
+    """The parameters after one update per entry of `grads`."""
 
     def run(params):
         state = optimizer.tx.init(params)
@@ -38,18 +38,18 @@ def test_warmup_is_linear_and_its_first_step_moves():
     assert [float(schedule(i)) for i in (0, 1, 4, 9, 10, 500)] == pytest.approx([0.04, 0.08, 0.2, 0.4, 0.4, 0.4])
     assert float(Adam(lr=0.4, warmup=1).schedule(0)) == pytest.approx(0.4)
     moved = step(Adam(lr=0.4, warmup=10), [GRADS])
-    np.testing.assert_allclose(np.abs(moved["bias"] - PARAMS["bias"]), 0.04, rtol=1e-4)  # of one step of Adam
+    np.testing.assert_allclose(np.abs(moved["bias"] - PARAMS["bias"]), 0.04, rtol=1e-4)  # the size of one step of Adam
 
 
 def test_cosine_reaches_its_end_at_decay_steps():
-    """Warm-up included: half way between the 10th and the 110th step is the mean of both ends."""
+    """These include the warm-up: halfway between steps 10 and 110, the rate is the mean of both ends."""
     schedule = Adam(lr=1.0, warmup=10, decay_steps=110, final=0.2).schedule
     at = {0: 0.1, 4: 0.5, 9: 1, 10: 1, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2, 60: 0.6, 110: 0.2, 10_000: 0.2}
     assert [float(schedule(i)) for i in at] == pytest.approx(list(at.values()), abs=1e-6)
 
 
 def test_adam_is_the_papers_algorithm_1():
-    """Two steps in float64 NumPy."""
+    """Two steps, recomputed in float64 NumPy."""
     optimizer = Adam(lr=0.1, b1=0.8, b2=0.95, eps=1e-6)
     second = jax.tree.map(lambda g: 2 * g - 0.1, GRADS)
     got = step(optimizer, [GRADS, second])
@@ -63,7 +63,7 @@ def test_adam_is_the_papers_algorithm_1():
 
 
 def test_weight_decay_shrinks_kernels_alone():
-    """Decoupled: with no gradient a kernel loses lr * decay of itself, and all else stands."""
+    """Without gradients a kernel shrinks by lr * decay, and everything else stays."""
     zero = jax.tree.map(jnp.zeros_like, GRADS)
     got = step(Adam(lr=0.1, weight_decay=0.5), [zero])
     np.testing.assert_allclose(got["kernel"], 0.95 * np.asarray(PARAMS["kernel"]), rtol=1e-6)
@@ -72,7 +72,7 @@ def test_weight_decay_shrinks_kernels_alone():
 
 
 def test_clip_bounds_the_global_norm():
-    """Seen through Adam's first moment, as its update hides the gradient's length."""
+    """Measured in Adam's first moment, as its update is invariant to the gradient's norm."""
     norm = float(optax.tree.norm(GRADS))
     for clip, factor in [(norm / 4, 0.25), (4 * norm, 1.0), (0.0, 1.0)]:
         tx = Adam(clip=clip).tx
@@ -83,14 +83,14 @@ def test_clip_bounds_the_global_norm():
 
 
 MEANINGS = {
-    # decayed: what multiplies its inputs, or is looked up
+    # decayed: multiplies its inputs, or is an embedding
     "kernel": True,  # of dense layers and convolutions, stacked over depth or not
     "embedding": True,  # of classes, levels, a model's first token
-    "tokens": True,  # GPT's embedding, which is its head too
+    "tokens": True,  # GPT's embedding, which is also its head
     "positions": True,
-    "head": True,  # GPT's, where it is not its embedding
+    "head": True,  # GPT's, if separate from its embedding
     "lu": True,  # the triangles of Glow's 1x1 convolution
-    # left alone
+    # not decayed
     "bias": False,
     "scale": False,  # of normalization layers
     "shift": False,  # ActNorm's
@@ -105,7 +105,7 @@ MEANINGS = {
 
 
 def test_every_parameter_is_decayed_by_its_meaning(smoke):
-    """Of every script; a new name is to be listed above."""
+    """For every script; new names must be added above."""
     batch = smoke.data.batch_at(smoke.seed, 0, smoke.batch_size)
     params = abstract_state(smoke.model, batch, smoke.codec.load()).params
     for path, chosen in jax.tree_util.tree_leaves_with_path(decayed(params)):
@@ -114,16 +114,16 @@ def test_every_parameter_is_decayed_by_its_meaning(smoke):
 
 
 def test_every_name_of_a_network_has_a_meaning():
-    """Presets larger than `smoke` have layers of their own; names that are put together stand for codebooks."""
+    """Also in layers that only larger presets than `smoke` have."""
     code = "".join(path.read_text() for path in (ROOT / "jaxgen" / "nets").glob("*.py"))
     names = set(re.findall(r"self\.param\(\s*\"(\w+)\"", code))
     assert len(names) > 5
-    trees = {"steps", "w"}  # of parameters with names of their own
+    trees = {"steps", "w"}  # subtrees whose parameters have names of their own
     assert names - trees <= set(MEANINGS), names - trees - set(MEANINGS)
 
 
 def test_settings_are_values():
-    """What lets equal models share an executable; two optax transformations are never equal."""
+    """So equal models share an executable; two optax transformations are never equal."""
     assert Adam(lr=0.1, clip=1.0) == Adam(lr=0.1, clip=1.0)
     assert hash(Adam(lr=0.1, clip=1.0)) == hash(Adam(lr=0.1, clip=1.0))
     assert len({Adam(), Adam(lr=0.1), Adam(b2=0.99), Adam(warmup=2)}) == 4

@@ -1,4 +1,4 @@
-"""Pairs of pictures: what belongs together, what is held out, and how a wrong folder is refused."""
+"""Pairs of pictures: matching, splits, and how a wrong folder is refused."""
 
 import re
 
@@ -36,11 +36,11 @@ def refused(data, words):
 
 
 def test_canny_is_the_usual_one():
-    """Of grey emoji, on all but the border, which the other leaves out."""
+    """scikit-image's, on grey emoji without the border, where the two differ by design."""
     feature = pytest.importorskip("skimage.feature")
     grey = np.rint(Emoji(size=64, label="none").arrays("test")["x"][:40].mean(-1)).astype(np.uint8)
     ours = canny(grey[..., None], sigma=1.5)
-    # Its gradient is four times ours.
+    # Its gradients are four times ours.
     theirs = [
         feature.canny(g.astype(np.float32) / 255, 1.5, low_threshold=0.2, high_threshold=0.4, mode="nearest")
         for g in grey
@@ -59,7 +59,7 @@ def test_canny_sees_a_step_between_colours_of_one_brightness_and_nothing_else():
 
 
 def test_weak_edges_stay_where_a_strong_one_continues_them():
-    """A line that fades: kept as far as it is above `low`; by itself, its weak part is nothing."""
+    """A fading line is kept as far as it exceeds `low`, but its weak part alone is not."""
     x = np.zeros((1, 9, 40, 1), np.uint8)
     x[0, 4:, :, 0] = np.linspace(200, 20, 40)
     whole, weak = canny(x, low=0.1, high=0.3)[0], canny(x[:, :, 28:], low=0.1, high=0.3)[0]
@@ -76,7 +76,7 @@ def test_emoji_from_their_edges():
     assert train["cond"].shape == (*train["x"].shape[:3], 1) and train["cond"].dtype == np.uint8
     drawn = 255.0 - 255.0 * canny(large[5:6])[..., None]
     np.testing.assert_array_equal(train["cond"][5:6], np.rint(area_resize(drawn, 32)))
-    # Held-out drawings are of no picture that is trained on, though the emoji have some twice.
+    # No held-out picture equals a training picture, although some emoji occur twice.
     seen = {x.tobytes() for x in train["x"]}
     assert not any(x.tobytes() in seen for x in test["x"])
     assert len(test["x"]) == len(test["cond"]) == Emoji(size=32).count("test") - 4
@@ -97,7 +97,7 @@ def test_pairs_side_by_side(tmp_path):
 
 
 def test_two_folders_are_matched_by_name(tmp_path):
-    """In whatever order they were written, whatever their endings; other files are left alone."""
+    """In any order and with any suffix; other files are ignored."""
     data = two_folders(tmp_path, ["c", "a", "b"], source_channels=1)
     (tmp_path / "sources" / "notes.txt").write_text("")
     pair = data.arrays("all")
@@ -119,7 +119,7 @@ def test_held_out_pairs_stay_held_out_as_the_folder_grows(tmp_path):
         assert len(of(data, "train")) + len(of(data, "test")) == count == data.count("all")
     assert 1 <= len(of(many, "test")) <= 15
     assert of(few, "test") == of(many, "test") & set(names[:30])
-    # Two pairs are one of each.
+    # Two pairs give one to each split.
     two = two_folders(tmp_path / "two", ["a", "b"])
     assert (two.count("train"), two.count("test")) == (1, 1)
 
@@ -134,7 +134,7 @@ def test_subfolders_are_the_splits(tmp_path, held_out):
 
 
 def test_other_sizes_are_cropped_or_stretched(tmp_path):
-    """A black picture whose middle square is white, wide and high: of the crop it is all that is left."""
+    """Wide and high black pictures with a white square in the middle: the crop is that square."""
     for name, size, box in (("wide", (24, 8), (8, 0, 16, 8)), ("high", (8, 24), (0, 8, 8, 16))):
         image = Image.new("L", size, 0)
         image.paste(255, box)
@@ -142,13 +142,13 @@ def test_other_sizes_are_cropped_or_stretched(tmp_path):
             (tmp_path / folder).mkdir(exist_ok=True)
             image.save(tmp_path / folder / f"{name}.png")
     data = PairFolder(folder=str(tmp_path / "s"), targets=str(tmp_path / "t"), size=(4, 4))
-    # Bicubic weights reach a little beyond the cut.
+    # Bicubic filters reach slightly beyond the crop.
     assert (data.arrays("all")["x"] > 230).all()
     stretched = PairFolder(folder=data.folder, targets=data.targets, size=(4, 4), fit="stretch").arrays("all")["x"]
     assert 0.2 < (stretched / 255).mean() < 0.5
 
 
-def test_transparency_is_white_and_turned_pictures_stand(tmp_path):
+def test_transparency_is_white_and_rotated_pictures_are_upright(tmp_path):
     picture = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
     picture.save(tmp_path / "clear.png")
     assert (np.asarray(pairs.open_picture(tmp_path / "clear.png")) == 255).all()
@@ -158,7 +158,7 @@ def test_transparency_is_white_and_turned_pictures_stand(tmp_path):
     assert pairs.open_picture(tmp_path / "turned.jpg").size == (4, 6)
 
 
-def test_many_pairs_are_read_as_they_are_wanted(tmp_path, monkeypatch):
+def test_many_pairs_are_read_on_demand(tmp_path, monkeypatch):
     resident = two_folders(tmp_path, "abcde")
     monkeypatch.setattr(pairs, "IN_MEMORY", 100)
     streamed = two_folders(tmp_path, "abcde", fit="stretch")
@@ -169,7 +169,7 @@ def test_many_pairs_are_read_as_they_are_wanted(tmp_path, monkeypatch):
             np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_what_is_wrong_with_a_folder_is_said(tmp_path):
+def test_errors_name_what_is_wrong_with_a_folder(tmp_path):
     refused(PairFolder(), "pass --data.folder")
     refused(PairFolder(folder=str(tmp_path / "none")), "is not a folder")
     refused(PairFolder(folder=str(tmp_path)), "has no pictures")

@@ -1,4 +1,4 @@
-"""Text: tokenizers to and fro, windows against slices, splits, large files, what is refused."""
+"""Text: tokenizers, windows against slices, splits, large files, and what is refused."""
 
 import json
 from dataclasses import replace
@@ -64,7 +64,7 @@ def test_examples_are_windows(corpus, kind):
         np.testing.assert_array_equal(x, everything[:cut][3 * i : 3 * i + 11])
         assert count == len(data.texts(x[None, 1:])[0].encode()) or kind == "bytes"
     assert batch["x"].dtype == batch["bytes"].dtype == np.int32
-    # Each held-out token is predicted once, but for what does not fill a window.
+    # Each held-out token is predicted once, except those at the end that do not fill a window.
     held = np.concatenate([b["x"][:, 1:][mask].ravel() for b, mask in data.padded_batches(4)])
     np.testing.assert_array_equal(held, everything[cut + 1 :][: len(held)])
     assert len(everything) - cut - len(held) <= 10
@@ -83,7 +83,7 @@ def test_a_folder_is_read_in_order_and_large_text_from_a_file(corpus, tmp_path, 
     monkeypatch.setattr(text, "LARGE", 100)
     monkeypatch.setattr(text, "PIECE", 50)
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
-    for _ in range(2):  # written, then found
+    for _ in range(2):  # the cache is written, then read
         text._encoded.cache_clear()
         large = Text(source=str(corpus), tokenizer="characters", block=12)
         tokens = large.load("all").tokens
@@ -93,7 +93,7 @@ def test_a_folder_is_read_in_order_and_large_text_from_a_file(corpus, tmp_path, 
 
 
 def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
-    """GPT-2's has one, which stands for no byte."""
+    """GPT-2's tokenizer has one, which stands for no bytes."""
     pytest.importorskip("tokenizers")
     BPE.train(LINES, 300).backend.model.save(str(tmp_path))
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
@@ -106,7 +106,7 @@ def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
     tokens = data.load("all").tokens
     assert data.corpus_tokenizer.decode(tokens) == "the month a<|endoftext|>the month b<|endoftext|>"
     assert data.corpus_tokenizer.lengths()[tokens].sum() == 2 * len("the month a")
-    # What follows the text's end is left out; an end within it, as of a prompt, is not.
+    # End tokens after the text are left out; one within it, as in a prompt, is not.
     end = data.corpus_tokenizer.end
     assert data.texts(np.array([[end, *tokens[:-1], end, end, end], [end] * (len(tokens) + 3)])) == [
         "<|endoftext|>the month a<|endoftext|>the month b", ""
@@ -115,19 +115,19 @@ def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
 
 def test_the_embedded_corpus():
     data = Text(block=16)
-    assert 90 < data.vocab < 130 and data.count() > 300_000  # Python's versions differ
+    assert 90 < data.vocab < 130 and data.count() > 300_000  # it differs between versions of Python
     assert "assert" in "".join(data.texts(data.arrays("all").tokens[None]))
 
 
 def test_shakespeare(shared_data):
-    """nanoGPT's own counts of the file."""
+    """The counts are nanoGPT's."""
     data = Text(source=str(shared_data / "tinyshakespeare.txt"))
     train, test = data.arrays("train").tokens, data.arrays("test").tokens
     assert (data.vocab, len(train), len(test)) == (65, 1_003_854, 111_540)
 
 
 def test_tiny_shakespeare_of_tensorflow_datasets(tmp_path):
-    """A prepared set of the same layout: three splits of one text each, listed in another order."""
+    """A prepared set with the same layout: three splits of one text each, listed in another order."""
     from array_record.python import array_record_module
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -162,7 +162,7 @@ def test_a_run_keeps_its_tokenizer(tmp_path):
         run.keep_files(Text(block=16, tokenizer="bytes").files_to_keep())
 
 
-def test_what_is_no_text_is_refused(corpus, tmp_path):
+def test_bad_text_is_refused(corpus, tmp_path):
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     for fields, message in (
         ({"source": ""}, "no text was given"),
