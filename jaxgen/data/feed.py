@@ -30,7 +30,7 @@ class BatchPlan:
         return range(self.start, self.stop, self.steps_per_call)
 
     def check(self) -> None:
-        """Raises UserError unless `stop - start` is a multiple of K: a shorter last call would compile anew."""
+        """Raises UserError unless `stop - start` is a multiple of K: a shorter last call would recompile."""
         start, stop, per_call = self.start, self.stop, self.steps_per_call
         if per_call < 1 or start < 0 or stop < start or (stop - start) % per_call:
             raise UserError(
