@@ -1,9 +1,9 @@
 """The mapping network and the layers of style-based networks, and the generator of StyleGAN (arXiv:1812.04948).
 
-z: f32[B, latent], w = f(z): f32[B, style] its style, ws: f32[B, layers, style] one for each layer of the synthesis
-network g, noise: the maps f32[B, h, w, 1] of its layers, or None for none; x = g(ws, noise): f32[B, *shape].
+z: f32[B, latent]; w = f(z): f32[B, style], its style; ws: f32[B, layers, style], one style per layer of the synthesis
+network g; noise: one map f32[B, h, w, 1] per layer, or None for no noise; x = g(ws, noise): f32[B, *shape].
 
-Parameters start from N(0, 1) and are scaled where they are used, so that Adam moves all layers at the same rate
+Parameters start from N(0, 1) and are scaled where they are used, so that Adam trains all layers at the same rate
 (equalized learning rate, section 4.1 of arXiv:1710.10196).
 """
 
@@ -22,8 +22,8 @@ Noise = tuple[jax.Array, ...]
 
 
 def doublings(shape: tuple[int, ...]) -> int:
-    """Times that an image is halved until no longer even or a side is below 8. Raises UserError where more than 7
-    pixels a side are left then."""
+    """How often an image can be halved while both sides are even and at least 8. Raises UserError unless that leaves
+    at most 7 pixels a side."""
     height, width = shape[:2]
     times = 0
     while height % 2 == width % 2 == 0 and min(height, width) >= 8:
@@ -37,26 +37,26 @@ def doublings(shape: tuple[int, ...]) -> int:
 
 
 def widths(base: int, most: int, times: int) -> list[int]:
-    """Channels from the smallest map up: `base` over the usual size, 4, 8, 16 ..., at most `most`."""
+    """Channels from the smallest map up: `base` divided by the nominal size, 4, 8, 16, ..., but at most `most`."""
     return [min(base // (4 * 2**level), most) for level in range(times + 1)]
 
 
 def activated(x: jax.Array) -> jax.Array:
-    """Leaky ReLU that keeps the size of what comes in, nearly."""
+    """Leaky ReLU times sqrt(2), which about preserves the magnitude of x."""
     return nn.leaky_relu(x, 0.2) * 2**0.5
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x of mean square one over its last axis."""
+    """x scaled to mean square 1 over its last axis."""
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
 
 
 class EqualDense(nn.Module):
-    """A dense layer at the equalized learning rate, times `multiplier`."""
+    """A dense layer with equalized learning rate, times `multiplier`."""
 
     features: int
     bias: float = 0.0
-    """At the start."""
+    """Initial value."""
     multiplier: float = 1.0
     activate: bool = False
 
@@ -70,7 +70,7 @@ class EqualDense(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """A convolution at the equalized learning rate, SAME, or filtered to twice or half the size."""
+    """A SAME convolution with equalized learning rate. up, down: double or halve the size, with low-pass filters."""
 
     features: int
     size: int = 3
@@ -92,12 +92,12 @@ class EqualConv(nn.Module):
 
 
 class Mapping(nn.Module):
-    """f: z and, of a conditional network, the class y: f32[B, K] one-hot, to w: f32[B, features]; one may be None."""
+    """The mapping network f: z, and a one-hot class y: f32[B, K], to w: f32[B, features]. Either may be None."""
 
     features: int
     depth: int = 8
     multiplier: float = 0.01
-    """Of the learning rate (appendix C of arXiv:1812.04948)."""
+    """Multiplier of the learning rate (appendix C of arXiv:1812.04948)."""
 
     @nn.compact
     def __call__(self, z: jax.Array | None, y: jax.Array | None = None) -> jax.Array:
@@ -111,7 +111,7 @@ class Mapping(nn.Module):
 
 
 class RunningMean(nn.Module):
-    """The mean of w over all batches, an exponential average with `decay` for each; it starts at 0."""
+    """An exponential moving average of the mean of w over batches, with `decay` per batch. It starts at 0."""
 
     decay: float
 
@@ -123,19 +123,20 @@ class RunningMean(nn.Module):
 
 
 class StyleGenerator(nn.Module):
-    """Mapping and synthesis. The running mean of w, which truncation leads to, is a batch statistic.
+    """Mapping and synthesis. The running mean of w, towards which truncation moves w, is a batch statistic.
 
-    As a generator of `nets/gan.py`, one style for all layers and no noise; `styles` and `synthesize` are the two parts.
+    A call is that of a generator of `nets.gan`, with the same style for all layers and no noise. `styles` and
+    `synthesize` are its two parts.
     """
 
     style: int = 512
     depth: int = 8
     """Layers of the mapping network."""
     channel_base: int = 16_384
-    """Channels of a map times its size, 32,768 for the papers' largest networks."""
+    """Channels of a map times its size; 32,768 in the papers' largest networks."""
     channel_max: int = 512
     w_decay: float = 0.998
-    """Decay of the mean of w, for each training batch."""
+    """Decay of the running mean of w, per training batch."""
     dtype: Any = None
     """Compute type of the synthesis network; mapping and image are f32."""
 
@@ -146,12 +147,12 @@ class StyleGenerator(nn.Module):
 
     @nn.nowrap
     def network(self) -> nn.Module:
-        """The synthesis network: (ws, shape, noise) -> x."""
+        """The synthesis network, (ws, shape, noise) -> x."""
         raise NotImplementedError
 
     @nn.nowrap
     def layers(self, shape: tuple[int, ...]) -> int:
-        """Styles for an image of `shape`: two for each size."""
+        """Number of styles for an image of `shape`: two per size."""
         return 2 * doublings(shape) + 2
 
     @nn.nowrap
@@ -161,7 +162,7 @@ class StyleGenerator(nn.Module):
         return [(shape[0] >> (times - i // 2), shape[1] >> (times - i // 2)) for i in range(2 * times + 2)]
 
     def styles(self, z: jax.Array, y: jax.Array | None = None, train: bool = False) -> jax.Array:
-        """w: f32[B, style]; with `train`, the running mean moves towards theirs."""
+        """w: f32[B, style]. train: update the running mean of w."""
         w = self.mapping(z, y)
         if train or self.is_initializing():
             self.running(w)
@@ -179,8 +180,8 @@ class StyleGenerator(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """Noise by learnt strengths, bias, leaky ReLU, each map to mean 0 and deviation 1, then the style's scale and
-    shift: y_s (x - mu) / sigma + y_b, eq. 1 of arXiv:1812.04948, with y_s around 1."""
+    """Adaptive instance normalization: y_s (x - mu) / sigma + y_b, eq. 1 of arXiv:1812.04948, with y_s, around 1,
+    and y_b from the style. Before it, noise with learned strengths, a bias and a leaky ReLU."""
 
     @nn.compact
     def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array | None) -> jax.Array:
@@ -197,8 +198,8 @@ class AdaIN(nn.Module):
 
 
 class StyleGANSynthesis(nn.Module):
-    """From a learnt constant, two convolutions with AdaIN at each size, the last to colours (configuration D on, at
-    its final size)."""
+    """A learned constant, then two convolutions with AdaIN at each size, and a 1 x 1 convolution to colours at the last
+    (the paper's configurations D to F, without progressive growing)."""
 
     channel_base: int
     channel_max: int
@@ -209,7 +210,7 @@ class StyleGANSynthesis(nn.Module):
         times = doublings(shape)
         channels = widths(self.channel_base, self.channel_max, times)
         small = (shape[0] >> times, shape[1] >> times, channels[0])
-        # The paper starts from ones: maps of deviation zero, by which the first normalization divides.
+        # Not ones as in the paper: the first normalization would divide by their standard deviation, zero.
         x = self.param("constant", NORMAL, small)
         x = jnp.broadcast_to(x[None], (ws.shape[0], *small))
         for i in range(2 * times + 2):
@@ -220,7 +221,7 @@ class StyleGANSynthesis(nn.Module):
 
 
 class StyleGANGenerator(StyleGenerator):
-    """That of StyleGAN."""
+    """The generator of StyleGAN."""
 
     @nn.nowrap
     def network(self) -> nn.Module:

@@ -1,6 +1,6 @@
 """Generator and critic of StyleGAN2 (arXiv:1912.04958): modulated convolutions, skip connections, residual blocks.
 
-Letters as in `nets/stylegan.py`. The critic is one of `nets/gan.py`: (x, y, train) -> logits f32[B].
+Letters are those of `nets.stylegan`. The critic has the signature of `nets.gan`: (x, y, train) -> logits f32[B].
 """
 
 from typing import Any
@@ -24,21 +24,21 @@ from jaxgen.ops.modulated import modulated_conv, upsample
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose kernel the style modulates, and, but for `linear`, demodulates, with noise by a learnt
-    strength and leaky ReLU."""
+    """A convolution whose kernel the style modulates. Unless `linear`, the kernel is also demodulated, and noise with a
+    learned strength and a leaky ReLU follow."""
 
     features: int
     size: int = 3
     up: bool = False
     linear: bool = False
-    """To colours: neither demodulated nor activated, as those have a scale of their own."""
+    """The layer to colours, whose scale must be free: neither demodulated nor activated."""
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array | None = None) -> jax.Array:
         kernel = self.param("kernel", NORMAL, (self.size, self.size, x.shape[-1], self.features))
         style = EqualDense(x.shape[-1], bias=1.0, name="style")(w)
-        if self.linear:  # else demodulation takes any scale away again
+        if self.linear:  # otherwise demodulation removes any scale
             style = style / (x.shape[-1] * self.size**2) ** 0.5
         y = modulated_conv(x.astype(self.dtype or x.dtype), kernel, style, not self.linear, self.up)
         if not self.linear:
@@ -49,8 +49,8 @@ class ModulatedConv(nn.Module):
 
 
 class StyleGAN2Synthesis(nn.Module):
-    """From a learnt constant, two modulated convolutions at each size, one at the first; each size adds its colours to
-    the doubled image of the one before (figure 7b)."""
+    """A learned constant, then two modulated convolutions at each size, but one at the first. Each size adds its
+    colours to the upsampled image of the size before (figure 7b)."""
 
     channel_base: int
     channel_max: int
@@ -68,16 +68,16 @@ class StyleGAN2Synthesis(nn.Module):
             layer = ModulatedConv(channels[(i + 1) // 2], up=i % 2 == 1, dtype=self.dtype)
             x = layer(x, ws[:, i], None if noise is None else noise[i])
             if i % 2 == 0:
-                # The colours share the style of the layer that follows.
+                # The layer to colours shares the style of the next convolution.
                 colours = ModulatedConv(shape[2], 1, linear=True, dtype=self.dtype)(x, ws[:, i + 1])
                 colours = colours.astype(jnp.float32)
                 image = colours if image is None else upsample(image) + colours
-        assert image is not None
+        assert image is not None  # the loop runs at least once
         return image
 
 
 class StyleGAN2Generator(StyleGenerator):
-    """That of StyleGAN2."""
+    """The generator of StyleGAN2."""
 
     @nn.nowrap
     def network(self) -> nn.Module:
@@ -89,11 +89,11 @@ class StyleGAN2Generator(StyleGenerator):
 
 
 def minibatch_deviation(x: jax.Array, group: int) -> jax.Array:
-    """x: f32[B, H, W, C] with one more channel: the deviation over groups of `group` examples, or the largest number
-    below that divides B, averaged over pixels and channels (section 3 of arXiv:1710.10196)."""
+    """x: f32[B, H, W, C] with one more channel: the standard deviation over groups of examples, averaged over pixels
+    and channels (section 3 of arXiv:1710.10196). Groups have `group` examples, or the next smaller divisor of B."""
     num = x.shape[0]
     group = next(size for size in range(min(group, num), 0, -1) if num % size == 0)
-    # Neighbours make a group, so that it lies on one device.
+    # A group is of neighbours in the batch, so that it lies on one device.
     grouped = x.astype(jnp.float32).reshape(num // group, group, *x.shape[1:])
     deviation = jnp.sqrt(jnp.var(grouped, axis=1) + 1e-8)
     mean = jnp.repeat(jnp.mean(deviation, axis=(1, 2, 3)), group)
@@ -102,15 +102,17 @@ def minibatch_deviation(x: jax.Array, group: int) -> jax.Array:
 
 
 class StyleGAN2Critic(nn.Module):
-    """Residual blocks that halve the image, the batch's deviation, a convolution and two dense layers; the class, if
-    any, by projection onto a mapping of it (arXiv:2006.06676)."""
+    """Residual blocks that halve the image, the minibatch deviation, a convolution and two dense layers.
+
+    A class conditions by projection onto the output of a mapping network (arXiv:2006.06676).
+    """
 
     channel_base: int = 16_384
     channel_max: int = 512
     residual: bool = True
-    """False for plain blocks, as StyleGAN's, and StyleGAN2's on CIFAR-10."""
+    """False for plain blocks, as in StyleGAN, and in StyleGAN2 on CIFAR-10."""
     group: int = 4
-    """Examples that the batch's deviation is of."""
+    """Examples in a group of the minibatch deviation."""
     depth: int = 8
     """Layers of the class's mapping network."""
     dtype: Any = None

@@ -1,4 +1,4 @@
-"""The diffusion transformer: tokens of patches, gates that start at zero, sizes, one scanned block."""
+"""The diffusion transformer: tokens of patches, gates that start at zero, the paper's sizes, one scanned block."""
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,14 @@ def params():
 
 
 @pytest.mark.parametrize(("size", "millions"), [("S", 32.9), ("B", 130.3), ("L", 457.8), ("XL", 674.8)])
-def test_sizes_are_table_1s(size, millions):
-    """On latents of 32 x 32 x 4 with a learned variance and 1,000 classes and the null one."""
+def test_sizes_are_those_of_table_1(size, millions):
+    """With latents of 32 x 32 x 4, a learned variance, 1,000 classes and the null class."""
     x, y = jnp.zeros((1, 32, 32, 4)), jnp.zeros((1, 1001))
     shapes = jax.eval_shape(lambda key: dit(size).init(key, x, jnp.zeros(1), 8, y), jax.random.key(0))
     assert sum(p.size for p in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-def test_it_starts_as_zero_and_its_blocks_as_the_identity():
+def test_output_starts_at_zero_and_blocks_as_the_identity():
     out, _ = jax.jit(lambda key: NET.init_with_output(key, X, T, 5, Y))(jax.random.key(0))
     assert (out.shape, out.dtype) == ((2, 4, 6, 5), jnp.float32)
     np.testing.assert_array_equal(out, 0)
@@ -53,14 +53,14 @@ def test_every_parameter_has_a_gradient(params):
     grads = jax.jit(jax.grad(lambda p: jnp.sum(weight * NET.apply(p, X, T, 5, Y))))(params)
     for path, grad in jax.tree_util.tree_flatten_with_path(grads)[0]:
         name = jax.tree_util.keystr(path)
-        # Of the stacked biases of queries, keys and values those of the keys do nothing: look at the largest.
+        # In the stacked biases of queries, keys and values, those of keys have no effect: check the largest gradient.
         assert float(jnp.abs(grad).max()) > 1e-6, name
         if "blocks" in name:
             assert float(jnp.abs(grad).max(axis=range(1, grad.ndim)).min()) > 1e-7, f"a layer of {name}"
 
 
-def test_the_scanned_block_is_a_loop_over_blocks(params):
-    """And remat changes nothing."""
+def test_the_scanned_block_equals_a_loop_over_blocks(params):
+    """With remat too."""
     p = params["params"]
     tokens = nn.Dense(16).apply({"params": p["patches"]}, X.reshape(2, 2, 2, 3, 2, 3).swapaxes(2, 3).reshape(2, 6, 12))
     expected = jax.jit(lambda p: NET.apply(p, X, T, 5, Y))(params)
@@ -79,8 +79,8 @@ def test_the_scanned_block_is_a_loop_over_blocks(params):
     np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_patch_says_where_it_is(params):
-    """Of equal patches the answers differ; patches of the input and output lie at the same place."""
+def test_outputs_depend_on_the_position_of_a_patch(params):
+    """Equal patches give different outputs, and the positions of all patches differ."""
     out = NET.apply(params, jnp.ones((1, 4, 6, 3)), T[:1], 5, Y[:1])
     patches = np.asarray(out).reshape(2, 2, 3, 2, 5).swapaxes(1, 2).reshape(6, -1)
     assert min(np.abs(patches[i] - patches[j]).max() for i in range(6) for j in range(i)) > 1e-3
@@ -88,7 +88,7 @@ def test_a_patch_says_where_it_is(params):
     assert embedding.shape == (35, 32)
     distance = np.abs(embedding[:, None] - embedding[None]).max(-1) + np.eye(35)
     assert distance.min() > 0.1
-    # Columns first: neighbours in a row share the second half.
+    # Columns come first: neighbours in a row share the second half.
     np.testing.assert_array_equal(embedding[0, 16:], embedding[1, 16:])
     np.testing.assert_array_equal(embedding[0, :16], embedding[7, :16])
 
@@ -101,7 +101,7 @@ def test_time_and_class_are_used(params):
 
 
 def test_kernels_are_split_over_a_tensor_axis_by_rule(params):
-    """qkv and up at their outputs, out and down at their inputs."""
+    """qkv and up are split at their outputs, out and down at their inputs."""
     matched = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params["params"]["blocks"])[0]:
         name = "params/network/blocks/" + jax.tree_util.keystr(path, simple=True, separator="/")
@@ -117,7 +117,7 @@ def test_kernels_are_split_over_a_tensor_axis_by_rule(params):
     ("network", "shape", "message"),
     [(NET, (5, 4, 3), "multiples of 2"), (NET, (8, 8), "multiples of 2"), (NET.clone(heads=3), (4, 4, 3), "heads = 3")],
 )
-def test_what_does_not_divide_is_refused(network, shape, message):
+def test_sizes_that_do_not_divide_are_refused(network, shape, message):
     NET.check((4, 6, 3))
     with pytest.raises(UserError, match=message):
         network.check(shape)

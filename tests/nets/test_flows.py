@@ -1,5 +1,5 @@
-"""Invertible layers and their compositions: inverses, log-determinants against the Jacobian's, who depends on whom,
-memory of the reversible scan, the autoregressive sampler."""
+"""Invertible layers and their compositions: inverses, log-determinants against the Jacobian's, dependence of outputs on
+inputs, memory of the reversible scan, the autoregressive sampler."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ from jaxgen.ops.bijectors import Affine, Spline
 
 NET, CONV, MASKED = CouplingMLP((8,)), GlowNet(6), MADE((12,), smooth=True)
 SPLINE = Spline(bins=4, reach=3.0)
-# Two steps each: with fewer, some output would not hear of some input.
+# Two steps each: with fewer, some outputs would not depend on some inputs.
 VECTORS = {
     "realnvp": Repeat(CouplingStep(NET), 2),
     "nsf": Repeat(LinearStep(NET, SPLINE), 2),
@@ -36,7 +36,7 @@ IMAGES = {
 
 
 def check(flow, shape, jacobian, seed=0, context=None):
-    """The inverse inverts, and logdet of both directions is that of the Jacobian."""
+    """Asserts that the inverse inverts and that the log-determinants are the Jacobian's; returns the Jacobian."""
 
     @jax.jit
     def everything(seed):
@@ -63,9 +63,9 @@ def check(flow, shape, jacobian, seed=0, context=None):
 @given(size=st.integers(2, 6), seed=st.integers(0, 10**6))
 @settings(max_examples=2, deadline=None)
 def test_flows_of_vectors(name, size, seed):
-    """Every output depends on every input, too. Regression: the sketch never swapped the halves, so that one of them
-    came out as it went in."""
-    # What is found by repetition has a gradient of its own, in reverse alone.
+    """Also, every output depends on every input. Regression: a version never swapped the halves, and left one of them
+    unchanged."""
+    # The fixed point has a custom gradient, in reverse mode only.
     jacobian = jax.jacrev if name == "iaf" else jax.jacfwd
     context = jnp.linspace(-1, 1, 10).reshape(5, 2) if name in ("realnvp", "iaf") else None
     dy = check(VECTORS[name], (size,), jacobian, seed, context)
@@ -80,16 +80,15 @@ def test_flows_of_images(name):
 
 
 @pytest.mark.parametrize("name", ["realnvp", "iaf"])
-def test_context_is_heard(name):
+def test_outputs_depend_on_the_context(name):
     context = jnp.linspace(-1, 1, 10).reshape(5, 2)
     x, variables = start(VECTORS[name], (3,), context=context)
     apply = jax.jit(VECTORS[name].apply)
     assert np.all(np.any(~np.isclose(apply(variables, x, context)[0], apply(variables, x, -context)[0]), axis=1))
 
 
-def test_the_first_batch_comes_out_standard():
-    """ActNorm's parameters are those of the batch as it arrives there, through the scan; all else starts without a
-    change of scale."""
+def test_the_first_batch_is_mapped_to_mean_0_and_variance_1():
+    """In the scan, each ActNorm is initialized from the output of the steps before it; couplings keep the scale."""
     flow = Repeat(CouplingStep(NET), 3)
     x = 7 + 3 * jax.random.normal(jax.random.key(0), (200, 4)) @ jnp.triu(jnp.ones((4, 4)))
     z, _ = flow.apply(flow.init(jax.random.key(1), x), x)
@@ -127,8 +126,7 @@ def test_gradients_of_the_reversible_scan_are_those_of_the_plain_one():
 
 
 def test_memory_of_the_reversible_scan_does_not_grow_with_depth():
-    """What is held beside arguments and results, which are parameters and their gradients; that of the plain scan grows
-    with depth."""
+    """Temporary memory, which excludes parameters and their gradients. That of the plain scan grows with depth."""
 
     def peak(depth, reversible):
         flow = scanned(depth=depth, reversible=reversible)
@@ -146,8 +144,8 @@ def test_memory_of_the_reversible_scan_does_not_grow_with_depth():
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (16, 9, 16)])
-def test_made_sees_what_comes_before_alone(hidden):
-    """And all of that, where a layer is wide enough to hold it."""
+def test_made_depends_on_exactly_the_elements_before(hidden):
+    """Layers must be wide enough to carry all of them."""
     made, size, out = MADE(hidden, smooth=True), 5, 2
     x = jax.random.normal(jax.random.key(0), (1, size))
     variables = jax.tree.map(lambda a: a + 0.5, made.init(jax.random.key(1), x, out))
@@ -157,7 +155,7 @@ def test_made_sees_what_comes_before_alone(hidden):
         assert np.all(jacobian[d, :, :d] != 0)
 
 
-def test_fixed_point_sampling_is_the_d_pass_inverse():
+def test_fixed_point_sampling_equals_the_d_pass_inverse():
     flow = Repeat(MAFStep(MADE((32,))), 3)
     z, variables = start(flow, (12,), num=40, scale=0.2)
     (x, logdet), found = jax.jit(partial(flow.apply, inverse=True, mutable=["passes"]))(variables, z)
@@ -171,7 +169,7 @@ def test_fixed_point_sampling_is_the_d_pass_inverse():
 
 
 def test_implicit_gradients_of_iaf_are_those_of_the_unrolled_passes():
-    """dx/dz and dx/dparams through `solve`, against differentiating D passes of the update one after another."""
+    """dx/dz and dx/dparams through `solve`, against differentiating D unrolled passes of the update."""
     net, size = MADE((8,), smooth=True), 4
     flow, transform = Autoregressive(net, inverse=True), Affine()
     z, variables = start(flow, (size,), scale=0.5)

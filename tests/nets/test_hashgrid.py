@@ -19,7 +19,7 @@ def table():
 
 
 def naive(table: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The features at one point, f64[6]: eq. 4 and trilinear weights, in Python's integers."""
+    """The features at one point, f64[6]: eq. 4 in Python integers, and trilinear weights."""
     out, first = [], 0
     for n, size in zip(GRID.resolutions.tolist(), GRID.sizes.tolist()):
         place = (np.float64(x) + 1) / 2 * n
@@ -39,14 +39,14 @@ def naive(table: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.concatenate(out)
 
 
-def test_levels_grow_to_the_finest():
+def test_resolutions_grow_to_the_finest():
     assert GRID.resolutions.tolist() == [3, 5, 11]
     assert GRID.sizes.tolist() == [64, 128, 128]
     paper = HashGrid()
     assert (paper.resolutions[0], paper.resolutions[-1], len(paper.resolutions)) == (16, 2048, 16)
 
 
-def test_features_are_those_of_a_naive_lookup(table):
+def test_features_equal_a_naive_lookup(table):
     rng = np.random.default_rng(1)
     x = np.concatenate([rng.uniform(-1, 1, (20, 3)), [[1, 1, 1], [-1, -1, -1], [1, -1, 0]]]).astype(np.float32)
     apply = jax.jit(GRID.apply)
@@ -54,13 +54,13 @@ def test_features_are_those_of_a_naive_lookup(table):
     assert found.shape == (23, 6)
     for features, point in zip(found, x):
         np.testing.assert_allclose(features, naive(np.asarray(table), point), atol=1e-5)
-    # Rank does not matter.
+    # Points of another rank.
     again = apply({"params": {"table": table}}, jnp.array(x[:20].reshape(4, 5, 3)))
     np.testing.assert_allclose(again.reshape(20, 6), found[:20], atol=1e-6)
 
 
-def test_gradients_are_finite_differences(table):
-    """By the table, where corners of several points and levels collide, and by the place."""
+def test_gradients_equal_finite_differences(table):
+    """With respect to the table, where corners of several points and levels collide, and to the position."""
     rng = np.random.default_rng(2)
     x = jnp.array(rng.uniform(-1, 1, (30, 3)), jnp.float32)
     pull = jnp.array(rng.standard_normal((30, 6)), jnp.float32)
@@ -70,7 +70,7 @@ def test_gradients_are_finite_differences(table):
         return jnp.sum(GRID.apply({"params": {"table": table}}, x) * pull)
 
     by_table, by_x = jax.jit(jax.grad(value, (0, 1)))(table, x)
-    # Linear in the table: a difference of one is exact up to rounding.
+    # The value is linear in the table, so a step of one is exact up to rounding.
     for row, column in zip(rng.integers(0, len(table), 25), rng.integers(0, 2, 25)):
         one = np.zeros(table.shape, np.float32)
         one[row, column] = 1

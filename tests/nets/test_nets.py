@@ -1,4 +1,4 @@
-"""Our own layers against Flax's and XLA's, values and gradients; the networks' shapes, checks and dtypes."""
+"""Our layers against Flax's and XLA's, in values and gradients; the networks' shapes, checks and dtypes."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Each test draws the same numbers, whichever ran before it."""
+    """Each test draws the same numbers, whichever tests ran before it."""
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
@@ -31,7 +31,7 @@ def normal(*shape):
 
 
 def randomised(params, scale=0.3):
-    """Parameters of these shapes: layers that start at zero would hide an error behind them."""
+    """Random parameters of these shapes, since layers that start at zero hide errors."""
     return jax.tree.map(lambda p: scale * normal(*p.shape), params)
 
 
@@ -59,7 +59,7 @@ def test_group_norm_is_flaxs(shape, groups):
 
 
 def test_group_norm_takes_moments_in_f32():
-    """bfloat16 in and out; sums of 4,096 bfloat16 numbers would stop growing at 256."""
+    """With bfloat16 inputs and outputs, where a sum of 4,096 ones would stop growing at 256."""
     x = (normal(1, 64, 64, 4) + 3).astype(jnp.bfloat16)
     module = GroupNorm(1)
     y = module.apply(module.init(jax.random.key(0), x), x)
@@ -81,7 +81,7 @@ def direct(x, kernel, strides, pads):
 
 
 def loss_of(op):
-    """A loss with curvature, whose gradient's gradient is not zero."""
+    """A loss whose second derivatives are not zero."""
     return lambda x, kernel, *how: jnp.sum(jnp.sin(op(x, kernel, *how)))
 
 
@@ -113,8 +113,8 @@ def test_conv_and_its_gradients_are_xlas(height, width, h, w, strides, padding):
     close(*both(x, kernel))
 
 
-def test_gradient_is_that_of_a_loop():
-    """In NumPy, one tap at a time, so that nothing rests on XLA alone."""
+def test_gradient_equals_that_of_a_numpy_loop():
+    """One tap at a time, as a reference that is independent of XLA."""
     x, kernel, dy = normal(1, 5, 4, 2), normal(3, 2, 2, 3), normal(1, 3, 2, 3)
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (0, 0), (0, 0)))
     d_kernel, d_x = np.zeros((3, 2, 2, 3)), np.zeros_like(padded)
@@ -130,7 +130,7 @@ def test_gradient_is_that_of_a_loop():
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_second_derivatives_of_conv_are_xlas(strides):
-    """What a gradient penalty differentiates."""
+    """As a gradient penalty needs them."""
     x, kernel = normal(2, 5, 6, 2), normal(3, 3, 2, 3)
 
     def penalty(op, x, kernel):
@@ -141,7 +141,7 @@ def test_second_derivatives_of_conv_are_xlas(strides):
 
 @pytest.fixture
 def optimised():
-    """XLA's usual passes, which rewrite convolutions and which other tests do without."""
+    """Enables XLA's usual passes, which rewrite convolutions and which other tests leave out."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -149,7 +149,7 @@ def optimised():
 
 
 def test_conv_inside_an_optimised_scan(optimised):
-    """Where its gradients are computed another way than XLA would: three steps of descent either way."""
+    """Three steps of gradient descent, where `conv` computes its gradients differently from XLA."""
     x, kernel = normal(4, 8, 8, 2), normal(3, 3, 2, 3)
 
     def descend(op):
@@ -172,8 +172,8 @@ def test_conv_layer_is_linens():
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 3)])
 def test_upconv_is_the_transposed_convolution(size):
-    """`lax.conv_transpose` with PyTorch's padding 1, which is (2, 2) of a kernel of 4 in its terms, on a kernel that
-    is flipped; and a loop over y[o] += x[i] kernel[o + 1 - 2 i], o = 2 i - 1 + k."""
+    """Against `lax.conv_transpose` of the flipped kernel, where PyTorch's padding 1 is (2, 2) for a kernel of 4, and
+    against a loop over y[o] += x[i] kernel[o + 1 - 2 i], o = 2 i - 1 + k."""
     x, kernel = normal(2, *size, 3), normal(4, 4, 3, 2)
 
     def transposed(x, kernel):
@@ -207,7 +207,7 @@ def test_upconv_layer_adds_its_bias():
 
 
 @pytest.mark.parametrize(("size", "times"), [(17, 0), (17, 1), (17, 2), (23, 3), (1, 4), (64, 6)])
-def test_halved_is_what_strided_layers_leave(size, times):
+def test_halved_is_the_size_after_strided_layers(size, times):
     expected = size
     for _ in range(times):
         expected = (expected + 1) // 2
@@ -231,7 +231,7 @@ def test_unet_keeps_height_and_width(network, shape):
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 3), (8, 6, 3), (8, 8)])
-def test_unet_refuses_what_it_cannot_halve(shape):
+def test_unet_refuses_sizes_that_it_cannot_halve(shape):
     with pytest.raises(UserError, match="multiples of 4") as error:
         UNETS[1].check(shape)
     assert "\n" not in str(error.value)
@@ -245,24 +245,24 @@ def unet():
     return network, inputs, randomised(shapes)
 
 
-def test_unet_starts_as_zero(unet):
+def test_unet_output_starts_at_zero(unet):
     network, (x, t, out, y), _ = unet
     eps, _ = jax.jit(lambda key: network.init_with_output(key, x, t, out, y))(jax.random.key(0))
     np.testing.assert_array_equal(eps, 0)
 
 
 def test_every_unet_parameter_has_a_gradient(unet):
-    """After layers that start at zero are made random; an input, a skip or the time left out would show as zeros."""
+    """With random parameters, a forgotten input, skip or time would show as a gradient of zero."""
     network, (x, t, out, y), params = unet
     weight = normal(2, 8, 8, 3)
     loss = jax.jit(jax.grad(lambda p: jnp.sum(weight * network.apply(p, x, t, out, y))))
     for path, grad in jax.tree_util.tree_flatten_with_path(loss(params))[0]:
-        size = jnp.abs(grad).max(axis=(*range(grad.ndim - 2), -1))  # of each input channel, where there are such
+        size = jnp.abs(grad).max(axis=(*range(grad.ndim - 2), -1))  # per input channel, for kernels
         assert float(size.min()) > 1e-6, jax.tree_util.keystr(path)
 
 
-def test_unet_attends_where_asked(unet):
-    """Heights are 8 and 4: `attention=(4,)` is one block down, two up, and the middle's."""
+def test_unet_attends_at_the_given_heights(unet):
+    """Heights are 8 and 4: `attention=(4,)` gives one block on the way down, two on the way up, and the middle's."""
     x, t, out, y = unet[1]
     for heights, count in [((4,), 4), ((), 1)]:
         network = unet[0].clone(attention=heights)
@@ -270,7 +270,7 @@ def test_unet_attends_where_asked(unet):
         assert sum("attention" in name.lower() for name in params) == count
 
 
-def test_dropout_acts_in_training_alone(unet):
+def test_dropout_acts_in_training_only(unet):
     network, (x, t, out, y), params = unet
     dropping = network.clone(dropout=0.5)
     apply = jax.jit(lambda key: dropping.apply(params, x, t, out, y, train=True, rngs={"dropout": key}))
@@ -280,7 +280,7 @@ def test_dropout_acts_in_training_alone(unet):
 
 
 def operand_types(jaxpr):
-    """The types that matrix products and convolutions take, in a program and all within it."""
+    """The dtypes of operands of matrix products and convolutions, in a program and its inner programs."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
             yield from (v.aval.dtype for v in eqn.invars)
@@ -299,7 +299,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bfloat16_networks_compute_low_and_answer_f32(name):
+def test_bfloat16_networks_compute_in_bfloat16_and_return_f32(name):
     network, arguments = NETWORKS[name]
     arguments = arguments(network, normal(3, 4, 4, 2), jnp.eye(3))
     low = core.with_field(network, "dtype", jnp.bfloat16)
@@ -322,7 +322,7 @@ def test_with_field_reaches_every_network_of_a_model():
 
 
 @pytest.mark.parametrize("shape", [(17, 23, 3), (1, 1, 1), (8, 8, 1)])
-def test_convolutional_networks_take_any_size(shape):
+def test_convolutional_networks_accept_any_size(shape):
     encoder, decoder = ConvEncoder((4, 4, 4)), ConvDecoder((4, 4, 4))
 
     def both(key):
@@ -333,7 +333,7 @@ def test_convolutional_networks_take_any_size(shape):
     assert (z.shape, x.shape) == ((2, 5), (2, *shape))
 
 
-def test_double_conv_is_doubling_then_convolution():
+def test_double_conv_equals_doubling_then_convolution():
     x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
     module = DoubleConv(4)
     params = module.init(jax.random.key(1), x)
@@ -343,8 +343,8 @@ def test_double_conv_is_doubling_then_convolution():
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_attention_is_the_standard_one(scale):
-    """Also where the scores are so large that an unshifted exponential would overflow."""
+def test_attention_equals_jaxs(scale):
+    """Also with scores so large that an unshifted exponential would overflow."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 6, 4, 8))
 
     def through(function):

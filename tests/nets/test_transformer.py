@@ -1,4 +1,4 @@
-"""The transformer: its settings one by one, cached steps against whole passes, what may depend on what."""
+"""The transformer: its settings, cached steps against whole passes, and dependence of outputs on inputs."""
 
 import math
 
@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> jax.Array:
 
 
 def randomised(net: Transformer, *args) -> dict:
-    """Parameters large enough that each of them matters."""
+    """Random parameters, large enough that each of them matters."""
     shapes = jax.eval_shape(lambda key: net.init(key, *args), jax.random.key(0))
     leaves, tree = jax.tree.flatten(shapes)
     return jax.tree.unflatten(tree, [0.3 * normal(*p.shape, seed=i) for i, p in enumerate(leaves)])
@@ -47,7 +47,7 @@ def slow_attention(q, k, v, mask):
 
 
 @pytest.mark.parametrize("groups", [4, 2, 1])
-def test_attention_is_the_slow_one(groups):
+def test_attention_equals_the_slow_reference(groups):
     q, k, v = normal(2, 5, 4, 6), normal(2, 5, groups, 6, seed=1), normal(2, 5, groups, 6, seed=2)
     below = np.broadcast_to(np.tri(5, dtype=bool), (2, 5, 5))
     some = below & (np.arange(5) >= np.array([0, 2])[:, None])[:, None] | np.eye(5, dtype=bool)
@@ -59,7 +59,7 @@ def test_attention_is_the_slow_one(groups):
     np.testing.assert_allclose(kept, expected, atol=1e-5)
 
 
-def test_attention_drops_weights_by_its_key_and_keeps_their_mean():
+def test_dropout_of_attention_weights_keeps_the_mean():
     q, k, v = (normal(1, 3, 2, 4, seed=i) for i in range(3))
     keys = jax.random.split(jax.random.key(0), 4000)
     drawn = jax.vmap(lambda key: attention(q, k, v, dropout=Dropout(0.5, key)))(keys)
@@ -67,7 +67,7 @@ def test_attention_drops_weights_by_its_key_and_keeps_their_mean():
     np.testing.assert_allclose(drawn.mean(0), attention(q, k, v), atol=0.1)
 
 
-def test_rotary_products_depend_on_distance_alone():
+def test_rotary_products_depend_on_distance_only():
     q, k, at = normal(1, 1, 1, 8), normal(1, 1, 1, 8, seed=1), lambda p: jnp.full((1, 1), p)
     products = [float(jnp.sum(rotate(q, at(p)) * rotate(k, at(p - 3)))) for p in (3, 10, 500)]
     np.testing.assert_allclose(products, products[0], rtol=1e-3)
@@ -76,8 +76,8 @@ def test_rotary_products_depend_on_distance_alone():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_steps_are_the_whole_pass(kind):
-    """Ragged: the second row's first token is no token, and its positions start after it."""
+def test_cached_steps_equal_the_whole_pass(kind):
+    """On ragged rows: the first token of the second row is padding, and its positions start after that."""
     net = network(**KINDS[kind])
     x, positions = normal(2, 7, 16), jnp.array([[0], [-1]]) + jnp.arange(7)[None]
     real = positions >= 0
@@ -91,7 +91,7 @@ def test_cached_steps_are_the_whole_pass(kind):
         empty = net.empty_cache(2, 9)
         start = [(a.at[:, :3].set(k[i]), b.at[:, :3].set(v[i])) for i, (a, b) in enumerate(empty)]
         seen, steps = jnp.pad(mask, ((0, 0), (0, 0), (0, 2))), []
-        for rows in (2, 8):  # kernels as they are, and turned
+        for rows in (2, 8):  # kernels as they are, and transposed
             layers, cache, out = net.decode_params(params["params"], rows), start, []
             for at in ((3, 4), (4, 7)):  # one token, then three at once
                 part = slice(*at)
@@ -101,13 +101,13 @@ def test_cached_steps_are_the_whole_pass(kind):
             steps.append(jnp.concatenate(out, axis=1))
         return whole[:, 3:], steps
 
-    whole, (plain, turned) = both(params, x)
+    whole, (plain, transposed) = both(params, x)
     np.testing.assert_allclose(plain, whole, atol=1e-4)
-    np.testing.assert_allclose(turned, whole, atol=1e-4)
+    np.testing.assert_allclose(transposed, whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_jacobian_is_causal_and_whole_below(kind):
+def test_outputs_depend_on_all_tokens_up_to_their_own(kind):
     net, x = network(**KINDS[kind]), normal(1, 5, 16)
     params = randomised(net, x)
     jacobian = jax.jit(jax.jacrev(lambda x: net.apply(params, x)[0, :, :4].sum(-1)))(x)[:, 0]
@@ -116,7 +116,7 @@ def test_jacobian_is_causal_and_whole_below(kind):
     assert size[np.tri(5, dtype=bool)].min() > 1e-6
 
 
-def test_without_causal_all_see_all_and_order_is_nothing():
+def test_without_causal_every_token_sees_all_and_order_does_not_matter():
     net, x = network(), normal(1, 5, 16)
     params = randomised(net, x)
     out = net.apply(params, x)
@@ -144,11 +144,11 @@ def test_residuals_start_small_and_layers_are_stacked():
         ("self_attention/out", "token_mlp/down"), 0.02 / 4
     )
     assert stds == pytest.approx(expected, rel=0.05)
-    # No two layers alike.
+    # Layers start from different random numbers.
     assert not np.allclose(params["token_mlp"]["up"]["kernel"][0], params["token_mlp"]["up"]["kernel"][1])
 
 
-def test_recomputing_changes_no_gradient_and_dropout_is_of_training():
+def test_remat_changes_no_gradient_and_dropout_acts_in_training_only():
     x = normal(2, 4, 16)
     plain, again = network(causal=True, dropout=0.5), network(causal=True, dropout=0.5, remat=True)
     params = randomised(plain, x)
@@ -168,7 +168,7 @@ def test_recomputing_changes_no_gradient_and_dropout_is_of_training():
 
 
 def test_tensor_rules_split_every_kernel():
-    """The two layers of each pair, by name; other kernels are none."""
+    """Each kernel is split at the output, but those of `out` and `down` at the input. There are no other kernels."""
     for fields in KINDS.values():
         shapes = jax.eval_shape(network(**fields).init, jax.random.key(0), normal(1, 2, 16), normal(1, 2, 16))
         for path, leaf in jax.tree_util.tree_flatten_with_path(shapes["params"])[0]:

@@ -1,4 +1,4 @@
-"""The U-Net's options: time as gains, residual blocks that resample, cross-attention, remat; its presets' sizes."""
+"""The U-Net's options (scale and shift by time, resampling blocks, cross-attention, remat) and its presets' sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,14 @@ def params_of(network):
     return jax.eval_shape(lambda key: network.init(key, x, t, out, y, context), jax.random.key(0))
 
 
-def test_patches_are_pixels_of_more_channels():
+def test_patches_become_pixels_with_more_channels():
     x = normal(2, 8, 12, 3)
     small = space_to_depth(x, 4)
     np.testing.assert_array_equal(small[1, 1, 2], x[1, 4:8, 8:12].reshape(-1))
     np.testing.assert_array_equal(depth_to_space(small, 4), x)
 
 
-def test_a_network_of_patches_is_the_plain_one_on_them():
+def test_a_network_with_patches_equals_the_plain_one_on_patches():
     x, t, out, y, _ = inputs(PLAIN)
     patched = PLAIN.clone(patch=2)
     shapes = jax.eval_shape(lambda key: patched.init(key, x, t, out, y), jax.random.key(0))
@@ -60,7 +60,7 @@ def test_a_network_of_patches_is_the_plain_one_on_them():
     ],
     ids=["ddpm32", "improved32", "adm64"],
 )  # fmt: skip
-def test_presets_have_the_papers_sizes(network, shape, out, classes, millions):
+def test_presets_have_the_papers_numbers_of_parameters(network, shape, out, classes, millions):
     x, y = jnp.zeros((1, *shape)), jnp.zeros((1, classes)) if classes else None
     shapes = jax.eval_shape(lambda key: network.init(key, x, jnp.zeros(1), out, y), jax.random.key(0))
     assert sum(p.size for p in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.06)
@@ -68,20 +68,20 @@ def test_presets_have_the_papers_sizes(network, shape, out, classes, millions):
 
 @pytest.mark.slow
 def test_every_parameter_of_adm_has_a_gradient():
-    """After layers that start at zero are made random; an input, a skip, time or context left out would show."""
+    """With random parameters, a forgotten input, skip, time or context would show as a gradient of zero."""
     x, t, out, y, context = inputs(ADM)
     params, weight = randomised(params_of(ADM)), normal(2, 8, 8, 4, seed=5)
     loss = jax.jit(jax.grad(lambda p: jnp.sum(weight * ADM.apply(p, x, t, out, y, context))))
     for path, grad in jax.tree_util.tree_flatten_with_path(loss(params))[0]:
         name = jax.tree_util.keystr(path)
         if "key" in name and "bias" in name:
-            continue  # the softmax does not feel what is added to all keys
+            continue  # a bias of all keys does not change the softmax
         size = jnp.abs(grad).max(axis=(*range(grad.ndim - 2), -1))
         assert float(size.min()) > 1e-7, name
 
 
 def test_remat_changes_nothing_but_memory():
-    """The same parameters by name, the same output and gradients."""
+    """Parameter names, output and gradients are the same."""
     network = UNet(width=8, mults=(1,), blocks=1, attention=(8,), head_dim=8, dropout=0.3)
     x, t, out, y, _ = inputs(network)
     again = network.clone(remat=True)
@@ -102,7 +102,7 @@ def test_remat_changes_nothing_but_memory():
 
 def test_context_is_attended_to_at_its_heights():
     names = [name for name in params_of(ADM)["params"] if "ross" in name.lower()]
-    # Height 8 has a block down and two up; the middle attends too.
+    # Height 8 has one block on the way down and two on the way up; the middle attends too.
     assert sorted(names) == [*(f"CrossAttentionBlock_{i}" for i in range(3)), "middle_cross_attention"]
     x, t, out, y, context = inputs(ADM)
     params = randomised(params_of(ADM))
@@ -110,11 +110,11 @@ def test_context_is_attended_to_at_its_heights():
     one, other = apply(context), apply(context.at[1].set(0))
     np.testing.assert_allclose(one[0], other[0], atol=1e-5)
     assert np.abs(one[1] - other[1]).max() > 1e-3
-    # Tokens are a set.
+    # The order of tokens does not matter.
     np.testing.assert_allclose(apply(context[:, ::-1]), one, atol=1e-4)
 
 
-def test_a_context_that_nothing_attends_to_is_refused():
+def test_a_context_without_cross_attention_is_refused():
     x, t, out, y, context = inputs(ADM)
     with pytest.raises(UserError, match="a context was given"):
         PLAIN.init(jax.random.key(0), x, t, out, y, context)
@@ -122,20 +122,20 @@ def test_a_context_that_nothing_attends_to_is_refused():
         ADM.init(jax.random.key(0), x, t, out, y)
 
 
-def test_scale_shift_acts_on_what_the_norm_gives():
-    """With a scale of -1 nothing is left of the image in the second half of a block."""
+def test_scale_shift_acts_on_the_output_of_the_norm():
+    """With a scale of -1, the second half of a block does not depend on the image."""
     block, x, embedding = ResBlock(8, scale_shift=True), normal(2, 4, 4, 8), jnp.ones((2, 3))
     params = randomised(jax.eval_shape(lambda: block.init(jax.random.key(0), x, embedding)))
     gains = jnp.concatenate([jnp.full(8, -1.0), jnp.ones(8)])
     params["params"]["Dense_0"] = {"kernel": jnp.zeros((3, 16)), "bias": gains}
     change = block.apply(params, x, embedding) - x
-    # Away from the border, whose zeros are not of the shift.
+    # Away from the border, where the convolution sees zeros.
     np.testing.assert_allclose(change[:, 1:3, 1:3], jnp.broadcast_to(change[:1, 1:2, 1:2], (2, 2, 2, 8)), atol=1e-5)
 
 
 @pytest.mark.parametrize(("resample", "op"), [(-1, halve), (1, double)])
 def test_resampling_blocks_start_as_plain_resampling(resample, op):
-    """Their last convolution starts at zero."""
+    """Because their last convolution starts at zero."""
     block, x = ResBlock(4, resample=resample), normal(2, 6, 4, 4)
     got, _ = block.init_with_output(jax.random.key(0), x, jnp.ones((2, 3)))
     np.testing.assert_array_equal(got, op(x))
