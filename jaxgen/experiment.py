@@ -18,6 +18,7 @@ from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field
+from jaxgen.core.types import TrainState
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
 
@@ -120,26 +121,25 @@ class Experiment:
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
         if getattr(self.model, "accumulate", 1) != 1:
-            self._check_step(raw, codec)
+            # A step that cannot divide the batch into parts says so as it is traced.
+            jax.eval_shape(self.compute_model.train_step, *self.step_arguments(raw, codec))
         if self.best:
             self._check_best(raw, codec)
 
-    def _check_step(self, raw: Any, codec: Codec) -> None:
-        """Raises UserError if a training step cannot divide the batch into parts."""
-        state, key = abstract_state(self.compute_model, raw, codec), jax.random.key(0)
+    def step_arguments(self, raw: Any, codec: Codec) -> tuple[TrainState, jax.Array, Any]:
+        """Arguments to trace `train_step` by: shapes of the state, a key, and shapes of the encoded batch."""
+        key = jax.random.key(0)
         batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
-        jax.eval_shape(self.compute_model.train_step, state, key, batch)
+        return abstract_state(self.compute_model, raw, codec), key, batch
 
     def _check_best(self, raw: Any, codec: Codec) -> None:
         """Raises UserError unless `best` names a metric of this model."""
-        model, key = self.compute_model, jax.random.key(0)
-        state = abstract_state(model, raw, codec)
+        model, (state, key, batch) = self.compute_model, self.step_arguments(raw, codec)
         name = self.best.removeprefix("-")
         if name.startswith("test/"):
             keys = jax.eval_shape(lambda: sample_keys(0, self.batch_size))
             names = [f"test/{n}" for n in jax.eval_shape(partial(evaluate, model), state, keys, raw, codec)]
         else:
-            batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
             names = list(jax.eval_shape(model.train_step, state, key, batch)[1])
         if name not in names:
             raise UserError(f"best is {self.best!r}{nearest(name, names)}: choose one of {', '.join(names) or 'none'}")

@@ -14,7 +14,7 @@ from jaxgen.experiment import Experiment, scripts
 from jaxgen.experiment import presets as presets_of
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.processes import is_main
-from jaxgen.train.auto_mesh import cpu_devices, settled
+from jaxgen.train.auto_mesh import cpu_devices
 from jaxgen.train.loop import train
 from jaxgen.train.seeds import train_seeds
 
@@ -121,10 +121,6 @@ def train_preset(
     if options.seeds != 1:
         stopped = train_seeds(experiment, options.seeds, out, facts, options.max_hours)
     else:
-        experiment, why = settled(experiment)
-        if why:
-            print(why)
-            facts["mesh"] = why
         stopped = train(experiment, out, facts, options.max_hours, options.profile)
     if is_main():
         print(f"{time.monotonic() - began:.0f} s in all")

@@ -77,13 +77,16 @@ class Watch(Delayed):
     Raises NonFinite for a number that is not finite, and UserError where the model says that training has diverged.
     """
 
-    def __init__(self, experiment: Experiment, start: int, shown: Progress | None = None):
+    def __init__(
+        self, experiment: Experiment, start: int, shown: Progress | None = None, clock: Clock | None = None
+    ):
         super().__init__()
         self.experiment = experiment
         self.queued = self.written = self.logged = start
         self.window: list[dict[str, np.ndarray]] = []
         self.progress = shown or (progress(experiment.steps, start) if processes.is_main() else Silent())
-        self.clock = Clock()
+        self.clock = clock or Clock()
+        self.clock.lap()
 
     def __enter__(self) -> Self:
         self.progress.__enter__()
@@ -135,10 +138,9 @@ class Log(Watch):
     """A watch that writes: metrics.jsonl with every step, timing.jsonl and TensorBoard every `log_every`."""
 
     def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
-        super().__init__(experiment, start, shown)
-        self.run, self.clock = run, clock
+        super().__init__(experiment, start, shown, clock)
+        self.run = run
         self.board = Board(run.path / "tensorboard", start) if processes.is_main() else None
-        self.clock.lap()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)

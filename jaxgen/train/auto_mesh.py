@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import jax
 
-from jaxgen.core.compiled import abstract_state
 from jaxgen.core.flops import CONVOLUTION, flops_by_kind
 from jaxgen.core.mesh import size
 from jaxgen.experiment import AUTO, Experiment
@@ -20,7 +19,7 @@ def cpu_devices(mesh: str) -> int:
 
 
 def settled(experiment: Experiment) -> tuple[Experiment, str]:
-    """The experiment with a fixed mesh, and a line that says why it was chosen, "" where the mesh was given.
+    """A checked experiment with a fixed mesh, and a line that says why it was chosen, "" if the mesh was given.
 
     `auto`, and no mesh on a host with several accelerators, become data=N, where N divides the batch. N counts all
     accelerators. On a CPU it counts the cores if most of a step's arithmetic is in convolutions: XLA runs a convolution
@@ -41,8 +40,7 @@ def settled(experiment: Experiment) -> tuple[Experiment, str]:
 
 def convolution_share(experiment: Experiment) -> float:
     """The share of convolutions in the arithmetic of a training step, in [0, 1]."""
-    model, codec, key = experiment.compute_model, experiment.codec.load(), jax.random.key(0)
     raw = experiment.data.batch_at(experiment.seed, 0, experiment.batch_size)
-    batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
-    counts = flops_by_kind(model.train_step, abstract_state(model, raw, codec), key, batch)
+    arguments = experiment.step_arguments(raw, experiment.codec.load())
+    counts = flops_by_kind(experiment.compute_model.train_step, *arguments)
     return counts[CONVOLUTION] / max(1.0, sum(counts.values()))

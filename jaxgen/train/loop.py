@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import TRAIN, run_key
@@ -24,6 +26,7 @@ from jaxgen.runs.restore import Trained, initial_state, loaded_codec, open_run, 
 from jaxgen.runtime import processes
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.profiler import Trace
+from jaxgen.train.auto_mesh import settled
 from jaxgen.train.best import best_score
 
 MAX_ROLLBACKS = 3
@@ -59,8 +62,7 @@ def train(
     has passed. profile: calls to trace with jax.profiler. Returns why the run stopped early, or None when it is
     complete. Raises UserError for bad input, before any compute.
     """
-    experiment.check()
-    layout = Layout.make(experiment.mesh, experiment.batch_size, experiment.parts)
+    experiment, layout, facts = _ready(experiment, facts or {})
     codec = loaded_codec(RunFolder(out), experiment, layout)
     processes.on_main(lambda: open_run(experiment, out, facts, codec))
     run, clock = RunFolder(out), Clock()
@@ -83,6 +85,22 @@ def train(
     return stopped
 
 
+def _ready(experiment: Experiment, facts: dict[str, Any]) -> tuple[Experiment, Layout | None, dict[str, Any]]:
+    """The experiment, checked, with a fixed mesh; the layout on that mesh; and facts, with why the mesh was chosen."""
+    experiment.check()
+    experiment, why = settled(experiment)
+    if why:
+        print(why)
+        facts = {**facts, "mesh": why}
+    return experiment, Layout.make(experiment.mesh, experiment.batch_size, experiment.parts), facts
+
+
+def _train_key(experiment: Experiment, layout: Layout | None) -> jax.Array:
+    """The key of training, on every device of the mesh."""
+    key = run_key(experiment.seed, TRAIN)
+    return key if layout is None else layout.put(key, layout.everywhere)
+
+
 def _start(session: Session) -> TrainState:
     """The newest checkpoint's state, or the one of step 0."""
     experiment, run, checkpoints = session.experiment, session.run, session.checkpoints
@@ -97,15 +115,13 @@ def _start(session: Session) -> TrainState:
 def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]:
     """Trains from `state` to the last step. Returns the final state, and what interrupted training or None."""
     experiment, run, layout = session.experiment, session.run, session.layout
-    model, key = experiment.compute_model, run_key(experiment.seed, TRAIN)
+    model, key = experiment.compute_model, _train_key(experiment, layout)
     start = int(state.step)
     stop = max(start, experiment.steps)
     processes.on_main(lambda: run.forget_after(start))
     # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
     order = experiment.seed + 1_000_003 * run.rollbacks(start)
     data, calls = _feed(experiment, order, start, stop, layout)
-    if layout is not None:
-        key = layout.put(key, layout.everywhere)
     skip, poll = experiment.on_nonfinite == "skip", processes.Poll()
     # The log waits for what is queued as it closes, so it is the first to.
     with Trace(run.path, session.profile) as trace, Log(run, experiment, start, session.clock) as log:
@@ -132,13 +148,10 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
 def train_in_memory(experiment: Experiment) -> Trained:
     """Trains `experiment` and writes nothing. Raises UserError for bad input, before any compute, and for a number that
     is not finite: only a run in a folder can go back to what it saved."""
-    experiment.check()
-    layout = Layout.make(experiment.mesh, experiment.batch_size, experiment.parts)
+    experiment, layout, _ = _ready(experiment, {})
     codec = loaded_codec(None, experiment, layout)
     state = initial_state(experiment, codec, layout)
-    model, key = experiment.compute_model, run_key(experiment.seed, TRAIN)
-    if layout is not None:
-        key = layout.put(key, layout.everywhere)
+    model, key = experiment.compute_model, _train_key(experiment, layout)
     data, calls = _feed(experiment, experiment.seed, 0, experiment.steps, layout)
     skip = experiment.on_nonfinite == "skip"
     try:

@@ -88,6 +88,20 @@ def test_convolutions_are_split_over_a_cpu_and_products_are_not():
     assert multiplied.mesh == "data=1" and Layout.make(multiplied.mesh) is None
 
 
+def test_bad_input_is_told_before_a_mesh_is_chosen(tmp_path):
+    bad = ["train", "vae", "smoke", "--mesh", "auto", "--model.shape", "28", "28", "1", "--out", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=r"examples have shape \(8, 8, 1\)"):
+        commands.call(bad)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chosen_mesh_is_recorded(tmp_path, capsys):
+    commands.call(["train", "vae", "smoke", "--mesh", "auto", "--out", str(tmp_path / "run")])
+    assert json.loads((tmp_path / "run" / "experiment.json").read_text())["mesh"] == "data=1"
+    assert "mesh auto: data=1" in json.loads((tmp_path / "run" / "environment.json").read_text())["mesh"]
+    assert "mesh auto: data=1" in capsys.readouterr().out
+
+
 def test_the_number_of_devices_divides_the_batch():
     experiment = smoke("dcgan")
     odd = replace(experiment, mesh=AUTO, batch_size=experiment.batch_size // 4 * 4 + 2)
