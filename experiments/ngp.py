@@ -21,6 +21,12 @@ from jaxgen.optim import Adam
 UNIT = Pixels(low=0.0, high=1.0)
 EPS = 1e-15  # features that few rays see have tiny gradients: Adam is to scale them all the same
 
+ANALYTIC = {
+    "network": HashField(HashGrid(levels=6, log2_table=15, coarsest=8, finest=96), width=32),
+    "coarse": 96, "fine": 0, "bound": 1.0,
+    "occupancy": Occupancy(resolution=48, budget=16, cells=6912), "random_background": True,
+}  # fmt: skip
+
 PRESETS = {
     "smoke": Experiment(
         model=NeRF(
@@ -32,21 +38,13 @@ PRESETS = {
         steps_per_call=5, log_every=10, save_every=10, sample_every=10, num_samples=256,
     ),
     "analytic": Experiment(
-        model=NeRF(
-            network=HashField(HashGrid(levels=6, log2_table=15, coarsest=8, finest=96), width=32), coarse=96, fine=0,
-            bound=1.0, occupancy=Occupancy(resolution=48, budget=16, cells=6912), random_background=True,
-            optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=3000, final=0.05),
-        ),
+        model=NeRF(**ANALYTIC, optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=3000, final=0.05)),
         codec=UNIT, data=AnalyticScene(), batch_size=1024, steps=3000, log_every=50, save_every=250, sample_every=500,
         num_samples=2 * 64 * 64, best="test/mse",
     ),
     # `make demo`: a minute of two cores.
     "demo": Experiment(
-        model=NeRF(
-            network=HashField(HashGrid(levels=6, log2_table=15, coarsest=8, finest=96), width=32), coarse=96, fine=0,
-            bound=1.0, occupancy=Occupancy(resolution=48, budget=16, cells=6912), random_background=True,
-            optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=1000, final=0.05),
-        ),
+        model=NeRF(**ANALYTIC, optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=1000, final=0.05)),
         codec=UNIT, data=AnalyticScene(), batch_size=1024, steps=1000, steps_per_call=25, log_every=50, save_every=500,
         sample_every=250, num_samples=4 * 64 * 64,
     ),

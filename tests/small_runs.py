@@ -1,11 +1,22 @@
 """What tests do with the folders of small runs."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
+from conftest import EXPERIMENTS
 
+from jaxgen.experiment import presets
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import saved_state
+from jaxgen.train.loop import train
+
+
+def smoke_run(script: str, folder: Path) -> Path:
+    """Trains the smoke preset of a script in `folder`."""
+    train(presets(EXPERIMENTS[script])["smoke"], folder)
+    return folder
 
 
 def final_state(experiment, folder):

@@ -25,13 +25,12 @@ from jaxgen.inference import editing
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.export import export_run
 from jaxgen.inference.held_out import evaluation, held_out_numbers
-from jaxgen.inference.sampling import draw
+from jaxgen.inference.sampling import check_numbers, draw
 from jaxgen.report import write_report
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.scoring import features, scores
 from jaxgen.scoring.records import Record, Scoring, score_run
-from jaxgen.train.auto_mesh import settled
 from jaxgen.train.loop import train, train_in_memory
 
 CALL = 50
@@ -48,8 +47,7 @@ class Run(Trained):
         Sample i is the same for any num and batch. cond: leading axis num (labels i32[num], say); of a conditional
         model every class in turn when None. batch: samples computed at once. Raises UserError for a bad condition.
         """
-        if num < 1 or batch < 1 or seed < 0:
-            raise UserError(f"num is {num}, batch {batch}, seed {seed}: num and batch start at 1, seed at 0")
+        check_numbers(num, batch, seed)
         if cond is None:
             cond = self.model.sample_cond(num, self.examples)
         self.model.check_cond(cond)
@@ -114,8 +112,7 @@ class Run(Trained):
         """
         model = self.model
         editing.check_model(model, True, mask is not None, False)
-        shape = getattr(model, "shape", None)
-        if not isinstance(model, Translates) and image.shape != tuple(shape or ()):
+        if not isinstance(model, Translates) and image.shape != (shape := tuple(editing.shape_of(model))):
             raise UserError(f"the picture has shape {image.shape}, the model draws {shape}: resize it")
         if mask is not None and mask.shape != (*image.shape[:2], 1):
             raise UserError(f"the mask has shape {mask.shape}: bool{(*image.shape[:2], 1)} is expected")
@@ -131,9 +128,7 @@ class Run(Trained):
 
     def report(self) -> Path:
         """Writes RUN/report.html anew and returns its path. Raises UserError for a run without a folder."""
-        if self.folder is None:
-            raise UserError("a run that was trained in memory has no report: name a folder with fit(..., out=...)")
-        return write_report(self.folder.path)
+        return write_report(self.run.path)
 
 
 def load(
@@ -178,7 +173,6 @@ def fit(
         model=model, data=data, codec=codec or default_codec(model, data), seed=seed, batch_size=batch_size,
         steps=steps, **{**intervals, **settings},
     )  # fmt: skip
-    experiment, _ = settled(experiment)
     if out is None:
         return _run(train_in_memory(experiment))
     stopped = train(experiment, Path(out))

@@ -13,7 +13,7 @@ from jaxgen.core.keys import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, text
 from jaxgen.inference.editing import Edit
-from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
+from jaxgen.inference.sampling import check_numbers, draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
@@ -108,9 +108,7 @@ def command(args: list[str]) -> None:
 
 def _check(options: SampleOptions) -> None:
     """Raises UserError for numbers out of range and flags that do not go together."""
-    if options.num < 1 or options.batch < 1 or options.seed < 0:
-        given = f"num is {options.num}, batch {options.batch}, seed {options.seed}"
-        raise UserError(f"{given}: num and batch start at 1, seed at 0")
+    check_numbers(options.num, options.batch, options.seed)
     if options.mask and not options.image:
         raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")
     if options.between == 1 or options.between > 2 * options.num:

@@ -25,6 +25,7 @@ def _init(model: GenerativeModel, key: jax.Array, batch: Batch, codec: Any) -> T
     key_codec, key_model = jax.random.split(key)
     return model.init(key_model, batch if codec is None else codec.encode(batch, key_codec))
 
+
 # O0: every parameter shape compiles its own random-number code. Optimising it takes 8 times as long and gains nothing,
 # as it runs once.
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
@@ -92,6 +93,8 @@ def _train_steps(
         return new, metrics
 
     return jax.lax.scan(body, state, batches)
+
+
 train_steps = partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)(_train_steps)
 
 

@@ -55,6 +55,7 @@ def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
         digest.update(array.tobytes())
     return digest.digest()[:4]
 
+
 # --- the walk over symbols, the same for both directions -----------------------------------------------------
 _init = partial(jax.jit, static_argnums=(0, 2))(lambda model, state, num, cond: model.code_init(state, num, cond))
 _next = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_next(*args))

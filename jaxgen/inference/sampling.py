@@ -16,6 +16,12 @@ from jaxgen.runs.restore import Trained
 from jaxgen.runtime.processes import whole
 
 
+def check_numbers(num: int, batch: int, seed: int) -> None:
+    """Raises UserError for numbers that no samples can be drawn by."""
+    if num < 1 or batch < 1 or seed < 0:
+        raise UserError(f"num is {num}, batch {batch}, seed {seed}: num and batch start at 1, seed at 0")
+
+
 def draw(trained: Trained, seed: int, num: int, cond: Any = None, batch: int = 256) -> np.ndarray:
     """Samples 0 to num - 1 of a seed as raw data, `batch` at a time (or the next multiple that splits over a mesh);
     the last batch is padded, not recompiled. cond: leading axis num, or None."""

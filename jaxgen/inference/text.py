@@ -51,9 +51,8 @@ def stream(
         keys = core.sample_keys(seed, 1, index)
         writer, part = gpt.write(model, params, writer, keys, jnp.int32(first), PART)
         drawn = np.concatenate([drawn, np.asarray(part[0])])[: model.num_tokens]
-        ends = np.flatnonzero(drawn == model.decoding.end)
-        over = len(ends) > 0 or len(drawn) == model.num_tokens
-        drawn = drawn[: ends[0]] if len(ends) else drawn
+        whole, drawn = drawn, _until(model.decoding.end, drawn)
+        over = len(drawn) < len(whole) or len(whole) == model.num_tokens
         # With the prompt: a letter of several bytes may begin in it. One that is not whole yet waits.
         text = tokenizer.decode(np.concatenate([prompt, drawn]))
         text = text if over else text.rstrip("\ufffd")
@@ -89,21 +88,35 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
     model, num = trained.model, writing.num
     if not isinstance(model, WritesText):
         raise UserError(f"{type(model).__name__} does not write text token by token: name a run of experiments/gpt.py")
-    model, show = with_tokens(model, writing.tokens), show or sys.stdout
+    model, output = with_tokens(model, writing.tokens), show or sys.stdout
     tokenizer = tokenizer_of(trained.run)
     prompt = writing.prompt
     starts = trained.examples["x"][:, :1] if prompt is None else tokenizer.encode(prompt)[None]
     model.check_cond(gpt.prompts(list(starts), model.window))
     if writing.beams or writing.draft:
         texts = _whole_texts(trained, model, tokenizer, starts, writing)
-        print(in_one(texts) if num > 1 else texts[0], file=show, end="" if num > 1 else "\n")
-        write_text(folder / "samples.txt", in_one(texts))
-        return folder / "samples.txt"
+        print(in_one(texts) if num > 1 else texts[0], file=output, end="" if num > 1 else "\n")
+    else:
+        texts = _streamed_texts(trained, model, tokenizer, starts, writing, output)
+    write_text(folder / "samples.txt", in_one(texts))
+    return folder / "samples.txt"
+
+
+def _until(end: int, tokens: np.ndarray) -> np.ndarray:
+    """The tokens before the first `end`, all of them if it is not among them."""
+    ends = np.flatnonzero(tokens == end)
+    return tokens[: ends[0]] if len(ends) else tokens
+
+
+def _streamed_texts(
+    trained: Trained, model: WritesText, tokenizer: Tokenizer, starts: np.ndarray, writing: Writing, show: TextIO
+) -> list[str]:
+    """Drawn texts, each shown piece by piece as it is written."""
     texts = []
-    for index in range(num):
+    for index in range(writing.num):
         tokens = starts[index % len(starts)]
         began = tokenizer.decode(tokens)
-        if num > 1:
+        if writing.num > 1:
             print(f"--- {index} ---", file=show)
         print(began, end="", flush=True, file=show)
         parts = [began]
@@ -112,8 +125,7 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
             parts.append(part)
         print(file=show, flush=True)
         texts.append("".join(parts))
-    write_text(folder / "samples.txt", in_one(texts))
-    return folder / "samples.txt"
+    return texts
 
 
 def _whole_texts(
@@ -140,9 +152,8 @@ def _whole_texts(
     texts = []
     for i, row in enumerate(np.asarray(rows)):
         prompt = starts[i % len(starts)]
-        drawn = row[len(prompt) :][: model.num_tokens]  # shorter prompts than the longest leave padding behind
-        ends = np.flatnonzero(drawn == model.decoding.end)
-        texts.append(tokenizer.decode(np.concatenate([prompt, drawn[: ends[0]] if len(ends) else drawn])))
+        drawn = row[len(prompt) :][: model.num_tokens]  # what follows is padding
+        texts.append(tokenizer.decode(np.concatenate([prompt, _until(model.decoding.end, drawn)])))
     return texts
 
 

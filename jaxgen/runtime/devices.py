@@ -22,7 +22,6 @@ def start_jax(
     """
     import jax
 
-
     coordinator, num_processes, process_id = processes
     if not 0 <= process_id < num_processes:
         raise UserError(f"process_id is {process_id} of num_processes {num_processes}: count from 0")

@@ -57,6 +57,8 @@ def _classes(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[
 
 def _asked(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
     return {"asked_class": float(np.mean(samples["logits"].argmax(axis=1) == samples["asked"]))}, {}
+
+
 LEAST = {"is": SPLITS, "prdc": NEIGHBOURS + 1}
 """Samples that a score cannot do with fewer of; of all others 2."""
 SCORES: dict[str, Callable[[Rows, Rows, Rows | None], tuple[dict[str, float], dict[str, Any]]]] = {

@@ -6,19 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS, ROOT
-from small_runs import same
+from conftest import ROOT
+from small_runs import same, smoke_run
 
 import jaxgen
 from jaxgen.api.run import default_codec
 from jaxgen.codecs import Binarize, Identity, Pixels
 from jaxgen.data import Digits, Toy2D
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.vae import VAE
-from jaxgen.train.loop import train
 
 MODEL = VAE(shape=(8, 8, 1), latent=4)
 
@@ -27,7 +25,7 @@ MODEL = VAE(shape=(8, 8, 1), latent=4)
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("face")
     for name in ("ddpm", "classifier"):
-        train(presets(EXPERIMENTS[name])["smoke"], folder / name)
+        smoke_run(name, folder / name)
     return folder
 
 

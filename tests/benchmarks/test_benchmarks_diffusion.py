@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import score_curve
 from conftest import EXPERIMENTS
+from small_runs import smoke_run
 
 from jaxgen import core
 from jaxgen.errors import UserError
@@ -17,7 +18,6 @@ from jaxgen.models.ddpm import DDPM
 from jaxgen.models.edm import EDM
 from jaxgen.ops.samplers import DDIM, Ancestral
 from jaxgen.ops.schedules import Cosine, Linear
-from jaxgen.train.loop import train
 
 SMOKE = presets(EXPERIMENTS["ddpm"])["smoke"]
 
@@ -133,7 +133,7 @@ def test_lines_on_a_schedule():
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("classifier", "ddpm"):
-        train(presets(EXPERIMENTS[name])["smoke"], folder / name)
+        smoke_run(name, folder / name)
     return folder
 
 

@@ -2,27 +2,25 @@
 
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS
 from PIL import Image
 from safetensors.numpy import load_file
+from small_runs import smoke_run
 
 from jaxgen import __main__ as commands
 from jaxgen import core
 from jaxgen.codecs import Binarize
 from jaxgen.data import Digits
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, presets
+from jaxgen.experiment import Experiment
 from jaxgen.inference import editing
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import PlainPixelCNN
 from jaxgen.runs.restore import Trained
-from jaxgen.train.loop import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("edit") / "run"
-    train(presets(EXPERIMENTS["ddpm"])["smoke"], folder)
+    folder = smoke_run("ddpm", tmp_path_factory.mktemp("edit") / "run")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / "image.png")
     half = np.zeros((8, 8), np.uint8)
@@ -33,9 +31,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def style_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("edit") / "style"
-    train(presets(EXPERIMENTS["stylegan2"])["smoke"], folder)
-    return folder
+    return smoke_run("stylegan2", tmp_path_factory.mktemp("edit") / "style")
 
 
 def sample(run, *flags):

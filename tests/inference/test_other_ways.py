@@ -4,34 +4,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import EXPERIMENTS
 from safetensors.numpy import load_file
+from small_runs import smoke_run
 
 from jaxgen import __main__ as commands
 from jaxgen import core
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
 from jaxgen.inference.sampling import draw, guided
 from jaxgen.inference.text import tokenizer_of
 from jaxgen.models.decoding.beam import beam_search
 from jaxgen.models.gpt import prompts
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
-from jaxgen.train.loop import train
 
 
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text") / "run"
-    train(presets(EXPERIMENTS["gpt"])["smoke"], folder)
-    return folder
+    return smoke_run("gpt", tmp_path_factory.mktemp("text") / "run")
 
 
 @pytest.fixture(scope="module")
 def diffusion_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("diffusion") / "run"
-    train(presets(EXPERIMENTS["ddpm"])["smoke"], folder)
-    return folder
+    return smoke_run("ddpm", tmp_path_factory.mktemp("diffusion") / "run")
 
 
 def written(run, *flags):

@@ -20,8 +20,6 @@ def denoise(model, state, cond):
     return np.asarray(jax.jit(lambda x, t: model.denoiser(state.params, cond)(x, t).x0)(x, jnp.array([10, 50, 90])))
 
 
-
-
 def test_guidance_1_is_the_condition_and_0_is_none():
     state = state_of(MODEL)
     conditional, free = denoise(MODEL, state, LABELS), denoise(MODEL, state, NULL)
