@@ -51,7 +51,7 @@ def held_out_numbers(
         numbers = compiled.evaluate(trained.model, trained.state, keys, on_device, trained.codec) | apart
         for name, values in whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
-    return {name: _mean(np.concatenate(parts)) for name, parts in totals.items()}, count
+    return {name: mean_and_error(np.concatenate(parts)) for name, parts in totals.items()}, count
 
 
 def evaluation(
@@ -63,9 +63,9 @@ def evaluation(
     return {**said, "metrics": dict(numbers), "environment": environment()}
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
-    """Mean and standard error of f64[N]; of f64[N, 2], those of the first column's sum over the second's, the error to
-    first order."""
+def mean_and_error(values: np.ndarray) -> dict[str, float]:
+    """`mean` and `stderr`, its standard error, of f64[N]; of f64[N, 2], those of the first column's sum over the
+    second's, the error to first order."""
     if values.ndim == 2:
         over, under = values.T
         mean = over.sum() / max(under.sum(), 1e-12)

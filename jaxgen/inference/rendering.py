@@ -16,6 +16,7 @@ from jaxgen.data import AnalyticScene
 from jaxgen.data.rays import PosedViews, Views, composite
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
+from jaxgen.inference.held_out import mean_and_error
 from jaxgen.inference.images import save_image
 from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
 from jaxgen.ops.cameras import columns, view_rays
@@ -100,10 +101,7 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
     numbers, shown = _views(trained, options, out, lpips)
     save_picture(pictures / f"{options.split}_views.png", shown)
     count = len(next(iter(numbers.values())))
-    said = {
-        name: {"mean": float(np.mean(v)), "stderr": float(np.std(v, ddof=1) / math.sqrt(count)) if count > 1 else 0.0}
-        for name, v in numbers.items()
-    }
+    said = {name: mean_and_error(values) for name, values in numbers.items()}
     facts = {"split": options.split, "num": count, "of": "whole views", "step": step}
     facts |= {"parameters": trained.state.sampling_field, **({"lpips": lpips.provenance} if lpips else {})}
     run.write_json("evaluation.json", {**facts, "metrics": said, "environment": environment()})

@@ -227,7 +227,7 @@ def test_bits_per_byte_are_all_bits_over_all_bytes(params):
     x, count = np.array(ROWS[2] * 3).reshape(3, 8), np.array([7, 30, 11])
     numbers = MODEL.evaluate(state_of(MODEL, params), core.sample_keys(0, 3), {"x": x, "bytes": count})
     nats = np.asarray(MODEL.nats(params, {"x": x}), np.float64)
-    mean = held_out._mean(np.asarray(numbers["bits_per_byte"], np.float64))
+    mean = held_out.mean_and_error(np.asarray(numbers["bits_per_byte"], np.float64))
     np.testing.assert_allclose(mean["mean"], nats.sum() / np.log(2) / 48, rtol=1e-5)
     assert mean["stderr"] > 0
 
