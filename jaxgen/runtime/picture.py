@@ -65,7 +65,8 @@ def open_picture(source: Path | bytes, where: str = "") -> "Image":
     except UserError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever bad bytes lead to
-        reason = "its kind is unknown, or it is damaged" if isinstance(error, Image.UnidentifiedImageError) else why(error)
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "its kind is unknown, or it is damaged" if unknown else why(error)
         raise UserError(f"{where} cannot be read as a picture ({reason}): give a PNG or JPEG, say") from error
 
 
