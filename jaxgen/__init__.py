@@ -8,6 +8,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxgen.runtime import interrupt
+
+if interrupt.is_command():
+    interrupt.leaving_at_once().__enter__()  # what follows takes a second, in which Ctrl-C would leave a traceback
+
 from jaxgen.runtime import compiler
 
 compiler.choose_flags()  # before anything can start jax's devices
