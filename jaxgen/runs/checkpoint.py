@@ -3,13 +3,17 @@
 Orbax spends two milliseconds on each array, and a U-Net's state has a thousand small ones, which are therefore packed.
 
 Orbax notices a truncated file but restores a flipped byte silently, so each checkpoint carries one number per array,
-computed on the device and compared on the way back.
+computed on the device and compared on the way back. A file beside the checkpoints lists those that were saved, so that
+one that was removed or replaced is noticed.
 """
 
+import hashlib
+import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +28,8 @@ from jaxgen.core.compiled import QUICK_TO_COMPILE
 from jaxgen.core.types import TrainState
 from jaxgen.errors import UserError
 from jaxgen.runtime import processes
+from jaxgen.runtime.files import sync, write_text
+from jaxgen.runtime.reading import read_json, why
 
 PyTree = Any
 SPARE_BYTES = 1 << 20  # what a checkpoint takes beside its arrays, and the log until the next
@@ -34,10 +40,23 @@ def _quiet() -> None:
     """Silences orbax, which logs every step of a save and every thread of a failed one. It also raises its errors."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(_is_news)
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return "never retrieved" not in record.getMessage()
+
+
+class _Unraisable:
+    """The hook before, for all but reads that end after another of the same checkpoint has failed."""
+
+    def __init__(self, before: Callable[[Any], Any]):
+        self.before = before
+
+    def __call__(self, found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+            self.before(found)
 
 
 @jax.jit
@@ -159,6 +178,8 @@ class Checkpoints:
 
         _quiet()
         self.folder = folder
+        self._list = folder.with_name(f"{folder.name}.json")
+        self._saved: dict[int, str] = {}
         self._ocp = ocp
         # Not max_to_keep with best_fn: that deletes the newest when it scores badly.
         best = policies.BestN(get_metric_fn=_goodness, n=1, keep_checkpoints_without_metrics=False)
@@ -204,11 +225,17 @@ class Checkpoints:
 
     def best(self) -> int:
         """The step saved with the lowest score. Raises UserError when none has one."""
-        scores = {step: self._manager.metrics(step) for step in self.steps()}
+        scores = {step: self._score(step) for step in self.steps()}
         scored = {step: _goodness(score) for step, score in scores.items() if score is not None}
         if not scored:
             raise UserError(f"{self.folder} has no best checkpoint: the run was trained without --best")
         return max(scored, key=lambda step: (scored[step], step))
+
+    def _score(self, step: int) -> dict[str, float] | None:
+        try:
+            return self._manager.metrics(step)
+        except Exception:  # orbax raises many types for a file that is missing or garbled
+            return None
 
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Saves `state` under its step; returns once the arrays are copied, so the state may be donated.
@@ -230,6 +257,20 @@ class Checkpoints:
                 f"cannot save step {int(state.step)} in {self.folder}, which holds {self.steps()}: move those of this "
                 "step and later away"
             )
+        self._saved[int(state.step)] = _digest(facts["checksums"])
+
+    def listed(self) -> dict[int, str]:
+        """The checkpoints that should be there: a digest of the checksums by step. Empty for a run of an older version,
+        or a list that cannot be read."""
+        try:
+            return {int(step): str(digest) for step, digest in read_json(self._list).items()}
+        except (UserError, AttributeError, ValueError):
+            return {}
+
+    def _note(self, listed: dict[int, str]) -> None:
+        """Writes the list, of the checkpoints that are there."""
+        there = saved_steps(self.folder)
+        write_text(self._list, json.dumps({step: digest for step, digest in listed.items() if step in there}) + "\n")
 
     def _check_space(self, state: TrainState) -> None:
         """Raises UserError if this process's share of a state will not fit on the disk, before orbax fails half-way."""
@@ -244,16 +285,33 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
+        """Blocks until what was saved is on disk, and lists it."""
         with self._saving():
             self._manager.wait_until_finished()
+            if self._saved and processes.is_main():
+                # Arrays are synced as they are written; names and descriptions are not.
+                for path in [p for step in self._saved for p in (self.folder / str(step)).rglob("*")]:
+                    with suppress(FileNotFoundError):  # somebody removed it
+                        sync(path)
+                sync(self.folder)
+                self._note({**self.listed(), **self._saved})
+            self._saved.clear()
 
-    def restore(self, like: TrainState, step: int | None = None, report=print, optimizer: bool = True) -> TrainState:
+    def restore(
+        self,
+        like: TrainState,
+        step: int | None = None,
+        report: Callable[[str], Any] | None = None,
+        optimizer: bool = True,
+    ) -> TrainState:
         """The newest intact checkpoint (or that of `step`) in the shape of `like`, a state or its ShapeDtypeStructs.
 
-        A damaged one is named by `report` and passed over, never deleted. optimizer: whether its state is read; without
-        it `opt_state` is None. Raises UserError when no checkpoint is intact.
+        A damaged one is named by `report` (on stderr when None) and passed over, never deleted; so are those that were
+        removed. optimizer: whether its state is read; without it `opt_state` is None. Raises UserError when no
+        checkpoint is intact.
         """
+        report = report or _to_stderr
+        self.report_lost(report)
         steps = self.steps()
         if step is not None and step not in steps:
             raise UserError(f"{self.folder} has no checkpoint of step {step}, only of {steps or 'none'}: choose one")
@@ -268,6 +326,13 @@ class Checkpoints:
                 if candidate != wanted[-1]:
                     report(f"{damage}: going on with an older one")
         raise UserError(f"{damage} and no older one is intact: move {self.folder} away to start anew")
+
+    def report_lost(self, report: Callable[[str], Any]) -> None:
+        """Tells of checkpoints that were saved and are no longer there, newer than all that are."""
+        newest = max(self.steps(), default=-1)
+        if lost := [step for step in self.listed() if step > newest]:
+            going_on = f"going on from step {max(newest, 0)}"
+            report(f"checkpoints of steps {lost} are no longer in {self.folder}: {going_on}")
 
     def set_aside(self, after: int) -> None:
         """Moves checkpoints newer than step `after`, from which a run goes on, to the folder `set_aside`. Orbax would
@@ -284,6 +349,7 @@ class Checkpoints:
 
         if newer:
             processes.on_main(move)
+            processes.on_main(lambda: self._note(self.listed()))
             self._manager.reload()
 
     def _restore(self, step: int, like: TrainState, optimizer: bool) -> TrainState:
@@ -291,6 +357,7 @@ class Checkpoints:
         like = like if optimizer else like.replace(opt_state=None)
         try:
             facts = self._manager.restore(step, args=ocp.args.Composite(integrity=ocp.args.JsonRestore()))["integrity"]
+            sums = dict(facts["checksums"])
             wanted = to_read(like, facts["packs"])
             restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
             # Of a checkpoint that was read without its optimizer state some arrays stay unread.
@@ -299,11 +366,23 @@ class Checkpoints:
             state = unpack(read, like, facts["packs"])
         except Exception as error:
             # tensorstore and orbax raise a dozen types for a file that is short, missing or garbled.
-            raise _Damaged(f"unreadable, {' '.join(str(error).split())[:90]}...") from error
+            raise _Damaged(f"unreadable, {why(error)[:90]}...") from error
         for path, value in checksums(state).items():
-            if facts["checksums"].get(path) != value:
+            if sums.get(path) != value:
                 raise _Damaged(f"{path} does not match its checksum")
+        if int(state.step) != step:
+            raise _Damaged(f"it was renamed: its step is {int(state.step)}")
+        if self.listed().get(step, _digest(sums)) != _digest(sums):
+            raise _Damaged("it was replaced: it is not the one that this run saved")
         return state
+
+
+def _digest(sums: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _goodness(metrics: dict[str, float]) -> float:

@@ -1,36 +1,27 @@
 """The folder of a run: its experiment, environment, metrics, pictures and checkpoints, all plain files."""
 
-import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, modernised, to_json
 from jaxgen.runs.environment import environment
+from jaxgen.runs.lock import LOCK
 from jaxgen.runtime import processes
-from jaxgen.runtime.files import PARTIAL, replacing, write_text
+from jaxgen.runtime.files import PARTIAL, check_output, sync, write_bytes, write_tensors, write_text
+from jaxgen.runtime.reading import read_bytes, read_json, read_records, read_tensors, record_of
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns the errors of a full or failing disk under `path` into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-            raise
-        raise UserError(
-            f"cannot write to {path}: {error.strerror}; what was saved is whole. Free space; the same command goes on"
-        ) from error
+def say(line: str) -> None:
+    """Tells the user of something that was mended or passed over."""
+    print(line, file=sys.stderr)
 
 
 class RunFolder:
@@ -46,77 +37,82 @@ class RunFolder:
 
     # --- opening ---
 
-    def create(self, experiment: Experiment) -> None:
-        """Makes the folder, or checks that it holds this experiment.
-
-        Raises UserError when it cannot be written, or holds another experiment.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / ".writable").touch()
-            (self.path / ".writable").unlink()
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another with --out") from error
-        new = to_json(experiment)
-        file = self.path / "experiment.json"
-        if file.exists():
-            old = to_json(self.experiment())
-            other = [d for d in differences(old, new) if d.split(":")[0] not in EXTENDABLE]
+    def check(self, experiment: Experiment) -> None:
+        """Raises UserError when the folder cannot be written, or holds something else than a run of this experiment.
+        Writes nothing."""
+        check_output(self.path, folder=True)
+        if (self.path / "experiment.json").exists():
+            there, new = to_json(self.experiment()), to_json(experiment)
+            other = [d for d in differences(there, new) if d.split(":")[0] not in EXTENDABLE]
             if other:
                 shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
                 raise UserError(f"{self.path} holds another experiment ({shown}): choose another folder with --out")
-        elif any(not p.name.endswith(PARTIAL) for p in self.path.iterdir()):  # which a kill can leave
+        # A kill can leave a lock and unfinished files.
+        elif self.path.exists() and any(p.name != LOCK and p.suffix != PARTIAL for p in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: choose another folder with --out")
-        self.write_json("experiment.json", new)
+
+    def create(self, experiment: Experiment) -> None:
+        """Makes the folder with its experiment.json, unless it is there. Raises UserError as `check`."""
+        self.check(experiment)
+        if not (self.path / "experiment.json").exists():
+            self.write_json("experiment.json", to_json(experiment))
 
     def experiment(self) -> Experiment:
         """The experiment of an existing run. Raises UserError if there is none, or if it cannot be read."""
         if not (self.path / "experiment.json").exists():
             raise UserError(f"{self.path} is no run folder: it has no experiment.json; name one that training made")
-        experiment = from_json(modernised(self._json("experiment.json")), str(self.path / "experiment.json"))
+        experiment = from_json(modernised(read_json(self.path / "experiment.json")), str(self.path / "experiment.json"))
         if not isinstance(experiment, Experiment):
             raise UserError(f"{self.path / 'experiment.json'} holds a {type(experiment).__name__}, no Experiment")
         return experiment
 
-    def _json(self, name: str) -> Any:
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path / name} cannot be read ({error}): restore it, or train anew") from error
-
     def examples(self) -> dict[str, np.ndarray]:
         """The first held-out examples, raw. Pictures are made of them, so that sampling needs no data set."""
-        file = self.path / "examples.safetensors"
         try:
-            return load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file} cannot be read ({error}): training the run again writes it anew") from error
+            return read_tensors(self.path / "examples.safetensors")[0]
+        except UserError as error:
+            raise UserError(f"{error}; training the run again writes it anew") from error
 
     def codec_record(self) -> dict[str, Any] | None:
         """The codec's `provenance` when the run began; None if it read no files, or if there is no run yet."""
-        return self._json("first_stage.json") if (self.path / "first_stage.json").exists() else None
+        file = self.path / "first_stage.json"
+        return read_json(file) if file.exists() else None
 
     # --- writing ---
 
     def keep_codec(self, provenance: Mapping[str, Any]) -> None:
-        """Writes what `codec_record` reads, unless it is empty."""
-        if provenance:
+        """Writes what `codec_record` reads, unless it is there, or empty."""
+        if provenance and not (self.path / "first_stage.json").exists():
             self.write_json("first_stage.json", provenance)
 
     def keep_examples(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Writes what `examples` reads."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in batch.items()}
-        if processes.is_main():
-            with replacing(self.path / "examples.safetensors") as partial:
-                save_file(arrays, partial)
+        """Writes what `examples` reads, unless it is there."""
+        file = self.path / "examples.safetensors"
+        if not processes.is_main():
+            return
+        if file.exists():
+            try:
+                there = read_tensors(file)[0]
+                if there.keys() == batch.keys() and all(np.array_equal(there[name], batch[name]) for name in batch):
+                    return
+            except UserError as error:
+                say(f"{error}: written anew")
+        write_tensors(file, batch)
 
     def keep_files(self, files: Mapping[str, str]) -> None:
-        """Writes the files, such as a tokenizer, that decode samples of this data. Raises UserError if the run began
-        with other contents."""
+        """Writes the JSON files, such as a tokenizer, that decode samples of this data, unless they are there. Raises
+        UserError if the run began with other contents."""
         for name, text in files.items():
             file = self.path / name
-            if file.exists() and file.read_text(encoding="utf-8") != text:
-                raise UserError(f"{file} is not what the data now gives: the corpus has changed; choose another --out")
+            if file.exists():
+                if read_bytes(file) == text.encode():
+                    continue
+                try:
+                    read_json(file)
+                except UserError as error:
+                    say(f"{error}: written anew")
+                else:
+                    raise UserError(f"{file} is not what the data gives: the corpus has changed; choose another --out")
             if processes.is_main():
                 write_text(file, text)
 
@@ -124,8 +120,10 @@ class RunFolder:
         if processes.is_main():
             write_text(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def write_environment(self, facts: Mapping[str, Any]) -> None:
-        """environment.json: versions, devices, commit and command of the process that trains."""
+    def record(self, experiment: Experiment, facts: Mapping[str, Any]) -> None:
+        """Writes that this process trains `experiment`: experiment.json as it is now, and environment.json with
+        versions, devices, commit and command, and `facts`."""
+        self.write_json("experiment.json", to_json(experiment))
         self.write_json("environment.json", {**environment(), **facts})
 
     def append(self, file: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -148,32 +146,48 @@ class RunFolder:
         """Adds a line to events.jsonl, which the report shows."""
         self.append(self.events, [{"step": step, "event": event, "detail": detail}])
 
+    def sync(self) -> None:
+        """Waits until the lines that were added are on the disk."""
+        if processes.is_main():
+            for path in (self.metrics, self.held_out, self.timing, self.events, self.path):
+                if path.exists():
+                    sync(path)
+
     def rollbacks(self, step: int) -> int:
         """The number of rollbacks to `step` or before, which tells the order of the data."""
         if not self.events.exists():
             return 0
-        events = [json.loads(line) for line in self.events.read_text().splitlines() if line.endswith("}")]
-        return sum(e["event"] == "rollback" and e["step"] <= step for e in events)
+        return sum(e.get("event") == "rollback" and e.get("step", 0) <= step for e in read_records(self.events)[0])
 
     def forget_after(self, step: int) -> None:
-        """Removes the lines of steps after `step`, which a resumed run writes again."""
-        for file in (self.metrics, self.held_out, self.timing):
-            if not file.exists():
-                continue
-            lines = file.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        """Removes the lines of steps after `step`, which a resumed run writes again, and what is no line. Says what of
+        the steps before is missing."""
+        for file in (self.metrics, self.held_out, self.timing, self.events):
+            lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+            records = [record_of(line) if line.endswith(b"\n") else None for line in lines]
+            steps = [r["step"] if r and isinstance(r.get("step"), int) else None for r in records]
+            last = math.inf if file == self.events else step
+            kept = [i for i, s in enumerate(steps) if s is not None and s <= last]
+            wrong = []
+            # A last line that a crash cut is one of those that are written again.
+            if broken := steps[: kept[-1] if kept else 0].count(None):
+                wrong.append(f"{broken} lines cannot be read and are left out")
+            if file == self.metrics and (lost := step - len({steps[i] for i in kept})) > 0:
+                wrong.append(f"{lost} of the {step} steps before the checkpoint are missing")
+            if wrong:
+                say(f"{file}: {'; '.join(wrong)}")
             if len(kept) < len(lines):
-                write_text(file, "".join(kept))
+                write_bytes(file, b"".join(lines[i] for i in kept))
 
     def mean(self, name: str, after: int) -> float:
         """Mean of a metric over the logged steps after `after` that were not skipped; NaN if there is none. Read from
         the end of the file."""
         values: list[float] = []
         for line in _backwards(self.metrics):
-            record = json.loads(line)
-            if record["step"] <= after:
+            record = record_of(line) or {}
+            if record.get("step", math.inf) <= after:
                 break
-            if not record.get("skipped"):
+            if name in record and not record.get("skipped"):
                 values.append(record[name])
         return float(np.mean(values[::-1])) if values else math.nan
 
@@ -182,7 +196,7 @@ class RunFolder:
         return self.path / "pictures" / f"{step:09d}"
 
 
-def _backwards(file: Path, block: int = 1 << 16) -> Iterator[str]:
+def _backwards(file: Path, block: int = 1 << 16) -> Iterator[bytes]:
     """The lines of a file, the last one first. Only as much is read as is consumed."""
     with file.open("rb") as stream:
         place, rest = stream.seek(0, os.SEEK_END), b""
@@ -190,7 +204,7 @@ def _backwards(file: Path, block: int = 1 << 16) -> Iterator[str]:
             start = max(0, place - block)
             stream.seek(start)
             first, *lines = (stream.read(place - start) + rest).split(b"\n")
-            yield from (line.decode() for line in reversed(lines) if line)
+            yield from (line for line in reversed(lines) if line)
             place, rest = start, first
         if rest:
-            yield rest.decode()
+            yield rest

@@ -126,13 +126,23 @@ def saved_state(
 
 def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, codec: Codec) -> RunFolder:
     """The run's folder with what a reader needs before the first step. Raises UserError when it is another run's."""
+    run = prepare_run(experiment, out, codec)
+    run.record(experiment, {**run_facts(experiment, run.examples(), codec), **(facts or {})})
+    return run
+
+
+def prepare_run(experiment: Experiment, out: Path, codec: Codec) -> RunFolder:
+    """The run's folder with what restoring a state and sampling need; what is there and readable stays as it is. Raises
+    UserError when it is another run's."""
     run = RunFolder(out)
     run.create(experiment)
     run.keep_codec(codec.provenance)
-    batch = held_out_examples(experiment)
-    run.keep_examples(batch)
+    run.keep_examples(held_out_examples(experiment))
     run.keep_files(experiment.data.files_to_keep())
-    params = compiled.abstract_state(experiment.compute_model, batch, codec).params
-    counts = {name: count_params(tree) for name, tree in params.items()}
-    run.write_environment({"seed": experiment.seed, "params": counts, **(facts or {})})
     return run
+
+
+def run_facts(experiment: Experiment, batch: RawBatch, codec: Codec) -> dict[str, Any]:
+    """What environment.json says of every run: its seed, and the numbers of parameters of its networks."""
+    params = compiled.abstract_state(experiment.compute_model, batch, codec).params
+    return {"seed": experiment.seed, "params": {name: count_params(tree) for name, tree in params.items()}}

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from jaxgen.inference.pictures import save_pictures
 from jaxgen.report import write_report
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment_line
-from jaxgen.runs.folder import RunFolder, disk_errors
+from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Log, NonFinite, Watch
-from jaxgen.runs.restore import Trained, initial_state, loaded_codec, open_run, saved_state
+from jaxgen.runs.restore import Trained, initial_state, loaded_codec, prepare_run, run_facts, saved_state
 from jaxgen.runtime import processes
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.profiler import Trace
@@ -42,6 +44,7 @@ class Session:
     checkpoints: Checkpoints
     interrupt: Interrupt
     clock: Clock
+    facts: dict[str, Any]
     layout: Layout | None = None
     profile: int = 0
 
@@ -63,12 +66,16 @@ def train(
     complete. Raises UserError for bad input, before any compute.
     """
     experiment, layout, facts = _ready(experiment, facts or {})
-    codec = loaded_codec(RunFolder(out), experiment, layout)
-    processes.on_main(lambda: open_run(experiment, out, facts, codec))
     run, clock = RunFolder(out), Clock()
-    checkpoints = Checkpoints(run.checkpoints, experiment.keep)
-    with disk_errors(run.path), Interrupt(max_hours) as interrupt, checkpoints:
-        session = Session(experiment, codec, run, checkpoints, interrupt, clock, layout, profile)
+    processes.on_main(lambda: run.check(experiment))
+    codec = loaded_codec(run, experiment, layout)
+    with ExitStack() as stack:
+        processes.on_main(lambda: stack.enter_context(locked(run.path)))
+        processes.on_main(lambda: prepare_run(experiment, out, codec))
+        facts = {**run_facts(experiment, run.examples(), codec), **facts}
+        interrupt = stack.enter_context(Interrupt(max_hours))
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.keep))
+        session = Session(experiment, codec, run, checkpoints, interrupt, clock, facts, layout, profile)
         while True:
             try:
                 state, stopped = _train(session, _start(session))
@@ -77,10 +84,10 @@ def train(
                 checkpoints.wait()
                 last = max(checkpoints.steps(), default=0)
                 processes.on_main(lambda error=error, last=last: roll_back(experiment, run, last, error))
-        if stopped is None:
+        # A run that had nothing left to train has them, unless it was killed as it ended.
+        if stopped is None and processes.any_process(not run.pictures(int(state.step)).is_dir()):
             save_pictures(session.trained(state), final=True)
-    if processes.is_main():
-        with disk_errors(run.path):
+        if processes.is_main():
             print(f"report: {write_report(run.path)}")
     return stopped
 
@@ -105,8 +112,11 @@ def _start(session: Session) -> TrainState:
     """The newest checkpoint's state, or the one of step 0."""
     experiment, run, checkpoints = session.experiment, session.run, session.checkpoints
     if not checkpoints.steps():
+        processes.on_main(lambda: checkpoints.report_lost(say))
         return initial_state(experiment, session.codec, session.layout)
     state = saved_state(experiment, run.examples(), session.codec, checkpoints, layout=session.layout)
+    if int(state.step) >= experiment.steps:
+        return state
     checkpoints.set_aside(int(state.step))
     run.note(int(state.step), "resumed", environment_line())
     return state
@@ -116,8 +126,12 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     """Trains from `state` to the last step. Returns the final state, and what interrupted training or None."""
     experiment, run, layout = session.experiment, session.run, session.layout
     model, key = experiment.compute_model, _train_key(experiment, layout)
-    start = int(state.step)
-    stop = max(start, experiment.steps)
+    start, stop = int(state.step), experiment.steps
+    if start >= stop:
+        if processes.is_main():
+            print(f"nothing is to be done: {run.path} has {start} steps, {stop} are asked for")
+        return state, None
+    processes.on_main(lambda: run.record(experiment, session.facts))
     processes.on_main(lambda: run.forget_after(start))
     # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
     order = experiment.seed + 1_000_003 * run.rollbacks(start)
@@ -137,7 +151,9 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
             if step % experiment.save_every == 0 or step == stop or reason:
                 log.flush()
                 due = step % experiment.save_every == 0 or step == stop
-                session.checkpoints.save(state, best_score(session.trained(state)) if due else None)
+                score = best_score(session.trained(state)) if due else None
+                run.sync()
+                session.checkpoints.save(state, score)
             if reason and step != stop:
                 return state, reason
             if step % experiment.sample_every == 0 and step != stop:

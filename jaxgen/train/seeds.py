@@ -6,7 +6,7 @@ Each lane's folder is an ordinary run folder, so that it can be sampled from, ev
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from jaxgen.report import write_report
 from jaxgen.report.seeds import write_seeds_report
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
 from jaxgen.runs.environment import environment_line
-from jaxgen.runs.folder import RunFolder, disk_errors
+from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Delayed, Log, NonFinite, means
-from jaxgen.runs.restore import Trained, initial_state, loaded_codec, open_run
+from jaxgen.runs.restore import Trained, initial_state, loaded_codec, prepare_run, run_facts
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.progress import Silent, progress
 from jaxgen.train.best import best_score
@@ -47,6 +48,7 @@ class Lane:
     experiment: Experiment
     run: RunFolder
     checkpoints: Checkpoints
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def trained(self, codec: Codec, state: TrainState) -> Trained:
         return Trained(self.experiment, codec, state, self.run)
@@ -63,15 +65,22 @@ def train_seeds(
     """
     _check(experiment, count, out)
     _check_saved(range(experiment.seed, experiment.seed + count), out)
-    codec = loaded_codec(RunFolder(out / f"seed{experiment.seed}"), experiment)
+    each = [replace(experiment, seed=seed) for seed in range(experiment.seed, experiment.seed + count)]
+    runs = [RunFolder(out / f"seed{one.seed}") for one in each]
+    for one, run in zip(each, runs):
+        run.check(one)
+    codec = loaded_codec(runs[0], experiment)
     stopped = None
-    with disk_errors(out), ExitStack() as stack:
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(locked(run.path))
         interrupt = stack.enter_context(Interrupt(max_hours))
         lanes = []
-        for seed in range(experiment.seed, experiment.seed + count):
-            one = replace(experiment, seed=seed)
-            run = open_run(one, out / f"seed{seed}", {**(facts or {}), "seeds": count}, codec)
-            lanes.append(Lane(one, run, stack.enter_context(Checkpoints(run.checkpoints, experiment.keep))))
+        for one, run in zip(each, runs):
+            prepare_run(one, run.path, codec)
+            said = {**run_facts(one, run.examples(), codec), **(facts or {}), "seeds": count}
+            checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.keep))
+            lanes.append(Lane(one, run, checkpoints, said))
         while True:
             try:
                 states, stopped = _train(lanes, codec, _start(lanes, codec), interrupt)
@@ -81,12 +90,16 @@ def train_seeds(
                     lane.checkpoints.wait()
                 last = _common_steps(lanes)[-1] if _common_steps(lanes) else 0
                 roll_back(bad.lane.experiment, bad.lane.run, last, bad.error)
-        if stopped is None:
+        if stopped is None and not all(_finished(lane, int(states[0].step)) for lane in lanes):
             _finish(lanes, codec, states)
-    for lane in lanes:
-        write_report(lane.run.path)
-    print(f"report: {write_seeds_report(out)}")
+        for lane in lanes:
+            write_report(lane.run.path)
+        print(f"report: {write_seeds_report(out)}")
     return stopped
+
+
+def _finished(lane: Lane, step: int) -> bool:
+    return (lane.run.path / "evaluation.json").exists() and lane.run.pictures(step).is_dir()
 
 
 def _check(experiment: Experiment, count: int, out: Path) -> None:
@@ -149,9 +162,9 @@ def _start(lanes: list[Lane], codec: Codec) -> list[TrainState]:
         except UserError as damaged:
             if step == shared[0]:
                 raise
-            print(f"{damaged}: trying an older one")
+            say(f"{damaged}: trying an older one")
             continue
-        for lane in lanes:
+        for lane in lanes if step < lanes[0].experiment.steps else ():
             lane.checkpoints.set_aside(step)
             lane.run.note(step, "resumed", environment_line())
         return states
@@ -182,8 +195,12 @@ def _train(
     """Trains all lanes to the last step. Returns their final states, and what interrupted training or None."""
     experiment, where = lanes[0].experiment, _mesh(len(lanes))
     model, skip = experiment.compute_model, experiment.on_nonfinite == "skip"
-    start = int(states[0].step)
-    stop = max(start, experiment.steps)
+    start, stop = int(states[0].step), experiment.steps
+    if start >= stop:
+        print(f"nothing is to be done: {lanes[0].run.path.parent} has {start} steps, {stop} are asked for")
+        return states, None
+    for lane in lanes:
+        lane.run.record(lane.experiment, lane.facts)
     data, calls = _calls(lanes, start, stop)
     if data is not None:
         data = jax.device_put(data, NamedSharding(where.mesh, P()))
@@ -206,11 +223,12 @@ def _train(
                     lane.checkpoints.wait()  # for all, so that none deletes the last step that they share
                 for lane, state in zip(lanes, states):
                     value = best_score(lane.trained(codec, state)) if due else None
+                    lane.run.sync()
                     lane.checkpoints.save(state, value)
                 if reason or step == stop:
                     return states, None if step == stop else reason
                 del states
-    return _unstack(stacked), None  # there was nothing left to train
+    return _unstack(stacked), None
 
 
 def _unstack(stacked: TrainState) -> list[TrainState]:

@@ -1,0 +1,66 @@
+"""The lock of a run's folder: one process trains it at a time.
+
+The operating system frees the lock of a process that ends, however it ends. The file says who has it, or had it.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jaxgen.errors import UserError
+from jaxgen.runtime.reading import record_of
+
+LOCK = ".lock"
+NONE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+"""Errors of file systems that have no locks."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which is made.
+
+    The lock of a process of this host that was killed is taken over, and that is said. Raises UserError if another
+    process has it, or if one of another host left it: whether that one still runs cannot be seen from here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        free = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            free = error.errno in NONE
+        owner = record_of(os.pread(descriptor, 1 << 12, 0)) or {}
+        who = f"process {owner.get('process', 'unknown')} of {owner.get('host', 'an unknown host')}"
+        if not free:
+            since = f" since {owner['since']}" if "since" in owner else ""
+            raise UserError(f"{folder} is in use: {who} trains there{since}; wait for it, or choose another --out")
+        if owner and owner.get("host") != socket.gethostname():
+            raise UserError(f"{folder} is in use, or was when its host failed: {who} has it; if it is gone, rm {file}")
+        if owner:
+            print(f"{folder} was left by {who}, which is gone: taken over", file=sys.stderr)
+        _write(descriptor, {"host": socket.gethostname(), "process": os.getpid(), "since": _now()})
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)  # not removed: another process may wait with the same file open
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, owner: dict[str, Any]) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
