@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
@@ -14,11 +15,11 @@ from jaxgen.data.edges import canny
 from jaxgen.data.embedded import Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS
 from jaxgen.errors import UserError
+from jaxgen.runtime.picture import ENDINGS, flat, open_picture, undecoded, upright_size
+from jaxgen.runtime.reading import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,12 @@ class PairFolder(Dataset):
     Without `targets`, each picture of `folder` is a pair side by side. With it, `folder` has the sources and `targets`
     the targets, matched by name without suffix. The splits are the subfolders `train` and `test`, or `val`. Without a
     subfolder `train`, about one pair in ten is held out, chosen by a hash of its name, so that adding pictures does not
-    change the split of others. Transparent pictures are shown over white.
+    change the split of others. Transparent pictures are shown over white. Hidden files are passed over.
 
     Raises:
       UserError: on use: a folder or a partner is missing, two files have the same name, the pictures of a pair differ
-        in size, a picture cannot be read, or `size` is invalid.
+        in size, a picture cannot be read, or `size` is invalid. With the training split, the heads of all pictures are
+        read, those of the held-out split too; pixels that cannot be decoded may show later.
     """
 
     folder: str = ""
@@ -79,15 +81,16 @@ class PairFolder(Dataset):
         if min(self.size) < 1:
             raise UserError(f"PairFolder size is {self.size}: give height and width in pixels, such as 256 256")
         pairs = _Pairs(self, self._split(split))
+        pairs.check(self._held_out() if split == "train" else [])
         return pairs if pairs.nbytes >= IN_MEMORY else pairs.take(np.arange(len(pairs)))
 
     def _split(self, split: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
         """The source and target file of each example, equal for a side-by-side pair."""
         if not self.folder:
             raise UserError("no folder of pairs was given: pass --data.folder DIR")
-        root = pathlib.Path(self.folder).expanduser()
-        if (root / "train").is_dir():
-            test = "test" if (root / "test").is_dir() else "val"
+        root = user_path(self.folder)
+        if os.path.isdir(root / "train"):
+            test = "test" if os.path.isdir(root / "test") else "val"
             parts = {"train": ("train",), "test": (test,), "all": ("train", test)}[split]
             return [pair for part in parts for pair in self._matched(root, part)]
         pairs = self._matched(root, "")
@@ -96,12 +99,18 @@ class PairFolder(Dataset):
         held_out = {s for s, h in hashes.items() if h % 10 == 0} or {min(hashes, key=hashes.__getitem__)}
         return [pair for pair in pairs if split == "all" or (pair[0].stem in held_out) == (split == "test")]
 
+    def _held_out(self) -> list[tuple[pathlib.Path, pathlib.Path]]:
+        """The held-out pairs, none if their subfolder is missing."""
+        root = user_path(self.folder)
+        only_train = os.path.isdir(root / "train") and not any(os.path.isdir(root / part) for part in ("test", "val"))
+        return [] if only_train else self._split("test")
+
     def _matched(self, root: pathlib.Path, part: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
         """The pairs in one subfolder, '' for none. Raises UserError for a file without a partner."""
         sources = _pictures(root / part)
         if not self.targets:
             return [(file, file) for file in sources.values()]
-        other = pathlib.Path(self.targets).expanduser() / part
+        other = user_path(self.targets) / part
         targets = _pictures(other)
         for these, those, where in ((sources, targets, other), (targets, sources, root / part)):
             alone = [file for name, file in these.items() if name not in those]
@@ -115,10 +124,15 @@ class PairFolder(Dataset):
 
 def _pictures(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The pictures of a folder, by name without suffix, sorted."""
-    if not folder.is_dir():
+    # Unlike pathlib's, this is false also where the name cannot be looked up.
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: pass one that holds pictures")
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror or error}): check its permissions") from error
     found: dict[str, pathlib.Path] = {}
-    for file in sorted(folder.iterdir()):
+    for file in files:
         if file.suffix.lower() not in ENDINGS or file.name.startswith("."):
             continue
         if file.stem in found:
@@ -133,24 +147,9 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def open_picture(file: pathlib.Path) -> "Image":
-    """A picture as a viewer shows it, in RGB: rotated by its EXIF orientation, and over white where it is transparent.
-
-    Raises UserError if it cannot be read.
-    """
-    from PIL import Image, ImageOps  # imported here to keep start-up fast
-
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            if "A" not in upright.getbands() and "transparency" not in upright.info:
-                return upright.convert("RGB")
-            upright = upright.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
-    # Errors of Pillow's plugins on bad bytes have no common type.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read as a picture ({line}): replace it, or choose another") from error
+def _opaque(file: pathlib.Path) -> "Image":
+    """A picture in RGB, over white where it is transparent."""
+    return flat(open_picture(file), 3, where=str(file))
 
 
 class _Pairs:
@@ -163,6 +162,20 @@ class _Pairs:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def check(self, others: list[tuple[pathlib.Path, pathlib.Path]]) -> None:
+        """Raises UserError for a picture that is none and a pair that does not fit, of these pairs or of `others`."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(self._check, [*self.files, *others]):
+                pass
+
+    def _check(self, files: tuple[pathlib.Path, pathlib.Path]) -> None:
+        sizes = []
+        for file in dict.fromkeys(files):
+            with undecoded(file) as image:
+                sizes.append(upright_size(image))
+        if len(set(sizes)) > 1 or (len(sizes) == 1 and sizes[0][0] % 2):
+            self._read(files)  # which knows the sizes for certain, and says what is wrong
 
     def take(self, indices: np.ndarray) -> RawBatch:
         height, width = self.dataset.size
@@ -180,14 +193,14 @@ class _Pairs:
         if files[0] == files[1]:
             source, target = self._halves(files[0])
         else:
-            source, target = open_picture(files[0]), open_picture(files[1])
+            source, target = _opaque(files[0]), _opaque(files[1])
             if source.size != target.size:
                 sizes = " and ".join(f"{file} is {p.width} x {p.height}" for file, p in zip(files, (source, target)))
                 raise UserError(f"{sizes}: both pictures of a pair must have one size")
         return self._resized(source, self.dataset.source_channels), self._resized(target, self.dataset.target_channels)
 
     def _halves(self, file: pathlib.Path) -> tuple["Image", "Image"]:
-        both = open_picture(file)
+        both = _opaque(file)
         if both.width % 2:
             raise UserError(
                 f"{file} is {both.width} x {both.height}, but side-by-side pairs have an even width: remove it, or "

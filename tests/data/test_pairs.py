@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from hostile import chunk, png
 from PIL import Image
 
 from jaxgen.data import Emoji, EmojiEdges, PairFolder, RandomAccess, area_resize, pairs
@@ -149,13 +150,62 @@ def test_other_sizes_are_cropped_or_stretched(tmp_path):
 
 
 def test_transparency_is_white_and_rotated_pictures_are_upright(tmp_path):
-    picture = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
-    picture.save(tmp_path / "clear.png")
-    assert (np.asarray(pairs.open_picture(tmp_path / "clear.png")) == 255).all()
     turned = Image.Exif()
-    turned[0x0112] = 6
-    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=turned)
-    assert pairs.open_picture(tmp_path / "turned.jpg").size == (4, 6)
+    turned[0x0112] = 6  # by 90 degrees
+    for folder in ("s", "t"):
+        write(tmp_path / folder / "clear.png", (0, 0, 0, 0), mode="RGBA")
+        write(tmp_path / folder / "deep.png", 32_896, mode="I;16")
+    Image.new("RGB", (6, 4), RED).save(tmp_path / "s" / "turned.jpg", exif=turned)
+    write(tmp_path / "t" / "turned.png", RED, (4, 6))
+    pair = PairFolder(folder=str(tmp_path / "s"), targets=str(tmp_path / "t"), size=(4, 6), fit="stretch").arrays("all")
+    for pixels in pair.values():
+        np.testing.assert_array_equal(pixels[0], 255)
+        np.testing.assert_array_equal(pixels[1], 128)
+        assert (pixels[2, ..., 0] > 250).all() and (pixels[2, ..., 1:] < 5).all()
+
+
+def test_orientation_at_the_end_of_a_file_counts(tmp_path):
+    """EXIF behind the pixels of a PNG is found when it is decoded."""
+    turned = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+    for folder, size in (("s", (6, 4)), ("t", (4, 6))):
+        write(tmp_path / folder / "a.png", RED, size)
+    data = (tmp_path / "s" / "a.png").read_bytes()
+    (tmp_path / "s" / "a.png").write_bytes(data[:-12] + turned + data[-12:])
+    PairFolder(folder=str(tmp_path / "s"), targets=str(tmp_path / "t"), size=(4, 6)).arrays("all")
+
+
+def test_hidden_files_and_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "pairs" / "a.png", RED, (12, 4))
+    (tmp_path / "pairs" / "._a.png").write_bytes(b"not a picture")
+    (tmp_path / "pairs" / ".b.png").mkdir()
+    assert PairFolder(folder="~/pairs", size=(4, 6)).count("all") == 1
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_all_pictures_are_checked_before_training(tmp_path, monkeypatch, part):
+    """Held-out ones too, by their heads alone where they are streamed."""
+    monkeypatch.setattr(pairs, "IN_MEMORY", 100)
+    for folder in ("train", "test"):
+        for name in "abcde":
+            write(tmp_path / folder / f"{name}.png", RED, (12, 4))
+    data = PairFolder(folder=str(tmp_path), size=(4, 6))
+    decoded = []
+    monkeypatch.setattr(pairs, "open_picture", decoded.append)
+    data.load("train")
+    assert not decoded
+    monkeypatch.undo()
+    monkeypatch.setattr(pairs, "IN_MEMORY", 100)
+    for bad in (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n", png(13, 4), png(10**5, 10**5), png(12, 0)):
+        (tmp_path / part / "e.png").write_bytes(bad)
+        with pytest.raises(UserError, match=r"e\.png ") as error:
+            data.load("train")
+        assert "\n" not in str(error.value)
+    # What a head does not show ends in one line too.
+    (tmp_path / part / "e.png").write_bytes(png(12, 4))
+    data.load("train")
+    with pytest.raises(UserError, match=r"e\.png cannot be read as a picture"):
+        data.load(part).take(np.arange(5))
 
 
 def test_many_pairs_are_read_on_demand(tmp_path, monkeypatch):
@@ -171,7 +221,8 @@ def test_many_pairs_are_read_on_demand(tmp_path, monkeypatch):
 
 def test_errors_name_what_is_wrong_with_a_folder(tmp_path):
     refused(PairFolder(), "pass --data.folder")
-    refused(PairFolder(folder=str(tmp_path / "none")), "is not a folder")
+    for name in ("none", "x" * 300):
+        refused(PairFolder(folder=str(tmp_path / name)), "is not a folder")
     refused(PairFolder(folder=str(tmp_path)), "has no pictures")
     refused(PairFolder(folder=str(tmp_path), size=(0, 4)), "height and width")
 
