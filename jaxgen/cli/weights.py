@@ -1,8 +1,7 @@
 """`jaxgen weights convert KIND FILE OUT`, `show KIND FILE`, and GPT-2's weights as a run and back."""
 
-from pathlib import Path
-
 from jaxgen.errors import UserError
+from jaxgen.runtime.reading import user_path
 from jaxgen.weights import KINDS, Weights, convert, load
 
 USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
@@ -29,12 +28,12 @@ def command(args: list[str]) -> None:
         case ["import-gpt2", file, vocabulary, out]:
             from jaxgen.runs.gpt2 import import_run
 
-            import_run(Path(file), Path(vocabulary), Path(out))
+            import_run(*map(user_path, (file, vocabulary, out)))
             print(f"written to {out}: jaxgen sample {out} --prompt ...")
         case ["export-gpt2", run, file]:
             from jaxgen.runs.gpt2 import export_run
 
-            export_run(Path(run), Path(file))
+            export_run(user_path(run), user_path(file))
             print(f"written to {file}, config.json beside it")
         case _:
             raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")

@@ -15,19 +15,21 @@ from jaxgen.ops.decoding import Decoding
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import open_run, restore
+from jaxgen.runtime.files import check_output
 from jaxgen.weights import gpt2
 
 
 def import_run(file: Path, vocabulary: Path, out: Path) -> None:
     """Makes `out` a run at step 0, to sample from, evaluate or train on as any other.
 
-    vocabulary: folder of vocab.json and merges.txt. Raises UserError when it is not of the weights' size, or `out`
-    holds a run already.
+    vocabulary: folder of vocab.json and merges.txt. Raises UserError when it is not of the weights' size, or `out` is
+    no folder that can be made, or is not empty.
     """
-    if RunFolder(out).checkpoints.is_dir():
-        raise UserError(f"{out} holds a run already: name a new folder")
+    check_output(out, folder=True)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds a run already, or other files: name a new folder")
     network = gpt2.network_of(file)
-    data = Text(tokenizer="bpe", gpt2=str(vocabulary.resolve()), block=network.window, stride=network.window)
+    data = Text(tokenizer="bpe", gpt2=str(vocabulary.absolute()), block=network.window, stride=network.window)
     if data.vocab != network.vocab:
         raise UserError(f"{vocabulary} has {data.vocab} tokens, {file} is of {network.vocab}: name its own vocabulary")
     end = data.corpus_tokenizer.end
@@ -43,7 +45,11 @@ def import_run(file: Path, vocabulary: Path, out: Path) -> None:
 
 
 def export_run(run: Path, file: Path) -> None:
-    """Writes the newest parameters of a run, averaged ones where it has them, as GPT-2's file."""
+    """Writes the newest parameters of a run, averaged ones where it has them, as GPT-2's file.
+
+    Raises UserError where that cannot be written, before the run is read.
+    """
+    gpt2.check_place(file)
     folder = RunFolder(run)
     experiment = folder.experiment()
     if not isinstance(experiment.model, GPT):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import UserError, nearest
+from jaxgen.runtime.files import check_output
+from jaxgen.runtime.reading import opened, user_path
 from jaxgen.weights import inception, lpips, store, torch_file, torchvision
 from jaxgen.weights.store import Weights, content_hash
 from jaxgen.weights.torch_layers import StateDict
@@ -59,14 +61,18 @@ def convert(kind: str, source: Path | str, out: Path | str) -> Weights:
     """Converts a public PyTorch file into the safetensors file `out`, and returns the weights.
 
     Raises UserError if the file is missing, belongs to another network, has other tensors than the network, or is
-    damaged. A name such as alexnet-owt-7be5be79.pth contains the first digits of the SHA-256, which are checked.
+    damaged, and before reading it if `out` cannot be written. A name such as alexnet-owt-7be5be79.pth contains the
+    first digits of the SHA-256, which are checked.
     """
-    rules, source, out = kind_of(kind), Path(source), Path(out)
-    if not source.is_file():
-        names = " or ".join(rules.published.values())
-        raise UserError(f"{source} is not a file: pass the public file {names}")
-    with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    rules, source, out = kind_of(kind), user_path(source), user_path(out)
+    check_output(out, folder=False)
+    try:
+        with opened(source) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except UserError as error:
+        raise UserError(f"{error}, or pass the public file {' or '.join(rules.published.values())}") from error
+    if out.exists() and out.samefile(source):
+        raise UserError(f"{source} would be replaced by what it is converted into: name another file OUT")
     in_name = re.search(r"-([0-9a-f]{8,64})\.pth$", source.name)
     if in_name and not sha256.startswith(in_name[1]):
         raise UserError(f"{source} has SHA-256 {sha256[:12]}..., not the one in its name: download it again")
@@ -75,10 +81,13 @@ def convert(kind: str, source: Path | str, out: Path | str) -> Weights:
             raise UserError(f"{source} is the published {other}, not {kind}: jaxgen weights convert {other} ...")
     tensors = StateDict(torch_file.read(source), str(source))
     try:
-        arrays = rules.convert(tensors)
+        with np.errstate(over="raise", invalid="raise"):
+            arrays = rules.convert(tensors)
     except UserError:
         raise
-    except ValueError as error:  # from transposing axes that a tensor lacks
+    except FloatingPointError as error:
+        raise UserError(f"{source} has numbers that cannot be converted ({error}): download it again") from error
+    except (ValueError, IndexError) as error:  # from axes that a tensor lacks
         raise UserError(f"{source} has tensors of other shapes ({error}): pass the file of that network") from error
     tensors.check_empty()
     expected = store.flatten_shapes(rules.template())
@@ -92,4 +101,4 @@ def load(kind: str, file: Path | str) -> Weights:
 
     Raises UserError if they are missing, of another kind, damaged, or not those of the network.
     """
-    return store.load(Path(file), kind, store.flatten_shapes(kind_of(kind).template()))
+    return store.load(file, kind, store.flatten_shapes(kind_of(kind).template()))

@@ -6,6 +6,7 @@ qkv are ordered (head, q k or v, channel) instead of (q k or v, head, channel).
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxgen.errors import UserError
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
-from jaxgen.runtime.files import replacing, write_text
+from jaxgen.runtime import reading
+from jaxgen.runtime.files import check_output, disk_errors, write_tensors, write_text
 from jaxgen.weights import store
 
 BLOCK_LAYERS = {
@@ -43,17 +45,13 @@ IGNORED = ("attn.bias", "attn.masked_bias")  # the causal mask, which old files 
 
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name, without `transformer.`. Raises UserError if it is missing or not GPT-2's."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not file.is_file():
-        raise UserError(f"{file} is not a file: pass a GPT-2 model.safetensors")
     try:
-        tensors = {name.removeprefix("transformer."): array for name, array in load_file(file).items()}
-    except (SafetensorError, OSError, TypeError) as error:
-        raise UserError(f"{file} is not a safetensors file ({str(error)[:99]}): pass GPT-2's own") from error
+        found, _ = reading.read_tensors(file)
+    except UserError as error:
+        raise UserError(f"{error}, or pass a GPT-2 model.safetensors") from error
+    tensors = {name.removeprefix("transformer."): array for name, array in found.items()}
     for name in SIZES:
-        if name not in tensors or tensors[name].ndim != 2:
+        if name not in tensors or tensors[name].ndim != 2 or not tensors[name].size:
             raise UserError(f"{file} has no matrix {name}: pass a GPT-2 model.safetensors")
     return tensors
 
@@ -65,24 +63,26 @@ def network_of(file: Path) -> TokenTransformer:
     GPT-2. Raises UserError if the file is not GPT-2's.
     """
     network = _network(file, read_tensors(file))
-    network.check()
+    try:
+        network.check()
+    except UserError as error:
+        raise UserError(f"{file} is of no network: {error}") from error
     return network
 
 
 def _network(file: Path, tensors: dict[str, np.ndarray], heads: int = 0) -> TokenTransformer:
     """The network of these tensors, by the sizes of a few. heads: their number if there is no config.json."""
     (vocab, width), window = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-    depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("h."))
+    depth = sum(name.endswith(".attn.c_attn.weight") for name in tensors)
     path, config = file.parent / "config.json", {"n_head": heads or max(1, width // 64)}
-    try:
-        if path.is_file():
-            config = json.loads(path.read_text())
-        heads = int(config["n_head"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path} does not say n_head ({error}): restore it, or remove it") from error
+    if os.path.lexists(path):
+        config = reading.read_json(path)
+    if not isinstance(config, dict) or config.get("n_head") not in range(1, width + 1):
+        raise UserError(f"{path} does not say n_head, 1 to {width}: restore it, or remove it")
+    heads = int(config["n_head"])
     for name, known in CONFIG.items():
-        if config.get(name, known[0]) not in known:
-            raise UserError(f"{path} has {name} {config[name]}, GPT-2 has {known[0]}: such weights cannot be read")
+        if (value := config.get(name, known[0])) not in known:
+            raise UserError(f"{path} has {name} {value!r:.60}, GPT-2 has {known[0]}: such weights cannot be read")
     hidden = tensors["h.0.mlp.c_fc.weight"].shape[1]
     body = Transformer(width=width, depth=depth, heads=heads, hidden=0 if hidden == 4 * width else hidden, causal=True)
     return TokenTransformer(vocab=vocab, window=window, body=body)
@@ -138,11 +138,10 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
 def write(file: Path | str, network: TokenTransformer, params: dict[str, Any], end: int = -1) -> None:
     """Writes a GPT's parameters as transformers' GPT2LMHeadModel reads them, and config.json beside the file.
 
-    end: the token that ends a text; negative for none.
+    end: the token that ends a text; negative for none. Raises UserError where `check_place` does, and for a full disk.
     """
-    from safetensors.numpy import save_file
-
     file = Path(file)
+    check_place(file)
     check_form(network)
     body = network.body
     flat: Any = flatten_dict(params["network"], sep="/")
@@ -161,13 +160,23 @@ def write(file: Path | str, network: TokenTransformer, params: dict[str, Any], e
         "n_inner": body.hidden or 4 * body.width, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True, "bos_token_id": max(0, end), "eos_token_id": max(0, end),
     }  # fmt: skip
-    named = {f"transformer.{name}": np.ascontiguousarray(array) for name, array in tensors.items()}
-    try:
-        with replacing(file) as partial:
-            save_file(named, partial, {"format": "pt"})
+    named = {f"transformer.{name}": array for name, array in tensors.items()}
+    with disk_errors():
+        write_tensors(file, named, {"format": "pt"})
         write_text(file.parent / "config.json", json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror or error}): choose another file") from error
+
+
+def check_place(file: Path) -> None:
+    """Raises UserError unless `write` can write to a file: in a folder whose config.json, if any, is a GPT-2's."""
+    if file.suffix != ".safetensors":
+        raise UserError(f"{file} is not named as transformers expects: choose a name such as model.safetensors")
+    config = file.parent / "config.json"
+    for path in (file, config):
+        check_output(path, folder=False)
+    if config.exists():
+        value = reading.read_json(config)
+        if not isinstance(value, dict) or value.get("model_type") != "gpt2":
+            raise UserError(f"{config} is of another model and would be replaced: choose another folder")
 
 
 def parameter_shapes(network: TokenTransformer) -> dict[str, jax.ShapeDtypeStruct]:

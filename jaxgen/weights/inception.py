@@ -32,6 +32,9 @@ def convert(tensors: StateDict) -> dict[str, np.ndarray]:
             tensors.take(f"{layer}.bn.{name}").astype(np.float64)
             for name in ("weight", "bias", "running_mean", "running_var")
         )
+        # Checked here, as broadcasting would make arrays far larger than the file.
+        if weight.ndim != 4 or any(v.shape != weight.shape[:1] for v in (gamma, beta, mean, var)):
+            raise ValueError(f"batch normalization that does not fit {layer[:60]}")
         gain = gamma / np.sqrt(var + EPSILON)
         path = layer.replace(".", "/")
         out[f"{path}/kernel"] = kernel(weight * gain[:, None, None, None])

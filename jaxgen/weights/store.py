@@ -13,9 +13,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
-from jaxgen.runtime.files import replacing
+from jaxgen.runtime.files import disk_errors, write_tensors
+from jaxgen.runtime.reading import read_tensors, user_path
 
 FORMAT = "jaxgen weights 1"
+METADATA = ("kind", "sha256", "source", "source_sha256", "published")
 
 Arrays = dict[str, np.ndarray]
 
@@ -82,48 +84,40 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtyp
 
 
 def save(path: Path, kind: str, arrays: Arrays, source: str, source_sha256: str, published: bool) -> str:
-    """Writes the arrays to a file atomically, and returns their content hash."""
-    from safetensors.numpy import save_file
-
+    """Writes the arrays to a file atomically, and returns their content hash. Raises UserError where it cannot."""
     sha256 = content_hash(arrays)
     metadata = {
         "format": FORMAT, "kind": kind, "sha256": sha256, "source": source, "source_sha256": source_sha256,
         "published": json.dumps(published),
     }  # fmt: skip
-    try:
-        with replacing(path) as partial:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): choose another file") from error
+    with disk_errors():
+        write_tensors(path, arrays, metadata)
     return sha256
 
 
-def load(path: Path, kind: str, expected: Mapping[str, jax.ShapeDtypeStruct]) -> Weights:
+def load(path: Path | str, kind: str, expected: Mapping[str, jax.ShapeDtypeStruct]) -> Weights:
     """The weights in a file that `save` wrote.
 
     Raises UserError if the file is missing, was written by something else, is of another kind, has other tensors than
     expected, or does not match its hash.
     """
-    from safetensors import SafetensorError, safe_open
-
-    convert = f"convert the public file first: jaxgen weights convert {kind} FILE OUT"
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: pass the {kind} weights, or {convert}")
+    path = user_path(path)
+    convert = f"convert the public file: jaxgen weights convert {kind} FILE OUT"
     try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a safetensors file ({str(error)[:100]}): {convert}") from error
+        arrays, metadata = read_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error}, or {convert}") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by jaxgen weights convert: {convert}")
+    if missing := [name for name in METADATA if name not in metadata]:
+        raise UserError(f"{path} does not say its {missing[0]}: {convert}")
     if metadata["kind"] != kind:
-        raise UserError(f"{path} holds weights of {metadata['kind']}, {kind} is expected: pass another file")
+        raise UserError(f"{path} holds weights of {metadata['kind']!r:.60}, not {kind}: pass another file")
     check_arrays(arrays, expected, str(path))
     if content_hash(arrays) != metadata["sha256"]:
         raise UserError(f"{path} is damaged: its numbers do not match their hash; convert it again")
     params = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
     return Weights(
         kind, params, metadata["sha256"], metadata["source"], metadata["source_sha256"],
-        json.loads(metadata["published"]),
+        metadata["published"] == json.dumps(True),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def vgg16_fc2(tensors: StateDict) -> dict[str, np.ndarray]:
     # The first layer takes the flattened feature map, channels first in PyTorch and channels last here.
     side, channels = SIDE // 2 ** len(STAGES), STAGES[-1][-1]
     first = tensors.take("classifier.0.weight")
-    if first.shape[1] == channels * side * side:
+    if first.ndim == 2 and first.shape[1] == channels * side * side:
         first = first.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(len(first), -1)
     out["fc1/kernel"], out["fc2/kernel"] = kernel(first), kernel(tensors.take("classifier.3.weight"))
     out["fc1/bias"], out["fc2/bias"] = (tensors.take(f"classifier.{i}.bias").astype(np.float32) for i in (0, 3))

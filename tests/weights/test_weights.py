@@ -186,11 +186,11 @@ def test_wrong_sources(heads, tmp_path):
 def test_wrong_files_to_load(heads, tmp_path):
     out = tmp_path / "out.safetensors"
     weights.convert("lpips_alex", heads, out)
-    with pytest.raises(UserError, match=r"is not a file.*jaxgen weights convert"):
+    with pytest.raises(UserError, match=r"No such file.*jaxgen weights convert"):
         weights.load("lpips_alex", tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match=r"not a safetensors file.*jaxgen weights convert"):
+    with pytest.raises(UserError, match=r"cannot be read as safetensors.*jaxgen weights convert"):
         weights.load("lpips_alex", heads)
-    with pytest.raises(UserError, match="holds weights of lpips_alex, lpips_vgg is expected"):
+    with pytest.raises(UserError, match="holds weights of 'lpips_alex', not lpips_vgg"):
         weights.load("lpips_vgg", out)
     arrays = load_file(out)
     save_file(arrays, tmp_path / "plain.safetensors")
