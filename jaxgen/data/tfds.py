@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -21,12 +20,13 @@ from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.cache import cache_folder
+from jaxgen.runtime.picture import eight_bits, flat, open_picture
 
 THREADS = min(16, os.cpu_count() or 1)
 
 IN_MEMORY = 2 << 30  # bytes, decoded; larger sets are read from disk example by example
 
-CACHE_FORMAT = 1  # to be raised when decoding changes
+CACHE_FORMAT = 2  # to be raised when decoding changes
 
 EMBEDDED = "or use an embedded set, `emoji` or `digits`"
 
@@ -199,7 +199,7 @@ class _Records:
         if image.get("dtype", "uint8") != "uint8":
             raise UserError(f"{dataset.name} has {image['dtype']} pictures, uint8 is needed: choose another set")
         channels = int((image.get("shape", {}).get("dimensions") or ["3"])[-1])
-        self.mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
+        self.channels = channels if channels in (1, 4) else 3
         try:
             self.source = _raw_records(folder, spec)
         except NotImplementedError as e:
@@ -256,11 +256,10 @@ class _Records:
             ) from e
 
     def _decode(self, record: bytes) -> tuple[np.ndarray, int]:
-        from PIL import Image
-
         feature = self.parse(record).features.feature
-        with Image.open(io.BytesIO(feature[self.dataset.image_key].bytes_list.value[0])) as image:
-            x = np.asarray(image.convert(self.mode))
+        where = "its picture"
+        picture = eight_bits(open_picture(feature[self.dataset.image_key].bytes_list.value[0], where), where)
+        x = np.asarray(picture.convert("RGBA") if self.channels == 4 else flat(picture, self.channels))
         x = x.reshape(*x.shape[:2], -1)
         if self.dataset.size is not None:
             side = min(x.shape[:2])

@@ -8,8 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxgen.errors import UserError
 from jaxgen.report.style import SCRIPT, STYLE
 from jaxgen.runtime.files import write_bytes
+from jaxgen.runtime.picture import undecoded
 
 FIRST = ("samples", "reconstruction", "traversal", "interpolation", "trajectory")  # the others follow alphabetically
 
@@ -61,17 +63,15 @@ def div(kind: str, body: str) -> str:
 
 def pictures_in(folder: Path) -> dict[str, dict[int, Picture]]:
     """The readable .png and .gif files in folder/STEP, by name and step."""
-    from PIL import Image
-
     found: dict[str, dict[int, Picture]] = {}
     for path in sorted(folder.glob("*/*")) if folder.is_dir() else ():
         is_picture = path.suffix in (".png", ".gif") and not path.name.startswith(".")
         if not is_picture or not path.parent.name.isdecimal():
             continue
         try:
-            with Image.open(path) as image:
+            with undecoded(path) as image:
                 found.setdefault(path.stem, {})[int(path.parent.name)] = Picture(path, *image.size)
-        except OSError:  # a damaged file should not hide the others
+        except UserError:  # a damaged file should not hide the others
             continue
     rank = {name: i for i, name in enumerate(FIRST)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(FIRST)), item[0])))

@@ -148,6 +148,13 @@ def test_pictures_come_back_exactly(tmp_path):
     assert d.class_names == ("cat", "dog")
 
 
+def test_transparency_is_white(tmp_path):
+    pictures = np.zeros((2, 3, 4, 4), np.uint8)
+    pictures[1, ..., 3] = 255
+    x = write_set(tmp_path, [png(p) for p in pictures]).arrays()["x"]
+    assert x.shape == (2, 3, 4, 3) and np.all(x[0] == 255) and np.all(x[1] == 0)
+
+
 def test_large_set_is_read_as_it_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds, "IN_MEMORY", 100)
     pictures = random_pictures(*[(5, 5)] * 9)
