@@ -3,15 +3,18 @@
 The file: b"JXG", format version u8, mark of the model [4 bytes], CRC-32 of the pixels u32; as varints the number of
 images, height, width, channels, lanes of the coder, number of labels, labels; the code of `ops.rans`. Integers are
 little-endian. A symbol is a level of one channel of one pixel; positions go over rows, columns and channels, and at
-each over the images, all of which are coded at once.
+each over the images, all of which are coded at once. A file holds at most MOST_IMAGES images and MOST_SYMBOLS symbols.
 """
 
 import hashlib
 import json
 import math
+import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,19 @@ from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, to_json
-from jaxgen.inference.images import read_pixels, save_each, save_image
-from jaxgen.ops.rans import PRECISION, Decoder, Encoder, quantise, starts
+from jaxgen.inference.images import check_image_output, read_pixels, save_each, save_image
+from jaxgen.ops.rans import PRECISION, TOTAL, Decoder, Encoder, quantise, starts
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.files import write_bytes
+from jaxgen.runtime.files import check_output, disk_errors, write_bytes
+from jaxgen.runtime.picture import ENDINGS
+from jaxgen.runtime.reading import read_bytes
 
 MAGIC, VERSION = b"JXG", 1
 HEAD = struct.Struct("<3sB4sI")
+MOST_IMAGES = 1 << 16
+MOST_SYMBOLS = 1 << 27
+MOST_BYTES = MOST_SYMBOLS * PRECISION // 8 + MOST_IMAGES * 16  # no symbol takes more than PRECISION bits
+ROWS = 4096  # of probabilities that become frequencies at a time
 LANE_BITS = 64 * 1000  # of code that a lane is worth: its state takes 64 itself
 TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
 
@@ -43,6 +52,26 @@ def check_model(model: GenerativeModel) -> EntropyModel:
             f"autoregressive model, such as PixelCNN"
         )
     return model
+
+
+def check_size(model: Any, state: TrainState, num: int, cond: Any = None) -> None:
+    """Raises UserError for more images than a file holds, or than can be coded at once in this machine's memory."""
+    if not 1 <= num <= MOST_IMAGES or num * math.prod(model.shape) > MOST_SYMBOLS:
+        most = min(MOST_IMAGES, MOST_SYMBOLS // math.prod(model.shape))
+        raise UserError(f"{num} images of shape {model.shape} are asked for, a file holds 1 to {most}: use several")
+    cache = jax.tree.leaves(jax.eval_shape(lambda state: model.code_init(state, num, cond), state))
+    needed = sum(math.prod(a.shape) * a.dtype.itemsize for a in cache) + 24 * num * model.code_levels
+    if needed > (there := _memory()):
+        raise UserError(
+            f"{num} images at once take {needed / 2**30:.1f} GiB of memory, {there / 2**30:.1f} GiB are there: use "
+            "several files with fewer"
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory of the device that codes."""
+    of_device = jax.local_devices()[0].memory_stats() or {}
+    return of_device.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
@@ -72,7 +101,8 @@ def _walk(
     for i in range(math.prod(model.shape)):
         position = np.int32(i)
         cache, probabilities = _next(model, state, cache, position)
-        frequencies = quantise(np.asarray(probabilities))
+        rows = np.asarray(probabilities)
+        frequencies = np.concatenate([quantise(rows[first : first + ROWS]) for first in range(0, num, ROWS)])
         cache = _push(model, state, cache, position, choose(i, frequencies).astype(np.int32))
 
 
@@ -91,6 +121,7 @@ def compress(model: Any, state: TrainState, images: np.ndarray, mark: bytes = by
     model.check_cond(cond)
     if images.dtype != np.uint8 or images.shape[1:] != tuple(model.shape) or not len(images):
         raise UserError(f"images are {images.dtype}{list(images.shape)}, uint8[N, *{tuple(model.shape)}] is expected")
+    check_size(model, state, len(images), cond)
     greys = _greys(model.code_levels)
     symbols = np.minimum(np.searchsorted(greys, images), len(greys) - 1)
     if not np.array_equal(greys[symbols], images):
@@ -118,10 +149,27 @@ def compress(model: Any, state: TrainState, images: np.ndarray, mark: bytes = by
     return head + _varints([*images.shape, lanes, len(labels), *labels]) + encoder.finish()
 
 
-def decompress(model: Any, state: TrainState, data: bytes, mark: bytes = bytes(4)) -> np.ndarray:
-    """The images of a file, uint8[N, *model.shape].
+@dataclass(frozen=True)
+class Contents:
+    """The parts of a file."""
 
-    Raises UserError when it is no such file, was made by another model, or is damaged.
+    shape: tuple[int, ...]
+    """(N, H, W, C)."""
+    lanes: int
+    labels: list[int]
+    """One for each image, or none."""
+    code: bytes
+    checksum: int
+
+    @property
+    def cond(self) -> np.ndarray | None:
+        return np.asarray(self.labels, np.int32) if self.labels else None
+
+
+def parse(model: Any, data: bytes, mark: bytes = bytes(4)) -> Contents:
+    """The parts of a file that `model` can have written, by far cheaper than `decode`. mark: as for `compress`.
+
+    Raises UserError when it is no such file, was made by another model, or asks for more than its code can hold.
     """
     check_model(model)
     if len(data) < HEAD.size or data[:3] != MAGIC:
@@ -135,26 +183,46 @@ def decompress(model: Any, state: TrainState, data: bytes, mark: bytes = bytes(4
             f"--step that it was compressed with"
         )
     (*shape, lanes, count), place = _read_varints(data, HEAD.size, 6)
+    num = shape[0]
+    possible = tuple(shape[1:]) == tuple(model.shape) and 1 <= lanes <= num and count in (0, num)
+    if not possible or count > len(data) - place:
+        raise UserError(f"the file's head is damaged: {num} images of {shape[1:]}, {lanes} lanes, {count} labels")
     labels, place = _read_varints(data, place, count)
-    if tuple(shape[1:]) != tuple(model.shape) or not 1 <= lanes <= shape[0] or count not in (0, shape[0]):
-        raise UserError(f"the file's head is damaged: {shape[0]} images of {shape[1:]}, {lanes} lanes, {count} labels")
-    cond = np.asarray(labels, np.int32) if count else None
+    code = data[place:]
+    # Bits of a symbol that is as likely as a symbol can be. Rounding in the coder takes a few thousandths of them.
+    least = PRECISION - math.log2(TOTAL - (model.code_levels - 1))
+    if num * math.prod(model.shape) * least * 0.99 > 8 * len(code):
+        raise UserError(f"the file's head is damaged: {num} images do not fit into {len(code)} bytes of code")
+    if max(labels, default=0) >= 1 << 31:
+        raise UserError(f"the file's head is damaged: it has a label {max(labels)}")
+    return Contents(tuple(shape), lanes, labels, code, checksum)
+
+
+def decode(model: Any, state: TrainState, contents: Contents) -> np.ndarray:
+    """The images of a file's parts, uint8[N, *model.shape]. Raises UserError when it is damaged, or too large."""
+    num, lanes, cond = contents.shape[0], contents.lanes, contents.cond
     model.check_cond(cond)
-    decoder, found = Decoder(data[place:], lanes), []
+    check_size(model, state, num, cond)
+    decoder, found = Decoder(contents.code, lanes), []
 
     def decoded(position: int, frequencies: np.ndarray) -> np.ndarray:
-        now = [decoder.pop(frequencies[first : first + lanes]) for first in range(0, shape[0], lanes)]
-        found.append(np.concatenate(now))
-        return found[-1]
+        now = np.concatenate([decoder.pop(frequencies[first : first + lanes]) for first in range(0, num, lanes)])
+        found.append(now.astype(np.uint8))
+        return now
 
-    _walk(model, state, shape[0], cond, decoded)
-    images = _greys(model.code_levels)[np.stack(found, axis=-1)].reshape(shape)
-    if not decoder.exhausted or zlib.crc32(images.tobytes()) != checksum:
+    _walk(model, state, num, cond, decoded)
+    images = _greys(model.code_levels)[np.stack(found, axis=-1)].reshape(contents.shape)
+    if not decoder.exhausted or zlib.crc32(images.tobytes()) != contents.checksum:
         raise UserError(
             "the pixels do not add up to the file's checksum: it is damaged, or was made on another kind of machine, "
             "where the same model's probabilities differ in the last bit"
         )
     return images
+
+
+def decompress(model: Any, state: TrainState, data: bytes, mark: bytes = bytes(4)) -> np.ndarray:
+    """The images of a file, uint8[N, *model.shape]. Raises UserError as `parse` and `decode` do."""
+    return decode(model, state, parse(model, data, mark))
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -186,28 +254,52 @@ def _read_varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
     return values, place
 
 
+def check_place(out: Path) -> None:
+    """Raises UserError for a file that cannot be written, or that the last of some pictures seems to be."""
+    check_output(out, folder=False)
+    if out.suffix.lower() in ENDINGS:
+        raise UserError(f"{out} would be overwritten, and not by a picture: put the file to write last, as out.jxg")
+
+
 def compress_files(trained: Trained, pictures: list[Path], out: Path, cond: Sequence[int] = ()) -> str:
     """Writes the pictures' file and says how large it is; cond: classes, repeated to the number of pictures. Raises
-    UserError as `compress` and `read_pixels` do, before it computes."""
+    UserError as `compress`, `read_pixels` and `check_place` do, before it computes."""
+    check_place(out)
     model, shape = trained.model, check_model(trained.model).shape
+    if len(pictures) > MOST_IMAGES:
+        raise UserError(f"{len(pictures)} pictures are given, a file holds at most {MOST_IMAGES}: use several")
     images = np.stack([read_pixels(picture, shape) for picture in pictures])
+    before = sum(picture.stat().st_size for picture in pictures)
     labels = np.resize(np.asarray(cond, np.int32), len(images)) if len(cond) else None
     if labels is not None and model.sample_cond(1, {"x": images}) is None:
         raise UserError("cond was given, but the model is not conditional: leave it out")
     data = compress(model, trained.state, images, fingerprint(trained.experiment, trained.state), labels)
-    write_bytes(out, data)
-    before = sum(picture.stat().st_size for picture in pictures)
+    with disk_errors():
+        write_bytes(out, data)
     return f"{out}: {len(data)} bytes, {8 * len(data) / images.size:.4g} bits per dimension; {before} bytes before"
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Puts the name of the file that was read before an error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def decompress_file(trained: Trained, file: Path, out: Path) -> str:
     """Writes the picture of a file, or into the folder `out` several, and says what it wrote. Raises UserError as
-    `decompress` does."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    images = decompress(trained.model, trained.state, data, fingerprint(trained.experiment, trained.state))
+    `decompress` does, and before it computes where `out` cannot be written."""
+    data, mark = read_bytes(file, MOST_BYTES), fingerprint(trained.experiment, trained.state)
+    with _naming(file):
+        contents = parse(trained.model, data, mark)
+    if contents.shape[0] > 1:
+        check_output(out, folder=True)
+    else:
+        check_image_output(out)
+    with _naming(file):
+        images = decode(trained.model, trained.state, contents)
     if len(images) > 1:
         save_each(out, images)
     else:

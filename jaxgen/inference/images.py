@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.runtime.files import write_bytes
+from jaxgen.runtime.files import check_output, write_bytes
 from jaxgen.runtime.picture import eight_bits, flat, has_alpha, open_picture, read_picture, undecoded, upright
 
 if TYPE_CHECKING:
@@ -36,14 +36,24 @@ def save_image(image: np.ndarray, file: Path) -> None:
     not without loss."""
     from PIL import Image
 
-    if file.suffix != ".png":
-        raise UserError(f"{file} is to be written pixel by pixel: give it a name that ends in .png")
+    _check_png(file)
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     try:
         write_bytes(file, buffer.getvalue())
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror or error}): name another place") from error
+
+
+def check_image_output(file: Path) -> None:
+    """Raises UserError for a file that `save_image` could not write."""
+    _check_png(file)
+    check_output(file, folder=False)
+
+
+def _check_png(file: Path) -> None:
+    if file.suffix != ".png":
+        raise UserError(f"{file} is to be written pixel by pixel: give it a name that ends in .png")
 
 
 def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
