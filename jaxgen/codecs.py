@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxgen.core.codec import Codec, static
+from jaxgen.core.ranges import Bits
 from jaxgen.core.types import Batch
 
 
@@ -67,7 +68,7 @@ class Dequantize(Codec):
     section 3.1. bits < 8 first drops the low bits, as in Glow. Without noise u is 0, for a model that draws its own.
     """
 
-    bits: int = static(8)
+    bits: Bits = static(8)
     low: float = static(0.0)
     high: float = static(1.0)
     noise: bool = static(True)

@@ -1,23 +1,28 @@
 """An experiment is a value: which model, on which data, for how long. Read from flags, written to JSON and back."""
 
 import dataclasses
-import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+from annotated_types import Ge
 
 from jaxgen.codecs import Pixels
 from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
+from jaxgen.core.configuration import check_fields
+from jaxgen.core.configuration import differences as differences
+from jaxgen.core.configuration import from_json as from_json
+from jaxgen.core.configuration import modernised as modernised
+from jaxgen.core.configuration import to_json as to_json
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field
+from jaxgen.core.ranges import Count, Samples, Seed
 from jaxgen.core.types import TrainState
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
@@ -39,16 +44,16 @@ class Experiment:
     model: GenerativeModel
     data: Dataset
     codec: Codec = dataclasses.field(default_factory=Pixels)
-    seed: int = 0
+    seed: Seed = 0
     """Determines everything random: parameters, data order, noise and samples."""
-    batch_size: int = 128
-    steps: int = 10_000
-    steps_per_call: int = 50
+    batch_size: Count = 128
+    steps: Count = 10_000
+    steps_per_call: Count = 50
     """Steps fused into one compiled call; it must divide all the intervals below."""
-    log_every: int = 100
-    save_every: int = 1000
-    sample_every: int = 1000
-    num_samples: int = 64
+    log_every: Count = 100
+    save_every: Count = 1000
+    sample_every: Count = 1000
+    num_samples: Samples = 64
     """Samples in each grid."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of every network; parameters, losses and statistics stay float32."""
@@ -61,21 +66,17 @@ class Experiment:
     the step, or stop."""
     remat: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, steps about a third longer."""
-    keep: int = 2
+    keep: Count = 2
     """Number of newest checkpoints to keep."""
     best: str = ""
     """Also keep the checkpoint with the lowest value of this: a training metric such as `loss` (mean since the last
     save), or a number on 1,024 held-out examples (one picture of a scene at least) such as `test/nelbo`. A leading `-`
     keeps the highest."""
-    preload: int = 1 << 30
+    preload: Annotated[int, Ge(0)] = 1 << 30
     """Data of at most this many bytes is copied to the device once; larger data is streamed."""
 
     def __post_init__(self):
-        for name in ("batch_size", "steps", "steps_per_call", "log_every", "save_every", "sample_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, at least 1 is expected")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}, at least 0 is expected")
+        check_fields(self)
         for name in ("steps", "log_every", "save_every", "sample_every"):
             if getattr(self, name) % self.steps_per_call:
                 raise UserError(
@@ -143,86 +144,6 @@ class Experiment:
             names = list(jax.eval_shape(model.train_step, state, key, batch)[1])
         if name not in names:
             raise UserError(f"best is {self.best!r}{nearest(name, names)}: choose one of {', '.join(names) or 'none'}")
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------
-
-
-def _config_fields(value: Any) -> list[str]:
-    """The configuration fields of a dataclass. A Linen module's `parent` and `name` are not among them."""
-    linen = ("parent", "name") if isinstance(value, nn.Module) else ()
-    return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
-
-
-MOVED = {"jaxgen.pretrained": "jaxgen.runs.pretrained"}
-"""Modules that older run folders name, and where they are now."""
-
-
-def modernised(value: Any) -> Any:
-    """Translates the experiment.json of an older run folder into the form that `to_json` writes today.
-
-    Raises UserError for settings that no longer exist.
-    """
-    if isinstance(value, list):
-        return [modernised(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    value = {k: modernised(v) for k, v in value.items()}
-    module, _, kind = str(value.get("type", "")).partition(":")
-    if module in MOVED:
-        value["type"] = f"{MOVED[module]}:{kind}"
-    if kind in ("Adam", "RMSprop") and (parts := value.pop("accumulate", 1)) != 1:
-        raise UserError(f"{kind}.accumulate is {parts}, of steps that had a part each: use the jaxgen that wrote this")
-    if kind == "Spline" and "steepest" not in value:
-        value |= {"steepest": 0.0, "narrowest": value["least"]}  # as in the paper
-    return value
-
-
-def to_json(value: Any) -> Any:
-    """Nested dataclasses as dicts with a `type`, tuples as lists. Raises TypeError for any other value."""
-    if dataclasses.is_dataclass(value):
-        kind = f"{type(value).__module__}:{type(value).__qualname__}"
-        return {"type": kind, **{name: to_json(getattr(value, name)) for name in _config_fields(value)}}
-    if isinstance(value, tuple):
-        return [to_json(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{value!r} is no configuration: fields hold numbers, strings, tuples and dataclasses")
-
-
-def from_json(value: Any, where: str = "experiment") -> Any:
-    """The inverse of `to_json`. Raises UserError for a type or field that does not exist."""
-    if isinstance(value, list):
-        return tuple(from_json(v, where) for v in value)
-    if not isinstance(value, dict):
-        return value
-    module_name, _, name = str(value.get("type", "")).partition(":")
-    try:
-        cls = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(
-            f"{where} is of type {value.get('type')!r}, which cannot be imported: is its module on PYTHONPATH?"
-        ) from None
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise UserError(f"{where} is of type {value['type']!r}, which is no dataclass")
-    known = [f.name for f in dataclasses.fields(cls) if f.init]
-    given = {k: v for k, v in value.items() if k != "type"}
-    for key in given:
-        if key not in known:
-            raise UserError(f"{where} has the field {key!r}, unknown to {name}{nearest(key, known)}")
-    values = {k: from_json(v, f"{where}.{k}") for k, v in given.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise UserError(f"{where} does not make a {name}: {error}") from error
-
-
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """The differences of two JSON values, as 'model.beta: 1.0 there, 4.0 here'."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
-    return [] if old == new else [f"{where}: {old} there, {new} here"]
 
 
 # --- scripts --------------------------------------------------------------------------------------------------

@@ -10,22 +10,24 @@ from typing import Any
 import jax
 import optax
 
+from jaxgen.core.ranges import Decay, Fraction, NonNegative, OptionalCount, Positive
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """Settings that all optimizers share: learning-rate schedule, clipping and weight decay."""
 
-    lr: float = 1e-3
+    lr: NonNegative = 1e-3
     """Learning rate after warm-up."""
-    warmup: int = 0
+    warmup: OptionalCount = 0
     """Steps of linear warm-up, from lr / warmup in the first to lr in the last."""
-    decay_steps: int = 0
+    decay_steps: OptionalCount = 0
     """Step at which the cosine decay from `lr` reaches `lr * final`; 0 for a constant rate."""
-    final: float = 0.0
+    final: Fraction = 0.0
     """The rate at `decay_steps`, as a fraction of `lr`."""
-    clip: float = 0.0
+    clip: NonNegative = 0.0
     """Largest global norm of the gradient; 0 for no clipping."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled weight decay (arXiv:1711.05101) of the arrays named in `DECAYED`, such as kernels and embeddings."""
 
     @property
@@ -58,9 +60,9 @@ class Optimizer:
 class Adam(Optimizer):
     """Adam, arXiv:1412.6980; AdamW if `weight_decay` is set."""
 
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
 
     def direction(self) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
@@ -70,8 +72,8 @@ class Adam(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop, g / (sqrt(mean of g^2) + eps) (Tieleman and Hinton, lecture 6.5, 2012), as in WGAN with clipping."""
 
-    decay: float = 0.99
-    eps: float = 1e-8
+    decay: Decay = 0.99
+    eps: Positive = 1e-8
 
     def direction(self) -> optax.GradientTransformation:
         return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)

@@ -11,7 +11,7 @@ LONGEST = 400
 
 # Each floor may import those before it. A name stands for a module, or for all of a package that no other floor names.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "core.types", "core.keys"),
+    ("errors", "core.types", "core.keys", "core.ranges"),
     ("runtime",),
     ("ops",),
     ("nets",),

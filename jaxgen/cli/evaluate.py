@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgen.cli.options import Asked, LPIPSWeights, OnMesh, ask
+from jaxgen.core.ranges import OptionalCount
 from jaxgen.errors import UserError
 from jaxgen.inference.held_out import evaluation, held_out_numbers
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
 from jaxgen.scoring import features, scores
 from jaxgen.scoring.path_length import by_lpips
-from jaxgen.scoring.records import Scoring, score_run
+from jaxgen.scoring.records import Scoring, keep, score_run
 
 
 @dataclass(frozen=True)
 class EvaluateOptions(Scoring, LPIPSWeights, OnMesh):
     split: Literal["test", "train", "all"] = "test"
-    limit: int = 0
+    limit: OptionalCount = 0
     """Use only this many examples; all when 0."""
     metrics: str = ""
     """Score samples against real data instead: fid,kid,is,prdc,memorization,classes. Class-conditional models also have
@@ -49,10 +50,10 @@ def command(args: list[str]) -> None:
         raise UserError(f"{name} has no number per example: there is nothing to evaluate")
     facts = {"lpips": lpips.provenance} if lpips else {}
     record = evaluation(trained, options.split, options.seed, numbers, count, **facts)
-    asked.run.write_json("evaluation.json", record)
     print(f"step {trained.step}, {count} examples of {options.split}")
     for name, value in numbers.items():
         print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
+    asked.run.write_json("evaluation.json", record)  # last: the folder may be read-only
 
 
 def _score(asked: Asked) -> None:
@@ -73,3 +74,4 @@ def _score(asked: Asked) -> None:
             print(f"{name:24} {value:.6g}")
     file = asked.run.path / "scores.json"
     print(f"{records[0]['protocol']['num']} of {options.of} against {options.reference}; {file}")
+    keep(asked.run, records)

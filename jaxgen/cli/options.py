@@ -1,12 +1,14 @@
 """What the commands on a run share: RUN and its flags, the restored run, the weights of a distance."""
 
+import itertools
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxgen.cli.parse import parse
+from jaxgen.core.ranges import CheckpointStep
 from jaxgen.errors import UserError
+from jaxgen.runtime.reading import user_path
 
 if TYPE_CHECKING:
     from jaxgen.experiment import Experiment
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Common:
-    step: int = -1
+    step: CheckpointStep = -1
     """Step of the checkpoint to use; the newest when negative."""
     best: bool = False
     """Use the best checkpoint of a run that was trained with --best."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder."""
+    trust: tuple[str, ...] = ()
+    """Modules of your own that define the run's model, data or codec. They are imported, which runs their code."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class LPIPSWeights:
         if len(self.lpips) != 2:
             raise UserError(f"lpips names {len(self.lpips)} files, two are expected: of the trunk and of the heads")
         heads = f"lpips_{self.lpips_net}"
-        return LPIPS(load(TRUNKS[heads][0], self.lpips[0]), load(heads, self.lpips[1]))
+        trunk, on_top = map(user_path, self.lpips)
+        return LPIPS(load(TRUNKS[heads][0], trunk), load(heads, on_top))
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
     """RUN and the flags of a command: its own, and any field of the run's experiment as --run.FIELD. Starts jax."""
     import tyro
 
+    from jaxgen.core.configuration import check_fields, trust
     from jaxgen.core.mesh import size
     from jaxgen.experiment import Experiment
     from jaxgen.runs.folder import RunFolder
@@ -85,7 +91,8 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
         if args and args[0] in ("-h", "--help"):
             sys.exit(0)
         raise UserError(f"no run folder was named: jaxgen {command} RUN")
-    run = RunFolder(Path(args[0]))
+    run = RunFolder(user_path(args[0]))
+    trust(trusted(args))
 
     # Fields the two share (a seed, the device) are the command's; the experiment's own keep theirs.
     @dataclass(frozen=True)
@@ -95,5 +102,12 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
 
     given = parse(Args, Args(kind(), run.experiment()), args[1:], f"jaxgen {command}", text)
     options = given.options
+    check_fields(options)
     start_jax(options.device, options.compilation_cache, size(getattr(options, "mesh", "")))
     return Asked(run, options, given.experiment)
+
+
+def trusted(args: list[str]) -> list[str]:
+    """The modules after --trust: they are needed before the run's experiment, and so its flags, can be read."""
+    after = args[args.index("--trust") + 1 :] if "--trust" in args else []
+    return list(itertools.takewhile(lambda arg: not arg.startswith("-"), after))

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
+
 from jaxgen.cli import parse
+from jaxgen.core.configuration import check_fields
+from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, scripts
 from jaxgen.experiment import presets as presets_of
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.processes import is_main
+from jaxgen.runtime.reading import user_path
 from jaxgen.train.auto_mesh import cpu_devices
 from jaxgen.train.loop import train
 from jaxgen.train.seeds import train_seeds
@@ -27,19 +32,19 @@ class Options:
 
     out: str = ""
     """Run folder; runs/SCRIPT-PRESET-SEED when empty. An existing run of the same experiment is resumed."""
-    seeds: int = 1
+    seeds: Annotated[int, Ge(1), Le(1_024)] = 1
     """Train this many seeds, from `seed` on, in one program. Each has its own folder within the run folder."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is faster."""
-    max_hours: float = 0.0
+    max_hours: NonNegative = 0.0
     """Save and stop after this time; 0 for no limit."""
-    profile: int = 0
+    profile: OptionalSteps = 0
     """Number of calls to trace with jax.profiler, from the second one on."""
     coordinator: str = ""
     """For several processes: HOST:PORT of process 0, or `auto` if the cluster provides all three settings."""
-    num_processes: int = 1
-    process_id: int = 0
+    num_processes: Count = 1
+    process_id: OptionalSize = 0
 
 
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
@@ -99,9 +104,7 @@ def module_doc(script: Path) -> str | None:
     return ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
 
 
-def train_preset(
-    script: str, presets: dict[str, Experiment], doc: str | None, argv: list[str], program: str
-) -> None:
+def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, argv: list[str], program: str) -> None:
     """Trains what the arguments say: PRESET [flags]. script: the name that the run's folder begins with. program: what
     the user typed before the arguments. Raises UserError for bad input, before any compute."""
     if not argv or argv[0] in ("-h", "--help"):
@@ -115,7 +118,7 @@ def train_preset(
     processes = (options.coordinator, options.num_processes, options.process_id)
     count = cpu_devices(experiment.mesh)
     start_jax(options.device, options.compilation_cache, count, processes, options.seeds)
-    out = Path(options.out or f"runs/{script}-{name}-{experiment.seed}")
+    out = user_path(options.out or f"runs/{script}-{name}-{experiment.seed}")
     began = time.monotonic()
     facts = {"experiment": script, "preset": name}
     if options.seeds != 1:
@@ -139,4 +142,5 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
         options: Annotated[Options, tyro.conf.arg(name="")]
 
     args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
+    check_fields(args.options)
     return args.experiment, args.options

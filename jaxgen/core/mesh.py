@@ -38,7 +38,7 @@ def parse(text: str) -> dict[str, int]:
         name, _, size = part.partition("=")
         if name not in AXES:
             raise UserError(f"mesh axis {name!r} is unknown{nearest(name, AXES)}: use {', '.join(AXES)}")
-        if not size.isdigit() or int(size) < 1:
+        if not size.isdecimal() or len(size) > 9 or int(size) < 1:
             raise UserError(f"mesh axis {name} has size {size!r}: a number from 1 is expected, as in data=4,fsdp=2")
         sizes[name] = int(size)
     return sizes

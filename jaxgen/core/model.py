@@ -11,6 +11,7 @@ import optax
 
 from jaxgen.core.codec import Codec
 from jaxgen.core.gradients import Seen, gradient
+from jaxgen.core.ranges import Decay, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 from jaxgen.optim import Adam, Optimizer
 
@@ -71,9 +72,9 @@ class LossModel(GenerativeModel):
     """`init` and `train_step` for a family with one loss, which writes `init_params`, `loss` and `sample`."""
 
     optimizer: Optimizer = Adam()
-    ema_decay: float = 0.0
+    ema_decay: Decay = 0.0
     """Decay of the exponential moving average of the parameters; 0 keeps none."""
-    accumulate: int = 1
+    accumulate: Size = 1
     """Number of equal parts of a batch whose gradients are computed in turn: less memory, the same step."""
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:

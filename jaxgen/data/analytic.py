@@ -1,9 +1,12 @@
 """A synthetic scene defined by signed distance functions: no files are read, and its exact depth is known."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
+from jaxgen.core.ranges import Depth
 from jaxgen.data.rays import PosedViews, Views
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import columns, on_sphere, view_rays
@@ -29,11 +32,11 @@ class AnalyticScene(PosedViews):
       UserError: on use, when `size`, `samples` or a number of views is below 1.
     """
 
-    size: int = 64
+    size: Annotated[int, Ge(1), Le(1_024)] = 64
     """Height and width of the pictures in pixels."""
-    train_views: int = 60
-    test_views: int = 6
-    samples: int = 2
+    train_views: Depth = 60
+    test_views: Depth = 6
+    samples: Annotated[int, Ge(1), Le(64)] = 2
     """Rays per pixel along each axis."""
 
     def read(self, split: str) -> Views:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxgen.core.ranges import Samples
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset
 from jaxgen.errors import UserError, nearest
@@ -50,7 +51,7 @@ class Toy2D(Dataset):
     name: Literal[
         "moons", "circles", "gaussians8", "gaussians25", "swissroll", "pinwheel", "checkerboard", "spirals"
     ] = "moons"
-    num: int = 10_000
+    num: Samples = 10_000
     """Points in each split."""
 
     def load(self, split: str) -> RawBatch:

@@ -15,6 +15,7 @@ from jaxgen.core.capabilities import Inpaints, Interpolates, Translates, Varies
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import SAMPLE, fold_each, run_key
 from jaxgen.core.model import GenerativeModel
+from jaxgen.core.ranges import Depth, Fraction
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.runs.restore import Trained
@@ -24,9 +25,9 @@ from jaxgen.runs.restore import Trained
 class Edit:
     """Settings of editing a picture."""
 
-    strength: float = 0.6
+    strength: Fraction = 0.6
     """How much noise `image` gets before it is sampled back, or how far its style moves; 1 keeps nothing of it."""
-    resample: int = 1
+    resample: Depth = 1
     """Repetitions of each step of filling in: more make the parts fit better."""
 
 
@@ -34,7 +35,8 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
     """Raises UserError unless the model can use all that was given: an image, a mask, steps between samples."""
     name = type(model).__name__
     if mask and not isinstance(model, Inpaints):
-        raise UserError(f"{name} fills in no part of a picture: --mask needs a model with inpaint, as PixelCNN")
+        needed = "a model with inpaint, such as PixelCNN"
+        raise UserError(f"{name} fills in no part of a picture: --mask and --alpha need {needed}")
     if between and not isinstance(model, Interpolates):
         raise UserError(f"{name} has no way between samples: --between needs a model with interpolate, as StyleGAN")
     if image and not mask and not isinstance(model, Varies | Translates):

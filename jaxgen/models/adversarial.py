@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxgen.core.gradients import gradient
 from jaxgen.core.keys import one_key
 from jaxgen.core.model import GenerativeModel, update_ema
+from jaxgen.core.ranges import Decay, Size
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply_mutable
@@ -34,9 +35,9 @@ class AdversarialModel(GenerativeModel):
     """The generator's optimizer."""
     critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
     """The critic's optimizer; its schedule counts the critic's steps."""
-    ema_decay: float = 0.0
+    ema_decay: Decay = 0.0
     """Decay of the averaged generator, which draws the samples; 0 keeps none."""
-    accumulate: int = 1
+    accumulate: Size = 1
     """Equal parts of a step's batch whose gradients are computed one after another: less memory, the same step. Not
     for networks with batch normalization."""
 

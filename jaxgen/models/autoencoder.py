@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from jaxgen.core.gradients import Seen
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import Depth, NonNegative, Samples, Shape, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
@@ -29,13 +30,13 @@ class Autoencoder(LossModel):
     """(x, (latent,)) -> z."""
     decoder: nn.Module = field(default_factory=MLP)
     """(z, shape) -> x."""
-    shape: tuple[int, ...] = (28, 28, 1)
-    latent: int = 16
-    latent_penalty: float = 1e-3
+    shape: Shape = (28, 28, 1)
+    latent: Size = 16
+    latent_penalty: NonNegative = 1e-3
     """Weight of |z|^2 / 2, which keeps the latents in a region that the mixture can cover."""
-    components: int = 10
+    components: Depth = 10
     """Components of the Gaussian mixture."""
-    memory: int = 4096
+    memory: Samples = 4096
     """How many of the most recent training latents the mixture is fitted to."""
 
     def check(self, batch: Batch) -> None:

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import OptionalSize, Shape, Size, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
 from jaxgen.nets.apply import apply
@@ -39,12 +40,12 @@ class Classifier(ClassConditionalModel, LossModel):
     """x: f32[B, *shape] in [-1, 1]; cond: i32[B] in [0, num_classes)."""
 
     trunk: nn.Module = field(default_factory=ConvEncoder)
-    shape: tuple[int, ...] = (28, 28, 1)
-    num_classes: int = 10
-    num_features: int = 128
-    shift: int = 2
+    shape: Shape = (28, 28, 1)
+    num_classes: OptionalSize = 10
+    num_features: Size = 128
+    shift: OptionalSize = 2
     """Largest random shift of training images along each axis, in pixels; edge pixels are repeated."""
-    ascent_steps: int = 64
+    ascent_steps: Steps = 64
     """Gradient steps of `sample`."""
 
     def check(self, batch: Batch) -> None:

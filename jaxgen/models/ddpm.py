@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgen.core.gradients import Seen
 from jaxgen.core.keys import integer_each
+from jaxgen.core.ranges import NonNegative
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops import diffusion as ops
@@ -31,9 +32,9 @@ class DDPM(Diffusion):
     sampler: Sampler = Ancestral()
     objective: Literal["simple", "hybrid", "vlb"] = "simple"
     """hybrid and vlb learn the variance: the network outputs twice the channels."""
-    vlb_weight: float = 1e-3
+    vlb_weight: NonNegative = 1e-3
     """lambda of the hybrid loss, with L_vlb in bits per dimension."""
-    min_snr: float = 0.0
+    min_snr: NonNegative = 0.0
     """gamma of arXiv:2303.09556: the error of x_0 is weighted by min(snr, gamma); 0 leaves the error unweighted."""
     importance: bool = False
     """Draw times in proportion to the root mean square of their last `HISTORY` losses: eq. 18 of arXiv:2102.09672."""

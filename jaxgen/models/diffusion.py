@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core.keys import coin_each, fold_each, normal_each, one_key, split_each, uniform_each
 from jaxgen.core.model import GenerativeModel, LossModel
+from jaxgen.core.ranges import Decay, Fraction, OptionalSize, OptionalSteps, Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_labels, check_shape, concrete
@@ -45,18 +46,18 @@ class Diffusion(ClassConditionalModel, LossModel):
     guidance: Guidance = Guidance()
     kind: Kind = "eps"
     """The quantity that the network predicts."""
-    shape: tuple[int, ...] = (32, 32, 3)
-    num_classes: int = 0
-    class_dropout: float = 0.0
+    shape: Shape = (32, 32, 3)
+    num_classes: OptionalSize = 0
+    class_dropout: Fraction = 0.0
     """Fraction of training examples whose condition is replaced by the null one; guidance needs some."""
-    ema_decay: float = 0.9999
-    evaluate_times: int = 20
+    ema_decay: Decay = 0.9999
+    evaluate_times: Steps = 20
     """Number of times at which `evaluate` measures the error."""
-    bound_steps: int = 0
+    bound_steps: OptionalSteps = 0
     """Steps of the diffusion process whose variational bound `evaluate` reports; 0 for none."""
-    ode_steps: int = 0
+    ode_steps: OptionalSteps = 0
     """Steps of the probability-flow ODE whose bits/dim `evaluate` reports; 0 for none."""
-    ode_probes: int = 1
+    ode_probes: Steps = 1
     """Random-sign probes for each example that estimate the ODE's divergence; with 2 or more, `evaluate` also reports
     their standard error."""
 
@@ -250,9 +251,7 @@ class Diffusion(ClassConditionalModel, LossModel):
         sampled to match. A larger `resample` makes the parts fit better and multiplies the cost."""
         return self._sample(state, keys, cond, Start(image=x, mask=mask, resample=resample))
 
-    def vary(
-        self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None
-    ) -> jax.Array:
+    def vary(self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None) -> jax.Array:
         """Images like x, f32[B, *shape]: x is partly noised and denoised again. strength 1 keeps nothing of x."""
         return self._sample(state, keys, cond, Start(image=x, strength=strength))
 

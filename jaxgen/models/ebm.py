@@ -19,6 +19,7 @@ from flax import linen as nn
 from jaxgen.core.gradients import Seen, by_parts
 from jaxgen.core.keys import coin_each, fold_each, integer_each, normal_each, split_each, uniform_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import Fraction, NonNegative, Positive, Samples, Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
@@ -37,8 +38,8 @@ class EBM(LossModel):
 
     network: nn.Module = field(default_factory=CNNEnergy)
     """x -> energies f32[B]."""
-    shape: tuple[int, ...] = (28, 28, 1)
-    bound: float = 1.0
+    shape: Shape = (28, 28, 1)
+    bound: Positive = 1.0
     """Chains start uniform in [-bound, bound] and stay there."""
     chain: Langevin = Langevin()
     """The chains of a training step."""
@@ -46,16 +47,16 @@ class EBM(LossModel):
     """The chains that draw samples, from noise or from the buffer."""
     sample_from_buffer: bool = False
     """Start each sample at a training chain of the buffer, which the sample's key chooses."""
-    buffer: int = 8192
+    buffer: Samples = 8192
     """Persistent chains kept; each step continues one of them for each example of the batch. 0 for short runs from
     noise."""
-    restart: float = 0.05
+    restart: Fraction = 0.05
     """Probability that a persistent chain restarts from noise."""
-    data_noise: float = 0.005
+    data_noise: NonNegative = 0.005
     """Standard deviation of noise added to data; without it the energy can become arbitrarily steep around data."""
-    energy_penalty: float = 0.1
+    energy_penalty: NonNegative = 0.1
     """Weight of E(x+)^2 + E(x-)^2."""
-    max_gap: float = 100.0
+    max_gap: Positive = 100.0
     """Training stops when |E(x-) - E(x+)|, averaged over a batch, exceeds this."""
     optimizer: Optimizer = Adam(lr=1e-4, b1=0.0, clip=0.1)
 

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from jaxgen.core.keys import normal_each
+from jaxgen.core.ranges import Positive
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.samplers import Heun, Sampler
 from jaxgen.ops.schedules import Karras
@@ -23,10 +24,10 @@ class EDM(Diffusion):
 
     schedule: Karras = Karras()
     sampler: Sampler = Heun(clip=0.0)
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     log_sigma_mean: float = -1.2
     """P_mean: log sigma ~ N(P_mean, P_std^2) in training."""
-    log_sigma_std: float = 1.2
+    log_sigma_std: Positive = 1.2
 
     def draw_times(self, keys, state):
         return jnp.exp(self.log_sigma_mean + self.log_sigma_std * normal_each(keys, ())), jnp.ones(keys.shape)

@@ -8,9 +8,11 @@ arXiv:1902.00275, and of arXiv:1511.01844 for uniform q.
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le, Lt
 from flax import linen as nn
 from jax.scipy.stats import norm
 
@@ -18,6 +20,7 @@ from jaxgen.codecs import Dequantize
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import NonNegative, OptionalSize, Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, density_picture
@@ -43,16 +46,16 @@ class Flow(ClassConditionalModel, LossModel):
     dequantizer: nn.Module = field(default_factory=Identity)
     """A flow from noise to the Gaussian quantile of u, with the levels as its context: variational dequantization,
     section 3.1 of arXiv:1902.00275. The identity leaves u uniform."""
-    shape: tuple[int, ...] = (28, 28, 1)
-    bits: int = 8
+    shape: Shape = (28, 28, 1)
+    bits: Annotated[int, Ge(0), Le(8)] = 8
     """Bits of a pixel level, equal to the codec's; 0 for continuous data."""
-    logit_alpha: float = 0.0
+    logit_alpha: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     """alpha of the logit applied to x first (`ops.bijectors.logit`); with 0, x is only centred."""
-    num_classes: int = 0
+    num_classes: OptionalSize = 0
     """Classes of a conditional flow, p(x | y); 0 for none."""
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
     """Standard deviation of z in sampling."""
-    importance_samples: int = 1
+    importance_samples: Steps = 1
     """Draws of u over which `evaluate` averages its estimate of P(level); more draws tighten the bound."""
 
     def natural_codec(self) -> Codec | None:

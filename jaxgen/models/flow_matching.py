@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import expit, ndtri
 
 from jaxgen.core.keys import normal_each, uniform_each
+from jaxgen.core.ranges import NonNegative
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import Kind
 from jaxgen.ops.samplers import Euler, Sampler
@@ -25,7 +26,7 @@ class FlowMatching(Diffusion):
     schedule: Straight = Straight()
     sampler: Sampler = Euler()
     kind: Kind = "velocity"
-    logit_std: float = 0.0
+    logit_std: NonNegative = 0.0
     """logit t ~ N(logit_mean, logit_std^2) in training; t is uniform when 0."""
     logit_mean: float = 0.0
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from jaxgen.core.gradients import Seen, in_turns
 from jaxgen.core.keys import fold_each, normal_each, one_key, split_each
+from jaxgen.core.ranges import Count, Depth, NonNegative, OptionalSize, Shape, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, slerp, slerp_unit
@@ -42,25 +43,25 @@ class GAN(ClassConditionalModel, AdversarialModel):
     """(z, shape, y, train) -> x."""
     critic: nn.Module = field(default_factory=MLPCritic)
     """(x, y, train) -> logits f32[B]."""
-    shape: tuple[int, ...] = (28, 28, 1)
-    latent: int = 100
-    num_classes: int = 0
+    shape: Shape = (28, 28, 1)
+    latent: Size = 100
+    num_classes: OptionalSize = 0
     """Classes of a conditional GAN; 0 for none. Fakes get the labels of the real examples."""
-    n_critic: int = 1
+    n_critic: Depth = 1
     """Critic steps for each generator step; must divide the batch size."""
-    clip_weights: float = 0.0
+    clip_weights: NonNegative = 0.0
     """Bound that the critic's weights are clipped to after each of its steps, 0.01 in arXiv:1701.07875; 0 for none."""
-    gradient_penalty: float = 0.0
+    gradient_penalty: NonNegative = 0.0
     """lambda of arXiv:1704.00028, on points between real and fake examples."""
-    r1: float = 0.0
+    r1: NonNegative = 0.0
     """gamma of the gradient penalty on real examples, arXiv:1801.04406."""
-    r2: float = 0.0
+    r2: NonNegative = 0.0
     """gamma of the gradient penalty on fakes."""
-    penalty_every: int = 1
+    penalty_every: Count = 1
     """The penalties are computed at every such critic step, with their weight multiplied by as much."""
-    instance_noise: float = 0.0
+    instance_noise: NonNegative = 0.0
     """Standard deviation, at the first step, of the noise added to the critic's inputs (arXiv:1610.04490)."""
-    instance_noise_steps: int = 10_000
+    instance_noise_steps: Count = 10_000
     """Steps over which that noise fades linearly to zero."""
 
     latent_ways: ClassVar[tuple[str, ...]] = ("z", "z_unit")

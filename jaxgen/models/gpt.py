@@ -22,6 +22,7 @@ import optax
 
 from jaxgen.core.keys import coin_each, fold_each, one_key, split_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import Fraction, NonNegative, OptionalSize
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_rows, check_tokens, concrete
@@ -68,12 +69,12 @@ class GPT(ClassConditionalModel, LossModel):
 
     network: TokenTransformer = field(default_factory=TokenTransformer)
     optimizer: Optimizer = Adam(lr=1e-3, b2=0.99, weight_decay=0.1, clip=1.0)
-    num_classes: int = 0
+    num_classes: OptionalSize = 0
     start: bool = False
     """Predict the first token too, from a learnt start token, as for codes; text continues a prompt instead."""
-    class_dropout: float = 0.0
+    class_dropout: Fraction = 0.0
     """Fraction of labels dropped in training; guidance needs some."""
-    guidance: float = 1.0
+    guidance: NonNegative = 1.0
     """w of log p(x_t) + w (log p(x_t | class) - log p(x_t)): 1 is the class alone, without guidance."""
     decoding: Decoding = Decoding()
 

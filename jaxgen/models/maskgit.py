@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxgen.core.gradients import Seen
 from jaxgen.core.keys import fold_each, one_key, split_each, uniform_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import Decay, NonNegative, OptionalSize, Positive, Size, Steps, Vocabulary
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_rows, check_tokens
@@ -33,8 +34,8 @@ class MaskedTransformer(nn.Module):
     """Logits f32[B, T, vocab] of tokens i32[B, T], in which the number `vocab` is the mask. y: f32[B, width], if given,
     is prepended as a token of its own."""
 
-    vocab: int = 256
-    window: int = 64
+    vocab: Vocabulary = 256
+    window: Size = 64
     """T."""
     body: Transformer = field(default_factory=lambda: Transformer(width=256, depth=6, heads=8))
     dtype: Any = None
@@ -74,13 +75,13 @@ class MaskGIT(ClassConditionalModel, LossModel):
     """x: i32[B, T]; cond, where num_classes > 0: i32[B] in [0, num_classes)."""
 
     network: MaskedTransformer = field(default_factory=MaskedTransformer)
-    num_classes: int = 0
-    label_smoothing: float = 0.1
-    steps: int = 8
+    num_classes: OptionalSize = 0
+    label_smoothing: Decay = 0.1
+    steps: Steps = 8
     """S, the steps of sampling, each one pass of the network."""
-    choice_temperature: float = 4.5
+    choice_temperature: NonNegative = 4.5
     """Scale of the Gumbel noise on the confidences log p; it falls linearly to 0 over the steps."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Logits are divided by it when tokens are drawn."""
 
     @property

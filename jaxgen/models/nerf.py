@@ -22,6 +22,7 @@ from jaxgen.codecs import Pixels
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import split_each, uniform_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import Fraction, NonNegative, OptionalSize, Positive, Samples, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply
@@ -65,19 +66,19 @@ class NeRF(LossModel):
 
     network: nn.Module = field(default_factory=NeRFMLP)
     """(x, d, var) -> sigma, rgb."""
-    coarse: int = 64
+    coarse: Size = 64
     """Intervals of the first pass."""
-    fine: int = 128
+    fine: OptionalSize = 128
     """Intervals of the second pass, drawn from the first one's weights; 0 for one pass."""
     shared: bool = False
     """One network for both passes, as in mip-NeRF; the fine pass then has only its own intervals."""
     cone: bool = False
     """Treat a pixel as a cone, and query the field for means over parts of it."""
-    coarse_weight: float = 1.0
+    coarse_weight: NonNegative = 1.0
     """Weight of the coarse pass in the loss."""
-    distortion_weight: float = 0.0
+    distortion_weight: NonNegative = 0.0
     """Weight of the last pass's distortion, a penalty that concentrates a ray's weights."""
-    bound: float = 1.5
+    bound: Positive = 1.5
     """The scene lies in [-bound, bound]^3."""
     box: bool = True
     """Clip rays to that box; without, they go from near to far."""
@@ -85,11 +86,11 @@ class NeRF(LossModel):
     """Space intervals evenly in inverse distance, for deep scenes."""
     occupancy: Occupancy = Occupancy()
     """The occupancy grid that skips empty space in a single pass."""
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    background: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
     """RGB behind the scene in pictures. Other than white, it needs data with alpha."""
     random_background: bool = False
     """Give every training ray its own random background, so that white surfaces and empty space differ."""
-    chunk: int = 256
+    chunk: Samples = 256
     """Rays rendered at once. It bounds the memory that a picture takes and does not change the picture."""
     remat: bool = False
     """Recompute the network's activations in the backward pass."""
@@ -355,7 +356,7 @@ class ProposalNeRF(NeRF):
 
     proposal: nn.Module = field(default_factory=ProposalMLP)
     """(x, d, var) -> sigma and an unused value."""
-    interlevel_weight: float = 1.0
+    interlevel_weight: NonNegative = 1.0
     """Weight of the proposal's loss, eq. 13 of arXiv:2111.12077."""
     shared: bool = True
     """The field has one network, which has only its own intervals."""

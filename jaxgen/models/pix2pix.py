@@ -11,14 +11,17 @@ The critic takes a step on these fakes first; the generator then takes its step 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Ge, Le
 from flax import linen as nn
 
 from jaxgen.core.gradients import Seen, once
 from jaxgen.core.keys import fold_each, one_key, split_each
+from jaxgen.core.ranges import NonNegative, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
@@ -39,13 +42,13 @@ class Pix2Pix(AdversarialModel):
     """(source, channels, train, noise) -> x."""
     critic: nn.Module = field(default_factory=PatchCritic)
     """(source, x, train) -> logits."""
-    channels: int = 3
+    channels: Size = 3
     """Channels of the target."""
-    l1_weight: float = 100.0
+    l1_weight: NonNegative = 100.0
     """lambda; 0 for the adversarial loss alone."""
-    gan_weight: float = 1.0
+    gan_weight: NonNegative = 1.0
     """Weight of the adversarial loss of the generator; 0 for L1 alone."""
-    jitter: float = 1.0
+    jitter: Annotated[float, Ge(1), Le(4)] = 1.0
     """In training, pairs are enlarged by this factor and cropped back at random; 286 / 256 in the paper, 1 for none."""
     mirror: bool = False
     """Mirror pairs at random in training."""

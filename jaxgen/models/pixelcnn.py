@@ -17,6 +17,7 @@ from jaxgen.codecs import Binarize
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, one_key
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import OptionalSize, Positive, Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
@@ -46,11 +47,11 @@ class PixelCNN(ClassConditionalModel, LossModel):
     `nets.pixelcnn`."""
     likelihood: Levels = Binary()
     """The distribution of a pixel, whose parameters the network outputs."""
-    shape: tuple[int, ...] = (28, 28, 1)
-    num_classes: int = 0
-    embed: int = 0
+    shape: Shape = (28, 28, 1)
+    num_classes: OptionalSize = 0
+    embed: OptionalSize = 0
     """Size of a learnt embedding of each level, for levels without order such as codes; 0 feeds their values."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Sampling divides log p of each channel by it."""
     cached: bool = True
     """Sampling computes only what each new pixel changes; without, it runs the whole network for each pixel."""

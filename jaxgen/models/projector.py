@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 
 from jaxgen.core.keys import fold_each, normal_each
+from jaxgen.core.ranges import NonNegative, Steps
 
 Noise = tuple[jax.Array, ...]
 
@@ -47,15 +48,15 @@ class Projection(NamedTuple):
 class Projector:
     """Settings of the search, those of the paper but for `steps`."""
 
-    steps: int = 500
+    steps: Steps = 500
     """1000 in the paper."""
-    lr: float = 0.1
+    lr: NonNegative = 0.1
     """Adam's rate. It rises linearly over the first twentieth of the steps and falls to 0 by a cosine over the last
     quarter."""
-    wander: float = 0.05
+    wander: NonNegative = 0.05
     """Standard deviation of the noise on w at the start, in units of `StyleSpace.deviation`. It is 0 in the last
     quarter."""
-    plain_noise: float = 1e5
+    plain_noise: NonNegative = 1e5
     """Weight of the penalty on structure in the noise maps."""
 
 

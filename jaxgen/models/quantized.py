@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core.model import GenerativeModel
+from jaxgen.core.ranges import Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr
@@ -30,7 +31,7 @@ class Quantized(GenerativeModel):
 
     codebook: Codebook = Codebook()
     """The codebook of each level."""
-    shape: tuple[int, ...] = (32, 32, 3)
+    shape: Shape = (32, 32, 3)
 
     @property
     def coder(self) -> nn.Module:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.keys import integer_each
+from jaxgen.core.ranges import Positive
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import convert
 from jaxgen.ops.samplers import AnnealedLangevin, Sampler
@@ -24,7 +25,7 @@ class ScoreMatching(Diffusion):
 
     schedule: Geometric = Geometric()
     sampler: Sampler = AnnealedLangevin()
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def draw_times(self, keys, state):
         return integer_each(keys, 0, self.schedule.num_steps), jnp.ones(keys.shape)

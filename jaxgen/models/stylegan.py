@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core.gradients import Seen
 from jaxgen.core.keys import coin_each, fold_each, integer_each, normal_each, split_each
+from jaxgen.core.ranges import Count, Decay, Fraction, NonNegative, OptionalDepth, Shape, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, lerp
@@ -39,7 +40,7 @@ class Truncated:
 
     psi: float = 1.0
     """w becomes mean + psi (w - mean), section 3.1 of arXiv:1812.04948: psi < 1 trades diversity for quality."""
-    layers: int = 0
+    layers: OptionalDepth = 0
     """How many layers, from the smallest map up, are truncated; all when 0."""
     noise: bool = True
     """Draw noise maps; without, the image is a function of z alone."""
@@ -55,32 +56,32 @@ class StyleGAN(GAN):
 
     generator: nn.Module = field(default_factory=StyleGAN2Generator)
     critic: nn.Module = field(default_factory=StyleGAN2Critic)
-    shape: tuple[int, ...] = (32, 32, 3)
-    latent: int = 512
+    shape: Shape = (32, 32, 3)
+    latent: Size = 512
     optimizer: Optimizer = Adam(lr=0.0025, b1=0.0, b2=0.99)
     critic_optimizer: Optimizer = Adam(lr=0.0025, b1=0.0, b2=0.99)
-    r1: float = 1.0
+    r1: NonNegative = 1.0
     """gamma of the gradient penalty on real examples; arXiv:2006.06676 starts from 0.0002 pixels / batch size."""
-    penalty_every: int = 16
-    ema_decay: float = 0.998
-    mixing: float = 0.9
+    penalty_every: Count = 16
+    ema_decay: Decay = 0.998
+    mixing: Fraction = 0.9
     """Probability in training that, from a random layer on, an example takes the style of a second latent."""
-    path_length: float = 2.0
+    path_length: NonNegative = 2.0
     """Weight of the path-length penalty, eq. 4 of arXiv:1912.04958; 0 for none."""
-    path_every: int = 4
+    path_every: Count = 4
     """That penalty is computed at every such step, with its weight multiplied by as much."""
-    path_share: int = 2
+    path_share: Size = 2
     """That penalty is computed on the batch's first 1 / path_share."""
-    path_decay: float = 0.99
+    path_decay: Decay = 0.99
     """Decay of the running mean of path lengths."""
     augment: Augment = Augment()
-    augment_p: float = 0.0
+    augment_p: Fraction = 0.0
     """Probability of each augmentation at the first step; it is constant when augment_target is 0."""
-    augment_target: float = 0.0
+    augment_target: Fraction = 0.0
     """Target of the mean sign of real logits, which the probability adapts to: 0.6 in arXiv:2006.06676; 0 for none."""
-    augment_every: int = 4
+    augment_every: Count = 4
     """Critic steps between two adjustments of the probability."""
-    augment_images: int = 500_000
+    augment_images: Count = 500_000
     """Real examples over which the probability can rise from 0 to 1."""
     sampler: Truncated = Truncated()
     latent_ways: ClassVar[tuple[str, ...]] = ("w",)
@@ -214,9 +215,7 @@ class StyleGAN(GAN):
         metrics = {**seen.metrics, "path_penalty": penalty, "path_length": mean}
         return value + penalty, seen._replace(metrics=metrics, extra={**seen.extra, "path": {"mean": mean}})
 
-    def path_lengths(
-        self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None
-    ) -> jax.Array:
+    def path_lengths(self, params: PyTree, state: TrainState, keys: jax.Array, cond: jax.Array | None) -> jax.Array:
         """|J^T y| at a random style for each key, f32[B], as a root mean square over layers. J = dx/dws; y ~ N(0, 1)
         has the image's shape and is divided by the root of its pixels (section 3.2 of arXiv:1912.04958)."""
         keys_z, keys_mix, keys_noise, keys_y = split_each(keys, 4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.ranges import Size
 from jaxgen.core.types import Batch, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.ddpm import DDPM
@@ -19,7 +20,7 @@ class SuperResolution(DDPM):
     """x: f32[B, H, W, C] in [-1, 1]. cond: {"image": [B, H / factor, W / factor, C]}, uint8 or f32 in [-1, 1], and
     "label" when num_classes > 0."""
 
-    factor: int = 4
+    factor: Size = 4
     """Height and width of x over those of the small image."""
 
     @property

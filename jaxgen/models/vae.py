@@ -14,6 +14,7 @@ from jaxgen.codecs import Binarize
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
+from jaxgen.core.ranges import NonNegative, OptionalCount, OptionalSize, Shape, Size, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
@@ -34,17 +35,17 @@ class VAE(ClassConditionalModel, LossModel):
     decoder: nn.Module = field(default_factory=MLP)
     """(z, shape, y) -> parameters of `likelihood`."""
     likelihood: Likelihood = Bernoulli()
-    shape: tuple[int, ...] = (28, 28, 1)
-    latent: int = 20
-    num_classes: int = 0
+    shape: Shape = (28, 28, 1)
+    latent: Size = 20
+    num_classes: OptionalSize = 0
     """Classes of the conditional VAE, p(x | z, y); 0 for none."""
-    beta: float = 1.0
+    beta: NonNegative = 1.0
     """Weight of the KL term, eq. 4 of the beta-VAE paper (Higgins et al., ICLR 2017)."""
-    kl_warmup: int = 0
+    kl_warmup: OptionalCount = 0
     """Steps over which beta grows linearly from 0, arXiv:1602.02282."""
-    free_bits: float = 0.0
+    free_bits: NonNegative = 0.0
     """Nats below which a latent dimension's KL, averaged over the batch, costs nothing: eq. 15 of arXiv:1606.04934."""
-    importance_samples: int = 500
+    importance_samples: Steps = 500
     """k of the bound that `evaluate` reports, eq. 8 of arXiv:1509.00519."""
 
     def natural_codec(self) -> Codec | None:

@@ -12,7 +12,6 @@ grad_L is the gradient at G's last layer; lambda balances it between both parts.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ import optax
 from flax import linen as nn
 
 from jaxgen.core.gradients import Seen, once
+from jaxgen.core.ranges import NonNegative, OptionalCount
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics import lpips
@@ -48,20 +48,20 @@ class VQGAN(Quantized, AdversarialModel):
     """(no source, x, train) -> logits."""
     codebook: Codebook = Codebook(size=8192, dim=32, cosine=True, decay=0.0)
     objective: Objective = Hinge()
-    l2_weight: float = 1.0
+    l2_weight: NonNegative = 1.0
     """w2, weight of the mean squared error."""
     likelihood: Likelihood = Gaussian(learned=False)
     """p(x | the network's output), whose mean is x'; the paper's is LogitLaplace."""
-    likelihood_weight: float = 0.0
+    likelihood_weight: NonNegative = 0.0
     """wp, weight of -log p(x) in nats per element."""
-    perceptual_weight: float = 0.0
+    perceptual_weight: NonNegative = 0.0
     """wl, weight of LPIPS; 0 for none. Else `perceptual` must name both files."""
     perceptual: tuple[str, str] = ("", "")
     """Files of a VGG-16 and of its LPIPS heads, as `jaxgen weights convert vgg16` and `lpips_vgg` write them. `init`
     reads them into the state; nothing reads them later."""
-    gan_weight: float = 0.1
+    gan_weight: NonNegative = 0.1
     """wg, weight of the adversarial loss; 0 for none."""
-    gan_start: int = 0
+    gan_start: OptionalCount = 0
     """First step at which the critic learns and the network is trained against it."""
     adaptive: bool = True
     """Compute lambda by eq. 7; else it is 1."""
@@ -251,7 +251,7 @@ def lpips_weights(*files: str) -> tuple[PyTree, PyTree]:
 
     def read() -> tuple[PyTree, PyTree]:
         # With NumPy alone: a callback that computes with JAX may deadlock.
-        trunk, heads = (store.load(Path(file), kind, e).params for file, kind, e in zip(files, LPIPS_KINDS, expected))
+        trunk, heads = (store.load(file, kind, e).params for file, kind, e in zip(files, LPIPS_KINDS, expected))
         return trunk, heads
 
     return jax.pure_callback(read, shapes)

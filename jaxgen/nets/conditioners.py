@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, Size
 from jaxgen.nets.condition import concat_condition
 from jaxgen.nets.conv import Conv
 
@@ -19,7 +20,7 @@ ZERO = nn.initializers.zeros
 class CouplingMLP(nn.Module):
     """Dense layers with SiLU between them, for x: f32[B, D]."""
 
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Size, ...] = (64, 64)
     dtype: Any = None
 
     @nn.compact
@@ -36,7 +37,7 @@ class GlowNet(nn.Module):
     Hidden channels start with standard deviation 1 on the batch of initialization, as the paper's ActNorm makes them.
     """
 
-    width: int = 512
+    width: Size = 512
     dtype: Any = None
 
     @nn.compact
@@ -67,8 +68,8 @@ class CouplingResNet(nn.Module):
     """Residual blocks of two 3x3 convolutions, section 3.6 of arXiv:1605.08803, but with SiLU, and without batch
     normalization since the flow has ActNorm."""
 
-    width: int = 64
-    blocks: int = 8
+    width: Size = 64
+    blocks: Depth = 8
     dtype: Any = None
 
     @nn.compact

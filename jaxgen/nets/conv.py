@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.core.ranges import Sizes
 from jaxgen.nets.condition import concat_condition
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
 
@@ -75,7 +76,7 @@ class ConvEncoder(nn.Module):
     cond: one-hot f32[B, num_classes], concatenated to x as constant channels.
     """
 
-    channels: tuple[int, ...] = (32, 64, 128)
+    channels: Sizes = (32, 64, 128)
     dtype: Any = None
 
     @nn.compact
@@ -93,7 +94,7 @@ class ConvDecoder(nn.Module):
     channels: widths from the smallest map up. If H or W does not halve evenly, the output is cropped to it.
     """
 
-    channels: tuple[int, ...] = (128, 64, 32)
+    channels: Sizes = (128, 64, 32)
     dtype: Any = None
 
     @nn.compact

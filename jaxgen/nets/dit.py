@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, sinusoids
@@ -55,10 +56,10 @@ class DiT(nn.Module):
     shallow one. remat: the backward pass recomputes each block, which takes less memory.
     """
 
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    patch: int = 2
+    width: Size = 384
+    depth: Depth = 12
+    heads: Size = 6
+    patch: Size = 2
     remat: bool = False
     dtype: Any = None
 

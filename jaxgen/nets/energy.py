@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, Size, Sizes
 from jaxgen.errors import UserError
 from jaxgen.nets.gan import LECUN, Conv2D, normed
 
@@ -29,7 +30,7 @@ class Scalar(nn.Module):
 class MLPEnergy(nn.Module):
     """Dense layers with swish between them, on flattened x."""
 
-    hidden: tuple[int, ...] = (128, 128, 128)
+    hidden: tuple[Size, ...] = (128, 128, 128)
     spectral: bool = False
     """Spectral normalization of all layers, arXiv:1802.05957, which bounds the energy's slope."""
     dtype: Any = None
@@ -45,8 +46,8 @@ class MLPEnergy(nn.Module):
 class CNNEnergy(nn.Module):
     """Strided convolutions with swish, the first 5 x 5 and the others 3 x 3, then dense layers."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 64)
-    width: int = 64
+    channels: Sizes = (16, 32, 64, 64)
+    width: Size = 64
     """Width of the hidden dense layer."""
     spectral: bool = False
     dtype: Any = None
@@ -66,9 +67,9 @@ class WideResNetEnergy(nn.Module):
     Blocks of two 3 x 3 convolutions with swish, at 16 k, 32 k and 64 k channels, then a mean over pixels.
     """
 
-    depth: int = 28
+    depth: Depth = 28
     """6 n + 4 layers, n blocks at each of the three sizes."""
-    widen: int = 10
+    widen: Size = 10
     """k."""
     spectral: bool = False
     dtype: Any = None

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, OptionalDepth
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply, apply_mutable
@@ -182,7 +183,7 @@ class Repeat(nn.Module):
     """`depth` steps with separate parameters, which are stacked and scanned."""
 
     step: nn.Module
-    depth: int = 8
+    depth: Depth = 8
     reversible: bool = False
     """In the backward pass, recompute each step's input from its output by the inverse, so that memory does not grow
     with depth. For steps whose inverse is as cheap as the step."""
@@ -291,11 +292,11 @@ class MultiScale(nn.Module):
     """
 
     step: nn.Module = LinearStep()
-    levels: int = 3
-    depth: int = 32
+    levels: Depth = 3
+    depth: Depth = 32
     before: nn.Module = CouplingStep(CouplingResNet(), mask="checker")
     """A step on pixels, before each squeeze and after the last one, such as RealNVP's couplings on checkerboards."""
-    before_depth: int = 0
+    before_depth: OptionalDepth = 0
     """Number of those steps. If 0, no channels are factored out of the last level."""
     prior: bool = True
     """Normalize factored channels by a learned mean and scale."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxgen.core.ranges import Shape
 from jaxgen.ops import conv as ops
 
 # Features must equal those of other implementations; by default TPUs multiply in bfloat16 and GPUs in TF32.
@@ -20,7 +21,7 @@ EXACT = lax.Precision.HIGHEST
 class Affine(nn.Module):
     """The kernel, of `shape`, and the bias of one layer, returned for the caller to compute with."""
 
-    shape: tuple[int, ...]
+    shape: Shape
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.core.ranges import Decay, Fraction, Size, Sizes
 from jaxgen.nets.condition import concat_condition
 from jaxgen.nets.conv import halved
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
@@ -120,7 +121,7 @@ class Head(nn.Module):
 class MLPGenerator(nn.Module):
     """Dense layers with leaky ReLU, and batch normalization in all but the first."""
 
-    hidden: tuple[int, ...] = (128, 256, 512, 1024)
+    hidden: tuple[Size, ...] = (128, 256, 512, 1024)
     normalize: bool = True
     squash: bool = True
     """End with tanh, for data in [-1, 1]."""
@@ -140,8 +141,8 @@ class MLPGenerator(nn.Module):
 class MLPCritic(nn.Module):
     """Dense layers with leaky ReLU and dropout."""
 
-    hidden: tuple[int, ...] = (512, 256)
-    dropout: float = 0.0
+    hidden: tuple[Size, ...] = (512, 256)
+    dropout: Decay = 0.0
     spectral: bool = False
     projection: bool = False
     """Condition by projection; otherwise the class is concatenated to the input."""
@@ -169,9 +170,9 @@ class DCGANGenerator(nn.Module):
     channels: widths from the smallest map up. The image is 2^len(channels) times the size of that map, cropped.
     """
 
-    channels: tuple[int, ...] = (512, 256, 128, 64)
+    channels: Sizes = (512, 256, 128, 64)
     up: Literal["nearest", "transposed"] = "transposed"
-    slope: float = 0.0
+    slope: Fraction = 0.0
     dtype: Any = None
 
     @nn.compact
@@ -193,11 +194,11 @@ class DCGANGenerator(nn.Module):
 class DCGANCritic(nn.Module):
     """Stride-2 convolutions with leaky ReLU, and batch normalization in all but the first, then a dense layer."""
 
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-    size: int = 4
+    channels: Sizes = (64, 128, 256, 512)
+    size: Size = 4
     normalize: bool = True
     """Use batch normalization. A gradient penalty needs it off, as each example must be independent of the others."""
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     """Share of whole channels that are dropped."""
     spectral: bool = False
     projection: bool = False

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Size, Vocabulary
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import dot_transposed
 from jaxgen.nets.transformer import KeysValues, Transformer
@@ -25,8 +26,8 @@ class TokenTransformer(nn.Module):
     input but have no logits.
     """
 
-    vocab: int = 256
-    window: int = 64
+    vocab: Vocabulary = 256
+    window: Size = 64
     """Number of positions."""
     body: Transformer = field(default_factory=lambda: Transformer(causal=True))
     tied: bool = True

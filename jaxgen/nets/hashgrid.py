@@ -7,13 +7,15 @@ memory in order does not pay: on two CPU cores a million corners take 980 ms sor
 """
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, OptionalDepth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.nerf import Colour
@@ -26,13 +28,13 @@ MAX_LOG_DENSITY = 10.0
 class HashGrid(nn.Module):
     """x: f32[..., 3] in [-1, 1]^3 -> f32[..., levels * features], by trilinear interpolation at each level."""
 
-    levels: int = 16
-    features: int = 2
-    log2_table: int = 19
+    levels: Depth = 16
+    features: Size = 2
+    log2_table: Annotated[int, Ge(1), Le(30)] = 19
     """log2 of T, the most rows of a level's table."""
-    coarsest: int = 16
+    coarsest: Size = 16
     """N_min."""
-    finest: int = 2048
+    finest: Size = 2048
     """N of the finest level."""
 
     def __post_init__(self):
@@ -95,11 +97,11 @@ class HashField(nn.Module):
 
     cones: ClassVar[bool] = False  # the grid is a function of points, and ignores `var`
     grid: nn.Module = field(default_factory=HashGrid)
-    width: int = 64
-    hidden: int = 16
+    width: Size = 64
+    hidden: Size = 16
     """Features that the colour's network takes from the density's."""
-    colour_layers: int = 2
-    direction_frequencies: int = 4
+    colour_layers: OptionalDepth = 2
+    direction_frequencies: Annotated[int, Ge(0), Le(64)] = 4
     shift: float = -1.0
     """Added to the logarithm of the density."""
     dtype: Any = None

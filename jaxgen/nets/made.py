@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.core.ranges import Positive, Size
 from jaxgen.core.types import PyTree
 from jaxgen.nets.apply import apply
 from jaxgen.nets.flows import ActNorm, Context, Mapped, Permutation, compose, sum_each
@@ -45,7 +46,7 @@ class MADE(nn.Module):
     smooth: use SiLU instead of ReLU, whose kinks are visible in densities of few dimensions.
     """
 
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[Size, ...] = (512, 512)
     smooth: bool = False
     dtype: Any = None
 
@@ -76,7 +77,7 @@ class Autoregressive(nn.Module):
     net: MADE = MADE()
     transform: Transform = Affine()
     inverse: bool = False
-    tolerance: float = 1e-6
+    tolerance: Positive = 1e-6
     """Change relative to 1 + |x| at which a row has converged; about the size of rounding errors."""
     sequential: bool = False
     """Compute one element in each of D passes instead."""
@@ -104,7 +105,7 @@ class MAFStep(nn.Module):
     transform: Transform = Affine()
     inverse: bool = False
     """This and the next two: see `Autoregressive`."""
-    tolerance: float = 1e-6
+    tolerance: Positive = 1e-6
     sequential: bool = False
 
     @nn.compact

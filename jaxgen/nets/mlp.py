@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Size
 from jaxgen.nets.condition import concat_condition
 
 
@@ -16,7 +17,7 @@ class MLP(nn.Module):
     cond: one-hot f32[B, num_classes], concatenated to the input. The output is f32 whatever `dtype` is.
     """
 
-    hidden: tuple[int, ...] = (400,)
+    hidden: tuple[Size, ...] = (400,)
     dtype: Any = None
 
     @nn.compact

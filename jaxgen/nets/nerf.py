@@ -4,12 +4,14 @@ x: f32[..., 3], positions in [-1, 1]^3; d: f32[..., 3], unit viewing directions;
 the part of a pixel's cone around x. sigma >= 0 is the density per unit length of the scene.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, OptionalDepth, Size
 from jaxgen.nets.dense import Dense
 from jaxgen.ops.encodings import frequencies, integrated_frequencies
 
@@ -17,13 +19,13 @@ from jaxgen.ops.encodings import frequencies, integrated_frequencies
 class NeRFMLP(nn.Module):
     """The network of arXiv:2003.08934, figure 7: density depends on position, colour on position and direction."""
 
-    depth: int = 8
-    width: int = 256
-    skip: int = 5
+    depth: Depth = 8
+    width: Size = 256
+    skip: OptionalDepth = 5
     """The layer to whose output the encoded position is concatenated again; 0 for none."""
-    position_frequencies: int = 10
+    position_frequencies: Annotated[int, Ge(0), Le(64)] = 10
     """Frequencies of the encoding of positions."""
-    direction_frequencies: int = 4
+    direction_frequencies: Annotated[int, Ge(0), Le(64)] = 4
     shift: float = -1.0
     """Added before the softplus that gives the density. A ReLU instead could start at 0 over the whole scene, and would
     then stay there."""
@@ -46,8 +48,8 @@ class NeRFMLP(nn.Module):
 class Colour(nn.Module):
     """Colours f32[..., 3] in [0, 1] from features [..., F] and directions f32[..., 3]."""
 
-    hidden: tuple[int, ...] = (128,)
-    frequencies: int = 4
+    hidden: tuple[Size, ...] = (128,)
+    frequencies: Annotated[int, Ge(0), Le(64)] = 4
     dtype: Any = None
 
     @nn.compact
@@ -62,9 +64,9 @@ class Colour(nn.Module):
 class ProposalMLP(nn.Module):
     """A density alone, which proposes where to sample (arXiv:2111.12077, section 3); the colour is black."""
 
-    depth: int = 4
-    width: int = 256
-    frequencies: int = 10
+    depth: Depth = 4
+    width: Size = 256
+    frequencies: Annotated[int, Ge(0), Le(64)] = 10
     shift: float = -1.0
     dtype: Any = None
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Decay, OptionalDepth, Sizes
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import linen_conv
 from jaxgen.nets.gan import NORMAL, Conv2D, batch_norm, dcgan_scale
@@ -39,14 +40,14 @@ class UNetGenerator(nn.Module):
     size of the input, whatever it is.
     """
 
-    channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512, 512, 512)
+    channels: Sizes = (64, 128, 256, 512, 512, 512, 512, 512)
     """Widths of the encoder from the image down. The default is the paper's, which reduces 256 pixels to one."""
     norm: Literal["instance", "batch"] = "instance"
     """Normalization of all layers but the first, the innermost and the last. The paper uses batch statistics in
     sampling too, mostly with batches of one: that is `instance`. `batch` samples with running averages."""
-    dropout: float = 0.5
+    dropout: Decay = 0.5
     """Dropout of the decoder's first layers, in sampling too if noise is wanted."""
-    dropout_layers: int = 3
+    dropout_layers: OptionalDepth = 3
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -92,7 +93,7 @@ class PatchCritic(nn.Module):
     stride 1. (64, 128, 256, 512) sees patches of 70 x 70 pixels, (64, 128) of 16 x 16.
     """
 
-    channels: tuple[int, ...] = (64, 128, 256, 512)
+    channels: Sizes = (64, 128, 256, 512)
     norm: Literal["instance", "batch"] = "batch"
     """Normalization of all layers but the first and the last."""
     dtype: Any = None

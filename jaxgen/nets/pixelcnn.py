@@ -21,6 +21,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
 from jaxgen.ops.conv import conv, narrow_conv
@@ -186,10 +187,10 @@ class PlainPixelCNN(nn.Module):
     normalization, through whose statistics outputs would depend on later pixels in training.
     """
 
-    width: int = 32
-    layers: int = 6
-    size: int = 3
-    first_size: int = 7
+    width: Size = 32
+    layers: Depth = 6
+    size: Size = 3
+    first_size: Size = 7
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...], groups: int) -> None:
@@ -305,11 +306,11 @@ class GatedPixelCNN(nn.Module):
     border, and not even there if zero is a value of pixels.
     """
 
-    width: int = 32
-    layers: int = 8
-    size: int = 3
-    first_size: int = 7
-    head: int = 64
+    width: Size = 32
+    layers: Depth = 8
+    size: Size = 3
+    first_size: Size = 7
+    head: Size = 64
     coordinates: bool = False
     dtype: Any = None
 

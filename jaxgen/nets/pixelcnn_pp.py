@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Decay, Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.pixelcnn import CausalConv, Index, Place, VerticalConv, row_above
@@ -76,9 +77,7 @@ class VerticalLevel(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, u: jax.Array, y: jax.Array | None, train: bool, row: Index | None
-    ) -> tuple[jax.Array, Sides]:
+    def __call__(self, u: jax.Array, y: jax.Array | None, train: bool, row: Index | None) -> tuple[jax.Array, Sides]:
         width, cached = u.shape[-1], row is not None
         sides: Sides = {}
 
@@ -136,9 +135,7 @@ class CausalLevel(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, h: jax.Array, sides: Sides, y: jax.Array | None, train: bool, place: Place | None
-    ) -> jax.Array:
+    def __call__(self, h: jax.Array, sides: Sides, y: jax.Array | None, train: bool, place: Place | None) -> jax.Array:
         width = h.shape[-1]
 
         def block(name: str, h: jax.Array, skip: jax.Array | None) -> jax.Array:
@@ -227,10 +224,10 @@ class PixelCNNPP(nn.Module):
     convolutions for doubling in both streams. It computes all channels of a pixel at once: use a joint likelihood.
     """
 
-    width: int = 160
-    blocks: int = 5
-    levels: int = 3
-    dropout: float = 0.5
+    width: Size = 160
+    blocks: Depth = 5
+    levels: Depth = 3
+    dropout: Decay = 0.5
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...], groups: int) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, Sizes
 from jaxgen.nets.condition import concat_condition
 from jaxgen.nets.conv import halved
 from jaxgen.nets.gan import Conv2D, Head, batch_norm, normed
@@ -20,7 +21,7 @@ GLOROT_RELU = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # for
 class ResNetGenerator(nn.Module):
     """A dense layer to the smallest map, doubling residual blocks with batch normalization, a convolution, tanh."""
 
-    channels: tuple[int, ...] = (256, 256, 256)
+    channels: Sizes = (256, 256, 256)
     """Width of each block; each doubles the image."""
     dtype: Any = None
 
@@ -47,8 +48,8 @@ class ResNetGenerator(nn.Module):
 class ResNetCritic(nn.Module):
     """Residual blocks with spectral normalization, ReLU, a sum over pixels, then a dense layer."""
 
-    channels: tuple[int, ...] = (128, 128, 128, 128)
-    halvings: int = 2
+    channels: Sizes = (128, 128, 128, 128)
+    halvings: Depth = 2
     """How many blocks, the first ones, halve the image."""
     spectral: bool = True
     projection: bool = True

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from jaxgen.core.ranges import Decay, Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.ops.modulated import conv_down, conv_same, conv_up
 
@@ -129,13 +130,13 @@ class StyleGenerator(nn.Module):
     `synthesize` are its two parts.
     """
 
-    style: int = 512
-    depth: int = 8
+    style: Size = 512
+    depth: Depth = 8
     """Layers of the mapping network."""
-    channel_base: int = 16_384
+    channel_base: Size = 16_384
     """Channels of a map times its size; 32,768 in the papers' largest networks."""
-    channel_max: int = 512
-    w_decay: float = 0.998
+    channel_max: Size = 512
+    w_decay: Decay = 0.998
     """Decay of the running mean of w, per training batch."""
     dtype: Any = None
     """Compute type of the synthesis network; mapping and image are f32."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, Size
 from jaxgen.nets.stylegan import (
     NORMAL,
     EqualConv,
@@ -107,13 +108,13 @@ class StyleGAN2Critic(nn.Module):
     A class conditions by projection onto the output of a mapping network (arXiv:2006.06676).
     """
 
-    channel_base: int = 16_384
-    channel_max: int = 512
+    channel_base: Size = 16_384
+    channel_max: Size = 512
     residual: bool = True
     """False for plain blocks, as in StyleGAN, and in StyleGAN2 on CIFAR-10."""
-    group: int = 4
+    group: Size = 4
     """Examples in a group of the minibatch deviation."""
-    depth: int = 8
+    depth: Depth = 8
     """Layers of the class's mapping network."""
     dtype: Any = None
 

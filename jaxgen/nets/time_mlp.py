@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, Size
 from jaxgen.nets.unet import ZERO, time_embedding
 
 
@@ -18,8 +19,8 @@ class TimeMLP(nn.Module):
     `context` is ignored.
     """
 
-    width: int = 128
-    depth: int = 3
+    width: Size = 128
+    depth: Depth = 3
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.core.ranges import Decay, Depth, NonNegative, OptionalSize, Size
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply
@@ -218,12 +219,12 @@ class Transformer(nn.Module):
     remat: the backward pass recomputes each block, which takes less memory.
     """
 
-    width: int = 384
-    depth: int = 6
-    heads: int = 6
-    groups: int = 0
+    width: Size = 384
+    depth: Depth = 6
+    heads: Size = 6
+    groups: OptionalSize = 0
     """Heads of keys and values, each shared by heads / groups queries; as many as heads if 0."""
-    hidden: int = 0
+    hidden: OptionalSize = 0
     """Channels inside the MLPs; 4 times the width if 0."""
     causal: bool = False
     """Position t sees positions up to t."""
@@ -236,9 +237,9 @@ class Transformer(nn.Module):
     rotary: bool = False
     bias: bool = True
     """Biases of dense layers and norms."""
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     """Of attention weights and of the output of attention and MLPs, in training."""
-    std: float = 0.02
+    std: NonNegative = 0.02
     """Kernels start from N(0, std^2), or from Xavier's uniform distribution if 0."""
     scaled: bool = True
     """Kernels whose output is added to the residual start from std / sqrt(2 depth), as in GPT-2."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Decay, Depth, Size, Sizes
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, DoubleConv
 from jaxgen.nets.dense import Dense
@@ -108,16 +109,16 @@ class UNet(nn.Module):
     remat: the backward pass recomputes each block, which takes less memory.
     """
 
-    width: int = 128
-    mults: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 2
-    attention: tuple[int, ...] = (16,)
-    head_dim: int = 64
-    dropout: float = 0.0
-    cross_attention: tuple[int, ...] = ()
+    width: Size = 128
+    mults: Sizes = (1, 2, 2, 2)
+    blocks: Depth = 2
+    attention: tuple[Size, ...] = (16,)
+    head_dim: Size = 64
+    dropout: Decay = 0.0
+    cross_attention: tuple[Size, ...] = ()
     scale_shift: bool = False
     resample_blocks: bool = False
-    patch: int = 1
+    patch: Size = 1
     remat: bool = False
     dtype: Any = None
 

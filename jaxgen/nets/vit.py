@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Decay, Size, Sizes
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import UpConv
 from jaxgen.nets.dense import Dense
@@ -45,9 +46,7 @@ class PatchEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, dim: int) -> jax.Array:
-        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
-            space_to_depth(x, self.patch)
-        )
+        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(space_to_depth(x, self.patch))
         h = attend(self.body, h)
         h = nn.tanh(Dense(self.body.hidden or 4 * self.body.width, dtype=self.dtype, name="code_up")(h))
         # A low dimension, in which codes are looked up: "factorized codes" of section 3.2.
@@ -77,7 +76,7 @@ class ViTCoder(nn.Module):
     codes, with one code per patch.
     """
 
-    patch: int = 8
+    patch: Size = 8
     encoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
     decoder: Transformer = field(default_factory=lambda: Transformer(width=512, depth=8, heads=8))
     dtype: Any = None
@@ -122,12 +121,12 @@ class ViTGenerator(nn.Module):
     The source is padded at its border to whole patches, and the output is cropped.
     """
 
-    patch: int = 8
+    patch: Size = 8
     """A power of two."""
     body: Transformer = field(default_factory=lambda: Transformer(width=256, depth=6, heads=8))
-    channels: tuple[int, ...] = (128, 64)
+    channels: Sizes = (128, 64)
     """Widths of the transposed convolutions but the last one. If there are more of those, the last width repeats."""
-    dropout: float = 0.5
+    dropout: Decay = 0.5
     """Dropout of the transformer's output, in sampling too if noise is wanted."""
     dtype: Any = None
 
@@ -145,9 +144,7 @@ class ViTGenerator(nn.Module):
         height, width = source.shape[1:3]
         around = [(0, -size % self.patch) for size in (height, width)]
         x = jnp.pad(source, ((0, 0), *around, (0, 0)), mode="edge")
-        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(
-            space_to_depth(x, self.patch)
-        )
+        h = Dense(self.body.width, kernel_init=XAVIER, dtype=self.dtype, name="patches")(space_to_depth(x, self.patch))
         h = attend(self.body, h, train)
         h = nn.Dropout(self.dropout, deterministic=not noise)(h)
         times = int(math.log2(self.patch))

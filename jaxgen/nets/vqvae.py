@@ -2,12 +2,14 @@
 design for any number of levels of codes, coarsest first."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import MinLen
 from flax import linen as nn
 
+from jaxgen.core.ranges import Depth, OptionalDepth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, UpConv, halved
 
@@ -95,11 +97,11 @@ class VQNetwork(nn.Module):
     coarser level. (2,) is VQ-VAE, whose codes stand for 4 x 4 pixels; (2, 1) is VQ-VAE-2.
     """
 
-    width: int = 128
-    hidden: int = 32
+    width: Size = 128
+    hidden: Size = 32
     """Channels inside residual blocks."""
-    blocks: int = 2
-    halvings: tuple[int, ...] = (2,)
+    blocks: Depth = 2
+    halvings: Annotated[tuple[OptionalDepth, ...], MinLen(1)] = (2,)
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Depth, NonNegative, Positive
 from jaxgen.errors import UserError
 from jaxgen.ops.likelihood import soft_bound
 
@@ -40,7 +41,7 @@ class Affine(Transform):
     """z = (x + shift) e^s, with s bounded smoothly to +-bound: eq. 7 of arXiv:1605.08803 with the shift applied first,
     and eq. 4 of arXiv:1705.07057 with mu = -shift and alpha = -s."""
 
-    bound: float = 3.0
+    bound: Positive = 3.0
 
     @property
     def num_params(self) -> int:
@@ -63,14 +64,14 @@ class Spline(Transform):
     With the paper's settings (least and narrowest 1e-3, steepest 0) the inverse can be wrong by 0.1.
     """
 
-    bins: int = 8
-    reach: float = 4.0
-    least: float = 0.03
+    bins: Depth = 8
+    reach: Positive = 4.0
+    least: Positive = 0.03
     """Lower bound of each bin's share of the total height, and of the slope at a knot."""
-    narrowest: float = 0.005
+    narrowest: Positive = 0.005
     """Lower bound of each bin's share of the total width. It can be less than `least`: peaks of a density need narrow
     bins, which cost the inverse less accuracy than low ones."""
-    steepest: float = 16.0
+    steepest: NonNegative = 16.0
     """Bound of a knot's slope, approximately, as a multiple of the mean slope of the flatter of the two bins beside it:
     a bin between two much steeper knots would be flat in its middle. 0 for no bound, as in the paper."""
 

@@ -1,8 +1,8 @@
 """Cameras and their rays. In NumPy, as a scene's rays are computed only once.
 
 A pose, f64[3, 4], maps camera to world coordinates; in a camera's coordinates x points right and y up, and the camera
-looks along -z. Intrinsics are f64[4]: fx, fy, cx, cy in pixels, with the first pixel's centre at (0.5, 0.5). With a lens
-(see `jaxgen.ops.lenses`) behind them they are f64[14]. A ray is f32[9]: origin, unit direction, near and far (distances
+looks along -z. Intrinsics are f64[4]: fx, fy, cx, cy in pixels, with the first pixel's centre at (0.5, 0.5). With
+a lens (see `jaxgen.ops.lenses`) behind them they are f64[14]. A ray is f32[9]: origin, unit direction, near and far (distances
 from the origin), and the radius of the pixel's cone at distance one.
 """
 

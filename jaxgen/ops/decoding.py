@@ -5,10 +5,13 @@ top-p and min-p in this order, each to the result of the one before.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 
+from jaxgen.core.ranges import Fraction, NonNegative, OptionalCount, Positive, PositiveFraction
 from jaxgen.errors import UserError
 
 
@@ -45,21 +48,21 @@ def min_p(logits: jax.Array, p: float) -> jax.Array:
 class Decoding:
     """How tokens are drawn, one after another."""
 
-    tokens: int = 0
+    tokens: OptionalCount = 0
     """Number of tokens drawn after the prompt; 0 for as many as the window holds."""
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int = 0
+    top_k: OptionalCount = 0
     """Draws only from this many of the likeliest tokens; 0 for all."""
-    top_p: float = 1.0
+    top_p: PositiveFraction = 1.0
     """Draws only from the likeliest tokens whose probabilities sum to this."""
-    min_p: float = 0.0
+    min_p: Fraction = 0.0
     """Draws only from tokens at least this many times as likely as the likeliest; a number in [0, 1]."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Positive = 1.0
     """Above 1, tokens that the prompt or the text drawn so far contains become less likely."""
-    end: int = -1
+    end: Annotated[int, Ge(-1), Le(1 << 24)] = -1
     """The token that ends a text; the rest of the row is filled with it. Negative for none."""
-    keep: int = 0
+    keep: OptionalCount = 0
     """When the window is full, this many of the last tokens start a new window and the text continues from there; 0
     keeps half a window. Window - 1 forgets one token at a time, as nanoGPT does, but costs a full pass a token."""
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.keys import uniform_each
+from jaxgen.core.ranges import Decay
 from jaxgen.errors import UserError
 
 Critic = Callable[[jax.Array], jax.Array]
@@ -31,7 +32,7 @@ class Objective:
 class Minimax(Objective):
     """min_G max_D E log D(x) + E log(1 - D(G(z))), eq. 1 of arXiv:1406.2661: -log 4 at D = 1/2."""
 
-    smoothing: float = 0.0
+    smoothing: Decay = 0.0
     """One-sided label smoothing (section 3.4 of arXiv:1606.03498): the label of real examples is 1 - smoothing."""
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.ranges import Fraction, NonNegative
 from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoised
 from jaxgen.ops.schedules import expand
@@ -22,9 +23,9 @@ class Guidance:
 
     scale: float = 1.0
     """w: 1 samples with the condition and no guidance, 0 without the condition."""
-    interval: tuple[float, ...] = ()
+    interval: tuple[NonNegative, ...] = ()
     """Lowest and highest noise-to-signal ratio sigma / alpha at which guidance acts (arXiv:2404.07724); () for all."""
-    rescale: float = 0.0
+    rescale: Fraction = 0.0
     """phi in section 3.4 of arXiv:2305.08891: 1 gives the guided x0 the standard deviation (over an image) of the good
     x0, 0 leaves it alone."""
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.keys import fold_each, normal_each, uniform_each
+from jaxgen.core.ranges import NonNegative, Positive, Steps
 from jaxgen.errors import UserError
 
 Energy = Callable[[jax.Array], jax.Array]
@@ -34,20 +35,18 @@ class Langevin:
     a low temperature.
     """
 
-    steps: int = 60
-    step: float = 10.0
-    noise: float | None = 0.005
+    steps: Steps = 60
+    step: Positive = 10.0
+    noise: NonNegative | None = 0.005
     """Standard deviation of the noise; None for sqrt(2 step), with which chains of small steps converge to exp(-E)."""
-    clip: float = 0.03
+    clip: NonNegative = 0.03
     """Bound on each component of the gradient; 0 for none."""
 
     def __post_init__(self):
         if self.steps < 1 or self.step <= 0:
             raise UserError(f"a chain of {self.steps} steps of size {self.step} does not move: both must be above 0")
 
-    def __call__(
-        self, energy: Energy, keys: jax.Array, x: jax.Array, bound: float = 0.0, frames: int = 0
-    ) -> jax.Array:
+    def __call__(self, energy: Energy, keys: jax.Array, x: jax.Array, bound: float = 0.0, frames: int = 0) -> jax.Array:
         """The final states of chains that start at x: f32[B, *shape]. Chain i depends on x[i] and keys[i] only.
 
         bound: states are clipped to [-bound, bound]; 0 for no bounds. frames: if above 0, return that many states along
@@ -148,15 +147,15 @@ class AIS:
     parts, and take one Hamiltonian step at each.
     """
 
-    temperatures: int = 500
+    temperatures: Steps = 500
     """Values of beta above 0."""
-    leapfrog: int = 10
+    leapfrog: Steps = 10
     """Steps of the leapfrog integrator in a proposal; 1 is Metropolis-adjusted Langevin."""
-    step: float = 0.1
+    step: Positive = 0.1
     """Initial step size of the integrator. Separate chains tune it at each temperature to an acceptance of two in
     three, as step sizes tuned on a chain itself would bias its weight."""
     scale: float = 1.0
-    bound: float = 0.0
+    bound: NonNegative = 0.0
     """0 for no bound."""
 
     def __call__(self, energy: Energy, keys: jax.Array, shape: tuple[int, ...]) -> Annealed:

@@ -6,10 +6,13 @@ level l of n has the value low + l (1 - low) / (n - 1).
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 
+from jaxgen.core.ranges import Depth, Positive
 from jaxgen.ops.likelihood import Bernoulli, Likelihood, log_logistic_level, soft_bound
 
 
@@ -92,7 +95,7 @@ class Binary(Levels):
 class Categorical(Levels):
     """A logit for each level of each channel, section 3.4 of arXiv:1601.06759. The order of the levels is not used."""
 
-    levels: int = 256
+    levels: Annotated[int, Ge(2), Le(65_536)] = 256
 
     @property
     def num_params(self) -> int:
@@ -120,9 +123,9 @@ class LogisticMixture(Levels):
     (-1, 1): eq. 3 there, for RGB. One network output therefore serves all channels of a pixel.
     """
 
-    components: int = 10
-    levels: int = 256
-    bound: float = 7.0
+    components: Depth = 10
+    levels: Annotated[int, Ge(2), Le(65_536)] = 256
+    bound: Positive = 7.0
     """Log scales are -2 at first, bounded smoothly to -2 +- bound."""
 
     @property

@@ -5,9 +5,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Gt, Le, Lt
+
+from jaxgen.core.ranges import Positive
 
 
 def soft_bound(x: jax.Array, bound: float) -> jax.Array:
@@ -60,8 +64,8 @@ class Gaussian(Likelihood):
     """
 
     learned: bool = True
-    std: float = 1.0
-    bound: float = 6.0
+    std: Positive = 1.0
+    bound: Positive = 6.0
 
     @property
     def num_params(self) -> int:
@@ -103,8 +107,8 @@ def log_logistic_level(x: jax.Array, mu: jax.Array, log_scale: jax.Array, levels
 class DiscretizedLogistic(Likelihood):
     """P of 8-bit x in [-1, 1] by `log_logistic_level`. Eq. 2 of arXiv:1606.04934."""
 
-    levels: int = 256
-    bound: float = 7.0
+    levels: Annotated[int, Ge(2), Le(65_536)] = 256
+    bound: Positive = 7.0
     """The log scale is -2 at first, bounded smoothly to -2 +- bound."""
 
     @property
@@ -131,8 +135,8 @@ class LogitLaplace(Likelihood):
     `log_prob` is the log density of u; log b is bounded smoothly to +-bound.
     """
 
-    margin: float = 0.1
-    bound: float = 5.0
+    margin: Annotated[float, Gt(0), Lt(0.5)] = 0.1
+    bound: Positive = 5.0
 
     @property
     def num_params(self) -> int:

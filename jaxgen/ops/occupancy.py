@@ -6,10 +6,13 @@ its first visit. Of B rays with N samples each, the samples in occupied cells ar
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 
+from jaxgen.core.ranges import Count, Decay, NonNegative, OptionalCount, Size
 from jaxgen.errors import UserError
 
 
@@ -17,20 +20,20 @@ from jaxgen.errors import UserError
 class Occupancy:
     """The settings of an occupancy grid, and its updates."""
 
-    resolution: int = 0
+    resolution: Annotated[int, Ge(0), Le(1_024)] = 0
     """R, cells along a side; 0 for no grid, so that every sample is computed."""
-    budget: int = 16
+    budget: Size = 16
     """Number of samples that are computed, as a multiple of the batch's rays. A ray whose samples do not all fit is
     left out of that step."""
-    threshold: float = 0.3
+    threshold: NonNegative = 0.3
     """Density above which a cell is occupied; the mean over all cells is used instead where it is lower."""
-    every: int = 4
+    every: Count = 4
     """Training steps between two updates of the grid."""
-    cells: int = 8192
+    cells: Count = 8192
     """Number of cells visited by each update, in turn."""
-    decay: float = 0.95
+    decay: Decay = 0.95
     """Factor on a cell's old density at each visit."""
-    warmup: int = 200
+    warmup: OptionalCount = 200
     """Training steps during which all cells count as occupied: an untrained field may be empty everywhere."""
 
     def __post_init__(self):

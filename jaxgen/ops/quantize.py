@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxgen.core.ranges import Decay, NonNegative, OptionalDepth, Size
 from jaxgen.errors import UserError
 
 EPSILON = 1e-5  # the count that Laplace smoothing adds to each code
@@ -113,21 +114,21 @@ class Found:
 class Codebook:
     """The settings of a codebook of K codes of D numbers, and how they are learnt."""
 
-    size: int = 512
+    size: Size = 512
     """K."""
-    dim: int = 64
+    dim: Size = 64
     """D."""
     cosine: bool = False
     """Scale codes and vectors to unit length, so that the angle decides: section 3.2 of arXiv:2110.04627."""
-    decay: float = 0.99
+    decay: Decay = 0.99
     """Above 0, codes are exponential moving averages, with this decay, of the vectors that chose them: appendix A.1. At
     0, they are parameters that the gradient of the second term of eq. 3 moves to those vectors."""
-    commitment: float = 0.25
+    commitment: NonNegative = 0.25
     """beta, the weight of the third term of eq. 3, |z - sg(q)|^2 averaged over the D numbers."""
-    restart: float = 0.1
+    restart: Decay = 0.1
     """Codes that are chosen less often than this fraction of an even share are replaced by vectors of the batch; 0 for
     never."""
-    kmeans: int = 10
+    kmeans: OptionalDepth = 10
     """Steps of k-means on the first batch that initialise the codes; at 0 they start as vectors of that batch."""
 
     def __post_init__(self):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.keys import fold_each, normal_each
+from jaxgen.core.ranges import Fraction, NonNegative, OptionalSteps, Positive, Steps
 from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoise, log_variances, posterior, step_variance
 from jaxgen.ops.schedules import Grid, Schedule
@@ -90,9 +91,9 @@ def deterministic(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 class Sampler:
     """A method that goes from noise to data. The schedule chooses the times of the steps."""
 
-    steps: int = 0
+    steps: OptionalSteps = 0
     """Number of steps; 0 for all times of a schedule in discrete time."""
-    clip: float = 1.0
+    clip: NonNegative = 1.0
     """x0_hat is kept in [-clip, clip]; 0 leaves it alone."""
 
     def table(self, schedule: Schedule) -> Table:
@@ -239,8 +240,8 @@ class DDIM(Sampler):
     eps_hat is computed from x and x0_hat, so that it stays consistent with a clipped x0_hat.
     """
 
-    steps: int = 50
-    eta: float = 0.0
+    steps: Steps = 50
+    eta: Fraction = 0.0
 
     def table(self, schedule):
         grid = schedule.grid(self.steps)
@@ -257,13 +258,13 @@ class DDIM(Sampler):
 class Churn(Sampler):
     """Adds noise before each step, which raises sigma to (1 + gamma) sigma: algorithm 2 of arXiv:2206.00364."""
 
-    steps: int = 18
-    churn: float = 0.0
+    steps: Steps = 18
+    churn: NonNegative = 0.0
     """S_churn: gamma = min(churn / steps, sqrt 2 - 1). Above 0 only for schedules in continuous time with alpha = 1."""
-    churn_min: float = 0.0
+    churn_min: NonNegative = 0.0
     """S_tmin and S_tmax: the range of sigma in which noise is added."""
-    churn_max: float = 1e9
-    churn_noise: float = 1.0
+    churn_max: NonNegative = 1e9
+    churn_noise: NonNegative = 1.0
     """S_noise: standard deviation of the noise, relative to that which keeps the marginal distribution."""
 
     def _churned(self, schedule: Schedule) -> tuple[Grid, np.ndarray, float]:
@@ -295,7 +296,7 @@ def to_levels(grid: Grid, unchurned: Grid) -> tuple[np.ndarray, np.ndarray]:
 class Euler(Churn):
     """x' = alpha' x0_hat + sigma' eps_hat: Euler's method in increments of alpha and sigma, which is DDIM."""
 
-    steps: int = 50
+    steps: Steps = 50
 
     def table(self, schedule):
         grid, added, start = self._churned(schedule)
@@ -346,7 +347,7 @@ class DPMSolverPP(Sampler):
     x' = (sigma' / sigma) x + (alpha' - alpha sigma' / sigma) D.
     """
 
-    steps: int = 20
+    steps: Steps = 20
 
     def table(self, schedule):
         grid = schedule.grid(self.steps)
@@ -371,9 +372,9 @@ class AnnealedLangevin(Sampler):
     The second paper writes x + a score + sqrt(2 a) z, so s = 2 a.
     """
 
-    clip: float = 0.0
-    each: int = 5
-    step: float = 0.124
+    clip: NonNegative = 0.0
+    each: Steps = 5
+    step: Positive = 0.124
     """s / sigma^2, in (0, 4): x diverges beyond. The second paper's value for CIFAR-10 is 2 x 6.2e-6 / 0.01^2."""
 
     def table(self, schedule):

@@ -8,12 +8,14 @@ in bf16, 1 - beta_0 rounds to one.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Gt, Lt
 
+from jaxgen.core.ranges import NonNegative, Positive, Steps
 from jaxgen.errors import UserError
 
 
@@ -90,7 +92,7 @@ class Schedule:
 class Discrete(Schedule):
     """A schedule in discrete time: t = 0 .. T - 1, with increasing noise."""
 
-    num_steps: int = 1000
+    num_steps: Steps = 1000
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """alpha and sigma of all times, float64[T]."""
@@ -138,8 +140,8 @@ class Linear(VariancePreserving):
     """beta_t linear in t, section 4 of arXiv:2006.11239. `beta_start` and `beta_end` are for T = 1000; they are scaled
     by 1000 / T, so that fewer steps reach the same noise level."""
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: Annotated[float, Gt(0), Lt(1)] = 1e-4
+    beta_end: Annotated[float, Gt(0), Lt(1)] = 0.02
 
     def abar(self) -> np.ndarray:
         scale = 1000 / self.num_steps
@@ -153,7 +155,7 @@ class Linear(VariancePreserving):
 class Cosine(VariancePreserving):
     """f(t) = cos^2((t / T + s) / (1 + s) pi / 2), beta at most 0.999: eq. 17 of arXiv:2102.09672."""
 
-    s: float = 0.008
+    s: NonNegative = 0.008
 
     def abar(self) -> np.ndarray:
         t = np.arange(self.num_steps + 1) / self.num_steps
@@ -179,9 +181,9 @@ class Sigmoid(VariancePreserving):
 class Geometric(Discrete):
     """alpha = 1, sigma_t geometric from `sigma_min` to `sigma_max`: the noise levels of arXiv:1907.05600, section 4."""
 
-    num_steps: int = 232
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    num_steps: Steps = 232
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 50.0
 
     def table(self):
         return np.ones(self.num_steps), np.geomspace(self.sigma_min, self.sigma_max, self.num_steps)
@@ -203,9 +205,9 @@ def check_steps(steps: int) -> None:
 class Karras(Schedule):
     """alpha = 1 and sigma = t. Sampling times are evenly spaced in sigma^(1 / rho): eq. 5 of arXiv:2206.00364."""
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
 
     def levels(self, t):
         t = np.asarray(t, np.float64)
@@ -237,7 +239,7 @@ class Karras(Schedule):
 class Straight(Schedule):
     """alpha = 1 - t and sigma = t for t in [0, 1], with noise at t = 1: rectified flow, eq. 1 of arXiv:2209.03003."""
 
-    shift: float = 1.0
+    shift: Positive = 1.0
     """Sampling times are shift t / (1 + (shift - 1) t) for evenly spaced t: eq. 23 of arXiv:2403.03206."""
 
     def levels(self, t):

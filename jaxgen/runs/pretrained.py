@@ -19,6 +19,7 @@ from flax import struct
 
 from jaxgen.core.capabilities import CodeStage, LatentStage
 from jaxgen.core.codec import Codec, static
+from jaxgen.core.ranges import CheckpointStep
 from jaxgen.core.types import Batch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
@@ -38,7 +39,7 @@ class Pretrained(Codec):
     form: Form = static("tokens")
     """tokens: i32[B, T], for GPT and MaskGIT. levels: one map of codes as f32[B, h, w, 1] from -1 to 1, for PixelCNN.
     latents: vectors f32[B, h, w, D] before they are quantized, for diffusion."""
-    step: int = static(-1)
+    step: CheckpointStep = static(-1)
     """Checkpoint to use; the newest when negative."""
     best: bool = static(False)
     """Use the best checkpoint, of a run trained with --best."""

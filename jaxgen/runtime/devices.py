@@ -6,6 +6,9 @@ from jaxgen.errors import UserError
 from jaxgen.runtime.cache import use_compilation_cache
 from jaxgen.runtime.processes import start_processes
 
+MOST_CPU_DEVICES = 256
+"""A larger mesh is refused by the devices that it lacks."""
+
 
 def start_jax(
     device: str = "auto",
@@ -28,7 +31,7 @@ def start_jax(
     if num_processes > 1 and not coordinator:
         raise UserError("--num-processes needs --coordinator HOST:PORT, the same in every process")
     # Of each process: every one makes its share of the mesh.
-    count = max(1, cpu_devices // num_processes)
+    count = min(max(1, cpu_devices // num_processes), MOST_CPU_DEVICES)
     if seeds > 1:
         count = max(n for n in range(1, (os.cpu_count() or 1) + 1) if seeds % n == 0)
     free = jax.config.jax_num_cpu_devices == -1  # pyright: ignore[reportAttributeAccessIssue]: set at run time
@@ -40,7 +43,7 @@ def start_jax(
         start_processes(coordinator, num_processes, process_id)
     try:
         found = jax.default_backend()
-    except RuntimeError:
+    except (RuntimeError, AssertionError):  # jax asserts that a device whose plugin is missing was found
         found = "none"
     if device not in ("auto", found):
         jax.config.update("jax_platforms", "cpu")

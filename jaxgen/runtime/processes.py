@@ -1,6 +1,7 @@
 """The processes of one run: which of them writes, and what all of them agree on."""
 
 import math
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -93,6 +94,14 @@ def start_processes(coordinator: str, num_processes: int, process_id: int) -> No
     coordinator: HOST:PORT of process 0, or `auto` where the cluster (TPU pod, Slurm, Open MPI) tells. Raises UserError
     when they cannot meet.
     """
+    host, _, port = coordinator.rpartition(":")
+    if coordinator != "auto":
+        if not host or not port.isdecimal() or not 0 < int(port[:6]) < 65_536:
+            raise UserError(f"coordinator is {coordinator!r}: HOST:PORT of process 0 or auto is expected")
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+        except (OSError, UnicodeError) as error:
+            raise UserError(f"coordinator {coordinator} cannot be found ({error}): check the host's name") from error
     try:
         if coordinator == "auto":
             jax.distributed.initialize()

@@ -9,8 +9,7 @@ from conftest import EXPERIMENTS
 from jaxgen import __main__ as commands
 from jaxgen.cli import train
 from jaxgen.core import compiled
-from jaxgen.errors import UserError
-from jaxgen.experiment import from_json, presets
+from jaxgen.experiment import presets
 from jaxgen.runtime import cache
 from jaxgen.train import loop
 
@@ -121,13 +120,6 @@ def test_a_damaged_experiment_is_one_line(run, capsys, monkeypatch, tmp_path):
     for value, word in [("{", "cannot be read"), (json.dumps({**written, "sede": 1}), "did you mean seed?")]:
         (copy / "experiment.json").write_text(value)
         assert word in complaint(capsys, jaxgen(monkeypatch, "sample", copy))
-
-
-def test_only_dataclasses_are_read_from_json():
-    with pytest.raises(UserError, match="no dataclass"):
-        from_json({"type": "os:system"})
-    with pytest.raises(UserError, match="cannot be imported"):
-        from_json({"type": "no.such.module:Thing"})
 
 
 def test_the_cache_folder_is_private(tmp_path, monkeypatch):
