@@ -22,6 +22,7 @@ from jaxgen.experiment import to_json
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import check_output, replacing, write_bytes, write_text
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MAX_BYTES = 2**31 - 2**20  # flatbuffers, which jax.export writes, ends at 2 GiB
@@ -89,7 +90,8 @@ def export_sampler(trained: Trained, platforms: tuple[str, ...] = PLATFORMS) -> 
 
 def export_run(trained: Trained, out: Path, platforms: tuple[str, ...] = PLATFORMS) -> str:
     """Writes the sampler of a run into `out`, and sampler.json with where it comes from; returns what was written in a
-    line. Raises UserError as `export_sampler`."""
+    line. Raises UserError as `export_sampler`, or if `out` cannot be written to."""
+    check_output(out, folder=True)
     exported = export_sampler(trained, platforms)
     name = f"samples of {trained.name} at step {trained.step}"
     usage = write_sampler(out, exported, name, trained.experiment.model.sample_cond(2, trained.examples))
@@ -107,8 +109,7 @@ def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) ->
     cond: a condition of the sampler, to see what the script has to read: classes from its command line, arrays from
     .npy files.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "sampler.bin").write_bytes(exported.serialize())
+    write_bytes(out / "sampler.bin", exported.serialize())
     usage, files, argument = "SEED NUM", "", ""
     if is_labels(cond):
         usage, argument = f"{usage} CLASS[,CLASS...]", LABELS
@@ -120,12 +121,18 @@ def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) ->
             f"\n    # {name}: {a.dtype}, rows of shape {a.shape[1:]}, as of sample_cond" for name, a in arrays.items()
         )
         argument = ARRAYS.format(places=jax.tree.unflatten(structure, range(3, 3 + len(arrays))))
-    (out / "sample.py").write_text(SCRIPT.format(what=what, usage=usage, files=files, cond=argument))
+    write_text(out / "sample.py", SCRIPT.format(what=_quoted(what), usage=usage, files=files, cond=argument))
     package = Path(str(flatbuffers.__file__)).parent
-    with zipfile.ZipFile(out / "flatbuffers.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    zipped = replacing(out / "flatbuffers.zip")
+    with zipped as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(package.glob("*.py")):
             archive.write(file, f"flatbuffers/{file.name}")
     return usage
+
+
+def _quoted(text: str) -> str:
+    """Text within a docstring, where quotes, backslashes and line ends would be code."""
+    return text.encode("unicode_escape").decode().replace('"', '\\"')
 
 
 def is_labels(cond: Any) -> bool:

@@ -69,7 +69,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     with replacing(path) as partial:
         partial.write_bytes(data)
 
