@@ -30,7 +30,7 @@ from jaxgen.report import write_report
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.scoring import features, scores
-from jaxgen.scoring.records import Record, Scoring, score_run
+from jaxgen.scoring.records import Record, Scoring, keep, score_run
 from jaxgen.train.loop import train, train_in_memory
 
 CALL = 50
@@ -90,7 +90,10 @@ class Run(Trained):
         else:
             judge = classifier if isinstance(classifier, Trained) else restore(RunFolder(Path(str(classifier))))
             network = features.classifier(judge)
-        return score_run(self, network, names, asked)
+        records = score_run(self, network, names, asked)
+        if self.folder is not None:
+            keep(self.folder, records)
+        return records
 
     def edit(
         self,

@@ -6,6 +6,7 @@ samples' are kept on the way, so that an interrupted command goes on, and the re
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from jaxgen.core.capabilities import Classifies
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError
 from jaxgen.metrics.inputs import check_images
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.cache import cache_folder
-from jaxgen.runtime.files import replacing
+from jaxgen.runtime.cache import no_cache, private_folder
+from jaxgen.runtime.files import write_tensors
+from jaxgen.runtime.reading import read_tensors
 from jaxgen.scoring.path_length import Distance, by_features
 from jaxgen.weights.store import tree_hash
 
@@ -110,15 +110,13 @@ def real_rows(network: Network, data: Dataset, split: str, batch: int, shown: Sh
         content.update(np.ascontiguousarray(images[mask]).data)
     kind = [images.dtype.str, count, *images.shape[1:]]
     reference = digest({"images": content.hexdigest(), "kind": kind, "network": network.key})
-    file = cache_folder() / "features" / f"{reference}.safetensors"
-    try:
-        return load_file(file), reference
-    except (OSError, SafetensorError):  # not there, or cut short: computed again
-        pass
+    folder = private_folder("features")
+    file = folder / f"{reference}.safetensors" if folder else None
+    if rows := _kept(file):
+        return rows, reference
     batches = ((raw["x"], mask) for raw, mask in data.padded_batches(batch, split))
     rows = _features(network, shown(batches, -(-count // batch), f"features of {split}"))
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _save(rows, file)
+    _keep(rows, file)
     return rows, reference
 
 
@@ -136,17 +134,13 @@ def sampled_rows(
     for first in range(0, num, size):
         last = min(first + size, num)
         file = folder / f"{first:09d}.safetensors" if folder else None
-        try:
-            part = load_file(file) if file else {}
-        except (OSError, SafetensorError):
-            part = {}
+        part = _kept(file)
         # One that was kept for fewer samples may be short.
         if len(part.get("features", ())) < last - first:
             firsts = range(first, last, batch)
             masked = ((images, np.arange(at, at + batch) < last) for at, images in zip(firsts, batches(firsts)))
             part = _features(network, shown(masked, len(firsts), f"samples {first} to {last - 1}"))
-            if file:
-                _save(part, file)
+            _keep(part, file)
         parts.append(part)
     return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
 
@@ -159,9 +153,24 @@ def _features(network: Network, batches: Iterator[tuple[np.ndarray, np.ndarray]]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _save(rows: Rows, file: Path) -> None:
-    with replacing(file) as partial:
-        save_file({name: np.ascontiguousarray(a) for name, a in rows.items()}, partial)
+def _kept(file: Path | None) -> Rows:
+    """Features that were kept; none where there is no such file, or where it was cut short: they are computed again."""
+    if file is None or not file.exists():
+        return {}
+    try:
+        return read_tensors(file)[0]
+    except UserError as error:
+        print(f"{error}: computed again", file=sys.stderr)
+        return {}
+
+
+def _keep(rows: Rows, file: Path | None) -> None:
+    """Keeps features; where they cannot be, that is said and the command goes on."""
+    if file is not None:
+        try:
+            write_tensors(file, rows)
+        except OSError as error:
+            no_cache(file.parent, error)
 
 
 # --- hashes ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ A record has three parts beside its values: `protocol`, what two numbers must sh
 count, reference); `subject`, what is scored (model, step, averaged parameters or not, sampler, seed); `environment`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, differences, to_json
 from jaxgen.inference.sampling import drawn
 from jaxgen.runs.environment import environment
-from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.folder import RunFolder, say
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.progress import track
+from jaxgen.runtime.reading import read_json
 from jaxgen.scoring import features, path_length, scores
 from jaxgen.weights.store import tree_hash
 
@@ -49,12 +49,12 @@ def score_run(
     scoring: Scoring = Scoring(),
     distance: path_length.Distance | None = None,
 ) -> list[Record]:
-    """Scores samples of a run, or a split of its data, against the reference, and keeps the records in RUN/scores.json.
+    """Scores samples of a run, or a split of its data, against the reference; `keep` writes the records.
 
     metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own. Raises
     UserError for a score that cannot be taken.
     """
-    experiment, model, run = trained.experiment, trained.model, trained.folder
+    experiment, model = trained.experiment, trained.model
     num, seed, of = scoring.num, scoring.seed, scoring.of
     distance = distance or network.distance
     if "ppl" in metrics:
@@ -90,8 +90,6 @@ def score_run(
         record = path_length.ppl(trained, distance, way, path_length.Paths(seed, num, batch), cond)
         record["protocol"] = {**distance.provenance, "num": num, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})
-    if run is not None:
-        _keep(run, records)
     return records
 
 
@@ -136,12 +134,30 @@ def _fixed(experiment: Experiment) -> str:
     return features.digest(to_json(experiment))
 
 
-def _keep(run: RunFolder, new: list[Record]) -> None:
-    """Adds records to RUN/scores.json, in place of older ones of the same protocol and subject."""
-    file = run.path / "scores.json"
-    old = json.loads(file.read_text()) if file.exists() else []
+def keep(run: RunFolder, new: list[Record]) -> None:
+    """Adds records to RUN/scores.json, in place of older ones of the same protocol and subject. A file that cannot be
+    read is set aside, which is said."""
+    file, old = run.path / "scores.json", []
+    if file.exists():
+        try:
+            old = _read(file)
+        except UserError as error:
+            aside = file.with_name("scores.unreadable.json")
+            say(f"{error}; it is now {aside.name}")
+            file.replace(aside)
     same = [(r["metric"], r["protocol"], r["subject"]) for r in new]
     run.write_json("scores.json", [r for r in old if (r["metric"], r["protocol"], r["subject"]) not in same] + new)
+
+
+def _read(file: Path) -> list[Record]:
+    """The records in a file. Raises UserError where it holds something else."""
+    records, parts = read_json(file), {"metric": str, "values": dict, "protocol": dict, "subject": dict}
+    if not isinstance(records, list):
+        raise UserError(f"{file} holds no list of scores: restore it")
+    for record in records:
+        if not isinstance(record, dict) or any(not isinstance(record.get(n), kind) for n, kind in parts.items()):
+            raise UserError(f"{file} holds something else than scores: restore it")
+    return records
 
 
 # --- comparing ------------------------------------------------------------------------------------------------
@@ -149,10 +165,10 @@ def _keep(run: RunFolder, new: list[Record]) -> None:
 
 def load(run: Path) -> list[Record]:
     """The records of a run. Raises UserError when it has none."""
-    try:
-        return json.loads((run / "scores.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run} has no readable scores: jaxgen evaluate {run} --metrics fid,...") from error
+    file = run / "scores.json"
+    if not file.exists():
+        raise UserError(f"{run} has no scores: jaxgen evaluate {run} --metrics fid,...")
+    return _read(file)
 
 
 def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
