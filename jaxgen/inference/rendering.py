@@ -25,7 +25,7 @@ from jaxgen.report import save_picture, write_report
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.files import write_bytes
+from jaxgen.runtime.files import check_output, write_bytes
 
 SHOWN = 4  # views in the report's picture
 
@@ -96,6 +96,7 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
 
     lpips: f32[B] of two batches of pictures, where its weights are named.
     """
+    check_output(out, folder=True)
     run, step, model = trained.run, trained.step, field_of(trained)
     pictures = run.pictures(step)
     numbers, shown = _views(trained, options, out, lpips)
@@ -182,7 +183,7 @@ def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
     views = data.views("test")
     scale = width / views.size[1] if width else 1.0
     size = (max(1, round(views.size[0] * scale)), max(1, round(views.size[1] * scale)))
-    lens, ends = views.intrinsics[0] * scale, (views.near.min(), views.far.max(), views.planar[0])
+    lens, ends = views.intrinsics[0, :4] * scale, (views.near.min(), views.far.max(), views.planar[0])
     rays = (view_rays(pose, lens, size, *ends) for pose in data.camera_path(frames))
     return np.stack([render_view(trained, r, size)[0] for r in rays])
 

@@ -22,7 +22,8 @@ from jaxgen.models.decoding.speculative import speculate
 from jaxgen.models.gpt import GPT
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.files import write_text
+from jaxgen.runtime.files import check_output, write_text
+from jaxgen.runtime.reading import read_text
 
 PART = 16
 """Tokens written in one compiled call: few enough to look like a stream."""
@@ -31,10 +32,7 @@ PART = 16
 def tokenizer_of(run: RunFolder) -> Tokenizer:
     """The tokenizer that the run was trained with. Raises UserError when it is not there."""
     file = run.path / "tokenizer.json"
-    try:
-        return from_json(file.read_text(encoding="utf-8"), str(file))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): restore it, or train anew") from error
+    return from_json(read_text(file), str(file))
 
 
 def stream(
@@ -88,6 +86,7 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
     model, num = trained.model, writing.num
     if not isinstance(model, WritesText):
         raise UserError(f"{type(model).__name__} does not write text token by token: name a run of experiments/gpt.py")
+    check_output(folder, folder=True)
     model, output = with_tokens(model, writing.tokens), show or sys.stdout
     tokenizer = tokenizer_of(trained.run)
     prompt = writing.prompt
