@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.runtime.reading import opened, record_of
+
 Curve = tuple[np.ndarray, np.ndarray]
 
 BUCKETS = 300  # about one per pixel of a panel's width
+LAST = 1 << 62  # beyond it steps are no int64
 CHUNK = 20_000  # lines parsed at a time
 # Placeholder colours that matplotlib writes, replaced by CSS so that one drawing suits light and dark pages.
 INK, LINE, BAD = "#010203", "#010204", "#010205"
@@ -30,25 +33,17 @@ def read_records(path: Path | str) -> Iterator[list[dict[str, Any]]]:
     A line that is not a JSON object, such as the last one of a killed run, is skipped.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with opened(path) as lines:
         while chunk := list(itertools.islice(lines, CHUNK)):
             try:  # one call per chunk, three times as fast as one per line
-                records = json.loads(f"[{','.join(chunk)}]")
-            except ValueError:
+                records = json.loads(b"[" + b",".join(chunk) + b"]")
+            except (ValueError, RecursionError):
                 records = None
             if records is None or len(records) != len(chunk):
-                records = [_loads(line) for line in chunk]
+                records = [record_of(line) for line in chunk]
             yield [r for r in records if isinstance(r, dict)]
-
-
-def _loads(line: str) -> Any:
-    """The JSON value of a line, None if it is invalid."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def read_metrics(path: Path | str) -> dict[str, Curve]:
@@ -60,13 +55,13 @@ def read_metrics(path: Path | str) -> dict[str, Curve]:
     """
     columns: dict[str, list[Curve]] = defaultdict(list)  # the curves of each chunk
     for records in read_records(path):
-        records = [r for r in records if isinstance(r.get("step"), int | float) and r["step"] % 1 == 0]
+        records = [r for r in records if _is_step(r.get("step"))]
         records = [{n: r[n] for n in ("step", "skipped")} if r.get("skipped") else r for r in records]
         for name in dict.fromkeys(itertools.chain.from_iterable(records)):
             rows = [r for r in records if name in r]
             try:
                 values = np.array([r[name] for r in rows], np.float64)
-            except (TypeError, ValueError):  # text, or lists
+            except (TypeError, ValueError, OverflowError):  # text, lists, or integers beyond floats
                 continue
             if name != "step" and values.ndim == 1:
                 columns[name].append((np.array([r["step"] for r in rows], np.int64), values))
@@ -74,6 +69,10 @@ def read_metrics(path: Path | str) -> dict[str, Curve]:
         name: _last_of_each(np.concatenate([s for s, _ in chunks]), np.concatenate([v for _, v in chunks]))
         for name, chunks in columns.items()
     }
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < LAST and value % 1 == 0
 
 
 def _last_of_each(steps: np.ndarray, values: np.ndarray) -> Curve:

@@ -26,6 +26,7 @@ from jaxgen.report.parts import (
     section,
     write_page,
 )
+from jaxgen.runtime.reading import read_bytes
 
 FILM = 32  # steps shown over training; their pictures are all embedded in the page
 EVENTS = 200  # shown at most
@@ -157,7 +158,7 @@ def _texts(folder: Path) -> str:
     if not found:
         return ""
     latest = max(found, key=lambda f: int(f.parent.name))
-    text = latest.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(latest).decode(errors="replace")
     cut = "\n\u2026" if len(text) > LETTERS else ""
     shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:LETTERS])
     step = f'<p class="quiet">step {int(latest.parent.name):,}</p>'

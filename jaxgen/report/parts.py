@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxgen.errors import UserError
 from jaxgen.report.style import SCRIPT, STYLE
+from jaxgen.runtime import reading
 from jaxgen.runtime.files import write_bytes
 from jaxgen.runtime.picture import undecoded
 
@@ -42,8 +43,8 @@ def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        value = reading.read_json(path)
+    except UserError:
         value = None
     if not isinstance(value, dict):
         notes.append(f"{path.name} is not a JSON object and was left out.")
@@ -81,7 +82,7 @@ def img(picture: Picture, alt: str, up_to: int = 0) -> str:
     """An <img> with its data inside, enlarged without smoothing, by an integer factor, to at most `up_to` px."""
     path, width, height = picture
     factor = max(1, up_to // width)
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(reading.read_bytes(path)).decode()
     pixels = ' class="pixels"' if width < 640 else ""
     return (
         f'<img{pixels} src="data:image/{path.suffix[1:]};base64,{data}" alt="{escape(alt)}" '

@@ -42,9 +42,9 @@ def write_seeds_report(out: Path | str) -> Path:
     over = {name: _over_seeds([metrics[name] for metrics in trained]) for name in shared}
     seeds = [int(folder.name[4:]) for folder in folders]
     numbers = {f"train/{n}": _estimate(mean[-1], half[-1], seeds) for n, (_, mean, half) in over.items() if len(mean)}
-    held_out = [read_json(folder / "evaluation.json", []).get("metrics", {}) for folder in folders]
+    held_out = [_means(read_json(folder / "evaluation.json", [])) for folder in folders]
     counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
-    ends = {f"test/{n}": [metrics[n]["mean"] for metrics in held_out] for n in (held_out[0] if all(held_out) else ())}
+    ends = {f"test/{n}": [m[n] for m in held_out] for n in held_out[0] if all(n in m for m in held_out)}
     ends |= {
         n: [metrics[n][1][-1] for metrics in counted]
         for n in counted[0]
@@ -65,6 +65,14 @@ def write_seeds_report(out: Path | str) -> Path:
     ]
     write_page(out / "report.html", title, parts)
     return out / "report.html"
+
+
+def _means(evaluation: dict[str, Any]) -> dict[str, float]:
+    """The means of an evaluation by name; none where it holds something else."""
+    metrics = evaluation.get("metrics")
+    named = metrics.items() if isinstance(metrics, dict) else ()
+    found = {name: value.get("mean") for name, value in named if isinstance(value, dict)}
+    return {name: mean for name, mean in found.items() if isinstance(mean, int | float)}
 
 
 def _over_seeds(per_seed: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
