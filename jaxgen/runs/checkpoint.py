@@ -162,7 +162,7 @@ def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in `folder`, oldest first; empty if there is no such folder."""
+    """Steps of the checkpoints in `folder`, oldest first, damaged ones too; empty if there is no such folder."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
@@ -337,7 +337,7 @@ class Checkpoints:
     def set_aside(self, after: int) -> None:
         """Moves checkpoints newer than step `after`, from which a run goes on, to the folder `set_aside`. Orbax would
         not save their steps again."""
-        newer = [step for step in self.steps() if step > after]
+        newer = [step for step in saved_steps(self.folder) if step > after]
 
         def move() -> None:
             for step in newer:

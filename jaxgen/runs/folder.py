@@ -163,7 +163,7 @@ class RunFolder:
         """Removes the lines of steps after `step`, which a resumed run writes again, and what is no line. Says what of
         the steps before is missing."""
         for file in (self.metrics, self.held_out, self.timing, self.events):
-            lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+            lines = read_bytes(file).splitlines(keepends=True) if file.exists() else []
             records = [record_of(line) if line.endswith(b"\n") else None for line in lines]
             steps = [r["step"] if r and isinstance(r.get("step"), int) else None for r in records]
             last = math.inf if file == self.events else step
@@ -171,7 +171,7 @@ class RunFolder:
             wrong = []
             # A last line that a crash cut is one of those that are written again.
             if broken := steps[: kept[-1] if kept else 0].count(None):
-                wrong.append(f"{broken} lines cannot be read and are left out")
+                wrong.append(f"{broken} of its lines cannot be read and are left out")
             if file == self.metrics and (lost := step - len({steps[i] for i in kept})) > 0:
                 wrong.append(f"{lost} of the {step} steps before the checkpoint are missing")
             if wrong:

@@ -113,6 +113,7 @@ def _start(session: Session) -> TrainState:
     experiment, run, checkpoints = session.experiment, session.run, session.checkpoints
     if not checkpoints.steps():
         processes.on_main(lambda: checkpoints.report_lost(say))
+        checkpoints.set_aside(-1)
         return initial_state(experiment, session.codec, session.layout)
     state = saved_state(experiment, run.examples(), session.codec, checkpoints, layout=session.layout)
     if int(state.step) >= experiment.steps:
@@ -131,8 +132,8 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
         if processes.is_main():
             print(f"nothing is to be done: {run.path} has {start} steps, {stop} are asked for")
         return state, None
-    processes.on_main(lambda: run.record(experiment, session.facts))
     processes.on_main(lambda: run.forget_after(start))
+    processes.on_main(lambda: run.record(experiment, session.facts))
     # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
     order = experiment.seed + 1_000_003 * run.rollbacks(start)
     data, calls = _feed(experiment, order, start, stop, layout)
