@@ -2,30 +2,38 @@
 
 The first nine tenths of the text are "train", the rest "test", as in nanoGPT. Examples are windows of `block` + 1
 tokens, of which `block` are predicted.
+
+Files are UTF-8. A byte-order mark at the beginning of a file is left out. All other characters are kept as they are:
+NUL and other control characters, both kinds of line ends, byte-order marks further on. With `tokenizer` bytes, a file
+may hold any bytes.
 """
 
+import codecs
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from jaxgen.core.ranges import Count, Size, Vocabulary
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, check_split
-from jaxgen.data.tfds import read_texts
+from jaxgen.data.prepared import read_texts
 from jaxgen.data.tokenizers import BPE, Bytes, Characters, Tokenizer
 from jaxgen.errors import UserError, nearest
-from jaxgen.runtime.cache import cache_folder
+from jaxgen.runtime.cache import private_folder
 from jaxgen.runtime.files import replacing
+from jaxgen.runtime.reading import opened, user_path
 
 NAMED = ("docs", "tiny_shakespeare")
-PIECE = 1 << 22  # characters read and tokenized at a time
+PIECE = 1 << 22  # bytes read and tokenized at a time
 LARGE = 1 << 26  # bytes; the tokens of a text this large are kept in a file and read from there
-CACHE_FORMAT = 2  # to be raised when tokenization changes
+CACHE_FORMAT = 3  # to be raised when tokenization changes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,20 +46,23 @@ class Text(Dataset):
 
     source: str = "docs"
     """One of: docs (Python's help topics, half a million characters), tiny_shakespeare (from tensorflow-datasets), a
-    file, or a folder, whose .txt files are read in the order of their names. Each text is followed by the tokenizer's
-    end token, if it has one."""
+    file, or a folder, whose .txt files are read in the order of their names, those of its folders too. Hidden files and
+    folders, whose names begin with a dot, are passed over. Each text is followed by the tokenizer's end token, if it
+    has one."""
     tokenizer: Literal["bytes", "characters", "bpe"] = "characters"
-    vocab_size: int = 1024
+    vocab_size: Vocabulary = 1024
     """With bpe: the vocabulary size to learn from the train split."""
     gpt2: str = ""
     """With bpe: the folder of GPT-2's vocab.json and merges.txt, to use that vocabulary instead."""
-    block: int = 64
+    block: Size = 64
     """Tokens predicted per example."""
-    stride: int = 1
+    stride: Count = 1
     """Distance in tokens between the starts of training examples. Test examples start every `block` tokens, so that
     each token is predicted once."""
     data_dir: str | None = None
     """The folder where tensorflow-datasets keeps its sets; its own default if None."""
+    download: bool = True
+    """Download tiny_shakespeare if it is not prepared there (--data.download); --data.no-download refuses."""
 
     def load(self, split: str) -> "Windows":
         check_split(split)
@@ -84,18 +95,29 @@ class Text(Dataset):
     @property
     def _corpus(self) -> "Corpus":
         if self.source in NAMED:
-            return Corpus(self.source, (), self.data_dir)
+            return Corpus(self.source, (), self.data_dir, self.download)
         if not self.source:
             raise UserError(f"no text was given: pass --data.source with a file or folder, or {' or '.join(NAMED)}")
-        path = Path(self.source).expanduser()
-        found = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
+        path = user_path(self.source)
+        found = _visible_texts(path) if os.path.isdir(path) else [path] if os.path.exists(path) else []
         if not found:
             near = nearest(self.source, NAMED)
-            what = "has no .txt file" if path.is_dir() else f"is not a file or folder{near}"
+            what = "has no .txt file" if os.path.isdir(path) else f"is not a file or folder{near}"
             raise UserError(f"text source {self.source!r} {what}: pass a text, or choose {' or '.join(NAMED)}")
-        # Size and modification time stand in for the content: a file that was rewritten is read again.
-        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found]
-        return Corpus("", tuple(stats), None)
+        return Corpus("", tuple(map(_stats, found)))
+
+
+def _visible_texts(folder: Path) -> list[Path]:
+    """The .txt files of a folder, however deep, in order."""
+    files = (file for file in folder.rglob("*.txt") if not file.is_dir())
+    return sorted(f for f in files if not any(part.startswith(".") for part in f.relative_to(folder).parts))
+
+
+def _stats(file: Path) -> tuple[str, int, int]:
+    """Path, size and modification time, which stand in for the content: a file that was rewritten is read again."""
+    with opened(file) as source:
+        stats = os.fstat(source.fileno())
+    return str(file), stats.st_size, stats.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +126,8 @@ class Corpus:
 
     name: str
     stats: tuple[tuple[str, int, int], ...]
-    data_dir: str | None
+    data_dir: str | None = None
+    download: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -122,23 +145,24 @@ class Corpus:
 
             yield iter(["\n\n".join(topics.values())])
         elif self.name:
-            yield iter(read_texts(self.name, self.data_dir))
+            yield iter(read_texts(self.name, self.data_dir, self.download))
         for file, _, _ in self.stats:
             yield _file_pieces(file, strict)
 
 
 def _file_pieces(file: str, strict: bool) -> Iterator[str]:
-    try:
-        # newline="" keeps line ends, so that decoding the tokens gives back the file.
-        with open(file, encoding="utf-8", errors="strict" if strict else "surrogateescape", newline="") as text:
-            while lines := text.readlines(PIECE):
-                yield "".join(lines)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): choose --data.tokenizer bytes"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    with opened(Path(file)) as source:
+        place = len(codecs.BOM_UTF8) if source.peek(3).startswith(codecs.BOM_UTF8) else 0
+        source.seek(place)
+        while lines := source.readlines(PIECE):
+            data = b"".join(lines)
+            try:
+                text = data.decode("utf-8", "strict" if strict else "surrogateescape")
+            except UnicodeDecodeError as error:
+                where = f"{error.reason} at byte {place + error.start}"
+                raise UserError(f"{file} is not UTF-8 text ({where}): choose --data.tokenizer bytes") from error
+            yield text
+            place += len(data)
 
 
 class Windows:
@@ -165,7 +189,7 @@ def _tokenizer(kind: str, corpus: Corpus, vocab_size: int, gpt2: str) -> Tokeniz
         case "characters":
             return Characters("".join(sorted(set().union(*map(set, corpus.pieces(strict=True))))))
         case "bpe" if gpt2:
-            return BPE.gpt2(Path(gpt2).expanduser())
+            return BPE.gpt2(user_path(gpt2))
         case "bpe":
             text = "".join(corpus.pieces(strict=True))
             return BPE.train(text[: len(text) * 9 // 10], vocab_size)
@@ -186,10 +210,11 @@ def _encoded(kind: str, corpus: Corpus, vocab_size: int, gpt2: str) -> np.ndarra
             if tokenizer.end >= 0:
                 yield np.array([tokenizer.end], dtype)
 
-    if corpus.nbytes < LARGE:
+    folder = private_folder("text") if corpus.nbytes >= LARGE else None
+    if folder is None:
         return np.concatenate([np.zeros(0, dtype), *parts()])
     key = json.dumps([CACHE_FORMAT, corpus.stats, tokenizer.to_json()])
-    file = cache_folder() / "text" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.tokens"
+    file = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.tokens"
     if not file.is_file():
         try:
             with replacing(file) as partial, partial.open("wb") as out:

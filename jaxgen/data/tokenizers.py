@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import UserError
+from jaxgen.runtime.reading import parse_json, read_json, read_text
+
+END = "<|endoftext|>"
+"""GPT-2's token that ends a text."""
+MOST_VOCABULARY = 1 << 24
+"""Bytes of a vocabulary, of merges, or of a definition of both: a million tokens."""
 
 
 class Tokenizer:
@@ -19,7 +25,7 @@ class Tokenizer:
     """The token that ends a text, negative if there is none."""
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens, int32[T]. Raises UserError for text without a token."""
+        """The tokens, int32[T]. Raises UserError for text without a token, or that is no Unicode."""
         raise NotImplementedError
 
     def decode(self, tokens: Any) -> str:
@@ -43,7 +49,7 @@ class Bytes(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         # Bytes that are not UTF-8 arrive as surrogates, and are restored.
-        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
+        return np.frombuffer(_utf8(text, "surrogateescape"), np.uint8).astype(np.int32)
 
     def decode(self, tokens: Any) -> str:
         return bytes(int(t) & 255 for t in tokens).decode("utf-8", "replace")
@@ -91,17 +97,26 @@ class Characters(Tokenizer):
 class BPE(Tokenizer):
     """Byte-level byte-pair encoding (arXiv:1508.07909, as in GPT-2), by the package `tokenizers`."""
 
-    def __init__(self, definition: str):
-        self.definition = definition
-        try:
-            self.backend = _package().Tokenizer.from_str(definition)
-        except UserError:
-            raise
-        except Exception as error:  # the package raises plain Exception
-            raise UserError(f"the tokenizer's definition cannot be read ({error}): restore tokenizer.json") from error
-        self.size = self.backend.get_vocab_size()
-        end = self.backend.token_to_id("<|endoftext|>")
+    def __init__(self, backend: Any, definition: str = ""):
+        """backend: the package's tokenizer. definition: its own one if empty."""
+        self.backend, self.definition = backend, definition or backend.to_str()
+        self.size = backend.get_vocab_size()
+        end = backend.token_to_id(END)
         self.end = -1 if end is None else end
+
+    @classmethod
+    def of(cls, definition: str, where: str) -> "BPE":
+        """Reads what `to_json` keeps. Raises UserError for a tokenizer that is not byte-level, or is damaged."""
+        match parse_json(definition, where):
+            case {
+                "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+                "decoder": {"type": "ByteLevel"}, "added_tokens": list(added),
+                "model": {"type": "BPE", "vocab": dict(vocabulary), "merges": list(merges)},
+            } if all(isinstance(token, dict) and token.get("content") == END for token in added):  # fmt: skip
+                # Older versions of the package write "a b", newer ones ["a", "b"].
+                pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+                return cls(_byte_level(vocabulary, pairs, bool(added), where), definition)
+        raise UserError(f"{where} does not define byte-level byte-pair encoding: restore it, or train again")
 
     @classmethod
     def train(cls, text: str, size: int) -> "BPE":
@@ -113,30 +128,27 @@ class BPE(Tokenizer):
         tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = package.decoders.ByteLevel()
         alphabet = package.pre_tokenizers.ByteLevel.alphabet()
+        size = min(size, len(alphabet) + 4 * len(text))  # for which the package reserves memory
         trainer = package.trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
         # Line by line, since the package counts the words of several sequences in parallel.
         tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
-        return cls(tokenizer.to_str())
+        return cls(tokenizer)
 
     @classmethod
     def gpt2(cls, folder: Path) -> "BPE":
         """Reads GPT-2's vocab.json and merges.txt. Raises UserError if they are missing or of another form."""
-        package = _package()
-        files = [folder / "vocab.json", folder / "merges.txt"]
-        for file in files:
-            if not file.is_file():
-                raise UserError(f"{file} is not a file: pass the folder of GPT-2's vocab.json and merges.txt")
+        files = folder / "vocab.json", folder / "merges.txt"
         try:
-            tokenizer = package.Tokenizer(package.models.BPE.from_file(*map(str, files)))
-        except Exception as error:
-            raise UserError(f"{folder} does not hold a vocabulary of GPT-2's form ({error})") from error
-        tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = package.decoders.ByteLevel()
-        if "<|endoftext|>" in tokenizer.get_vocab():
-            tokenizer.add_special_tokens(["<|endoftext|>"])
-        return cls(tokenizer.to_str())
+            vocabulary, lines = read_json(files[0], MOST_VOCABULARY), read_text(files[1], most=MOST_VOCABULARY)
+        except UserError as error:
+            raise UserError(f"{error}, or pass the folder of GPT-2's vocab.json and merges.txt") from error
+        if not isinstance(vocabulary, dict):
+            raise UserError(f"{files[0]} does not map tokens to numbers: pass GPT-2's own")
+        merges = [line.split(" ") for line in lines.split("\n") if line and not line.startswith("#version")]
+        return cls(_byte_level(vocabulary, merges, END in vocabulary, " and ".join(map(str, files))))
 
     def encode(self, text: str) -> np.ndarray:
+        _utf8(text)  # for the package's own error names nothing
         return np.array(self.backend.encode(text).ids, np.int32)
 
     def decode(self, tokens: Any) -> str:
@@ -154,20 +166,69 @@ class BPE(Tokenizer):
 
 def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
     """The tokenizer that `to_json` wrote. Raises UserError for anything else; `where` names the file in the message."""
-    try:
-        match value := json.loads(text):
-            case {"kind": "bytes"}:
-                return Bytes()
-            case {"kind": "characters", "characters": str(characters)}:
-                return Characters(characters)
-            case {"kind": "bpe", "definition": str(definition)}:
-                return BPE(definition)
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{where} cannot be read ({error}): restore it, or train again") from error
+    if len(text) > 2 * MOST_VOCABULARY:  # a definition's quotes are escaped
+        raise UserError(f"{where} has {len(text)} characters, no tokenizer has as many: restore it")
+    match value := parse_json(text, where):
+        case {"kind": "bytes"}:
+            return Bytes()
+        case {"kind": "characters", "characters": str(characters)}:
+            if not characters or len(set(characters)) < len(characters):
+                raise UserError(f"{where} has no characters, or one of them twice: restore it, or train again")
+            try:
+                return Characters(_utf8(characters).decode())
+            except UserError as error:
+                raise UserError(f"{where} has a character that is none ({error}): restore it") from error
+        case {"kind": "bpe", "definition": str(definition)}:
+            return BPE.of(definition, where)
     kind = value.get("kind") if isinstance(value, dict) else None
-    raise UserError(f"{where} has kind {kind!r}: bytes, characters or bpe is expected")
+    raise UserError(f"{where} has kind {kind!r:.60}: bytes, characters or bpe is expected")
+
+
+def _utf8(text: str, errors: str = "strict") -> bytes:
+    try:
+        return text.encode("utf-8", errors)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text has {text[error.start]!a} at character {error.start}, half of a pair: save it again as UTF-8"
+        ) from error
+
+
+def _byte_level(vocabulary: dict[str, Any], merges: list[Any], end: bool, where: str) -> Any:
+    """The package's tokenizer in GPT-2's form. end: whether END is a token that no text is merged into.
+
+    merges: pairs of tokens, the first to be merged first. Raises UserError, which names `where`, for what the package
+    would panic of, or would leave out of the text.
+    """
+    package = _package()
+    fault = _fault(vocabulary, merges, set(package.pre_tokenizers.ByteLevel.alphabet()))
+    if not fault and end and END not in vocabulary:
+        fault = f"no token {END}"
+    if fault:
+        raise UserError(f"{where} cannot be used as a vocabulary ({fault}): restore it")
+    tokenizer = package.Tokenizer(package.models.BPE(vocabulary, [tuple(pair) for pair in merges]))
+    tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = package.decoders.ByteLevel()
+    if end:
+        tokenizer.add_special_tokens([END])
+    return tokenizer
+
+
+def _fault(vocabulary: dict[str, Any], merges: list[Any], alphabet: set[str]) -> str:
+    """What is wrong with a vocabulary, '' for nothing. alphabet: the characters that stand for the 256 bytes."""
+    numbers = list(vocabulary.values())
+    if not all(type(n) is int for n in numbers) or sorted(numbers) != list(range(len(numbers))):
+        return f"tokens that are not numbered from 0 to {len(numbers) - 1}"
+    if missing := alphabet - vocabulary.keys():
+        return f"no token for the byte that is written {min(missing)}"
+    if "" in vocabulary:
+        return "an empty token"
+    if unknown := set().union(*vocabulary) - alphabet:
+        return f"the character {min(unknown)!a}, which stands for no byte"
+    for pair in merges:
+        two = isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        if not two or not {*pair, "".join(pair)} <= vocabulary.keys():
+            return f"a merge of what are no tokens, {pair!a:.60}"
+    return ""
 
 
 def _package() -> Any:

@@ -80,9 +80,9 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
             raise UserError(f"{path} has {size} bytes, which do not fit in memory") from error
 
 
-def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """Text in UTF-8; a byte-order mark at its beginning is left out. Line ends become newlines."""
-    data = read_bytes(path, MOST_TEXT)
+def read_text(path: Path, encoding: str = "utf-8-sig", most: int = MOST_TEXT) -> str:
+    """Text in UTF-8; a byte-order mark at its beginning is left out. Line ends become newlines. most: bytes."""
+    data = read_bytes(path, most)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -92,9 +92,9 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return parse_json(read_text(path), str(path))
+def read_json(path: Path, most: int = MOST_TEXT) -> Any:
+    """The value of a JSON file. most: bytes that it can have; the value takes up to 25 times as much memory."""
+    return parse_json(read_text(path, most=most), str(path))
 
 
 def parse_json(text: str, where: str) -> Any:

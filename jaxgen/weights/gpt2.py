@@ -40,6 +40,7 @@ CONFIG = {
 }  # fmt: skip
 SIZES = ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight")
 """The matrices that the sizes of a network are read from."""
+MOST_CONFIG = 1 << 20  # bytes of config.json
 IGNORED = ("attn.bias", "attn.masked_bias")  # the causal mask, which old files contain
 
 
@@ -76,7 +77,7 @@ def _network(file: Path, tensors: dict[str, np.ndarray], heads: int = 0) -> Toke
     depth = sum(name.endswith(".attn.c_attn.weight") for name in tensors)
     path, config = file.parent / "config.json", {"n_head": heads or max(1, width // 64)}
     if os.path.lexists(path):
-        config = reading.read_json(path)
+        config = reading.read_json(path, MOST_CONFIG)
     if not isinstance(config, dict) or config.get("n_head") not in range(1, width + 1):
         raise UserError(f"{path} does not say n_head, 1 to {width}: restore it, or remove it")
     heads = int(config["n_head"])
@@ -174,7 +175,7 @@ def check_place(file: Path) -> None:
     for path in (file, config):
         check_output(path, folder=False)
     if config.exists():
-        value = reading.read_json(config)
+        value = reading.read_json(config, MOST_CONFIG)
         if not isinstance(value, dict) or value.get("model_type") != "gpt2":
             raise UserError(f"{config} is of another model and would be replaced: choose another folder")
 
