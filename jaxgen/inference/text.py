@@ -22,7 +22,7 @@ from jaxgen.models.decoding.speculative import speculate
 from jaxgen.models.gpt import GPT
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.files import check_output, write_text
+from jaxgen.runtime.files import write_text
 from jaxgen.runtime.reading import read_text
 
 PART = 16
@@ -86,7 +86,6 @@ def write_samples(trained: Trained, writing: Writing, folder: Path, show: TextIO
     model, num = trained.model, writing.num
     if not isinstance(model, WritesText):
         raise UserError(f"{type(model).__name__} does not write text token by token: name a run of experiments/gpt.py")
-    check_output(folder, folder=True)
     model, output = with_tokens(model, writing.tokens), show or sys.stdout
     tokenizer = tokenizer_of(trained.run)
     prompt = writing.prompt
