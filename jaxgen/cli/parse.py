@@ -108,12 +108,21 @@ def run(main: Callable[[], None]) -> None:
     try:
         with leaving_at_once(), disk_errors():
             main()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _flush()
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader (a pager, `head`) went away; point stdout elsewhere so that its flush at exit stays quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (a pager, `head`) went away
+        _flush()
         sys.exit(1)
+
+
+def _flush() -> None:
+    """Writes what stdout holds; where that cannot be, points it elsewhere, so that its flush at exit stays quiet."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
