@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,8 @@ from jaxgen.core.ranges import Count, Samples, Seed
 from jaxgen.core.types import TrainState
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError, nearest
+from jaxgen.runtime.devices import check_memory
+from jaxgen.runtime.reading import why
 
 HELD_OUT = 1024
 """Examples that `best` is measured on."""
@@ -33,7 +37,9 @@ HELD_OUT = 1024
 AUTO = "auto"
 """The mesh that is chosen when training begins."""
 
-EXTENDABLE = ("steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload", "mesh")
+EXTENDABLE = (
+    "steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload", "mesh", "data.download"
+)  # fmt: skip
 """Fields a resumed run may change: none of them touches what a step computes."""
 
 
@@ -77,9 +83,11 @@ class Experiment:
 
     def __post_init__(self):
         check_fields(self)
+
+    def problem(self) -> str | None:
         for name in ("steps", "log_every", "save_every", "sample_every"):
             if getattr(self, name) % self.steps_per_call:
-                raise UserError(
+                return (
                     f"{name} is {getattr(self, name)}, a multiple of steps_per_call = {self.steps_per_call} is "
                     f"expected: a shorter call would compile anew"
                 )
@@ -121,11 +129,30 @@ class Experiment:
             )
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
-        if getattr(self.model, "accumulate", 1) != 1:
-            # A step that cannot divide the batch into parts says so as it is traced.
-            jax.eval_shape(self.compute_model.train_step, *self.step_arguments(raw, codec))
+        with self._building():
+            state, *arguments = self.step_arguments(raw, codec)
+            if getattr(self.model, "accumulate", 1) != 1:
+                # A step that cannot divide the batch into parts says so as it is traced.
+                jax.eval_shape(self.compute_model.train_step, state, *arguments)
+        check_memory(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)))
         if self.best:
             self._check_best(raw, codec)
+
+    @contextmanager
+    def _building(self) -> Iterator[None]:
+        """Turns whatever a model of this library raises for settings that do not go together into a UserError. The
+        errors of a user's own model are left as they are."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if not type(self.model).__module__.startswith("jaxgen."):
+                raise
+            name = type(self.model).__name__
+            raise UserError(
+                f"{name} cannot be built of these settings ({type(error).__name__}: {why(error)}): choose others"
+            ) from error
 
     def step_arguments(self, raw: Any, codec: Codec) -> tuple[TrainState, jax.Array, Any]:
         """Arguments to trace `train_step` by: shapes of the state, a key, and shapes of the encoded batch."""

@@ -38,10 +38,14 @@ def field_types(cls: type) -> dict[str, Any]:
 def check_fields(value: Any, where: str = "") -> None:
     """Raises UserError for the first field of a dataclass, however deep, that is not of its type or in its range.
 
-    where: what the dataclass is called; its fields are `where.field`.
+    A class whose fields must also go together has a method `problem`, which says what is wrong, or None. where: what
+    the dataclass is called; its fields are `where.field`.
     """
     for name, hint in field_types(type(value)).items():
         check_value(getattr(value, name), hint, f"{where}.{name}" if where else name)
+    problem = getattr(value, "problem", None)
+    if problem and (words := problem()):
+        raise UserError(f"{where}: {words}" if where else words)
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:

@@ -8,7 +8,6 @@ from annotated_types import Ge, Le
 
 from jaxgen.core.ranges import Depth
 from jaxgen.data.rays import PosedViews, Views
-from jaxgen.errors import UserError
 from jaxgen.ops.cameras import columns, on_sphere, view_rays
 
 DISTANCE = 4.0  # from each camera to the centre of the scene
@@ -40,11 +39,6 @@ class AnalyticScene(PosedViews):
     """Rays per pixel along each axis."""
 
     def read(self, split: str) -> Views:
-        if min(self.size, self.train_views, self.test_views, self.samples) < 1:
-            raise UserError(
-                f"AnalyticScene size is {self.size}, views {self.train_views} and {self.test_views}, samples "
-                f"{self.samples}: each must be 1 or more"
-            )
         poses = self._poses(split)
         pixels = np.stack([self._render(pose) for pose in poses])
         one = np.ones(len(poses))

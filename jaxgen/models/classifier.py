@@ -41,7 +41,7 @@ class Classifier(ClassConditionalModel, LossModel):
 
     trunk: nn.Module = field(default_factory=ConvEncoder)
     shape: Shape = (28, 28, 1)
-    num_classes: OptionalSize = 10
+    num_classes: Size = 10
     num_features: Size = 128
     shift: OptionalSize = 2
     """Largest random shift of training images along each axis, in pixels; edge pixels are repeated."""

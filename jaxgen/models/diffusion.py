@@ -100,8 +100,6 @@ class Diffusion(ClassConditionalModel, LossModel):
         self.network.check(self.shape)
         self.sampler.table(self.schedule)
         self._check_guidance()
-        if self.ode_probes < 1:
-            raise UserError(f"model.ode_probes is {self.ode_probes}, at least 1 is expected")
         # `evaluate` alone asks for these grids: a bad one must be refused before training, not after.
         if self.bound_steps:
             self.schedule.grid(self.bound_steps)

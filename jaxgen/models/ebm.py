@@ -63,14 +63,9 @@ class EBM(LossModel):
     adversarial: ClassVar[bool] = True
     """The chains play against the energy: `loss` stays near 0 as long as they keep up with it."""
 
-    def __post_init__(self):
-        if self.buffer < 0 or not 0 <= self.restart <= 1 or self.bound <= 0:
-            raise UserError(
-                f"model.buffer is {self.buffer}, restart {self.restart}, bound {self.bound}: a buffer of 0 places or "
-                f"more, a probability in [0, 1] and a bound above 0 are expected"
-            )
+    def problem(self) -> str | None:
         if self.sample_from_buffer and not self.buffer:
-            raise UserError("model.sample_from_buffer needs a buffer: give model.buffer some places")
+            return "sample_from_buffer needs a buffer: give model.buffer some places"
 
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)

@@ -64,13 +64,8 @@ class Flow(ClassConditionalModel, LossModel):
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
         check_classes(self.num_classes, batch)
-        if not 0 <= self.bits <= 8:
-            raise UserError(f"model.bits is {self.bits}: give 1 to 8 for pixels, 0 for continuous data")
-        if not 0 <= self.logit_alpha < 0.5 or (self.logit_alpha and not self.bits):
-            raise UserError(
-                f"model.logit_alpha is {self.logit_alpha} with bits {self.bits}: pixels take a value from 0 up to 0.5, "
-                "continuous data 0"
-            )
+        if self.logit_alpha and not self.bits:
+            raise UserError(f"model.logit_alpha is {self.logit_alpha} with bits 0: continuous data take 0")
         x = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
         y = jax.ShapeDtypeStruct((2, self.num_classes), jnp.float32) if self.num_classes else None
         jax.eval_shape(self.flow.init, jax.random.key(0), x, y)  # raises for a shape that the network cannot take

@@ -67,11 +67,6 @@ class GAN(ClassConditionalModel, AdversarialModel):
     latent_ways: ClassVar[tuple[str, ...]] = ("z", "z_unit")
     """The `metrics.ppl.INTERPOLATIONS` that interpolate between this model's latents."""
 
-    def __post_init__(self):
-        for name in ("n_critic", "penalty_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, at least 1 is expected")
-
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
         check_classes(self.num_classes, batch)

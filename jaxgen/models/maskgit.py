@@ -107,11 +107,8 @@ class MaskGIT(ClassConditionalModel, LossModel):
         self._check_sampling()
 
     def _check_sampling(self) -> None:
-        if not 1 <= self.steps <= self.num_tokens:
+        if self.steps > self.num_tokens:
             raise UserError(f"model.steps is {self.steps}: from 1 to {self.num_tokens}, the number of tokens")
-        if not self.temperature > 0 or self.choice_temperature < 0:
-            given = f"model.temperature is {self.temperature}, model.choice_temperature {self.choice_temperature}"
-            raise UserError(f"{given}: more than 0, and 0 or more, are expected")
 
     # --- training ---
 

@@ -95,16 +95,11 @@ class NeRF(LossModel):
     remat: bool = False
     """Recompute the network's activations in the backward pass."""
 
-    def __post_init__(self):
-        if self.coarse < 1 or self.fine < 0 or self.bound <= 0 or self.chunk < 1:
-            raise UserError(
-                f"model.coarse is {self.coarse}, fine {self.fine}, bound {self.bound}, chunk {self.chunk}: coarse and "
-                f"chunk must be at least 1, fine at least 0, and bound above 0"
-            )
+    def problem(self) -> str | None:
         if self.occupancy.resolution and (self.fine or self.cone or not self.box):
-            raise UserError("an occupancy grid needs a single pass of points in the box: set fine 0, no cone, and box")
+            return "an occupancy grid needs a single pass of points in the box: set fine 0, no cone, and box"
         if self.cone and not getattr(self.network, "cones", True):
-            raise UserError(f"{type(self.network).__name__} takes points alone: leave model.cone out")
+            return f"{type(self.network).__name__} takes points alone: leave model.cone out"
 
     def natural_codec(self) -> Codec | None:
         return Pixels(low=0.0, high=1.0)
@@ -361,10 +356,10 @@ class ProposalNeRF(NeRF):
     shared: bool = True
     """The field has one network, which has only its own intervals."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def problem(self) -> str | None:
         if not self.fine or not self.shared:
-            raise UserError("a proposal needs a fine pass of one network: set model.fine to 1 or more, and shared")
+            return "a proposal needs a fine pass of one network: set model.fine to 1 or more, and shared"
+        return super().problem()
 
     def networks(self) -> dict[str, nn.Module]:
         return {"proposal": self.proposal, "field": self.network}

@@ -55,10 +55,6 @@ class Pix2Pix(AdversarialModel):
     noise: bool = True
     """Keep dropout in sampling, the only source of randomness, as in the paper. Without it a source has one output."""
 
-    def __post_init__(self):
-        if self.jitter < 1:
-            raise UserError(f"model.jitter is {self.jitter}: 1 or more is expected, as pairs are cropped to their size")
-
     def check(self, batch: Batch) -> None:
         x, cond = tuple(batch["x"].shape), tuple(getattr(batch.get("cond"), "shape", ()))
         if len(x) != 4 or len(cond) != 4 or x[1:3] != cond[1:3]:

@@ -65,10 +65,6 @@ class PixelCNN(ClassConditionalModel, LossModel):
         check_shape(self.shape, batch)
         check_classes(self.num_classes, batch)
         self.network.check(self.shape, self._groups)
-        if self.likelihood.levels < 2:
-            raise UserError(f"model.likelihood.levels is {self.likelihood.levels}: 2 or more are expected")
-        if not self.temperature > 0:
-            raise UserError(f"model.temperature is {self.temperature}: more than 0 is expected")
 
     # --- the network ---
 

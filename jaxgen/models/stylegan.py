@@ -87,15 +87,6 @@ class StyleGAN(GAN):
     latent_ways: ClassVar[tuple[str, ...]] = ("w",)
     projector: Projector = Projector()
 
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("path_every", "path_share", "augment_every", "augment_images"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, at least 1 is expected")
-        for name in ("mixing", "augment_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, a probability is expected")
-
     def check(self, batch: Batch) -> None:
         super().check(batch)
         if len(self.shape) != 3:

@@ -16,7 +16,6 @@ from annotated_types import Ge, Le
 from flax import linen as nn
 
 from jaxgen.core.ranges import Depth, OptionalDepth, Size
-from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.nerf import Colour
 
@@ -30,19 +29,18 @@ class HashGrid(nn.Module):
 
     levels: Depth = 16
     features: Size = 2
-    log2_table: Annotated[int, Ge(1), Le(30)] = 19
+    log2_table: Annotated[int, Ge(1), Le(24)] = 19
     """log2 of T, the most rows of a level's table."""
     coarsest: Size = 16
     """N_min."""
     finest: Size = 2048
     """N of the finest level."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.levels < 2 or not 1 <= self.coarsest <= self.finest or not 1 <= self.log2_table <= 24:
-            raise UserError(
-                f"the grid has {self.levels} levels from {self.coarsest} to {self.finest} cells, log2_table "
-                f"{self.log2_table}: 2 levels or more, finest >= coarsest >= 1 and 1 <= log2_table <= 24 are expected"
+    def problem(self) -> str | None:
+        if self.levels < 2 or self.coarsest > self.finest:
+            return (
+                f"the grid has {self.levels} levels from {self.coarsest} to {self.finest} cells: 2 levels or more and "
+                "finest >= coarsest are expected"
             )
 
     @property

@@ -247,17 +247,12 @@ class Transformer(nn.Module):
     dtype: Any = None
 
     def check(self) -> None:
-        """Raises UserError if a size is too small, heads do not divide the width, or groups do not divide heads."""
-        for name, least in (("width", 1), ("depth", 1), ("heads", 1), ("groups", 0), ("hidden", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: {least} at least is expected")
+        """Raises UserError if heads do not divide the width, or groups do not divide heads."""
         if self.width % self.heads or self.width % 4 or (self.rotary and self.width // self.heads % 2):
             even = " of an even size" if self.rotary else ""
             raise UserError(f"width is {self.width}: a multiple of 4 and of heads = {self.heads}{even} is expected")
         if self.groups and self.heads % self.groups:
             raise UserError(f"groups is {self.groups}: a divisor of heads = {self.heads} is expected")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}: from 0 to below 1 is expected")
 
     def _settings(self, train: bool = False) -> BlockSettings:
         return BlockSettings(

@@ -20,7 +20,7 @@ from jaxgen.ops.patches import depth_to_space, space_to_depth
 def check_patches(patch: int, body: Transformer, shape: tuple[int, ...]) -> None:
     """Raises UserError if images of `shape` = (H, W, C) cannot be cut into patches, or the transformer is invalid or
     causal."""
-    if len(shape) != 3 or patch < 1 or shape[0] % patch or shape[1] % patch:
+    if len(shape) != 3 or shape[0] % patch or shape[1] % patch:
         raise UserError(
             f"images of shape {tuple(shape)} cannot be cut into whole patches of {patch} x {patch}: choose another "
             "patch"

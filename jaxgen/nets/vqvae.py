@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from annotated_types import MinLen
 from flax import linen as nn
 
-from jaxgen.core.ranges import Depth, OptionalDepth, Size
+from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, UpConv, halved
 
@@ -101,13 +101,11 @@ class VQNetwork(nn.Module):
     hidden: Size = 32
     """Channels inside residual blocks."""
     blocks: Depth = 2
-    halvings: Annotated[tuple[OptionalDepth, ...], MinLen(1)] = (2,)
+    halvings: Annotated[tuple[Depth, ...], MinLen(1)] = (2,)
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if images of `shape` = (H, W, C) cannot be encoded."""
-        if not self.halvings or min(self.halvings) < 1:
-            raise UserError(f"halvings are {self.halvings}: one number or more is expected, each 1 or more")
         if len(shape) != 3:
             raise UserError(f"model.shape is {tuple(shape)}: height, width and channels are expected")
 

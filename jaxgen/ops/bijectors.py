@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.ranges import Depth, NonNegative, Positive
-from jaxgen.errors import UserError
 from jaxgen.ops.likelihood import soft_bound
 
 # --- elementwise maps whose parameters are a network's output ----------------------------------------------------
@@ -75,11 +74,11 @@ class Spline(Transform):
     """Bound of a knot's slope, approximately, as a multiple of the mean slope of the flatter of the two bins beside it:
     a bin between two much steeper knots would be flat in its middle. 0 for no bound, as in the paper."""
 
-    def __post_init__(self):
-        if self.bins < 1 or not all(0 < least * self.bins < 1 for least in (self.least, self.narrowest)):
-            raise UserError(
-                f"a spline cannot have {self.bins} bins with at least {self.least} of the height and {self.narrowest} "
-                f"of the width each: use 1 bin or more, and shares above 0 that sum to less than 1"
+    def problem(self) -> str | None:
+        if any(least * self.bins >= 1 for least in (self.least, self.narrowest)):
+            return (
+                f"{self.bins} bins cannot each have at least {self.least} of the height and {self.narrowest} of the "
+                "width: use fewer bins or smaller shares"
             )
 
     @property

@@ -2,8 +2,8 @@
 
 A pose, f64[3, 4], maps camera to world coordinates; in a camera's coordinates x points right and y up, and the camera
 looks along -z. Intrinsics are f64[4]: fx, fy, cx, cy in pixels, with the first pixel's centre at (0.5, 0.5). With
-a lens (see `jaxgen.ops.lenses`) behind them they are f64[14]. A ray is f32[9]: origin, unit direction, near and far (distances
-from the origin), and the radius of the pixel's cone at distance one.
+a lens (see `jaxgen.ops.lenses`) behind them they are f64[14]. A ray is f32[9]: origin, unit direction, near and far
+(distances from the origin), and the radius of the pixel's cone at distance one.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -158,6 +158,8 @@ def is_rigid(matrix: np.ndarray) -> bool:
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
         return False
     rotation = matrix[:3, :3]
+    if np.abs(rotation).max() > 2:  # products of large numbers would overflow
+        return False
     last = matrix.shape == (3, 4) or np.allclose(matrix[3], (0, 0, 0, 1))
     return bool(last and np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-3) and np.linalg.det(rotation) > 0)
 

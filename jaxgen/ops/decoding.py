@@ -67,17 +67,10 @@ class Decoding:
     keeps half a window. Window - 1 forgets one token at a time, as nanoGPT does, but costs a full pass a token."""
 
     def check(self, vocab: int, window: int) -> None:
-        """Raises UserError for settings out of range, also of this vocabulary and window."""
-        for name, low, high in (
-            ("tokens", 0, None), ("temperature", 0, None), ("top_k", 0, None), ("top_p", 0, 1), ("min_p", 0, 1),
-            ("end", -1, vocab - 1), ("keep", 0, window - 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value < low or (high is not None and value > high):
-                expected = f"from {low} on" if high is None else f"from {low} to {high}"
-                raise UserError(f"model.decoding.{name} is {value}: {expected} is expected")
-        if self.repetition_penalty <= 0 or self.top_p == 0:
-            raise UserError("model.decoding.repetition_penalty and top_p must be above 0")
+        """Raises UserError for settings that this vocabulary or window does not allow."""
+        for name, low, high in (("end", -1, vocab - 1), ("keep", 0, window - 1)):
+            if getattr(self, name) > high:
+                raise UserError(f"model.decoding.{name} is {getattr(self, name)}: from {low} to {high} is expected")
 
     def filtered(self, logits: jax.Array, seen: jax.Array | None = None) -> jax.Array:
         """The filtered logits, f32[B, V]. seen: bool[B, V], the tokens that the repetition penalty applies to."""

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from jaxgen.core.keys import uniform_each
 from jaxgen.core.ranges import Decay
-from jaxgen.errors import UserError
 
 Critic = Callable[[jax.Array], jax.Array]
 
@@ -34,10 +33,6 @@ class Minimax(Objective):
 
     smoothing: Decay = 0.0
     """One-sided label smoothing (section 3.4 of arXiv:1606.03498): the label of real examples is 1 - smoothing."""
-
-    def __post_init__(self):
-        if not 0 <= self.smoothing < 1:
-            raise UserError(f"smoothing is {self.smoothing}: a number from 0 to below 1 is expected")
 
     def critic(self, real: jax.Array, fake: jax.Array) -> jax.Array:
         # The cross entropy with label 1 - s: (1 - s) softplus(-l) + s softplus(l) = softplus(-l) + s l.

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.ranges import Fraction, NonNegative
-from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoised
 from jaxgen.ops.schedules import expand
 
@@ -29,9 +28,9 @@ class Guidance:
     """phi in section 3.4 of arXiv:2305.08891: 1 gives the guided x0 the standard deviation (over an image) of the good
     x0, 0 leaves it alone."""
 
-    def __post_init__(self):
+    def problem(self) -> str | None:
         if len(self.interval) not in (0, 2) or self.interval != tuple(sorted(self.interval)):
-            raise UserError(f"guidance interval is {self.interval}: lowest and highest sigma / alpha are expected")
+            return f"interval is {self.interval}: lowest and highest sigma / alpha are expected"
 
     def combine(
         self, good: jax.Array, worse: jax.Array, scale: jax.Array, alpha: jax.Array, sigma: jax.Array

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from jaxgen.core.keys import fold_each, normal_each, uniform_each
 from jaxgen.core.ranges import NonNegative, Positive, Steps
-from jaxgen.errors import UserError
 
 Energy = Callable[[jax.Array], jax.Array]
 
@@ -41,10 +40,6 @@ class Langevin:
     """Standard deviation of the noise; None for sqrt(2 step), with which chains of small steps converge to exp(-E)."""
     clip: NonNegative = 0.03
     """Bound on each component of the gradient; 0 for none."""
-
-    def __post_init__(self):
-        if self.steps < 1 or self.step <= 0:
-            raise UserError(f"a chain of {self.steps} steps of size {self.step} does not move: both must be above 0")
 
     def __call__(self, energy: Energy, keys: jax.Array, x: jax.Array, bound: float = 0.0, frames: int = 0) -> jax.Array:
         """The final states of chains that start at x: f32[B, *shape]. Chain i depends on x[i] and keys[i] only.

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 
 from jaxgen.core.ranges import Count, Decay, NonNegative, OptionalCount, Size
-from jaxgen.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +35,10 @@ class Occupancy:
     warmup: OptionalCount = 200
     """Training steps during which all cells count as occupied: an untrained field may be empty everywhere."""
 
-    def __post_init__(self):
+    def problem(self) -> str | None:
         size = self.resolution**3
-        if self.resolution < 0 or self.budget < 1 or self.every < 1 or self.cells < 1:
-            raise UserError(
-                f"occupancy.resolution is {self.resolution}, budget {self.budget}, every {self.every}, cells "
-                f"{self.cells}: resolution starts at 0, the others at 1"
-            )
         if size % self.cells and self.cells < size:
-            raise UserError(
-                f"occupancy.cells is {self.cells}: a divisor of the {size} cells is expected, so that all are visited"
-            )
+            return f"cells is {self.cells}: a divisor of the {size} cells is expected, so that all are visited"
 
     def start(self) -> jax.Array:
         """The grid before any update."""

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxgen.core.ranges import Decay, NonNegative, OptionalDepth, Size
-from jaxgen.errors import UserError
 
 EPSILON = 1e-5  # the count that Laplace smoothing adds to each code
 LARGEST = 1e30  # a squared distance larger than any: the first seed is drawn uniformly
@@ -130,13 +129,6 @@ class Codebook:
     never."""
     kmeans: OptionalDepth = 10
     """Steps of k-means on the first batch that initialise the codes; at 0 they start as vectors of that batch."""
-
-    def __post_init__(self):
-        if self.size < 2 or self.dim < 1:
-            raise UserError(f"codebook.size is {self.size}, codebook.dim {self.dim}: at least 2 and 1 are expected")
-        if not 0 <= self.decay < 1 or not 0 <= self.restart < 1:
-            given = f"codebook.decay is {self.decay}, codebook.restart {self.restart}"
-            raise UserError(f"{given}: each must be from 0 to below 1")
 
     @property
     def by_gradient(self) -> bool:

@@ -50,3 +50,17 @@ def start_jax(
         raise UserError(f"no {device} is here, or jax was installed without support for it: use --device cpu")
     if compilation_cache:
         use_compilation_cache()
+
+
+def check_memory(needed: int) -> None:
+    """Raises UserError if a state of `needed` bytes cannot fit in the memory of all devices together."""
+    import jax
+
+    # A CPU's devices share the memory of the machine.
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
+    have = sum(limit for limit in limits if limit) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > have:
+        raise UserError(
+            f"the state of this model takes {needed / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB of memory are here: "
+            "choose a smaller model or more devices"
+        )
