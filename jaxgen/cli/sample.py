@@ -3,30 +3,35 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from safetensors.numpy import save_file
+from annotated_types import Ge, Le
 
 from jaxgen.cli.options import Asked, Common, OnMesh, ask
 from jaxgen.core.capabilities import Translates
 from jaxgen.core.keys import sample_keys
+from jaxgen.core.model import GenerativeModel
+from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.sampling import check_numbers, draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import Trained, restore
+from jaxgen.runs.restore import restore
+from jaxgen.runtime.files import check_output, write_tensors
+from jaxgen.runtime.reading import user_path
 
 
 @dataclass(frozen=True)
 class SampleOptions(Edit, OnMesh):
-    num: int = 64
-    seed: int = 0
+    num: Samples = 64
+    seed: Seed = 0
     """Sample i of a seed is the same picture whatever `num` and `batch` are."""
-    batch: int = 256
+    batch: Size = 256
     """Samples computed at a time."""
-    cond: tuple[int, ...] = ()
+    cond: tuple[OptionalCount, ...] = ()
     """Classes to sample, repeated up to `num`; every class in turn when empty."""
     image: str = ""
     """A picture to start from. A diffusion model varies it (see strength) or, with mask, fills it in; PixelCNN fills it
@@ -34,13 +39,15 @@ class SampleOptions(Edit, OnMesh):
     makes the results differ, and also writes 0.png, 1.png, ..."""
     mask: str = ""
     """A picture of the same size, white where `image` is drawn anew. PixelCNN draws from top to bottom, so its part
-    fits what is above."""
+    fits what is above. Transparent parts count as black."""
+    alpha: bool = False
+    """The mask is the transparency of `image`: what is transparent is drawn anew."""
     guide: str = ""
     """Diffusion models: run of a worse model of the same data, smaller or trained for less time, to guide away from
     (autoguidance, arXiv:2406.02507). The scale is --run.model.guidance.scale."""
-    guide_step: int = -1
+    guide_step: CheckpointStep = -1
     """Checkpoint of the guide; the newest when negative."""
-    between: int = 0
+    between: OptionalDepth = 0
     """Diffusion models and StyleGAN: draw rows of this many pictures that go from one sample to another."""
     out: str = ""
     """Folder for samples.png and samples.safetensors; RUN/samples/seedSEED-numNUM when empty."""
@@ -52,17 +59,17 @@ class WriteOptions(Common):
 
     prompt: str | None = None
     """Text to continue; the first token of held-out text when None."""
-    num: int = 1
-    seed: int = 0
+    num: Samples = 1
+    seed: Seed = 0
     """Sample i of a seed and prompt is the same text whatever `num` is."""
-    tokens: int = 0
+    tokens: Annotated[int, Ge(0), Le(1_000_000)] = 0
     """Tokens to write; the model's own number when 0."""
-    beams: int = 0
+    beams: OptionalDepth = 0
     """Beam search: write the `num` likeliest of this many continuations instead of drawn ones; 0 draws."""
     draft: str = ""
     """Run of a smaller model with the same tokenizer, for speculative decoding: the same distribution, faster for a few
     texts."""
-    draft_tokens: int = 4
+    draft_tokens: Depth = 4
     """Tokens that the draft proposes at a time."""
     out: str = ""
     """Folder for samples.txt; RUN/samples/seedSEED-numNUM when empty."""
@@ -76,7 +83,7 @@ def command(args: list[str]) -> None:
     asked = ask(SampleOptions, args, "sample", command.__doc__)
     options, model, run = asked.options, asked.experiment.compute_model, asked.run
     _check(options)
-    editing.check_model(model, bool(options.image), bool(options.mask), bool(options.between))
+    editing.check_model(model, bool(options.image), bool(options.mask) or options.alpha, bool(options.between))
     translates = model if options.image and isinstance(model, Translates) else None
     cond = model.sample_cond(options.num, run.examples())
     if options.cond:
@@ -87,22 +94,27 @@ def command(args: list[str]) -> None:
     num = options.num
     if translates:
         num = num if translates.noise else 1  # answers that are all alike need no more
-        cond = images.sources(Path(options.image), cond.shape[-1], num)
+        cond = images.sources(user_path(options.image), cond.shape[-1], num)
+    given = _given(options, model) if options.image and not translates else None
+    check_output(out := _folder(asked), folder=True)
     trained = asked.restore()
     if options.guide:
         step = None if options.guide_step < 0 else options.guide_step
         trained = guided(trained, restore(RunFolder(Path(options.guide)), step=step))
-    if (options.image or options.between) and not translates:
-        raw = _edited(trained, cond, options)
+    if given:
+        edit = Edit(options.strength, options.resample)
+        raw = editing.redraw(trained, sample_keys(options.seed, num), *given, cond, edit)
+    elif options.between:
+        rows = max(1, num // options.between)
+        raw = editing.rows_between(trained, options.seed, rows, options.between, cond)
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
-    out = _folder(asked)
     columns = options.between if raw.ndim == 4 else 0
     shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond)
     save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size))
     if translates:
         images.save_each(out, raw)
-    save_file({"x": raw}, out / "samples.safetensors")
+    write_tensors(out / "samples.safetensors", {"x": raw})
     print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
 
 
@@ -111,26 +123,30 @@ def _check(options: SampleOptions) -> None:
     check_numbers(options.num, options.batch, options.seed)
     if options.mask and not options.image:
         raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")
+    if options.alpha and (options.mask or not options.image):
+        raise UserError("--alpha takes the transparency of --image as the mask: give --image, and no --mask")
+    if options.image and options.between:
+        raise UserError("--image and --between were given: leave one out")
     if options.between == 1 or options.between > 2 * options.num:
         raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")
 
 
 def _folder(asked: Asked) -> Path:
+    """Where the results go. Raises UserError where a folder that was named cannot be written to."""
     options = asked.options
-    return Path(options.out) if options.out else asked.run.path / "samples" / f"seed{options.seed}-num{options.num}"
+    if not options.out:
+        return asked.run.path / "samples" / f"seed{options.seed}-num{options.num}"
+    check_output(out := user_path(options.out), folder=True)
+    return out
 
 
-def _edited(trained: Trained, cond: np.ndarray | None, options: SampleOptions) -> np.ndarray:
-    """Samples that start from a picture, or lie between two."""
-    if options.between:
-        rows = max(1, options.num // options.between)
-        return editing.rows_between(trained, options.seed, rows, options.between, cond)
-    shape = editing.shape_of(trained.model)
-    image, mask = images.read_image(Path(options.image), shape), None
-    if options.mask:
-        mask = images.read_image(Path(options.mask), (*shape[:2], 1)) < 128
-    keys = sample_keys(options.seed, options.num)
-    return editing.redraw(trained, keys, image, mask, cond, Edit(options.strength, options.resample))
+def _given(options: SampleOptions, model: GenerativeModel) -> tuple[np.ndarray, np.ndarray | None]:
+    """The picture to start from, uint8[H, W, C], and where it stays, bool[H, W, 1], or None."""
+    file, shape = user_path(options.image), editing.shape_of(model)
+    if options.alpha:
+        return images.read_with_alpha(file, shape)
+    mask = images.read_mask(user_path(options.mask), shape) if options.mask else None
+    return images.read_image(file, shape), mask
 
 
 def _write(args: list[str]) -> None:
@@ -138,10 +154,11 @@ def _write(args: list[str]) -> None:
     options = asked.options
     if options.num < 1 or options.seed < 0 or options.tokens < 0 or options.beams < 0:
         raise UserError(f"num is {options.num}, seed {options.seed}: num starts at 1; seed, tokens and beams at 0")
+    folder = _folder(asked)
     trained = asked.restore()
     draft = restore(RunFolder(Path(options.draft))) if options.draft else None
     writing = text.Writing(
         options.prompt, options.seed, options.num, options.tokens, options.beams, draft, options.draft_tokens
     )
-    file = text.write_samples(trained, writing, _folder(asked))
+    file = text.write_samples(trained, writing, folder)
     print(f"step {trained.step}: {file}", file=sys.stderr)
