@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxgen.core.configuration import check_fields
 from jaxgen.core.keys import EVAL, check_keys, fold_each, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel
@@ -37,8 +38,10 @@ def init(
 ) -> TrainState:
     """The state of `model` at step 0, from a batch of real data: raw data if a codec is given.
 
-    layout: the mesh that the state is placed on. Raises UserError for data that the model cannot take.
+    layout: the mesh that the state is placed on. Raises UserError for settings out of range, and for data
+    that the model cannot take.
     """
+    check_fields(model)
     shapes = jax.eval_shape(lambda b: b if codec is None else codec.encode(b, jax.random.key(0)), batch)
     seen: dict[str, Any] = dict(shapes)
     if "cond" in batch:

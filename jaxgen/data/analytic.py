@@ -26,9 +26,6 @@ class AnalyticScene(PosedViews):
 
     Cameras lie on a sphere around the scene, at elevations from -12 to 64 degrees. Held-out cameras lie between the
     training cameras. A pixel is the mean of `samples` x `samples` rays.
-
-    Raises:
-      UserError: on use, when `size`, `samples` or a number of views is below 1.
     """
 
     size: Annotated[int, Ge(1), Le(1_024)] = 64

@@ -9,17 +9,18 @@ keeps their level from drifting.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le
 from flax import linen as nn
 
 from jaxgen.core.gradients import Seen, by_parts
 from jaxgen.core.keys import coin_each, fold_each, integer_each, normal_each, split_each, uniform_each
 from jaxgen.core.model import LossModel
-from jaxgen.core.ranges import Fraction, NonNegative, Positive, Samples, Shape
+from jaxgen.core.ranges import Fraction, NonNegative, Positive, Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import check_shape
@@ -47,7 +48,7 @@ class EBM(LossModel):
     """The chains that draw samples, from noise or from the buffer."""
     sample_from_buffer: bool = False
     """Start each sample at a training chain of the buffer, which the sample's key chooses."""
-    buffer: Samples = 8192
+    buffer: Annotated[int, Ge(0), Le(10_000_000)] = 8192
     """Persistent chains kept; each step continues one of them for each example of the batch. 0 for short runs from
     noise."""
     restart: Fraction = 0.05

@@ -5,10 +5,11 @@ i32[...] the index of that code. Sums over vectors are over the whole batch, on 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 from flax import struct
 
 from jaxgen.core.ranges import Decay, NonNegative, OptionalDepth, Size
@@ -113,7 +114,7 @@ class Found:
 class Codebook:
     """The settings of a codebook of K codes of D numbers, and how they are learnt."""
 
-    size: Size = 512
+    size: Annotated[int, Ge(2), Le(65_536)] = 512
     """K."""
     dim: Size = 64
     """D."""

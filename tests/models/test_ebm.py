@@ -12,6 +12,7 @@ from conftest import EXPERIMENTS
 from jaxgen import core
 from jaxgen.codecs import Identity
 from jaxgen.core import sample_keys
+from jaxgen.core.configuration import check_fields
 from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
@@ -162,8 +163,8 @@ def test_a_run_that_diverges_stops_with_advice(tmp_path):
 def test_bad_settings_are_told():
     with pytest.raises(UserError, match="buffer 5 places: give it 6"):
         dataclasses.replace(SMALL, buffer=5).check(batch())
-    with pytest.raises(UserError, match="restart"):
-        dataclasses.replace(SMALL, restart=1.5)
+    with pytest.raises(UserError, match="needs a buffer"):
+        check_fields(dataclasses.replace(SMALL, buffer=0, sample_from_buffer=True))
 
 
 def test_paper_sizes():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxgen import __main__ as commands
 from jaxgen import core
+from jaxgen.core.configuration import check_fields
 from jaxgen.data import AnalyticScene
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
@@ -256,11 +257,9 @@ def test_a_hash_grid_learns_the_scene_and_what_of_it_is_empty():
 
 def test_bad_settings_are_told():
     with pytest.raises(UserError, match="set fine 0"):
-        NeRF(occupancy=GRID)
-    with pytest.raises(UserError, match="bound 0"):
-        NeRF(bound=0)
+        check_fields(NeRF(occupancy=GRID))
     with pytest.raises(UserError, match="needs a fine pass"):
-        ProposalNeRF(fine=0)
+        check_fields(ProposalNeRF(fine=0))
     data = batch()
     with pytest.raises(UserError, match="data with alpha"):
         dataclasses.replace(PLAIN, random_background=True).check({"x": data["x"], "cond": data["cond"]})

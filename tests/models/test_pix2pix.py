@@ -248,8 +248,6 @@ def test_what_cannot_be_trained_is_refused():
         core.init(replace(TINY, critic=PatchCritic()), jax.random.key(0), batch)
     with pytest.raises(UserError, match="one pixel after 4 halvings"):
         core.init(replace(TINY, generator=UNetGenerator(channels=(2,) * 5)), jax.random.key(0), batch)
-    with pytest.raises(UserError, match=r"model\.jitter is 0\.9"):
-        Pix2Pix(jitter=0.9)
     with pytest.raises(UserError, match="sources of shape none were given"):
         core.sample(TINY, started(TINY), sample_keys(0, 1))
 

@@ -256,8 +256,6 @@ def test_completion_keeps_what_is_given_and_goes_on_from_it(case):
         (replace(PLAIN, network=GatedPixelCNN(width=8)), "width of 8 cannot be split among 3"),
         (replace(PLAIN, network=PixelCNNPP(levels=3), likelihood=LogisticMixture()), "cannot be halved 2 times"),
         (replace(PLAIN, network=PixelCNNPP(levels=2)), "computes all channels of a pixel at once"),
-        (replace(PLAIN, temperature=0.0), "temperature is 0.0"),
-        (replace(PLAIN, likelihood=Categorical(levels=1)), "levels is 1"),
         (replace(PLAIN, shape=(4, 6)), "height, width and channels"),
         (replace(PLAIN, num_classes=3), "has no labels"),
     ],

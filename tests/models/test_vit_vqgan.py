@@ -16,7 +16,6 @@ from jaxgen.models.vqgan import VQGAN, bounded_ratio
 from jaxgen.nets.pix2pix import PatchCritic
 from jaxgen.nets.transformer import Transformer
 from jaxgen.nets.vit import ViTCoder, ViTGenerator
-from jaxgen.nets.vqvae import VQNetwork
 from jaxgen.ops.likelihood import LogitLaplace
 from jaxgen.ops.quantize import Codebook
 from jaxgen.optim import Adam
@@ -168,7 +167,6 @@ def test_a_run_with_a_perceptual_loss_is_restored_without_its_files():
         ((10, 12, 3), ViTCoder(patch=4, encoder=BODY, decoder=BODY), "cut into whole patches of 4 x 4"),
         ((8, 8, 3), ViTCoder(patch=4, encoder=replace(BODY, causal=True), decoder=BODY), "causal"),
         ((8, 8, 3), ViTCoder(patch=4, encoder=BODY, decoder=replace(BODY, dropout=0.1)), "dropout 0.1"),
-        ((8, 8, 3), VQNetwork(halvings=()), "halvings"),
     ],
 )
 def test_images_that_cannot_be_encoded_are_refused(shape, network, match):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
 from jaxgen.nets.hashgrid import HashField, HashGrid
 
@@ -96,6 +97,6 @@ def test_the_field_is_a_density_and_a_colour():
 
 def test_settings_are_checked():
     with pytest.raises(UserError, match="2 levels or more"):
-        HashGrid(levels=1)
+        check_fields(HashGrid(levels=1))
     with pytest.raises(UserError, match="from 8 to 4"):
-        HashGrid(coarsest=8, finest=4)
+        check_fields(HashGrid(coarsest=8, finest=4))

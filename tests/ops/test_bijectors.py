@@ -8,6 +8,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
 from jaxgen.ops import bijectors as ops
 from jaxgen.ops.bijectors import Affine, Spline
@@ -53,8 +54,8 @@ def test_splines_invert_in_f32_whatever_the_network_says(spline, deviation):
 
 
 def test_a_spline_without_room_for_its_bins_is_refused():
-    with pytest.raises(UserError, match=r"40 bins with at least 0\.03 of the height"):
-        Spline(bins=40)
+    with pytest.raises(UserError, match=r"40 bins cannot each have at least 0\.03 of the height"):
+        check_fields(Spline(bins=40))
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

