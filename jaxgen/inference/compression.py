@@ -195,13 +195,14 @@ def parse(model: Any, data: bytes, mark: bytes = bytes(4)) -> Contents:
         raise UserError(f"the file's head is damaged: {num} images do not fit into {len(code)} bytes of code")
     if max(labels, default=0) >= 1 << 31:
         raise UserError(f"the file's head is damaged: it has a label {max(labels)}")
-    return Contents(tuple(shape), lanes, labels, code, checksum)
+    contents = Contents(tuple(shape), lanes, labels, code, checksum)
+    model.check_cond(contents.cond)
+    return contents
 
 
 def decode(model: Any, state: TrainState, contents: Contents) -> np.ndarray:
     """The images of a file's parts, uint8[N, *model.shape]. Raises UserError when it is damaged, or too large."""
     num, lanes, cond = contents.shape[0], contents.lanes, contents.cond
-    model.check_cond(cond)
     check_size(model, state, num, cond)
     decoder, found = Decoder(contents.code, lanes), []
 
