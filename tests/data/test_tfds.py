@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import json
+import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -61,9 +63,7 @@ assert not heavy, heavy
 data.TFDS(name="mnist", data_dir={str(TFDS_DIR)!r}, train="train[:100]").batch_at(0, 0, 8)
 assert "tensorflow" not in sys.modules
 """
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
 @pytest.fixture
@@ -95,20 +95,18 @@ def png(array: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def write_set(folder: pathlib.Path, pictures: list[bytes]) -> data.TFDS:
-    """A prepared set named `tiny` of these PNG bytes, labelled 0, 1, 0, 1, ..."""
+def write_set(folder: pathlib.Path, pictures: list[bytes], labels: list[int] | None = None) -> data.TFDS:
+    """A prepared set named `tiny` of these PNG bytes, labelled 0, 1, 0, 1, ... if no labels are given."""
     from array_record.python import array_record_module
     from tensorflow_datasets.proto import tf_example_pb2
 
     home = folder / "tiny" / "1.0.0"
     home.mkdir(parents=True)
-    writer = array_record_module.ArrayRecordWriter(
-        str(home / "tiny-train.array_record-00000-of-00001"), "group_size:1"
-    )
+    writer = array_record_module.ArrayRecordWriter(str(home / "tiny-train.array_record-00000-of-00001"), "group_size:1")
     for i, picture in enumerate(pictures):
         example = tf_example_pb2.Example()
         example.features.feature["image"].bytes_list.value.append(picture)
-        example.features.feature["label"].int64_list.value.append(i % 2)
+        example.features.feature["label"].int64_list.value.append(labels[i] if labels else i % 2)
         writer.write(example.SerializeToString())
     writer.close()
     package = "tensorflow_datasets.core.features"
@@ -226,3 +224,153 @@ def test_a_bad_or_unwritable_cache_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "file"))
     np.testing.assert_array_equal(d.load("train")["x"], np.stack(pictures))
+
+
+# --- sets that are not there --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_socket(monkeypatch):
+    """Any use of the network fails the test."""
+
+    def fail(*args, **kwargs):
+        pytest.fail("the network was used")
+
+    for name in ("getaddrinfo", "create_connection", "socket"):
+        monkeypatch.setattr(socket, name, fail)
+
+
+def test_a_refused_download_uses_no_network(tmp_path, no_socket, capsys):
+    refusing = data.TFDS(name="cifar10", data_dir=str(tmp_path), download=False)
+    for call in (refusing.count, lambda: refusing.class_names):
+        with pytest.raises(UserError, match=r"--data\.no-download refuses.*`emoji` or `digits`") as e:
+            call()
+        one_line(e)
+    text = data.Text(source="tiny_shakespeare", data_dir=str(tmp_path), download=False)
+    with pytest.raises(UserError, match="or use the embedded text, `docs`") as e:
+        text.load("train")
+    one_line(e)
+    assert not capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_download_is_announced_with_its_size(tmp_path, no_network, capsys):
+    with pytest.raises(UserError, match="preparing it failed"):
+        data.TFDS(name="cifar10", data_dir=str(tmp_path)).count()
+    assert capsys.readouterr().err.splitlines() == [
+        f"downloading cifar10 (162.2 MiB at most) to {tmp_path}; --data.no-download refuses"
+    ]
+
+
+def test_a_set_on_disk_uses_no_network(tmp_path, no_socket, monkeypatch, capsys):
+    pictures = random_pictures((4, 4), (4, 4))
+    write_set(tmp_path, [png(p) for p in pictures])
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for folder in (str(tmp_path), f"~/{tmp_path.name}"):
+        d = data.TFDS(name="tiny", data_dir=folder)
+        np.testing.assert_array_equal(d.load("train")["x"], np.stack(pictures))
+        assert d.class_names == ("cat", "dog")
+    assert not capsys.readouterr().err
+
+
+def test_data_folders_that_cannot_be_read(tmp_path, no_socket):
+    for folder in ("x" * 300, "a\0b", "~no-such-user/x"):
+        with pytest.raises(UserError) as e:
+            data.TFDS(name="mnist", data_dir=folder, download=False).count()
+        one_line(e)
+
+
+# --- sets that are damaged, or made to harm -----------------------------------------------------------------------
+
+
+def test_damaged_descriptions(tmp_path):
+    d = write_set(tmp_path, [png(p) for p in random_pictures((4, 4))])
+    home = tmp_path / "tiny" / "1.0.0"
+    for name, near in (
+        ("dataset_info.json", b'{"splits": [{}]}'), ("features.json", b'{"featuresDict": {"features": 3}}')
+    ):  # fmt: skip
+        whole = (home / name).read_bytes()
+        for bad in (b"", whole[:-1], b"[" * 100_000, b"\xff", b"null", b"[]", b"{}", near, b"1" * 400):
+            (home / name).write_bytes(bad)
+            for call in (lambda: d.load("train"), lambda: d.class_names):
+                with pytest.raises(UserError) as e:
+                    call()
+                assert one_line(e).startswith(str(home / name))
+        (home / name).unlink()
+        if name == "features.json":
+            os.mkfifo(home / name)
+            with pytest.raises(UserError, match=r"features\.json is a pipe"):
+                d.load("train")
+            (home / name).unlink()
+        (home / name).write_bytes(whole)
+    assert len(d.load("train")["x"]) == 1
+    os.mkfifo(home / "tiny-test.array_record-00000-of-00001")
+    with pytest.raises(UserError, match=r"array_record-00000-of-00001 is a pipe"):
+        d.load("train")
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_features_import_no_module_of_their_own(key, tmp_path, monkeypatch):
+    """tensorflow-datasets imports whatever module a feature names."""
+    d = write_set(tmp_path, [png(p) for p in random_pictures((4, 4))])
+    (tmp_path / "harmful_features.py").write_text(f"open({str(tmp_path / 'victim')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "tiny" / "1.0.0" / "features.json"
+    whole = json.loads(file.read_text())
+    changed = json.loads(file.read_text())
+    changed["featuresDict"]["features"]["image"][key] = "harmful_features.Image"
+    for features in (changed, {**whole, key: "harmful_features.Image", "content": {}}):
+        file.write_text(json.dumps(features))
+        with pytest.raises(UserError, match=r"features\.json would import 'harmful_features.Image'") as e:
+            d.load("train")
+        one_line(e)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_features_without_sense(tmp_path):
+    d = write_set(tmp_path, [png(p) for p in random_pictures((4, 4))])
+    file = tmp_path / "tiny" / "1.0.0" / "features.json"
+    for name, value, words in (
+        ("image", {"dtype": "float32"}, "has 'float32' pictures"), ("image", [], "no shape"), ("image", 3, "no shape"),
+        ("image", {"shape": {"dimensions": ["x"]}}, "no shape"), ("image", {"shape": 3}, "no shape"),
+        ("classLabel", {"numClasses": 10**9}, "1000000000 classes"), ("classLabel", {}, "no number of classes"),
+        ("classLabel", 3, "no number"), ("classLabel", {"numClasses": "-1"}, "-1 classes"),
+    ):  # fmt: skip
+        whole = json.loads(file.read_text())
+        changed = json.loads(file.read_text())
+        changed["featuresDict"]["features"]["image" if name == "image" else "label"][name] = value
+        file.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=words) as e:
+            _ = d.load("train") if name == "image" else d.class_names
+        one_line(e)
+        file.write_text(json.dumps(whole))
+
+
+def test_a_label_beyond_32_bits_is_a_corrupt_record(tmp_path):
+    d = write_set(tmp_path, [png(p) for p in random_pictures((4, 4), (4, 4))], labels=[0, 1 << 40])
+    with pytest.raises(UserError, match="corrupt record at index 1"):
+        d.load("train")
+
+
+def test_damaged_caches_are_prepared_anew(tmp_path):
+    pictures = random_pictures((4, 4), (4, 4))
+    d = write_set(tmp_path, [png(p) for p in pictures])
+    d.load("train")
+    files = {file.name: file for file in (tmp_path / "cache").rglob("*.npy")}
+    shape = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1000000, 1000000), }"
+    head = b"\x93NUMPY\x01\x00\x76\x00" + shape.ljust(118)
+    for name, file in files.items():
+        for bad in (b"", head, file.read_bytes()[:-1], b"PK\x03\x04", npy(np.zeros((2, 4, 4, 3))), npy(np.zeros(2))):
+            file.write_bytes(bad)
+            read = d.load("train")
+            np.testing.assert_array_equal(read["x"], np.stack(pictures))
+            np.testing.assert_array_equal(read["cond"], [0, 1])
+            assert np.load(file).dtype == read["x" if name == "x.npy" else "cond"].dtype  # mended
+    files["x.npy"].unlink()
+    os.mkfifo(files["x.npy"])
+    np.testing.assert_array_equal(d.load("train")["x"], np.stack(pictures))
+
+
+def npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
