@@ -7,6 +7,7 @@ import html
 import io
 import itertools
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -137,6 +138,7 @@ def curves(metrics: Mapping[str, tuple[np.ndarray, ...]]) -> str:
 
 
 def _panel(name: str, steps: np.ndarray, values: np.ndarray, band: np.ndarray | None = None) -> str:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it keeps its fonts elsewhere is no news
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

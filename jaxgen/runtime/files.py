@@ -19,6 +19,8 @@ PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, e
 """Errors of a place that cannot be written to."""
 DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 """Errors of a full or failing disk."""
+SYSTEM = ("/dev", "/proc", "/sys")
+"""Folders that hold no files of users', but for /dev/shm."""
 
 _partials: set[Path] = set()
 
@@ -104,7 +106,7 @@ def disk_errors() -> Iterator[None]:
         if error.errno in DISKS:
             advice = "files written before are whole. Free space; the same command goes on"
         elif error.errno in PLACES:
-            advice = "choose another place, or change its permissions"
+            advice = "make it writable, or choose another place"
         else:
             raise
         raise UserError(f"cannot write{where} ({error.strerror}): {advice}") from error
@@ -112,26 +114,30 @@ def disk_errors() -> Iterator[None]:
 
 def check_output(path: Path, folder: bool) -> None:
     """Raises UserError unless `path` can become a folder with files in it, or a file. Makes nothing."""
-    other = "choose another with --out" if folder else "name another file"
     try:
-        whole = path.resolve()
-        there = whole
-        while not (mode := _mode(there)):
-            there = there.parent
-        system = any(whole.is_relative_to(root) for root in ("/dev", "/proc", "/sys"))
-        if system and not whole.is_relative_to("/dev/shm"):
-            reason = "it belongs to the system"
-        elif there != whole or folder:
-            reason = "" if stat.S_ISDIR(mode) else f"{there} is no folder"
-        else:
-            reason = "" if stat.S_ISREG(mode) else "it is no file"
-        place = there if stat.S_ISDIR(mode) else there.parent
-        if not reason and not os.access(place, os.W_OK | os.X_OK):
-            reason = f"{place} may not be written to, or is on a read-only disk"
+        reason = _refused(path, folder)
     except (OSError, RuntimeError, ValueError) as error:  # loops, names that are too long, NUL characters
         reason = error.strerror if isinstance(error, OSError) else str(error)
     if reason:
+        other = "choose another with --out" if folder else "name another file"
         raise UserError(f"cannot write to {str(path)!r} ({reason}): {other}")
+
+
+def _refused(path: Path, folder: bool) -> str:
+    """Why `path` cannot become a folder, or a file; "" if it can."""
+    for place in (path.absolute(), path.resolve()):
+        if any(place.is_relative_to(root) for root in SYSTEM) and not place.is_relative_to("/dev/shm"):
+            return "it belongs to the system"
+    if not folder:
+        if (mode := _mode(path)) and not stat.S_ISREG(mode):
+            return "it is no file"
+        path = path.parent
+    there = path.resolve()
+    while not (mode := _mode(there)):
+        there = there.parent
+    if not stat.S_ISDIR(mode):
+        return f"{there} is no folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written to, or is on a read-only disk"
 
 
 def _mode(path: Path) -> int:
