@@ -42,7 +42,10 @@ cache.use_compilation_cache(min_seconds=0.0)
 
 
 BY_SCRIPT = ("test_contract.py", "test_gradients.py", "test_production.py")
-SHORT = ("test_experiment_is_a_value", "test_every_preset", "test_script_has", "test_every_parameter_is_decayed")
+SHORT = (
+    "test_experiment_is_a_value", "test_every_preset", "test_script_has", "test_every_parameter_is_decayed",
+    "test_fields_take", "test_a_wrong_flag",
+)  # fmt: skip
 # Many compilations each, of what the loop does for all models alike: quick tests of a model of each kind of state.
 LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
 SPARED = {

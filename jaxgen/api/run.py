@@ -1,8 +1,8 @@
 """`fit`, `load` and `Run`: a model is trained, read back and used in one call each.
 
-    run = jaxgen.fit(VAE(shape=(8, 8, 1), latent=8), Digits(), steps=1000, batch_size=128)
-    images = run.sample(64, seed=7)
-    numbers = run.evaluate("test")
+run = jaxgen.fit(VAE(shape=(8, 8, 1), latent=8), Digits(), steps=1000, batch_size=128)
+images = run.sample(64, seed=7)
+numbers = run.evaluate("test")
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,10 @@ import numpy as np
 from jaxgen.codecs import Identity, Pixels
 from jaxgen.core.capabilities import Translates
 from jaxgen.core.codec import Codec
+from jaxgen.core.configuration import check_fields, check_value
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel
+from jaxgen.core.ranges import Samples
 from jaxgen.core.types import PyTree
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError
@@ -29,6 +31,7 @@ from jaxgen.inference.sampling import check_numbers, draw
 from jaxgen.report import write_report
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
+from jaxgen.runtime.reading import user_path
 from jaxgen.scoring import features, scores
 from jaxgen.scoring.records import Record, Scoring, keep, score_run
 from jaxgen.train.loop import train, train_in_memory
@@ -60,6 +63,8 @@ class Run(Trained):
 
         limit: only the first so many examples. Empty for a family that has no number per example.
         """
+        check_value(limit, Samples | None, "limit")
+        check_numbers(1, batch, seed)
         numbers, count = held_out_numbers(self, split, seed=seed, limit=limit, batch=batch)
         if self.folder is not None and numbers:
             self.folder.write_json("evaluation.json", evaluation(self, split, seed, numbers, count))
@@ -84,11 +89,12 @@ class Run(Trained):
         if (classifier is None) == (weights is None):
             raise UserError("scores need features: give classifier=RUN or weights=FILE (Inception), one of the two")
         asked = Scoring(**scoring)
+        check_fields(asked)
         names = scores.check_metrics(metrics, asked.num, asked.reference)
         if weights is not None:
-            network = features.inception(Path(weights), resize)
+            network = features.inception(user_path(weights), resize)
         else:
-            judge = classifier if isinstance(classifier, Trained) else restore(RunFolder(Path(str(classifier))))
+            judge = classifier if isinstance(classifier, Trained) else restore(RunFolder(user_path(str(classifier))))
             network = features.classifier(judge)
         records = score_run(self, network, names, asked)
         if self.folder is not None:
@@ -113,6 +119,8 @@ class Run(Trained):
         (nothing of it is kept). Raises UserError for a model that does not do what is asked, or a picture of another
         size.
         """
+        check_numbers(num, 1, seed)
+        check_fields(wanted := Edit(strength, resample))
         model = self.model
         editing.check_model(model, True, mask is not None, False)
         if not isinstance(model, Translates) and image.shape != (shape := tuple(editing.shape_of(model))):
@@ -122,12 +130,12 @@ class Run(Trained):
         if cond is None and not isinstance(model, Translates):
             cond = model.sample_cond(num, self.examples)
         keys = sample_keys(seed, num)
-        return editing.redraw(self, keys, image, mask, cond, Edit(strength, resample))
+        return editing.redraw(self, keys, image, mask, cond, wanted)
 
     def export(self, out: Path | str, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> str:
         """Writes the sampler into the folder `out` as a file that needs jax alone, with a script that calls it. Returns
         how to call it."""
-        return export_run(self, Path(out), platforms)
+        return export_run(self, user_path(out), platforms)
 
     def report(self) -> Path:
         """Writes RUN/report.html anew and returns its path. Raises UserError for a run without a folder."""
@@ -146,7 +154,7 @@ def load(
     changes: other settings of the experiment, as {"model": replace(run.experiment.model, sampler=DDIM(50))}. Raises
     UserError where there is no run, or no such checkpoint.
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(user_path(path))
     experiment = folder.experiment()
     return _run(restore(folder, replace(experiment, **(changes or {})), step=step, best=best))
 
@@ -178,7 +186,7 @@ def fit(
     )  # fmt: skip
     if out is None:
         return _run(train_in_memory(experiment))
-    stopped = train(experiment, Path(out))
+    stopped = train(experiment, user_path(out))
     if stopped in ("SIGINT", "SIGTERM"):
         raise KeyboardInterrupt(f"stopped by {stopped}, saved in {out}: the same call goes on from there")
     return load(out)

@@ -1,9 +1,9 @@
 """`jaxgen compare RUN RUN...`: scores side by side."""
 
 import sys
-from pathlib import Path
 
 from jaxgen.errors import UserError
+from jaxgen.runtime.reading import user_path
 
 
 def command(args: list[str]) -> None:
@@ -18,7 +18,7 @@ def command(args: list[str]) -> None:
         if args in (["-h"], ["--help"]):
             return
         raise UserError("two run folders or more are expected: jaxgen compare RUN RUN...")
-    heads, rows = line_up([Path(a) for a in args])
+    heads, rows = line_up([user_path(a) for a in args])
     table = Table(*heads)
     for row in rows:
         table.add_row(*row)

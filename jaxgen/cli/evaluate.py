@@ -1,7 +1,6 @@
 """`jaxgen evaluate RUN`: numbers on held-out data, or scores of samples."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from jaxgen.cli.options import Asked, LPIPSWeights, OnMesh, ask
@@ -10,6 +9,7 @@ from jaxgen.errors import UserError
 from jaxgen.inference.held_out import evaluation, held_out_numbers
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
+from jaxgen.runtime.reading import user_path
 from jaxgen.scoring import features, scores
 from jaxgen.scoring.path_length import by_lpips
 from jaxgen.scoring.records import Scoring, keep, score_run
@@ -35,8 +35,6 @@ def command(args: list[str]) -> None:
     """The model's numbers on held-out data: mean and standard error, printed and kept in RUN/evaluation.json."""
     asked = ask(EvaluateOptions, args, "evaluate", command.__doc__)
     options = asked.options
-    if options.limit < 0 or options.batch < 1:
-        raise UserError(f"limit is {options.limit}, batch {options.batch}: limit starts at 0, batch at 1")
     if options.metrics:
         return _score(asked)
     lpips = options.distance()
@@ -62,9 +60,9 @@ def _score(asked: Asked) -> None:
     if bool(options.weights) == bool(options.classifier):
         raise UserError("scores need features: give --weights FILE (Inception) or --classifier RUN, one of the two")
     if options.weights:
-        network = features.inception(Path(options.weights), options.resize)
+        network = features.inception(user_path(options.weights), options.resize)
     else:
-        network = features.classifier(restore(RunFolder(Path(options.classifier))))
+        network = features.classifier(restore(RunFolder(user_path(options.classifier))))
     lpips = options.distance()
     trained = asked.restore()
     scoring = Scoring(options.num, options.seed, options.batch, options.reference, options.of)

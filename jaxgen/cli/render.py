@@ -1,10 +1,10 @@
 """`jaxgen render RUN`: views, film and mesh of a radiance field."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxgen.cli.options import Common, LPIPSWeights, ask
 from jaxgen.inference.rendering import Rendering, check, render_run
+from jaxgen.runtime.reading import user_path
 
 
 @dataclass(frozen=True)
@@ -19,5 +19,5 @@ def command(args: list[str]) -> None:
     options = asked.options
     check(asked.experiment, options)
     lpips = options.distance()
-    out = Path(options.out) if options.out else asked.run.path / "render"
+    out = user_path(options.out) if options.out else asked.run.path / "render"
     print(render_run(asked.restore(), options, out, lpips))

@@ -1,8 +1,7 @@
 """`jaxgen report RUN`: the page of a run, written anew."""
 
-from pathlib import Path
-
 from jaxgen.errors import UserError
+from jaxgen.runtime.reading import user_path
 
 
 def command(args: list[str]) -> None:
@@ -15,6 +14,6 @@ def command(args: list[str]) -> None:
         if args in (["-h"], ["--help"]):
             return
         raise UserError("exactly one run folder is expected: jaxgen report RUN")
-    run = Path(args[0])
+    run = user_path(args[0])
     many = not (run / "experiment.json").exists() and any(run.glob("seed*/experiment.json"))
     print(f"report: {(write_seeds_report if many else write_report)(run)}")

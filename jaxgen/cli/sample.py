@@ -16,7 +16,7 @@ from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDep
 from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, text
 from jaxgen.inference.editing import Edit
-from jaxgen.inference.sampling import check_numbers, draw, guided, in_frames, in_rows
+from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
@@ -78,7 +78,7 @@ class WriteOptions(Common):
 def command(args: list[str]) -> None:
     """Draws samples from a run: a grid and the raw arrays, or text as it is written (--prompt). Any field of the
     experiment is a flag, as `--run.model.sampler.steps 50`."""
-    if args and (Path(args[0]) / "tokenizer.json").is_file():
+    if args and (user_path(args[0]) / "tokenizer.json").is_file():
         return _write(args)
     asked = ask(SampleOptions, args, "sample", command.__doc__)
     options, model, run = asked.options, asked.experiment.compute_model, asked.run
@@ -100,7 +100,7 @@ def command(args: list[str]) -> None:
     trained = asked.restore()
     if options.guide:
         step = None if options.guide_step < 0 else options.guide_step
-        trained = guided(trained, restore(RunFolder(Path(options.guide)), step=step))
+        trained = guided(trained, restore(RunFolder(user_path(options.guide)), step=step))
     if given:
         edit = Edit(options.strength, options.resample)
         raw = editing.redraw(trained, sample_keys(options.seed, num), *given, cond, edit)
@@ -120,7 +120,6 @@ def command(args: list[str]) -> None:
 
 def _check(options: SampleOptions) -> None:
     """Raises UserError for numbers out of range and flags that do not go together."""
-    check_numbers(options.num, options.batch, options.seed)
     if options.mask and not options.image:
         raise UserError("--mask was given without --image: name the picture whose white part is to be drawn anew")
     if options.alpha and (options.mask or not options.image):
@@ -152,11 +151,9 @@ def _given(options: SampleOptions, model: GenerativeModel) -> tuple[np.ndarray, 
 def _write(args: list[str]) -> None:
     asked = ask(WriteOptions, args, "sample", command.__doc__)
     options = asked.options
-    if options.num < 1 or options.seed < 0 or options.tokens < 0 or options.beams < 0:
-        raise UserError(f"num is {options.num}, seed {options.seed}: num starts at 1; seed, tokens and beams at 0")
     folder = _folder(asked)
     trained = asked.restore()
-    draft = restore(RunFolder(Path(options.draft))) if options.draft else None
+    draft = restore(RunFolder(user_path(options.draft))) if options.draft else None
     writing = text.Writing(
         options.prompt, options.seed, options.num, options.tokens, options.beams, draft, options.draft_tokens
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from jaxgen.core.ranges import Size
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.edges import canny
@@ -69,7 +70,7 @@ class PairFolder(Dataset):
     """The folder of the targets, if they are not side by side with the sources."""
     source: Literal["left", "right"] = "left"
     """Which half of a side-by-side pair is the source."""
-    size: tuple[int, int] = (256, 256)
+    size: tuple[Size, Size] = (256, 256)
     """Height and width to resize to."""
     fit: Literal["crop", "stretch"] = "crop"
     """Whether pictures of another aspect ratio are cropped to the middle or stretched."""
@@ -78,8 +79,6 @@ class PairFolder(Dataset):
     target_channels: Literal[3, 1] = 3
 
     def load(self, split: str) -> RawBatch | RandomAccess:
-        if min(self.size) < 1:
-            raise UserError(f"PairFolder size is {self.size}: give height and width in pixels, such as 256 256")
         pairs = _Pairs(self, self._split(split))
         pairs.check(self._held_out() if split == "train" else [])
         return pairs if pairs.nbytes >= IN_MEMORY else pairs.take(np.arange(len(pairs)))

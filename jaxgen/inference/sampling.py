@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from jaxgen.core import compiled
+from jaxgen.core.configuration import check_value
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.mesh import divisible
+from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.models.diffusion import Autoguided, Diffusion
 from jaxgen.runs.restore import Trained
@@ -18,8 +20,8 @@ from jaxgen.runtime.processes import whole
 
 def check_numbers(num: int, batch: int, seed: int) -> None:
     """Raises UserError for numbers that no samples can be drawn by."""
-    if num < 1 or batch < 1 or seed < 0:
-        raise UserError(f"num is {num}, batch {batch}, seed {seed}: num and batch start at 1, seed at 0")
+    for name, value, kind in (("num", num, Samples), ("batch", batch, Size), ("seed", seed, Seed)):
+        check_value(value, kind, name)
 
 
 def draw(trained: Trained, seed: int, num: int, cond: Any = None, batch: int = 256) -> np.ndarray:

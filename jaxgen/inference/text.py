@@ -4,14 +4,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le
 
 from jaxgen import core
 from jaxgen.core.capabilities import WritesText
 from jaxgen.core.keys import sample_keys
+from jaxgen.core.ranges import Depth, OptionalDepth, Samples, Seed
 from jaxgen.core.types import TrainState
 from jaxgen.data.tokenizers import Tokenizer, from_json
 from jaxgen.errors import UserError
@@ -67,15 +69,15 @@ class Writing:
 
     prompt: str | None = None
     """None: each sample starts from the first token of a held-out example."""
-    seed: int = 0
-    num: int = 1
-    tokens: int = 0
+    seed: Seed = 0
+    num: Samples = 1
+    tokens: Annotated[int, Ge(0), Le(1_000_000)] = 0
     """Of each; the model's own number when 0."""
-    beams: int = 0
+    beams: OptionalDepth = 0
     """Beam search: the `num` likeliest of this many continuations are written instead of drawn ones; 0 draws."""
     draft: Trained | None = None
     """A smaller model of the same tokenizer, for speculative decoding: it drafts what the model then checks."""
-    draft_tokens: int = 4
+    draft_tokens: Depth = 4
     """Tokens drafted at a time."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxgen.core.capabilities import ClassConditional, WalksLatents
 from jaxgen.core.mesh import divisible
 from jaxgen.core.model import GenerativeModel
+from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, differences, to_json
 from jaxgen.inference.sampling import drawn
@@ -32,10 +33,10 @@ Record = dict[str, Any]
 class Scoring:
     """What to score, and against what."""
 
-    num: int = 10_000
+    num: Samples = 10_000
     """Number of samples to score."""
-    seed: int = 0
-    batch: int = 200
+    seed: Seed = 0
+    batch: Size = 200
     reference: Literal["train", "test", "all"] = "train"
     """Split of real data that samples are compared with."""
     of: Literal["samples", "train", "test", "all"] = "samples"

@@ -71,6 +71,8 @@ def check_metrics(text: str, num: int, reference: str = "train") -> list[str]:
     """`fid,kid` as a list. Raises UserError for a name that is none, for fewer samples than a score needs, and for a
     reference that it cannot be taken against."""
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"metrics is {text!r}: names joined by commas are expected, as fid,kid")
     for name in names:
         if name not in (known := [*SCORES, "ppl"]):
             raise UserError(f"metric {name!r} is unknown{nearest(name, known)}: choose from {', '.join(known)}")
