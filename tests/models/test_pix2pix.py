@@ -272,7 +272,7 @@ def test_a_users_picture_of_any_size_is_translated(run, tmp_path):
             np.testing.assert_array_equal(np.asarray(image), x[i])
     commands.call(["sample", *request, "--run.model.no-noise"])
     assert load_file(tmp_path / "out" / "samples.safetensors")["x"].shape == (1, 17, 23, 3)
-    with pytest.raises(UserError, match="--mask needs"):
+    with pytest.raises(UserError, match="--mask and --alpha need"):
         commands.call(["sample", *request, "--mask", str(tmp_path / "drawing.png")])
 
 
