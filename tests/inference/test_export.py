@@ -1,5 +1,6 @@
 """Samplers as files: what they may weigh, and the script that draws from them."""
 
+import ast
 import dataclasses
 import os
 import subprocess
@@ -49,6 +50,26 @@ def test_the_script_reads_classes(tmp_path):
     assert usage == "SEED NUM CLASS[,CLASS...]"
     expected = core.sample(MODEL, state, core.sample_keys(7, 4), jnp.resize(LABELS, 4))
     np.testing.assert_allclose(drawn(tmp_path, "7", "4", "0,1,2"), expected, rtol=1e-4, atol=1e-4)
+
+
+NAMES = (
+    'a"""+str(open("owned", "w"))+"""', "'" * 3, '"', '"' * 3, "ends in \\", "\\N{DIGIT ONE}", "a\nimport os",
+    "{what}{0}%s", "gr\u00fcn \u2126", "\udcff", "\r\x00\x1b[2J", '\\"""\nx = 1',
+)  # fmt: skip
+
+
+def test_a_runs_name_is_no_code(tmp_path):
+    program = jax.export.export(jax.jit(lambda seed, index: seed + index), platforms=("cpu",))(
+        jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.uint32)
+    )
+    scripts = []
+    for name in ("plain", *NAMES):
+        write_sampler(tmp_path, program, f"samples of {name} at step 3", None)
+        docstring, *code = ast.parse((tmp_path / "sample.py").read_text()).body
+        assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)
+        assert str(docstring.value.value).startswith(f"Draws samples of {name} at step 3.")
+        scripts.append("\n".join(map(ast.dump, code)))
+    assert len(set(scripts)) == 1
 
 
 def test_the_script_reads_any_other_condition_from_files(tmp_path):
