@@ -157,7 +157,7 @@ def test_a_run_with_a_perceptual_loss_is_restored_without_its_files():
     state = jax.eval_shape(model.init, jax.random.key(0), {"x": jnp.asarray(X)})
     trunk, heads = state.extra["lpips"]
     assert heads["lin0"].shape == (64,) and len(jax.tree.leaves(trunk)) == 26
-    with pytest.raises(UserError, match="none is not a file"):
+    with pytest.raises(UserError, match="none cannot be read"):
         model.check({"x": jnp.asarray(X)})
 
 
