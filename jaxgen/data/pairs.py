@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,11 +18,16 @@ from jaxgen.data.edges import canny
 from jaxgen.data.embedded import Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS
 from jaxgen.errors import UserError
-from jaxgen.runtime.picture import ENDINGS, flat, open_picture, undecoded, upright_size
+from jaxgen.runtime.picture import ENDINGS, flat, undecoded, upright, upright_size
 from jaxgen.runtime.reading import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LARGE = 1 << 24
+"""Pixels of a picture that is decoded alone, not beside those of other threads."""
+
+_one_large = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,9 +153,12 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def _opaque(file: pathlib.Path) -> "Image":
-    """A picture in RGB, over white where it is transparent."""
-    return flat(open_picture(file), 3, where=str(file))
+def _opaque(file: pathlib.Path, large: ExitStack) -> "Image":
+    """A picture in RGB, over white where it is transparent. large: keeps others waiting while one is in memory."""
+    with undecoded(file) as image:
+        if image.width * image.height > LARGE:
+            large.enter_context(_one_large)
+        return flat(upright(image), 3, where=str(file))
 
 
 class _Pairs:
@@ -189,17 +199,21 @@ class _Pairs:
 
     def _read(self, files: tuple[pathlib.Path, pathlib.Path]) -> tuple[np.ndarray, np.ndarray]:
         """Source and target, uint8[*size, C]."""
+        with ExitStack() as large:
+            return self._read_both(files, large)
+
+    def _read_both(self, files: tuple[pathlib.Path, pathlib.Path], large: ExitStack) -> tuple[np.ndarray, np.ndarray]:
         if files[0] == files[1]:
-            source, target = self._halves(files[0])
+            source, target = self._halves(files[0], large)
         else:
-            source, target = _opaque(files[0]), _opaque(files[1])
+            source, target = (_opaque(file, large) for file in files)
             if source.size != target.size:
                 sizes = " and ".join(f"{file} is {p.width} x {p.height}" for file, p in zip(files, (source, target)))
                 raise UserError(f"{sizes}: both pictures of a pair must have one size")
         return self._resized(source, self.dataset.source_channels), self._resized(target, self.dataset.target_channels)
 
-    def _halves(self, file: pathlib.Path) -> tuple["Image", "Image"]:
-        both = _opaque(file)
+    def _halves(self, file: pathlib.Path, large: ExitStack) -> tuple["Image", "Image"]:
+        both = _opaque(file, large)
         if both.width % 2:
             raise UserError(
                 f"{file} is {both.width} x {both.height}, but side-by-side pairs have an even width: remove it, or "

@@ -162,7 +162,8 @@ def flat(image: "Image", channels: int, over: str = "white", where: str = "a pic
             below = Image.new("RGB", image.size, over)
             below.paste(image, mask=image)
             image = below
-        return image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        return image if image.mode == mode else image.convert(mode)
     except ValueError as error:
         raise UserError(f"{where} has colours in {image.mode}, which cannot be converted: save it in RGB") from error
 

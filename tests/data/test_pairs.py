@@ -1,6 +1,8 @@
 """Pairs of pictures: matching, splits, and how a wrong folder is refused."""
 
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -191,7 +193,7 @@ def test_all_pictures_are_checked_before_training(tmp_path, monkeypatch, part):
             write(tmp_path / folder / f"{name}.png", RED, (12, 4))
     data = PairFolder(folder=str(tmp_path), size=(4, 6))
     decoded = []
-    monkeypatch.setattr(pairs, "open_picture", decoded.append)
+    monkeypatch.setattr(pairs, "upright", decoded.append)
     data.load("train")
     assert not decoded
     monkeypatch.undo()
@@ -219,12 +221,32 @@ def test_many_pairs_are_read_on_demand(tmp_path, monkeypatch):
             np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    data = two_folders(tmp_path, "abcdefgh")
+    expected = data.load("all")
+    decoding, most, flat = [], [], pairs.flat
+
+    def slow(image, *rest, **more):
+        decoding.append(threading.get_ident())
+        most.append(len(set(decoding)))
+        time.sleep(0.01)
+        return flat(image, *rest, **more)
+
+    resized = pairs._Pairs._resized
+    monkeypatch.setattr(pairs, "flat", slow)
+    monkeypatch.setattr(pairs._Pairs, "_resized", lambda *args: (decoding.pop(), resized(*args))[1])
+    for limit, together in ((10, False), (24, True)):
+        monkeypatch.setattr(pairs, "LARGE", limit)
+        most.clear()
+        np.testing.assert_array_equal(data.load("all")["x"], expected["x"])
+        assert (max(most) > 1) == (together and pairs.THREADS > 1)
+
+
 def test_errors_name_what_is_wrong_with_a_folder(tmp_path):
     refused(PairFolder(), "pass --data.folder")
     for name in ("none", "x" * 300):
         refused(PairFolder(folder=str(tmp_path / name)), "is not a folder")
     refused(PairFolder(folder=str(tmp_path)), "has no pictures")
-    refused(PairFolder(folder=str(tmp_path), size=(0, 4)), "height and width")
 
     data = two_folders(tmp_path / "lonely", "abc")
     for name in "ab":
