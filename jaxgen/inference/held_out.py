@@ -30,7 +30,7 @@ def held_out_numbers(
     batch: int = 200,
     distances: Mapping[str, Distance] | None = None,
 ) -> tuple[dict[str, dict[str, float]], int]:
-    """`mean` and `stderr` of each number of the model's `evaluate`, and over how many examples of the split.
+    """`mean` and `stderr` of each number of the model's `evaluate`, and over how many examples of the split that count.
 
     limit: only the first so many. distances: further numbers, between what is sampled under each example's condition,
     an image, and the example.
@@ -51,7 +51,9 @@ def held_out_numbers(
         numbers = compiled.evaluate(trained.model, trained.state, keys, on_device, trained.codec) | apart
         for name, values in whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
-    return {name: mean_and_error(np.concatenate(parts)) for name, parts in totals.items()}, count
+    joined = {name: np.concatenate(parts) for name, parts in totals.items()}
+    counted = max((len(values) for values in joined.values()), default=count)
+    return {name: mean_and_error(values) for name, values in joined.items()}, counted
 
 
 def evaluation(

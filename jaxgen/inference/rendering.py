@@ -142,16 +142,32 @@ def _views(
         for name, image in zip(("depth", "opacity"), grey):
             save_image(image, out / f"{name}{i:03}.png")
         wanted = composite(views.pixels[i], model.background)
-        pair = (jnp.asarray(picture[None]), jnp.asarray(wanted[None]))
-        measures = {"psnr": psnr} | ({"ssim": ssim} if min(views.size) >= SSIM_SMALLEST else {})
-        measures |= {lpips.name: lpips} if lpips else {}
-        for name, measure in measures.items():
-            numbers.setdefault(name, []).append(float(measure(*pair)[0]))
+        counted = None if views.counted is None else views.counted[i]
+        for name, value in _measured(picture, wanted, counted, lpips).items():
+            numbers.setdefault(name, []).append(value)
         if true is not None:
             numbers.setdefault("depth_error", []).append(depth_error(depth, true[i]))
         if i < SHOWN:
             rows.append([wanted, picture, *(np.repeat(a, 3, axis=-1) for a in grey)])
     return {name: np.array(values) for name, values in numbers.items()}, np.stack([np.stack(r) for r in zip(*rows)])
+
+
+def _measured(
+    picture: np.ndarray, wanted: np.ndarray, counted: np.ndarray | None, lpips: Any
+) -> dict[str, float]:
+    """PSNR, SSIM of pictures that are large enough, and LPIPS where given, of two pictures uint8[H, W, 3].
+
+    Where only some pixels count, bool[H, W], the PSNR over them alone: the others compare neighbourhoods, which masks
+    cut.
+    """
+    if counted is not None:
+        pair = [jnp.asarray((image * counted[..., None])[None]) for image in (picture, wanted)]
+        # The mean error is that over all pixels, and it is 0 for those that do not count.
+        return {"psnr": float(psnr(*pair)[0]) + 10 * math.log10(counted.mean())}
+    pair = [jnp.asarray(image[None]) for image in (picture, wanted)]
+    measures: dict[str, Any] = {"psnr": psnr} | ({"ssim": ssim} if min(picture.shape[:2]) >= SSIM_SMALLEST else {})
+    measures |= {lpips.name: lpips} if lpips else {}
+    return {name: float(measure(*pair)[0]) for name, measure in measures.items()}
 
 
 def depth_error(depth: np.ndarray, true: np.ndarray) -> float:
