@@ -131,12 +131,13 @@ def test_its_own_test(folder):
 def test_the_command_line(folder):
     out = folder / "run"
     run(folder, str(folder / "experiments" / "gaussian_toy.py"), "smoke", "--out", str(out), "--seed", "3")
-    assert "nats" in run(folder, "-m", "jaxgen", "evaluate", str(out))
-    run(folder, "-m", "jaxgen", "sample", str(out), "--num", "8")
+    trust = ("--trust", "gaussian_toy_model")
+    assert "nats" in run(folder, "-m", "jaxgen", "evaluate", str(out), *trust)
+    run(folder, "-m", "jaxgen", "sample", str(out), "--num", "8", *trust)
     image, mask = (folder / f"{name}.png" for name in ("image", "mask"))
     Image.fromarray(np.full((8, 8), 77, np.uint8)).save(image)
     Image.fromarray(np.repeat(np.uint8([[0], [255]]), 4, axis=0) * np.ones((1, 8), np.uint8)).save(mask)
-    run(folder, "-m", "jaxgen", "sample", str(out), "--num", "2", "--image", str(image), "--mask", str(mask))
+    run(folder, "-m", "jaxgen", "sample", str(out), "--num", "2", "--image", str(image), "--mask", str(mask), *trust)
     x = load_file(out / "samples" / "seed0-num2" / "samples.safetensors")["x"]
     assert np.all(x[:, :4] == 77) and x[0, 4:].std() > 1
     assert "data:image/png" in (out / "report.html").read_text()

@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le
 
 from jaxgen.core.capabilities import RadianceField
+from jaxgen.core.ranges import OptionalCount
 from jaxgen.core.types import TrainState
 from jaxgen.data import AnalyticScene
 from jaxgen.data.rays import PosedViews, Views, composite
@@ -36,28 +38,26 @@ class Rendering:
 
     split: Literal["test", "train"] = "test"
     """Whose views are rendered and measured."""
-    limit: int = 0
+    limit: OptionalCount = 0
     """Only the first so many views; all when 0."""
-    turntable: int = 0
+    turntable: Annotated[int, Ge(0), Le(10_000)] = 0
     """Frames of turntable.gif, a film around the scene. Of LLFF's and COLMAP's scenes the camera sways instead."""
-    size: int = 0
+    size: Annotated[int, Ge(0), Le(8_192)] = 0
     """Width of the film in pixels; that of the pictures when 0."""
-    lattice: int = 0
+    lattice: Annotated[int, Ge(0), Le(2_048)] = 0
     """Points along each side of the lattice for marching cubes, which writes mesh.ply and needs scikit-image; no mesh
     when 0."""
     level: float = 10.0
     """Density of the mesh's surface, per unit of length of the scene."""
 
+    def problem(self) -> str | None:
+        return "lattice is 1: 2 or more are expected, or 0 for no mesh" if self.lattice == 1 else None
+
 
 def check(experiment: Experiment, options: Rendering) -> None:
-    """Raises UserError for a run that is no radiance field, or numbers out of range."""
+    """Raises UserError for a run that is no radiance field."""
     if not isinstance(experiment.model, RadianceField) or not isinstance(experiment.data, PosedViews):
         raise UserError(f"{type(experiment.model).__name__} is no radiance field: name a run of experiments/nerf.py")
-    if min(options.limit, options.turntable, options.size) < 0 or options.lattice < 0 or options.lattice == 1:
-        raise UserError(
-            f"limit is {options.limit}, turntable {options.turntable}, size {options.size}, lattice {options.lattice}: "
-            "each is 0 or more, a lattice 2 or more"
-        )
     if options.lattice:
         _marching_cubes()
 
@@ -82,9 +82,7 @@ def rendered(model: RadianceField, state: TrainState, rays: jax.Array) -> Render
     return model.render(state, rays)
 
 
-def render_view(
-    trained: Trained, rays: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render_view(trained: Trained, rays: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of rays f32[H * W, 9]: picture uint8[H, W, 3], depth f32[H, W] as a distance, and opacity f32[H, W]."""
     seen, codec = rendered(field_of(trained), trained.state, rays), trained.codec
     rgb, depth, opacity = (np.asarray(a) for a in (codec.decode(seen.rgb), seen.depth, seen.opacity))
@@ -123,9 +121,7 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
     return "\n".join(lines)
 
 
-def _views(
-    trained: Trained, options: Rendering, out: Path, lpips: Any
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _views(trained: Trained, options: Rendering, out: Path, lpips: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
     of what is, of depth and of opacity. Each picture is also written by itself."""
     data, model = scene_of(trained), field_of(trained)
@@ -152,9 +148,7 @@ def _views(
     return {name: np.array(values) for name, values in numbers.items()}, np.stack([np.stack(r) for r in zip(*rows)])
 
 
-def _measured(
-    picture: np.ndarray, wanted: np.ndarray, counted: np.ndarray | None, lpips: Any
-) -> dict[str, float]:
+def _measured(picture: np.ndarray, wanted: np.ndarray, counted: np.ndarray | None, lpips: Any) -> dict[str, float]:
     """PSNR, SSIM of pictures that are large enough, and LPIPS where given, of two pictures uint8[H, W, 3].
 
     Where only some pixels count, bool[H, W], the PSNR over them alone: the others compare neighbourhoods, which masks

@@ -105,7 +105,7 @@ def test_the_sampler_is_exported(runs, tmp_path):
     ("call", "words"),
     [
         (lambda run: run.sample(0), "num is 0"),
-        (lambda run: run.sample(2, seed=-1), "seed -1"),
+        (lambda run: run.sample(2, seed=-1), "seed is -1"),
         (lambda run: jaxgen.load("nowhere"), "is no run folder"),
         (lambda run: jaxgen.fit(MODEL, Digits(), steps=10, batch_size=5000), "batch_size is 5000"),
         (lambda run: jaxgen.fit(replace(MODEL, shape=(28, 28, 1)), Digits(), steps=10), "examples have shape"),

@@ -46,7 +46,7 @@ def script(name, *argv):
         ("ddpm", ["smoke", "--model.sampler.steps", "50"], ["50", "20"]),
         ("ddpm", ["emoji", "--data.size", "16"], ["(16, 16, 3)", "--model.shape 16 16 3"]),
         ("vae", ["smoke", "--device", "gpu"], ["no gpu is here", "--device cpu"]),
-        ("vae", ["mnist", "--data.data-dir", "/nowhere"], ["mnist", "digits"]),
+        ("vae", ["mnist", "--data.data-dir", "/nowhere", "--data.no-download"], ["mnist", "digits"]),
         ("vae", ["mnist", "--data.name", "mnits"], ["mnits", "mnist"]),
     ],
 )
