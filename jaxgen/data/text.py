@@ -134,7 +134,8 @@ class Corpus:
         return sum(size for _, size, _ in self.stats)
 
     def pieces(self, strict: bool) -> Iterator[str]:
-        """The text in pieces of whole lines. strict: whether bytes that are not UTF-8 raise a UserError."""
+        """The text in pieces of whole lines, unless a line is longer than a piece. strict: whether bytes that are not
+        UTF-8 raise a UserError."""
         for text in self.texts(strict):
             yield from text
 
@@ -151,18 +152,22 @@ class Corpus:
 
 
 def _file_pieces(file: str, strict: bool) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("strict" if strict else "surrogateescape")
     with opened(Path(file)) as source:
         place = len(codecs.BOM_UTF8) if source.peek(3).startswith(codecs.BOM_UTF8) else 0
         source.seek(place)
-        while lines := source.readlines(PIECE):
-            data = b"".join(lines)
+        while True:
+            data = source.read(PIECE) + source.readline(PIECE)
+            place -= len(decoder.getstate()[0])  # bytes of a character that the last piece cut
             try:
-                text = data.decode("utf-8", "strict" if strict else "surrogateescape")
+                text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 where = f"{error.reason} at byte {place + error.start}"
                 raise UserError(f"{file} is not UTF-8 text ({where}): choose --data.tokenizer bytes") from error
             yield text
-            place += len(data)
+            if not data:
+                return
+            place = source.tell()
 
 
 class Windows:

@@ -1,7 +1,7 @@
 """What the pickles of a PyTorch file describe: dicts of tensors, and nothing else.
 
 A pickle is a program for a stack machine, which may call any function and ask for any amount of memory. Here a machine
-of our own runs it, which knows the opcodes that torch.save writes and calls four functions of this module. Each opcode
+of our own runs it, which knows the opcodes that torch.save writes and calls three functions of this module. Each opcode
 takes memory in proportion to its bytes in the file; nothing is copied, so that no few bytes can multiply what came
 before them.
 """

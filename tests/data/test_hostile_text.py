@@ -196,6 +196,18 @@ def test_texts_made_to_harm(tmp_path, monkeypatch):
         Text(source=str(file)).arrays("train")
 
 
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_lines_longer_than_a_piece_are_cut_between_characters(kind, tmp_path, monkeypatch):
+    """So that a text without line ends takes no more memory than its tokens."""
+    monkeypatch.setattr("jaxgen.data.text.PIECE", 5)
+    (tmp_path / "a.txt").write_text(text := "☃é😀x" * 50 + "\n" + "y" * 7)
+    assert read(tmp_path / "a.txt", tokenizer=kind) == text
+    for bad in (b"\xf0\x9f", b"\xff"):
+        (tmp_path / "a.txt").write_bytes("☃".encode() * 50 + bad)
+        assert "at byte 150)" in refused(tmp_path / "a.txt", read, tmp_path / "a.txt")
+        assert Text(source=str(tmp_path / "a.txt"), tokenizer="bytes").load("all").tokens[150] == bad[0]
+
+
 def test_home_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.txt").write_text("at home")
