@@ -93,10 +93,11 @@ def _facts(
         facts.append(("Steps", f"{done:,}", f"of {wanted:,}" if unfinished else ""))
     batch, model = experiment.get("batch_size"), experiment.get("model")
     model = model if isinstance(model, dict) else {}
-    parts = model.get("accumulate", 1)
-    if isinstance(batch, int) and isinstance(parts, int) and parts > 1:
+    parts, repeats = model.get("accumulate", 1), model.get("n_critic", 1)
+    counts = (batch, parts, repeats)
+    if all(isinstance(n, int) and n > 0 for n in counts) and parts > 1:
         # A step is one update; each network's gradient is accumulated over several passes.
-        size = batch // (model.get("n_critic", 1) * parts)
+        size = batch // (repeats * parts)
         facts.append(("Batch", f"{batch:,}", f"{parts} passes of {size:,} examples per gradient"))
     params = environment.get("params")
     if isinstance(params, dict) and params and all(isinstance(n, int) for n in params.values()):
