@@ -126,6 +126,8 @@ def _views(trained: Trained, options: Rendering, out: Path, lpips: Any) -> tuple
     of what is, of depth and of opacity. Each picture is also written by itself."""
     data, model = scene_of(trained), field_of(trained)
     views = data.views(options.split)
+    if lpips and views.counted is not None:
+        raise UserError("LPIPS compares neighbourhoods of pixels, which the masks of this scene cut: leave --lpips out")
     count = min(options.limit or len(views.pixels), len(views.pixels))
     true = data.depth(options.split) if isinstance(data, AnalyticScene) else None
     numbers: dict[str, list[float]] = {}
@@ -151,8 +153,7 @@ def _views(trained: Trained, options: Rendering, out: Path, lpips: Any) -> tuple
 def _measured(picture: np.ndarray, wanted: np.ndarray, counted: np.ndarray | None, lpips: Any) -> dict[str, float]:
     """PSNR, SSIM of pictures that are large enough, and LPIPS where given, of two pictures uint8[H, W, 3].
 
-    Where only some pixels count, bool[H, W], the PSNR over them alone: the others compare neighbourhoods, which masks
-    cut.
+    Where only some pixels count, bool[H, W], the PSNR over them alone: SSIM compares neighbourhoods, which masks cut.
     """
     if counted is not None:
         pair = [jnp.asarray((image * counted[..., None])[None]) for image in (picture, wanted)]

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import numpy as np
 import pytest
+from hostile import png
+from messages import one_line
 from PIL import Image
 from scene_files import POSE, blender
 
@@ -85,20 +88,25 @@ def test_pictures_of_several_sizes(tmp_path):
 # --- LLFF --------------------------------------------------------------------------------------------------------
 
 
-def test_llffs_poses(tmp_path):
-    """Its axes, down, right and backwards, become ours; bounds are depths and scale with the scene."""
-    (tmp_path / "images").mkdir()
+def llff(folder) -> tuple[SceneFolder, np.ndarray, list[np.ndarray]]:
+    """A scene, its table and the poses in our axes."""
+    (folder / "images").mkdir()
     table, poses = [], []
     for i in range(9):
-        Image.new("RGB", (8, 6), (i, 0, 0)).save(tmp_path / "images" / f"{i}.jpg")
+        Image.new("RGB", (8, 6), (i, 0, 0)).save(folder / "images" / f"{i}.jpg")
         ours = cameras.look_at([0.1 * i, 0.05 * (i % 3), 5.0], [0, 0, 0], [0, 1, 0])
         poses.append(ours)
         right, up, back, at = ours.T
         # Poses were estimated from pictures twice as large.
         matrix = np.stack([-up, right, back, at, [12, 16, 20]], axis=-1)
         table.append([*matrix.reshape(-1), 2.0 + 0.1 * i, 10.0])
-    np.save(tmp_path / "poses_bounds.npy", np.array(table))
-    scene = SceneFolder(folder=str(tmp_path))
+    np.save(folder / "poses_bounds.npy", np.array(table))
+    return SceneFolder(folder=str(folder)), np.array(table), poses
+
+
+def test_llffs_poses(tmp_path):
+    """Its axes, down, right and backwards, become ours; bounds are depths and scale with the scene."""
+    scene, table, poses = llff(tmp_path)
     train, test = scene.views("train"), scene.views("test")
     assert (len(train.pixels), len(test.pixels)) == (7, 2)
     np.testing.assert_allclose(train.intrinsics[0], [10, 10, 4, 3, *[0] * 10])
@@ -109,9 +117,54 @@ def test_llffs_poses(tmp_path):
     expected[:, :, 3] *= 4 / 3 / 2
     np.testing.assert_allclose(train.poses, expected[np.arange(9) % 8 != 0], atol=1e-9)
     assert scene.camera_path(3).shape == (3, 3, 4)
-    np.save(tmp_path / "poses_bounds.npy", np.array(table)[:5])
+    np.save(tmp_path / "poses_bounds.npy", table[:5])
     with pytest.raises(UserError, match="5 rows"):
         dataclasses.replace(scene, downscale=2).load("train")
+
+
+@pytest.mark.parametrize(
+    "column, value, match",
+    [
+        (15, np.nan, "row 3: the near bound is nan"),
+        (16, np.nan, "row 3: .* the far bound nan"),
+        (16, np.inf, "the far bound inf"),
+        (15, 0.0, "near above 0"),
+        (15, -1.0, "near above 0"),
+        (16, 1.0, "the far bound 1"),
+        (4, 0.0, "row 3: a number of the pose or camera"),
+        (9, -16.0, "row 3: a number"),
+        (14, np.nan, "row 3: a number"),
+        (0, np.nan, "row 3: a number"),
+        (3, np.inf, "row 3: a number"),
+        (0, 7.0, "the pose of 3.jpg in poses_bounds.npy is not rigid"),
+    ],
+)
+def test_hostile_numbers_of_llff(tmp_path, column, value, match):
+    scene, table, _ = llff(tmp_path)
+    table[3, column] = value
+    np.save(tmp_path / "poses_bounds.npy", table)
+    with pytest.raises(UserError, match=match) as error:
+        scene.load("train")
+    one_line(error)
+
+
+def test_hostile_files_of_llff(tmp_path):
+    scene, table, _ = llff(tmp_path)
+    file = tmp_path / "poses_bounds.npy"
+    whole = file.read_bytes()
+    np.save(file, np.array([{}]), allow_pickle=True)
+    pickled = file.read_bytes()
+    for array in (table[:, :16], table[0], np.zeros((9, 17), complex), np.array([["a"] * 17] * 9)):
+        np.save(file, array)
+        with pytest.raises(UserError, match=re.escape(str(file))) as error:
+            scene.load("train")
+        one_line(error)
+    huge = whole.replace(b"(9, 17)", b"(99999999, 17)")
+    for data in (b"", whole[:-1], whole[:60], pickled, b"PK\x03\x04" + bytes(60), huge):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=re.escape(str(file))) as error:
+            scene.load("train")
+        one_line(error)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -131,6 +184,36 @@ def test_poses_that_are_not_rigid(tmp_path):
         scene.load("train")
 
 
+def test_pictures_that_are_none(tmp_path):
+    scene = blender(tmp_path)
+    file = tmp_path / "train" / "r_1.png"
+    whole = file.read_bytes()
+    for data in (b"", whole[:50], b"%!PS-Adobe-3.0 EPSF-3.0", png(60_000, 60_000), png(9, 9, kind=6)):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=re.escape(str(file))) as error:
+            scene.load("train")
+        one_line(error)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match="is a pipe"):
+        scene.load("train")
+    os.mkfifo(tmp_path / "pipe")
+    os.replace(tmp_path / "pipe", tmp_path / "transforms_train.json")
+    with pytest.raises(UserError, match=r"transforms_train.json is a pipe"):
+        scene.load("train")
+    with pytest.raises(UserError, match=r"transforms_test.json cannot be read"):
+        (tmp_path / "transforms_test.json").unlink()
+        scene.load("test")
+
+
+@pytest.mark.parametrize("field", ["near", "far"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_bounds_that_are_none(tmp_path, field, value):
+    with pytest.raises(UserError, match="finite numbers of 0 or more") as error:
+        dataclasses.replace(blender(tmp_path), **{field: value}).load("train")
+    one_line(error)
+
+
 def test_near_beyond_far(tmp_path):
     scene = dataclasses.replace(blender(tmp_path), near=7.0)
     with pytest.raises(UserError, match=r"near = 7 to far = 6: .*--data.near"):
@@ -140,8 +223,13 @@ def test_near_beyond_far(tmp_path):
 def test_folders_that_hold_no_scene(tmp_path):
     with pytest.raises(UserError, match=r"pass --data.folder"):
         SceneFolder().load("train")
-    with pytest.raises(UserError, match="is not a folder"):
-        SceneFolder(folder=str(tmp_path / "none")).load("train")
+    for none in ("none", "x" * 300, "a/" * 3000):
+        with pytest.raises(UserError, match="is not a folder"):
+            SceneFolder(folder=str(tmp_path / none)).load("train")
+    for none in ("a\0b", "~no-such-user/scene"):
+        with pytest.raises(UserError) as error:
+            SceneFolder(folder=none).load("train")
+        one_line(error)
     with pytest.raises(UserError, match=r"neither transforms_train.json"):
         SceneFolder(folder=str(tmp_path)).load("train")
     blender(tmp_path / "scene")
