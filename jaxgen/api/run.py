@@ -30,6 +30,7 @@ from jaxgen.inference.held_out import evaluation, held_out_numbers
 from jaxgen.inference.sampling import check_numbers, draw
 from jaxgen.report import write_report
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime.reading import user_path
 from jaxgen.scoring import features, scores
@@ -65,6 +66,7 @@ class Run(Trained):
         """
         check_value(limit, Samples | None, "limit")
         check_numbers(1, batch, seed)
+        check_mark(self.folder, self.experiment, split)
         numbers, count = held_out_numbers(self, split, seed=seed, limit=limit, batch=batch)
         if self.folder is not None and numbers:
             self.folder.write_json("evaluation.json", evaluation(self, split, seed, numbers, count))

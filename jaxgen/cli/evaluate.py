@@ -8,6 +8,7 @@ from jaxgen.core.ranges import OptionalCount
 from jaxgen.errors import UserError
 from jaxgen.inference.held_out import evaluation, held_out_numbers
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import restore
 from jaxgen.runtime.reading import user_path
 from jaxgen.scoring import features, scores
@@ -38,6 +39,7 @@ def command(args: list[str]) -> None:
     if options.metrics:
         return _score(asked)
     lpips = options.distance()
+    check_mark(asked.run, asked.experiment, options.split)
     trained = asked.restore()
     numbers, count = held_out_numbers(
         trained, options.split, seed=options.seed, limit=options.limit or None, batch=options.batch,

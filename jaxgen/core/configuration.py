@@ -10,13 +10,17 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from flax import linen as nn
 
+from jaxgen.core.ranges import Place
 from jaxgen.errors import UserError, nearest
+from jaxgen.runtime.reading import user_path
+
+T = TypeVar("T")
 
 # --- types and ranges of fields -------------------------------------------------------------------------------
 
@@ -158,6 +162,45 @@ def range_of(hint: Any) -> str:
             case Lt(most):
                 high = f"below {most:,}" if isinstance(most, int) else f"below {most:g}"
     return "".join(f" {words}" for words in (low, high) if words)
+
+
+# --- paths ----------------------------------------------------------------------------------------------------
+
+
+def paths(value: Any, where: str = "") -> Iterator[str]:
+    """The names of all fields that name a file or folder, however deep, as data.folder."""
+    for name, hint in field_types(type(value)).items():
+        part, field = getattr(value, name), f"{where}.{name}" if where else name
+        if _place(hint) is not None:
+            yield field
+        elif dataclasses.is_dataclass(part):
+            yield from paths(part, field)
+
+
+def located(value: T) -> T:
+    """A copy of a configuration with absolute paths, where these lead to something."""
+    changed = {}
+    for name, hint in field_types(type(value)).items():
+        part = getattr(value, name)
+        if (place := _place(hint)) is not None:
+            several = isinstance(part, tuple)
+            changed[name] = tuple(_absolute(p, place) for p in part) if several else _absolute(part, place)
+        elif dataclasses.is_dataclass(part):
+            changed[name] = located(part)
+    changed = {name: part for name, part in changed.items() if part != getattr(value, name)}
+    return dataclasses.replace(value, **changed) if changed else value  # pyright: ignore[reportArgumentType]
+
+
+def _place(hint: Any) -> Place | None:
+    """The mark of text that names files, also within a tuple or beside None."""
+    marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Place)]
+    return marks[0] if marks else next(filter(None, map(_place, typing.get_args(hint))), None)
+
+
+def _absolute(name: str | None, place: Place) -> str | None:
+    if not name or name in place.besides or not (path := user_path(name)).exists():
+        return name
+    return str(path.absolute())
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 them. Floats are finite. A field with a range of its own says it in place: `Annotated[int, Ge(1), Le(8)]`.
 """
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -31,6 +32,18 @@ Seed = Annotated[int, Ge(0), Le((1 << 32) - 1)]
 """jax.random.key keeps 32 bits: a larger seed would repeat a smaller one."""
 CheckpointStep = Annotated[int, Ge(-1), Le(1_000_000_000)]
 """-1 for the newest."""
+
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks text that names a file or folder; `besides` are texts that name none."""
+
+    besides: tuple[str, ...] = ()
+
+
+PathName = Annotated[str, Place()]
+"""A file or folder. A run keeps it absolute, so that it means the same from any working directory."""
 
 Shape = Annotated[tuple[Size, ...], MinLen(1)]
 Sizes = Annotated[tuple[Size, ...], MinLen(1)]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.ranges import NonNegative, Size
+from jaxgen.core.ranges import NonNegative, PathName, Size
 from jaxgen.data.colmap import colmap_folder, read_colmap
 from jaxgen.data.llff import read_llff
 from jaxgen.data.rays import PosedViews, Views
-from jaxgen.data.shots import read_shots
+from jaxgen.data.shots import FARTHEST, read_shots
 from jaxgen.data.transforms import read_transforms
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import pixels_of, recentred, sway
@@ -44,7 +44,7 @@ class SceneFolder(PosedViews):
         is not rigid, a camera is not supported or out of range, or near is not below far.
     """
 
-    folder: str = ""
+    folder: PathName = ""
     """The folder of the scene."""
     downscale: Size = 1
     """Pictures are shrunk by this factor; each pixel becomes the mean over an area."""
@@ -82,6 +82,11 @@ class SceneFolder(PosedViews):
             raise UserError(
                 f"rays of {self.folder} go from near = {near.min():g} to far = {far.max():g}: near must be above 0 "
                 f"and below far; pass --data.near and --data.far"
+            )
+        if far.max() > FARTHEST or np.abs(views.poses).max() > FARTHEST:
+            raise UserError(
+                f"rays of {self.folder} go from near = {near.min():g} to far = {far.max():g}, cameras are up to "
+                f"{np.abs(views.poses).max():g} away: all below {FARTHEST:g} is expected; a point or bound may be too near"
             )
         return dataclasses.replace(views, near=near, far=far)
 

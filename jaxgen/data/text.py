@@ -16,11 +16,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from jaxgen.core.ranges import Count, Size, Vocabulary
+from jaxgen.core.ranges import Count, PathName, Place, Size, Vocabulary
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, check_split
 from jaxgen.data.prepared import read_texts
@@ -44,7 +44,7 @@ class Text(Dataset):
       UserError: on use, if the source is missing, is not text, or has characters without a token.
     """
 
-    source: str = "docs"
+    source: Annotated[str, Place(NAMED)] = "docs"
     """One of: docs (Python's help topics, half a million characters), tiny_shakespeare (from tensorflow-datasets), a
     file, or a folder, whose .txt files are read in the order of their names, those of its folders too. Hidden files and
     folders, whose names begin with a dot, are passed over. Each text is followed by the tokenizer's end token, if it
@@ -52,14 +52,14 @@ class Text(Dataset):
     tokenizer: Literal["bytes", "characters", "bpe"] = "characters"
     vocab_size: Vocabulary = 1024
     """With bpe: the vocabulary size to learn from the train split."""
-    gpt2: str = ""
+    gpt2: PathName = ""
     """With bpe: the folder of GPT-2's vocab.json and merges.txt, to use that vocabulary instead."""
     block: Size = 64
     """Tokens predicted per example."""
     stride: Count = 1
     """Distance in tokens between the starts of training examples. Test examples start every `block` tokens, so that
     each token is predicted once."""
-    data_dir: str | None = None
+    data_dir: PathName | None = None
     """The folder where tensorflow-datasets keeps its sets; its own default if None."""
     download: bool = True
     """Download tiny_shakespeare if it is not prepared there (--data.download); --data.no-download refuses."""

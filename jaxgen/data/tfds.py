@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jaxgen.core.ranges import Size
+from jaxgen.core.ranges import PathName, Size
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.embedded import area_resize
@@ -44,7 +44,7 @@ class TFDS(Dataset):
 
     name: str
     """Such as "mnist", "cifar10" or "name/config:1.0.0"."""
-    data_dir: str | None = None
+    data_dir: PathName | None = None
     """The folder of prepared sets; $TFDS_DATA_DIR or ~/tensorflow_datasets if None."""
     download: bool = True
     """Download the set and prepare it if it is not there (--data.download); --data.no-download refuses."""

@@ -20,7 +20,7 @@ import optax
 from flax import linen as nn
 
 from jaxgen.core.gradients import Seen, once
-from jaxgen.core.ranges import NonNegative, OptionalCount
+from jaxgen.core.ranges import NonNegative, OptionalCount, PathName
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics import lpips
@@ -56,7 +56,7 @@ class VQGAN(Quantized, AdversarialModel):
     """wp, weight of -log p(x) in nats per element."""
     perceptual_weight: NonNegative = 0.0
     """wl, weight of LPIPS; 0 for none. Else `perceptual` must name both files."""
-    perceptual: tuple[str, str] = ("", "")
+    perceptual: tuple[PathName, PathName] = ("", "")
     """Files of a VGG-16 and of its LPIPS heads, as `jaxgen weights convert vgg16` and `lpips_vgg` write them. `init`
     reads them into the state; nothing reads them later."""
     gan_weight: NonNegative = 0.1

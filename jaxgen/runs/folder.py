@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.configuration import differences, from_json, modernised, paths, to_json
 from jaxgen.errors import UserError
-from jaxgen.experiment import EXTENDABLE, Experiment, differences, from_json, modernised, to_json
+from jaxgen.experiment import EXTENDABLE, Experiment
 from jaxgen.runs.environment import environment
 from jaxgen.runs.lock import LOCK
 from jaxgen.runtime import processes
@@ -43,7 +44,9 @@ class RunFolder:
         check_output(self.path, folder=True)
         if (self.path / "experiment.json").exists():
             there, new = to_json(self.experiment()), to_json(experiment)
-            other = [d for d in differences(there, new) if d.split(":")[0] not in EXTENDABLE]
+            # Paths may change: what they lead to is known by its contents.
+            free = {*EXTENDABLE, *paths(experiment)}
+            other = [d for d in differences(there, new) if d.split(":")[0] not in free]
             if other:
                 shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
                 raise UserError(f"{self.path} holds another experiment ({shown}): choose another folder with --out")

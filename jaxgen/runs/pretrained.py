@@ -19,12 +19,13 @@ from flax import struct
 
 from jaxgen.core.capabilities import CodeStage, LatentStage
 from jaxgen.core.codec import Codec, static
-from jaxgen.core.ranges import CheckpointStep
+from jaxgen.core.ranges import CheckpointStep, PathName
 from jaxgen.core.types import Batch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
+from jaxgen.runtime.reading import user_path
 from jaxgen.weights.store import tree_hash
 
 Form = Literal["tokens", "levels", "latents"]
@@ -34,7 +35,7 @@ Form = Literal["tokens", "levels", "latents"]
 class Pretrained(Codec):
     """Names a run; `load` reads it."""
 
-    run: str = static("")
+    run: PathName = static("")
     """Folder of the first stage's run."""
     form: Form = static("tokens")
     """tokens: i32[B, T], for GPT and MaskGIT. levels: one map of codes as f32[B, h, w, 1] from -1 to 1, for PixelCNN.
@@ -45,7 +46,7 @@ class Pretrained(Codec):
     """Use the best checkpoint, of a run trained with --best."""
 
     def load(self, record: dict[str, Any] | None = None) -> "Loaded":
-        run = RunFolder(Path(self.run))
+        run = RunFolder(user_path(self.run))
         if not self.run or not (run.path / "experiment.json").exists():
             named = re.fullmatch(r"(\w+)-(\w+)-(\d+)", run.path.name)
             how = "python experiments/{}.py {} --seed {}".format(*named.groups()) if named else "a script of its own"

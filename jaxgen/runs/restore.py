@@ -19,6 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.marks import keep_marks
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,7 @@ def prepare_run(experiment: Experiment, out: Path, codec: Codec) -> RunFolder:
     run = RunFolder(out)
     run.create(experiment)
     run.keep_codec(codec.provenance)
+    keep_marks(run, experiment.data)
     run.keep_examples(held_out_examples(experiment))
     run.keep_files(experiment.data.files_to_keep())
     return run

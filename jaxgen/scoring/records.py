@@ -20,6 +20,7 @@ from jaxgen.experiment import Experiment, differences, to_json
 from jaxgen.inference.sampling import drawn
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.progress import track
 from jaxgen.runtime.reading import read_json
@@ -62,6 +63,8 @@ def score_run(
         check_paths(trained, distance, of)
     if "asked" in metrics:
         check_asked(model, network, of)
+    for split in {scoring.reference, *([of] if of != "samples" else [])}:
+        check_mark(trained.folder, experiment, split)
     batch = divisible(scoring.batch, trained.layout)
     real, real_hash = features.real_rows(network, experiment.data, scoring.reference, batch, track)
     subject: Record = {"of": of, "run": trained.name, "data": to_json(experiment.data)}

@@ -11,6 +11,7 @@ import jax
 
 from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
+from jaxgen.core.configuration import located
 from jaxgen.core.keys import TRAIN, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.types import TrainState
@@ -94,6 +95,7 @@ def train(
 
 def _ready(experiment: Experiment, facts: dict[str, Any]) -> tuple[Experiment, Layout | None, dict[str, Any]]:
     """The experiment, checked, with a fixed mesh; the layout on that mesh; and facts, with why the mesh was chosen."""
+    experiment = located(experiment)
     experiment.check()
     experiment, why = settled(experiment)
     if why:
@@ -181,9 +183,7 @@ def train_in_memory(experiment: Experiment) -> Trained:
     return Trained(experiment, codec, state, None, layout)
 
 
-def _feed(
-    experiment: Experiment, order: int, start: int, stop: int, layout: Layout | None
-) -> tuple[Any, Iterator]:
+def _feed(experiment: Experiment, order: int, start: int, stop: int, layout: Layout | None) -> tuple[Any, Iterator]:
     """The data on the devices, or None, and the input of each call, on the mesh. order: seed of the data's order."""
     size = experiment.batch_size
     rows = None if layout is None else layout.rows(size)

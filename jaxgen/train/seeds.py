@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
+from jaxgen.core.configuration import located
 from jaxgen.core.keys import TRAIN, run_key
 from jaxgen.core.types import TrainState
 from jaxgen.data.feed import BatchPlan, feed
@@ -63,6 +64,7 @@ def train_seeds(
     The lanes lie on as many devices as divide their number. Pictures are made at the end only. Returns why it stopped
     early, or None. Raises UserError for bad input, before any compute.
     """
+    experiment = located(experiment)
     _check(experiment, count, out)
     _check_saved(range(experiment.seed, experiment.seed + count), out)
     each = [replace(experiment, seed=seed) for seed in range(experiment.seed, experiment.seed + count)]

@@ -340,7 +340,7 @@ def test_render_shows_views_a_film_and_a_mesh(tmp_path, capsys):
     np.testing.assert_allclose(each[0]["psnr"], 10 * np.log10(255**2 / np.mean((written - truth) ** 2)), rtol=1e-4)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Turntable" in page and "Test views" in page and "depth_error" in page
-    with pytest.raises(UserError, match="lattice 1"):
+    with pytest.raises(UserError, match="lattice is 1"):
         commands.call(["render", str(tmp_path / "run"), "--lattice", "1"])
 
 
