@@ -5,13 +5,14 @@ import hashlib
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from jaxgen.core.ranges import Size
+from jaxgen.core.ranges import PathName, Size
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.edges import canny
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 LARGE = 1 << 24
 """Pixels of a picture that is decoded alone, not beside those of other threads."""
 
-_one_large = threading.RLock()
+_one_large = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,13 @@ class PairFolder(Dataset):
 
     Raises:
       UserError: on use: a folder or a partner is missing, two files have the same name, the pictures of a pair differ
-        in size, a picture cannot be read, or `size` is invalid. With the training split, the heads of all pictures are
-        read, those of the held-out split too; pixels that cannot be decoded may show later.
+        in size, or a picture cannot be read. With the training split, the heads of all pictures are read, those of the
+        held-out split too; pixels that cannot be decoded may show later.
     """
 
-    folder: str = ""
+    folder: PathName = ""
     """The folder of the pairs, or of the sources."""
-    targets: str = ""
+    targets: PathName = ""
     """The folder of the targets, if they are not side by side with the sources."""
     source: Literal["left", "right"] = "left"
     """Which half of a side-by-side pair is the source."""
@@ -153,12 +154,16 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def _opaque(file: pathlib.Path, large: ExitStack) -> "Image":
-    """A picture in RGB, over white where it is transparent. large: keeps others waiting while one is in memory."""
-    with undecoded(file) as image:
-        if image.width * image.height > LARGE:
-            large.enter_context(_one_large)
-        return flat(upright(image), 3, where=str(file))
+@contextmanager
+def _opaque(file: pathlib.Path) -> Iterator["Image"]:
+    """A picture in RGB, over white where it is transparent. While it is large, other threads wait with theirs."""
+    with ExitStack() as alone:
+        with undecoded(file) as image:
+            if image.width * image.height > LARGE:
+                alone.enter_context(_one_large)
+            picture = flat(upright(image), 3, where=str(file))
+        del image  # takes as much memory again
+        yield picture
 
 
 class _Pairs:
@@ -199,29 +204,33 @@ class _Pairs:
 
     def _read(self, files: tuple[pathlib.Path, pathlib.Path]) -> tuple[np.ndarray, np.ndarray]:
         """Source and target, uint8[*size, C]."""
-        with ExitStack() as large:
-            return self._read_both(files, large)
-
-    def _read_both(self, files: tuple[pathlib.Path, pathlib.Path], large: ExitStack) -> tuple[np.ndarray, np.ndarray]:
         if files[0] == files[1]:
-            source, target = self._halves(files[0], large)
-        else:
-            source, target = (_opaque(file, large) for file in files)
-            if source.size != target.size:
-                sizes = " and ".join(f"{file} is {p.width} x {p.height}" for file, p in zip(files, (source, target)))
-                raise UserError(f"{sizes}: both pictures of a pair must have one size")
-        return self._resized(source, self.dataset.source_channels), self._resized(target, self.dataset.target_channels)
+            return self._halves(files[0])
+        resized, sizes = [], []
+        for file, channels in zip(files, (self.dataset.source_channels, self.dataset.target_channels)):
+            with _opaque(file) as picture:
+                sizes.append(picture.size)
+                resized.append(self._resized(picture, channels))
+                del picture  # before the next one is read
+        if sizes[0] != sizes[1]:
+            said = " and ".join(f"{file} is {width} x {height}" for file, (width, height) in zip(files, sizes))
+            raise UserError(f"{said}: both pictures of a pair must have one size")
+        return resized[0], resized[1]
 
-    def _halves(self, file: pathlib.Path, large: ExitStack) -> tuple["Image", "Image"]:
-        both = _opaque(file, large)
-        if both.width % 2:
-            raise UserError(
-                f"{file} is {both.width} x {both.height}, but side-by-side pairs have an even width: remove it, or "
-                "pass the folder of the targets with --data.targets"
+    def _halves(self, file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+        with _opaque(file) as both:
+            width, height = both.size
+            if width % 2:
+                raise UserError(
+                    f"{file} is {width} x {height}, but side-by-side pairs have an even width: remove it, or "
+                    "pass the folder of the targets with --data.targets"
+                )
+            left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
+            source, target = (left, right) if self.dataset.source == "left" else (right, left)
+            return (
+                self._resized(both.crop(source), self.dataset.source_channels),
+                self._resized(both.crop(target), self.dataset.target_channels),
             )
-        middle = both.width // 2
-        left, right = both.crop((0, 0, middle, both.height)), both.crop((middle, 0, both.width, both.height))
-        return (left, right) if self.dataset.source == "left" else (right, left)
 
     def _resized(self, image: "Image", channels: int) -> np.ndarray:
         """uint8[*size, channels]."""

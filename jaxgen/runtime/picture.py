@@ -173,14 +173,6 @@ def read_picture(file: Path, channels: int = 3, over: str = "white") -> np.ndarr
     return _array(open_picture(file), channels, lambda part: flat(part, channels, over, str(file)))
 
 
-def read_alpha(file: Path) -> np.ndarray | None:
-    """How opaque each pixel is, uint8[H, W, 1]; None if the picture has no transparent parts."""
-    image = open_picture(file)
-    if not has_alpha(image):
-        return None
-    return _array(image, 1, lambda part: eight_bits(part, str(file)).convert("RGBA").getchannel("A"))
-
-
 def _array(image: "Image", channels: int, convert: Callable[["Image"], "Image"]) -> np.ndarray:
     """uint8[H, W, channels] of a picture that is converted in parts, so that no second copy of it takes memory."""
     width, height = image.size
