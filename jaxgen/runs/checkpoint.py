@@ -1,7 +1,5 @@
 """Checkpoints: orbax, asynchronous and atomic, with a checksum of every array.
 
-Orbax spends two milliseconds on each array, and a U-Net's state has a thousand small ones, which are therefore packed.
-
 Orbax notices a truncated file but restores a flipped byte silently, so each checkpoint carries one number per array,
 computed on the device and compared on the way back. A file beside the checkpoints lists those that were saved, so that
 one that was removed or replaced is noticed.
@@ -15,18 +13,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from jaxgen.core.compiled import QUICK_TO_COMPILE
 from jaxgen.core.types import TrainState
 from jaxgen.errors import UserError
+from jaxgen.runs.packing import pack, to_read, unpack
 from jaxgen.runtime import processes
 from jaxgen.runtime.files import sync, write_text
 from jaxgen.runtime.reading import read_json, why
@@ -83,84 +78,6 @@ def checksums(tree: PyTree) -> dict[str, int]:
     return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
 
 
-# --- packing --------------------------------------------------------------------------------------------------
-
-SMALL = 1 << 20  # bytes up to which an array is packed with others
-
-Packs = dict[str, list[str]]
-"""Names of the arrays in each pack, in order."""
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-@partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
-def _joined(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
-
-
-def pack(state: TrainState) -> tuple[dict[str, jax.Array], Packs]:
-    """The arrays of a state by name, and the contents of the packs. Small arrays that every device holds whole are
-    joined, one pack for each field of the state and each dtype."""
-    arrays: dict[str, jax.Array] = {}
-    groups: dict[str, list[tuple[str, jax.Array]]] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if leaf.nbytes <= SMALL and leaf.sharding.is_fully_replicated:
-            groups.setdefault(f"{_name(path[:1])}-{leaf.dtype}", []).append((_name(path), leaf))
-        else:
-            arrays[_name(path)] = leaf
-    packs = {group: [name for name, _ in members] for group, members in groups.items()}
-    return arrays | {group: _joined([leaf for _, leaf in members]) for group, members in groups.items()}, packs
-
-
-def to_read(like: TrainState, packs: Packs) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays to read from a checkpoint with these packs for a state like `like`."""
-    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
-    wanted = {}
-    for group, names in packs.items():
-        if names[0] not in leaves:
-            continue
-        first = leaves[names[0]]
-        size = sum(leaves[name].size for name in names)
-        sharding = first.sharding
-        if isinstance(sharding, NamedSharding):
-            sharding = NamedSharding(sharding.mesh, PartitionSpec())
-        wanted[group] = jax.ShapeDtypeStruct((size,), first.dtype, sharding=sharding)
-    packed = {name for names in packs.values() for name in names}
-    alone = {name: leaf for name, leaf in leaves.items() if name not in packed}
-    return wanted | {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for n, a in alone.items()}
-
-
-def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> TrainState:
-    """The inverse of `pack`, placed like `like`. Raises ValueError if an array is missing."""
-    found: dict[str, jax.Array | np.ndarray] = dict(arrays)
-    paths, shape = jax.tree_util.tree_flatten_with_path(like)
-    leaves = {_name(path): leaf for path, leaf in paths}
-    for group, names in packs.items():
-        if group in arrays:
-            # On the host: cutting a jax.Array up is a program to compile for every part.
-            joined, start = np.asarray(arrays[group]), 0
-            for name in names:
-                found[name] = joined[start : start + leaves[name].size].reshape(leaves[name].shape)
-                start += leaves[name].size
-    for name in leaves:
-        if not isinstance(found.get(name), jax.Array | np.ndarray):  # partial_restore leaves what it does not find
-            raise ValueError(f"there is no {name}")
-    return jax.tree.unflatten(shape, [_placed(found[name], leaf.sharding) for name, leaf in leaves.items()])
-
-
-def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
-    """The array on the devices. Orbax gives host arrays if no placement was asked for; they are copied, as a state is
-    donated."""
-    if isinstance(array, jax.Array):
-        return array
-    if where is None:
-        return jnp.array(array)
-    # Not device_put, which asks all processes whether they mean the same array.
-    return jax.make_array_from_callback(array.shape, where, lambda index: array[index].copy())
-
-
 def saved_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in `folder`, oldest first, damaged ones too; empty if there is no such folder."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
@@ -181,6 +98,7 @@ class Checkpoints:
         self._list = folder.with_name(f"{folder.name}.json")
         self._saved: dict[int, str] = {}
         self._ocp = ocp
+        processes.on_main(self._set_scores_aside)
         # Not max_to_keep with best_fn: that deletes the newest when it scores badly.
         best = policies.BestN(get_metric_fn=_goodness, n=1, keep_checkpoints_without_metrics=False)
         policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
@@ -225,17 +143,25 @@ class Checkpoints:
 
     def best(self) -> int:
         """The step saved with the lowest score. Raises UserError when none has one."""
-        scores = {step: self._score(step) for step in self.steps()}
+        scores = {step: self._manager.metrics(step) for step in self.steps()}
         scored = {step: _goodness(score) for step, score in scores.items() if score is not None}
         if not scored:
             raise UserError(f"{self.folder} has no best checkpoint: the run was trained without --best")
         return max(scored, key=lambda step: (scored[step], step))
 
-    def _score(self, step: int) -> dict[str, float] | None:
-        try:
-            return self._manager.metrics(step)
-        except Exception:  # orbax raises many types for a file that is missing or garbled
-            return None
+    def _set_scores_aside(self) -> None:
+        """Renames files of scores that cannot be read, at which orbax would fail, and says so."""
+        for step in saved_steps(self.folder):
+            file = self.folder / str(step) / "metrics" / "metrics"
+            if not file.exists():
+                continue
+            try:
+                score = read_json(file)
+            except UserError:
+                score = None
+            if not isinstance(score, dict) or not isinstance(score.get("score"), int | float):
+                _to_stderr(f"{file} cannot be read: checkpoint {step} counts as one without a score")
+                file.rename(file.with_name("unreadable"))
 
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Saves `state` under its step; returns once the arrays are copied, so the state may be donated.

@@ -16,7 +16,8 @@ from jaxgen.experiment import presets
 from jaxgen.models.vae import VAE
 from jaxgen.nets.mlp import MLP
 from jaxgen.report import read_metrics
-from jaxgen.runs.checkpoint import Checkpoints, pack, unpack
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.packing import pack, unpack
 from jaxgen.runtime.processes import Poll
 from jaxgen.train.loop import train
 

@@ -16,8 +16,9 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.inference.sampling import draw
 from jaxgen.report import read_metrics
-from jaxgen.runs.checkpoint import Checkpoints, pack
+from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.packing import pack
 from jaxgen.runs.restore import Trained, saved_state
 from jaxgen.train.loop import train
 
@@ -46,6 +47,23 @@ def test_the_newest_and_the_best_are_kept(scores, kept, best, tmp_path):
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps() == kept
         assert checkpoints.best() == best
+
+
+@pytest.mark.parametrize("text", ['{"sc', "\\x00", "[3]", '{"score": "x"}', "{}", None])
+def test_a_score_that_is_none_is_set_aside(text, tmp_path, capsys):
+    """Its checkpoint stays, and another is the best."""
+    with Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints:
+        for step, score in ((1, 2.0), (2, 1.0)):
+            checkpoints.save(state_at(step), score)
+    file = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
+    file.unlink() if text is None else file.write_text(text)
+    with Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints:
+        assert checkpoints.best() == 1
+        assert checkpoints.restore(state_at(0)).step == 2
+        checkpoints.save(state_at(3), 0.5)
+        checkpoints.wait()
+        assert checkpoints.best() == 3
+    assert len(capsys.readouterr().err.splitlines()) == (text is not None)
 
 
 def test_without_scores_there_is_no_best(tmp_path):
