@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.data.shots import FARTHEST, LONGEST, Shot, check_name, check_number, resized
+from jaxgen.data.shots import FARTHEST, LONGEST, SHORTEST, Shot, check_name, check_number, resized
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import camera
 from jaxgen.runtime.reading import read_bytes, read_text
@@ -90,7 +90,7 @@ def _camera(model: str, width: float, height: float, numbers: tuple[float, ...],
         raise UserError(f"{where}: {model} has {len(numbers)} parameters, {len(names)} are expected: export it again")
     size = (check_number(height, "height", where, 0, LONGEST), check_number(width, "width", where, 0, LONGEST))
     for name, number in zip(names, numbers):
-        check_number(number, name, where, 0 if name.startswith("f") else -FARTHEST, FARTHEST)
+        check_number(number, name, where, SHORTEST if name.startswith("f") else -FARTHEST, FARTHEST)
     given = camera(**dict(zip(names, numbers)), fisheye=model in FISHEYE)
     return partial(_resized, given, size, where)
 
@@ -161,8 +161,9 @@ def _text_images(file: Path) -> list[Image]:
         after_picture = True
         try:
             _, *numbers, key, name = line.split(None, 9)
-            w, x, y, z, *translation = map(float, numbers)
-            found.append(Image((w, x, y, z), tuple(translation), int(key), check_name(name.strip(), "name", str(file))))
+            w, x, y, z, right, down, forwards = map(float, numbers)
+            name = check_name(name.strip(), "name", str(file))
+            found.append(Image((w, x, y, z), (right, down, forwards), int(key), name))
         except ValueError as error:
             if isinstance(error, UserError):
                 raise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.data.shots import FARTHEST, LONGEST, Shot, pictures_in, resized
+from jaxgen.data.shots import FARTHEST, LONGEST, SHORTEST, Shot, pictures_in, resized
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import camera
 from jaxgen.runtime.reading import read_array
@@ -23,13 +23,13 @@ def read_llff(file: Path) -> tuple[list[Shot], np.ndarray]:
     if len(files) != len(table):
         raise UserError(f"{file} has {len(table)} rows, {folder} has {len(files)} pictures: one row each is expected")
     for i, row in enumerate(table):
-        sizes, bounds = row[4:15:5], row[15:]
+        sizes, bounds = row[4:15:5], row[15:]  # height, width, focal length
         if not 0 < bounds[0] < bounds[1] < FARTHEST:
             raise UserError(
                 f"{file}, row {i}: the near bound is {bounds[0]:g}, the far bound {bounds[1]:g}, near above 0 and "
                 "below far is expected: correct them"
             )
-        if not np.all(np.abs(row) < FARTHEST) or not np.all((sizes > 0) & (sizes < LONGEST)):
+        if not np.all(np.abs(row) < FARTHEST) or not np.all((sizes > SHORTEST) & (sizes < LONGEST)):
             raise UserError(f"{file}, row {i}: a number of the pose or camera is not finite or in range: restore it")
     shots = [_shot(picture, row, f"{file}, row {i}") for i, (picture, row) in enumerate(zip(files, table))]
     return shots, table[:, 15:]

@@ -86,7 +86,7 @@ class SceneFolder(PosedViews):
         if far.max() > FARTHEST or np.abs(views.poses).max() > FARTHEST:
             raise UserError(
                 f"rays of {self.folder} go from near = {near.min():g} to far = {far.max():g}, cameras are up to "
-                f"{np.abs(views.poses).max():g} away: all below {FARTHEST:g} is expected; a point or bound may be too near"
+                f"{np.abs(views.poses).max():g} away: all below {FARTHEST:g} is expected, a bound may be too near"
             )
         return dataclasses.replace(views, near=near, far=far)
 
@@ -149,7 +149,7 @@ class SceneFolder(PosedViews):
 def _normalized(views: Views) -> Views:
     """The views recentred on their mean pose, and scaled so that the smallest near bound is NEAREST."""
     positive = views.near[views.near > 0]
-    scale = NEAREST / positive.min() if len(positive) else 1.0
+    scale = NEAREST / max(positive.min(), 1e-30) if len(positive) else 1.0
     poses = recentred(views.poses)
     poses[:, :, 3] *= scale
     return dataclasses.replace(views, poses=poses, near=views.near * scale, far=views.far * scale)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FARTHEST = 1e9
 """Coordinates, focal lengths and coefficients beyond it are refused: float32 would overflow."""
+SHORTEST = 1e-3
+"""Pixels of a focal length: shorter ones are refused."""
 LONGEST = 1e6
 """Pixels along a side of a picture, as a camera file may have it."""
 MOST_PADDING = 4  # pictures of different sizes take at most so many times their own memory

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.shots import LONGEST, Shot, check_name, check_number, resized
+from jaxgen.data.shots import FARTHEST, LONGEST, SHORTEST, Shot, check_name, check_number, resized
 from jaxgen.errors import UserError
 from jaxgen.ops.cameras import camera
 from jaxgen.runtime.picture import ENDINGS
@@ -106,8 +106,8 @@ def _camera(fields: Mapping[str, Any], where: str) -> Callable[[tuple[int, int]]
         return check_number(fields[name], name, where, low, high) if name in fields else None
 
     across, down = number("w", 0, LONGEST), number("h", 0, LONGEST)
-    focal_x, focal_y = number("fl_x", 0, LONGEST), number("fl_y", 0, LONGEST)
-    angle_x, angle_y = number("camera_angle_x", 0, math.pi), number("camera_angle_y", 0, math.pi)
+    focal_x, focal_y = number("fl_x", SHORTEST, FARTHEST), number("fl_y", SHORTEST, FARTHEST)
+    angle_x, angle_y = number("camera_angle_x", 1e-6, math.pi), number("camera_angle_y", 1e-6, math.pi)
     middle_x, middle_y = number("cx", -LONGEST, LONGEST), number("cy", -LONGEST, LONGEST)
     bends = {name: check_number(fields[name], name, where) for name in DISTORTION if name in fields}
     if focal_x is None and angle_x is None:

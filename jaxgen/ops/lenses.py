@@ -17,6 +17,7 @@ from numpy.polynomial import Polynomial
 LENS = 10
 ITERATIONS = 80  # of bisection at worst; Newton's method ends after about five
 CLOSE = 1e-10  # error of an inverse that counts as found
+FLAT = 1e-9  # a determinant below it is that of a fold
 
 
 class Sight(NamedTuple):
@@ -55,7 +56,7 @@ def undistorted(lens: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.nd
     moved, determinant = distorted(lens, found)
     error = np.abs(moved - points).max(axis=-1)
     inside = np.linalg.norm(found, axis=-1) <= limit * (1 + CLOSE)
-    return found, (error <= CLOSE * (1 + goal)) & (determinant > 0) & inside
+    return found, (error <= CLOSE * (1 + goal)) & (determinant > FLAT) & inside
 
 
 def sight(lens: np.ndarray, points: np.ndarray) -> Sight:
@@ -86,7 +87,7 @@ def shown(lens: np.ndarray, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Directions that do not appear could overflow in high powers.
     plane = np.where(before[:, None], np.stack([right * scale, -up * scale], axis=-1), 0)
     moved, determinant = distorted(lens, plane)
-    return moved, before & (determinant > 0)
+    return moved, before & (determinant > FLAT)
 
 
 def _radial(lens: np.ndarray) -> tuple[Polynomial, Polynomial]:

@@ -230,11 +230,19 @@ def test_hostile_text(tmp_path, name):
     scene, _ = colmap(tmp_path)
     file = tmp_path / "sparse" / "0" / name
     text = file.read_bytes()
-    for bad in ("# Kamera für mich\n".encode("cp1252") + text, text.replace(b"1 ", b"1 \0", 1), b"1 2 3\n"):
+    for bad in ("# Kamera für mich\n".encode("cp1252") + text, text.replace(b"1 ", b"1 \0", 1), b"1 2\n"):
         file.write_bytes(bad)
         with pytest.raises(UserError) as error:
             scene.read("train")
         assert name in one_line(error)
+
+
+def test_pictures_with_a_number_missing(tmp_path):
+    scene, _ = colmap(tmp_path)
+    (tmp_path / "sparse" / "0" / "images.txt").write_text("1 1 0 0 0 0 0 1 0.png\n")
+    with pytest.raises(UserError, match="a line that is not a picture") as error:
+        scene.read("train")
+    one_line(error)
 
 
 def test_names_with_spaces(tmp_path):

@@ -129,6 +129,7 @@ def test_llffs_poses(tmp_path):
         (16, np.nan, "row 3: .* the far bound nan"),
         (16, np.inf, "the far bound inf"),
         (15, 0.0, "near above 0"),
+        (15, 1e-320, "a bound may be too near"),
         (15, -1.0, "near above 0"),
         (16, 1.0, "the far bound 1"),
         (4, 0.0, "row 3: a number of the pose or camera"),
