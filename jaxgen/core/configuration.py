@@ -253,9 +253,15 @@ def from_json(value: Any, where: str = "experiment", kind: type = object) -> Any
     return built
 
 
-def _built(value: Any, where: str) -> Any:
+DEEPEST = 30
+"""Levels of dataclasses within each other."""
+
+
+def _built(value: Any, where: str, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise UserError(f"{where[:80]}... has more than {DEEPEST} levels: restore it")
     if isinstance(value, list):
-        return tuple(_built(v, where) for v in value)
+        return tuple(_built(v, where, depth + 1) for v in value)
     if not isinstance(value, dict):
         return value
     cls = _config_class(value.get("type"), where)
@@ -264,7 +270,7 @@ def _built(value: Any, where: str) -> Any:
     for key in given:
         if key not in known:
             raise UserError(f"{where} has the field {key!r}, unknown to {cls.__name__}{nearest(key, known)}")
-    values = {k: _built(v, f"{where}.{k}") for k, v in given.items()}
+    values = {k: _built(v, f"{where}.{k}", depth + 1) for k, v in given.items()}
     for key, part in values.items():  # before the class sees them
         hint = field_types(cls)[key]
         check_value(part, None if hint is Any else hint, f"{where}.{key}")  # Any: a dtype, which no file sets

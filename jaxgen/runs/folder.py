@@ -71,8 +71,12 @@ class RunFolder:
 
     def examples(self) -> dict[str, np.ndarray]:
         """The first held-out examples, raw. Pictures are made of them, so that sampling needs no data set."""
+        file = self.path / "examples.safetensors"
         try:
-            return read_tensors(self.path / "examples.safetensors")[0]
+            arrays = read_tensors(file)[0]
+            if "x" not in arrays:
+                raise UserError(f"{file} holds no x")
+            return arrays
         except UserError as error:
             raise UserError(f"{error}; training the run again writes it anew") from error
 
