@@ -25,9 +25,10 @@ from peers import LAYOUTS, unet2d, use_all_cores
 from jaxgen import core
 from jaxgen.cli import parse
 from jaxgen.core import TrainState
+from jaxgen.core.configuration import to_json
 from jaxgen.core.flops import flops
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, to_json
+from jaxgen.experiment import Experiment
 from jaxgen.ops.samplers import DDIM, Ancestral
 
 CLOSE = 1e-4

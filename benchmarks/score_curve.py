@@ -22,9 +22,10 @@ import numpy as np
 import tyro
 
 from jaxgen.cli import parse
+from jaxgen.core.configuration import differences, to_json
 from jaxgen.core.mesh import Layout, divisible, size
 from jaxgen.errors import UserError, nearest
-from jaxgen.experiment import Experiment, differences, to_json
+from jaxgen.experiment import Experiment
 from jaxgen.inference.sampling import drawn
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun, Sampler, Table

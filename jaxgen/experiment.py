@@ -18,10 +18,6 @@ from jaxgen.codecs import Pixels
 from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
 from jaxgen.core.configuration import check_fields
-from jaxgen.core.configuration import differences as differences
-from jaxgen.core.configuration import from_json as from_json
-from jaxgen.core.configuration import modernised as modernised
-from jaxgen.core.configuration import to_json as to_json
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field
 from jaxgen.core.ranges import Count, Samples, Seed

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import core
-from jaxgen.experiment import Experiment, from_json
+from jaxgen.core.configuration import from_json
+from jaxgen.experiment import Experiment
 from jaxgen.runtime import devices
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

@@ -17,10 +17,11 @@ import jaxgen
 from jaxgen import core
 from jaxgen.core import EVAL, INIT, TRAIN, TrainState
 from jaxgen.core.codec import Codec
+from jaxgen.core.configuration import from_json, to_json
 from jaxgen.data import Dataset
 from jaxgen.data.feed import feed
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, from_json, presets, to_json
+from jaxgen.experiment import Experiment, presets
 from jaxgen.inference.export import export_sampler
 from jaxgen.runs import restore
 from jaxgen.runs.checkpoint import Checkpoints

@@ -16,7 +16,7 @@ from faults import FAULTS
 from production_process import run_python
 
 from jaxgen import core
-from jaxgen.experiment import to_json
+from jaxgen.core.configuration import to_json
 from jaxgen.runtime import compiler
 
 FLAGS = os.environ.get("JAXGEN_PRODUCTION_FLAGS")

@@ -23,10 +23,11 @@ import jax
 import numpy as np
 
 from jaxgen.core.capabilities import EntropyModel
+from jaxgen.core.configuration import to_json
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import TrainState
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, to_json
+from jaxgen.experiment import Experiment
 from jaxgen.inference.images import check_image_output, read_pixels, save_each, save_image
 from jaxgen.ops.rans import PRECISION, TOTAL, Decoder, Encoder, quantise, starts
 from jaxgen.runs.restore import Trained

@@ -17,8 +17,8 @@ from jax import export
 from jax.tree_util import keystr
 
 from jaxgen import core
+from jaxgen.core.configuration import to_json
 from jaxgen.errors import UserError
-from jaxgen.experiment import to_json
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained

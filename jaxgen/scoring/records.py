@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxgen.core.capabilities import ClassConditional, WalksLatents
+from jaxgen.core.configuration import differences, to_json
 from jaxgen.core.mesh import divisible
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, differences, to_json
+from jaxgen.experiment import Experiment
 from jaxgen.inference.sampling import drawn
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder, say

@@ -12,8 +12,9 @@ from conftest import EXPERIMENTS
 from small_runs import smoke_run
 
 from jaxgen import core
+from jaxgen.core.configuration import to_json
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets, to_json
+from jaxgen.experiment import presets
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.edm import EDM
 from jaxgen.ops.samplers import DDIM, Ancestral

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 
+from jaxgen.core.configuration import from_json, modernised, to_json
 from jaxgen.errors import UserError
-from jaxgen.experiment import from_json, modernised, presets, to_json
+from jaxgen.experiment import presets
 from jaxgen.ops.bijectors import Spline
 from jaxgen.runs.folder import RunFolder
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from small_runs import final_state
 
 import jaxgen
-from jaxgen.experiment import from_json, modernised
+from jaxgen.core.configuration import from_json, modernised
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.pretrained import Pretrained

@@ -13,9 +13,10 @@ from conftest import EXPERIMENTS, first_stage
 
 from jaxgen import core
 from jaxgen.codecs import Pixels
+from jaxgen.core.configuration import from_json, to_json
 from jaxgen.data import Digits, Emoji
 from jaxgen.errors import UserError
-from jaxgen.experiment import from_json, presets, to_json
+from jaxgen.experiment import presets
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import GatedPixelCNN
 from jaxgen.ops.levels import Categorical

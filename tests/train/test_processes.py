@@ -78,12 +78,13 @@ def test_a_refusal_ends_every_process(tmp_path):
 
 
 def test_an_error_in_the_main_process_ends_every_process(tmp_path):
-    """One that is no refusal: what it is to read first is a folder."""
+    """What it is to read first is a folder."""
     RunFolder(tmp_path / "run").create(VAE)
     (tmp_path / "run" / "metrics.jsonl").mkdir()
     processes = start(tmp_path / "run", "--mesh", "data=4")
     said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [1, 2], said
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "metrics.jsonl is a folder" in said[0]
     assert "IsADirectoryError" in said[0]
     assert "another process" in said[1]
 
