@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxgen.core.configuration import check_fields
 from jaxgen.data import AnalyticScene, RandomAccess, rays
 from jaxgen.data.analytic import shade, signed_distances
 from jaxgen.errors import UserError
@@ -124,5 +125,5 @@ def test_rays_of_a_large_split_are_computed_on_demand(monkeypatch):
 
 
 def test_bad_sizes_of_the_scene():
-    with pytest.raises(UserError, match="views 0 and 6"):
-        AnalyticScene(train_views=0).arrays("train")
+    with pytest.raises(UserError, match="train_views is 0"):
+        check_fields(AnalyticScene(train_views=0))

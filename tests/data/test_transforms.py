@@ -11,7 +11,7 @@ from messages import one_line
 from PIL import Image
 from scene_files import around, blender, capture
 
-from jaxgen.data import SceneFolder
+from jaxgen.data import RandomAccess, SceneFolder, rays
 from jaxgen.errors import UserError
 from jaxgen.ops import cameras
 
@@ -156,6 +156,19 @@ def test_black_pixels_of_masks_give_no_rays(tmp_path):
     assert scene.count("all") == scene.count("train") + 48 + 24
     with pytest.raises(UserError, match="leave out all of the first 2 held-out pixels"):
         list(masked(tmp_path / "b", {0: 255 - half}).padded_batches(2, "test", 2))
+
+
+def test_masked_rays_of_a_large_split(tmp_path, monkeypatch):
+    """Computed on demand, they are the same."""
+    half = np.full((6, 8), 255, np.uint8)
+    half[:, 4:] = 0
+    scene = masked(tmp_path, {1: half, 3: half})
+    expected = scene.arrays("train")
+    monkeypatch.setattr(rays, "ON_DEVICE", 100)
+    made = scene.load("train")
+    assert isinstance(made, RandomAccess) and len(made) == 24 + 24 + 5 * 48
+    for name, values in made.take(np.arange(len(made))).items():
+        np.testing.assert_array_equal(values, expected[name])
 
 
 def test_masks_and_downscaling(tmp_path):
