@@ -10,7 +10,7 @@ from jaxgen.data import Dataset
 from jaxgen.data.dataset import take
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.folder import RunFolder, say
 from jaxgen.runtime.reading import read_json
 
 FILE = "data.json"
@@ -57,9 +57,12 @@ def check_mark(run: RunFolder | None, experiment: Experiment, split: str) -> Non
 
 
 def _kept(run: RunFolder) -> dict[str, Any] | None:
-    """None for runs of before there were marks."""
-    file = run.path / FILE
-    kept = read_json(file) if file.exists() else None
+    """None for runs of before there were marks, and where these cannot be read, which is said."""
+    file, kept = run.path / FILE, None
+    try:
+        kept = read_json(file) if file.exists() else None
+    except UserError as error:
+        say(f"{error}; the data is taken to be what it was")
     return kept if isinstance(kept, dict) else None
 
 

@@ -56,9 +56,10 @@ def check_memory(needed: int) -> None:
     """Raises UserError if a state of `needed` bytes cannot fit in the memory of all devices together."""
     import jax
 
-    # A CPU's devices share the memory of the machine.
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
-    have = sum(limit for limit in limits if limit) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # A CPU's devices share the memory of the machine. Other processes' devices do not say theirs: they are like ours.
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    ours = sum(limit for limit in limits if limit)
+    have = jax.process_count() * ours or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > have:
         raise UserError(
             f"the state of this model takes {needed / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB of memory are here: "

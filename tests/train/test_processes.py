@@ -85,7 +85,6 @@ def test_an_error_in_the_main_process_ends_every_process(tmp_path):
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert "metrics.jsonl is a folder" in said[0]
-    assert "IsADirectoryError" in said[0]
     assert "another process" in said[1]
 
 
