@@ -90,3 +90,31 @@ class Dequantize(Codec):
     def log_volume(self) -> float:
         """Log of the width of a level in model space. Per dimension, log P(level) >= E log density + log_volume."""
         return math.log((self.high - self.low) / 2**self.bits)
+
+
+@struct.dataclass
+class Augmented(Codec):
+    """`codec` after random changes of images x uint8[B, H, W, C], for training alone; the step's key draws them.
+
+    flip: each picture is mirrored left to right with probability 1/2. shift: each is moved by up to so many pixels
+    along each axis, where edges are reflected.
+    """
+
+    codec: Codec
+    flip: bool = static(False)
+    shift: int = static(0)
+
+    def encode(self, batch: Batch, key: jax.Array) -> Batch:
+        key, key_flip, key_shift = jax.random.split(key, 3)
+        x = batch["x"]
+        if self.shift:
+            around = ((0, 0), (self.shift, self.shift), (self.shift, self.shift), (0, 0))
+            padded = jnp.pad(x, around, mode="symmetric")
+            place = jax.random.randint(key_shift, (len(x), 2), 0, 2 * self.shift + 1)
+            x = jax.vmap(lambda a, p: jax.lax.dynamic_slice(a, (p[0], p[1], 0), x.shape[1:]))(padded, place)
+        if self.flip:
+            x = jnp.where(jax.random.bernoulli(key_flip, 0.5, (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+        return self.codec.encode({**batch, "x": x}, key)
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        return self.codec.decode(x)

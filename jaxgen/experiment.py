@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field
 from jaxgen.core.ranges import Count, Samples, Seed
 from jaxgen.core.types import TrainState
-from jaxgen.data import Dataset
+from jaxgen.data import Dataset, ImageFolder
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.devices import check_memory
 from jaxgen.runtime.reading import why
@@ -167,6 +167,27 @@ class Experiment:
             names = list(jax.eval_shape(model.train_step, state, key, batch)[1])
         if name not in names:
             raise UserError(f"best is {self.best!r}{nearest(name, names)}: choose one of {', '.join(names) or 'none'}")
+
+
+def on_images(
+    experiment: Experiment, folder: str, size: int = 0, classes: bool = False, label: str = "auto"
+) -> Experiment:
+    """The experiment on a folder of pictures instead of its own data, its model fitted to their shape and classes.
+
+    size: height and width; those of the model's images when 0. classes: make it conditional; a model that is so already
+    stays so where the folder has classes. Raises UserError for what cannot be fitted.
+    """
+    model = experiment.model
+    shape = getattr(model, "shape", ())
+    data = ImageFolder(folder=folder, size=size or (shape[0] if len(shape) == 3 else ImageFolder.size), label=label)
+    conditional = classes or getattr(model, "num_classes", 0) > 0
+    if classes and not data.class_names:
+        raise UserError(f"{folder} has no classes: put pictures of each class into a folder of its own")
+    if not conditional or not data.class_names:
+        data = replace(data, label="none")
+    # A second stage sees codes: its first stage alone is of pictures.
+    model = model.fitted((data.size, data.size, data.channels), data.num_classes)
+    return replace(experiment, model=model, data=data)
 
 
 # --- scripts --------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`jaxgen train SCRIPT PRESET [flags]`, or `python experiments/SCRIPT.py PRESET [flags]`."""
 
+import argparse
 import ast
 import json
 import sys
@@ -12,9 +13,9 @@ from annotated_types import Ge, Le
 
 from jaxgen.cli import parse
 from jaxgen.core.configuration import check_fields
-from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps
+from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps, PathName
 from jaxgen.errors import UserError, nearest
-from jaxgen.experiment import Experiment, scripts
+from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.processes import is_main
@@ -41,6 +42,13 @@ class Options:
     """Save and stop after this time; 0 for no limit."""
     profile: OptionalSteps = 0
     """Number of calls to trace with jax.profiler, from the second one on."""
+    images: PathName = ""
+    """A folder of your own pictures to train on instead of the preset's data; the model is fitted to them, and all of
+    --data is theirs."""
+    size: Annotated[int, Ge(0), Le(4_096)] = 0
+    """Height and width that `images` are resized to; those of the preset when 0."""
+    classes: bool = False
+    """Draw images by class: the folders within `images`. A preset that draws by class does so without this flag."""
     coordinator: str = ""
     """For several processes: HOST:PORT of process 0, or `auto` if the cluster provides all three settings."""
     num_processes: Count = 1
@@ -133,6 +141,19 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
             sys.exit(130 if stopped == "SIGINT" else 143)
 
 
+def _images() -> argparse.ArgumentParser:
+    """The flags of `Options` that change the preset itself. What is wrong with them the parser of all flags says."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--images", default="", nargs="?")
+    parser.add_argument("--size", default=0, nargs="?", type=_number)
+    parser.add_argument("--classes", action="store_true")
+    return parser
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 6 else 0
+
+
 def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) -> tuple[Experiment, Options]:
     import tyro
 
@@ -141,6 +162,9 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         options: Annotated[Options, tyro.conf.arg(name="")]
 
+    asked, _ = _images().parse_known_args(flags)
+    if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
+        preset = on_images(preset, asked.images, max(0, asked.size), asked.classes)
     args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
     check_fields(args.options)
     return args.experiment, args.options

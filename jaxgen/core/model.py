@@ -13,6 +13,7 @@ from jaxgen.core.codec import Codec
 from jaxgen.core.gradients import Seen, gradient
 from jaxgen.core.ranges import Decay, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
+from jaxgen.errors import UserError
 from jaxgen.optim import Adam, Optimizer
 
 
@@ -26,6 +27,20 @@ class GenerativeModel:
     def natural_codec(self) -> Codec | None:
         """The codec for uint8 images that gives the model its expected range; None if [-1, 1] will do."""
         return None
+
+    def fitted(self, shape: tuple[int, ...], num_classes: int) -> "GenerativeModel":
+        """A copy for images of `shape` = (H, W, C) with so many classes, 0 for none; what depends on these follows.
+
+        Raises UserError for a family that is not of such images, or knows no classes.
+        """
+        own = {f.name for f in fields(self)}
+        name = type(self).__name__
+        if len(getattr(self, "shape", ())) not in (0, 3):
+            raise UserError(f"{name} of shape {self.shape} is not of images: choose another preset")  # pyright: ignore[reportAttributeAccessIssue]
+        if num_classes and "num_classes" not in own:
+            raise UserError(f"{name} knows no classes: leave --classes out")
+        changed: dict[str, Any] = {"shape": shape, "num_classes": num_classes}
+        return replace(self, **{field: value for field, value in changed.items() if field in own})
 
     def check(self, batch: Batch | RawBatch) -> None:
         """Raises UserError if the model cannot take data of these shapes. `batch` may hold ShapeDtypeStructs."""

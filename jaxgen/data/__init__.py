@@ -5,6 +5,7 @@ from jaxgen.data.analytic import AnalyticScene
 from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import BatchPlan, feed
+from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.text import Text
@@ -20,6 +21,7 @@ __all__ = [
     "Digits",
     "Emoji",
     "EmojiEdges",
+    "ImageFolder",
     "PairFolder",
     "RandomAccess",
     "RawBatch",

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxgen.core.codec import Codec
 from jaxgen.core.types import RawBatch
 from jaxgen.errors import UserError, nearest
 
@@ -70,6 +71,14 @@ class Dataset:
     def texts(self, raw: np.ndarray) -> list[str] | None:
         """Raw samples as text, None if they are not text."""
         return None
+
+    def augmented(self, codec: Codec) -> Codec:
+        """The codec that training encodes batches by, where pictures are changed at random first."""
+        return codec
+
+    def captions(self, split: str = "train") -> tuple[str, ...]:
+        """A caption for each example, in example order. Raises UserError for data without captions."""
+        raise UserError(f"{type(self).__name__} has no captions: choose data that has, as ImageFolder or Emoji")
 
     @property
     def picture_size(self) -> tuple[int, int] | None:

@@ -4,10 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,16 +16,11 @@ from jaxgen.data.edges import canny
 from jaxgen.data.embedded import Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS
 from jaxgen.errors import UserError
-from jaxgen.runtime.picture import ENDINGS, flat, undecoded, upright, upright_size
+from jaxgen.runtime.picture import ENDINGS, opaque, undecoded, upright_size
 from jaxgen.runtime.reading import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-LARGE = 1 << 24
-"""Pixels of a picture that is decoded alone, not beside those of other threads."""
-
-_one_large = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,18 +146,6 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-@contextmanager
-def _opaque(file: pathlib.Path) -> Iterator["Image"]:
-    """A picture in RGB, over white where it is transparent. While it is large, other threads wait with theirs."""
-    with ExitStack() as alone:
-        with undecoded(file) as image:
-            if image.width * image.height > LARGE:
-                alone.enter_context(_one_large)
-            picture = flat(upright(image), 3, where=str(file))
-        del image  # takes as much memory again
-        yield picture
-
-
 class _Pairs:
     """RandomAccess to the pairs of a folder, decoded by Pillow in threads."""
 
@@ -208,7 +188,7 @@ class _Pairs:
             return self._halves(files[0])
         resized, sizes = [], []
         for file, channels in zip(files, (self.dataset.source_channels, self.dataset.target_channels)):
-            with _opaque(file) as picture:
+            with opaque(file) as picture:
                 sizes.append(picture.size)
                 resized.append(self._resized(picture, channels))
                 del picture  # before the next one is read
@@ -218,7 +198,7 @@ class _Pairs:
         return resized[0], resized[1]
 
     def _halves(self, file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-        with _opaque(file) as both:
+        with opaque(file) as both:
             width, height = both.size
             if width % 2:
                 raise UserError(

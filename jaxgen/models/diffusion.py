@@ -5,7 +5,7 @@ target (`target`), how the network's output gives x_0 (`x0_of`), and the weight 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -31,6 +31,8 @@ Inputs = dict[str, jax.Array]
 """A network's inputs beside x_t and t, by argument name: `y`, `context`. `image` is concatenated to x_t as channels."""
 NULLABLE = ("y", "context")
 """Inputs that class dropout and guidance replace by zeros."""
+CLASS_DROPOUT = 0.1
+"""Of a model that is fitted to classes, so that it can be guided."""
 BOUND, DEQUANTIZE, ODE = range(3)  # streams of an evaluation's key, after one for each of `evaluate_times`
 
 
@@ -91,6 +93,13 @@ class Diffusion(ClassConditionalModel, LossModel):
     def outputs(self) -> int:
         """Output channels of the network."""
         return self.shape[-1]
+
+    def fitted(self, shape: tuple[int, ...], num_classes: int) -> "Diffusion":
+        model = super().fitted(shape, num_classes)
+        assert isinstance(model, Diffusion)
+        if num_classes:
+            return replace(model, class_dropout=self.class_dropout or CLASS_DROPOUT)
+        return replace(model, class_dropout=0.0, guidance=replace(self.guidance, scale=1.0))
 
     # --- checks ---
 

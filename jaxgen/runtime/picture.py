@@ -4,7 +4,7 @@ import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,6 +166,24 @@ def flat(image: "Image", channels: int, over: str = "white", where: str = "a pic
         return image if image.mode == mode else image.convert(mode)
     except ValueError as error:
         raise UserError(f"{where} has colours in {image.mode}, which cannot be converted: save it in RGB") from error
+
+
+LARGE = 1 << 24
+"""Pixels of a picture that is decoded alone, not beside those of other threads."""
+
+_one_large = threading.Lock()
+
+
+@contextmanager
+def opaque(file: Path, channels: int = 3, over: str = "white") -> Iterator["Image"]:
+    """A picture as `open_picture` and `flat` give it. While it is large, other threads wait with theirs."""
+    with ExitStack() as alone:
+        with undecoded(file) as image:
+            if image.width * image.height > LARGE:
+                alone.enter_context(_one_large)
+            picture = flat(upright(image), channels, over, str(file))
+        del image  # takes as much memory again
+        yield picture
 
 
 def read_picture(file: Path, channels: int = 3, over: str = "white") -> np.ndarray:
