@@ -166,7 +166,7 @@ def test_the_cache_is_private_whatever_the_umask(umask, tmp_path, monkeypatch):
     finally:
         os.umask(before)
     assert folder == tmp_path / "a" / "cache" / "xla"
-    for path in (folder, folder.parent, folder.parent.parent):
+    for path in (tmp_path / "a", tmp_path / "a" / "cache", tmp_path / "a" / "cache" / "xla"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
