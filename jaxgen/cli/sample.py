@@ -49,6 +49,9 @@ class SampleOptions(Edit, OnMesh):
     """Checkpoint of the guide; the newest when negative."""
     between: OptionalDepth = 0
     """Diffusion models and StyleGAN: draw rows of this many pictures that go from one sample to another."""
+    files: bool = False
+    """Also write each sample of images as a PNG of its own into the folder `files`, for scorers outside; classes go to
+    metadata.jsonl beside them, as ImageFolder reads it."""
     out: str = ""
     """Folder for samples.png and samples.safetensors; RUN/samples/seedSEED-numNUM when empty."""
 
@@ -115,6 +118,8 @@ def command(args: list[str]) -> None:
     if translates:
         images.save_each(out, raw)
     write_tensors(out / "samples.safetensors", {"x": raw})
+    if options.files:
+        images.save_files(out / "files", raw, cond)
     print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
 
 

@@ -164,7 +164,7 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
 
     asked, _ = _images().parse_known_args(flags)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
-        preset = on_images(preset, asked.images, max(0, asked.size), asked.classes)
+        preset = on_images(preset, asked.images, asked.size or 0, asked.classes)
     args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
     check_fields(args.options)
     return args.experiment, args.options

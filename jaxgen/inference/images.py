@@ -1,13 +1,14 @@
 """Pictures in files: read as arrays of a given shape, written without loss."""
 
 import io
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.runtime.files import check_output, write_bytes
+from jaxgen.runtime.files import check_output, write_bytes, write_text
 from jaxgen.runtime.picture import eight_bits, flat, has_alpha, open_picture, read_picture, undecoded, upright
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ def save_each(folder: Path, images: np.ndarray) -> None:
     """Images uint8[N, H, W, 1 or 3] as 0.png, 1.png, ..., pixel by pixel. Raises UserError as `save_image` does."""
     for i, image in enumerate(images):
         save_image(image, folder / f"{i}.png")
+
+
+def save_files(folder: Path, images: np.ndarray, cond: Any = None) -> None:
+    """Images as `save_each` writes them, and their labels i32[N] in metadata.jsonl, where `cond` has any. Raises
+    UserError for what is no images."""
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise UserError(f"samples are {images.dtype}{list(images.shape)}: --files needs images")
+    save_each(folder, images)
+    if getattr(cond, "shape", None) == (len(images),):
+        rows = [{"file_name": f"{i}.png", "label": int(label)} for i, label in enumerate(cond)]
+        write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def save_image(image: np.ndarray, file: Path) -> None:

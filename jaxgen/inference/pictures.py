@@ -4,17 +4,25 @@ import numpy as np
 
 from jaxgen.core import compiled
 from jaxgen.core.keys import sample_keys
+from jaxgen.data import Dataset
 from jaxgen.inference.sampling import draw, in_frames, in_one, in_rows
 from jaxgen.metrics.modes import mode_coverage
+from jaxgen.metrics.neighbours import centred, nearest_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import write_text
 from jaxgen.runtime.processes import is_main, whole
 
+COMPARED = 12
+"""Samples whose nearest training images are shown."""
+MOST_BYTES = 1 << 28
+"""Of a training set that is searched for them, as uint8."""
+
 
 def save_pictures(trained: Trained, final: bool) -> None:
-    """Saves a grid of samples, or their text, and at the end the family's other pictures. If the data's modes are
-    known, the number that the samples reach goes to RUN/held_out.jsonl."""
+    """Saves a grid of samples, or their text, and at the end the family's other pictures; beside samples of images,
+    held-out ones and the nearest of the training set. If the data's modes are known, the number that the samples reach
+    goes to RUN/held_out.jsonl."""
     experiment, model, run, layout = trained.experiment, trained.model, trained.run, trained.layout
     folder, batch, num = run.pictures(trained.step), run.examples(), experiment.num_samples
     cond = model.sample_cond(num, batch)
@@ -33,7 +41,25 @@ def save_pictures(trained: Trained, final: bool) -> None:
         counted = mode_coverage(samples, *modes)
         finite = {f"samples/{name}": value for name, value in counted.items() if np.isfinite(value)}
         run.append(run.held_out, [{"step": trained.step, **finite}])
+    if final:
+        pictures |= _beside_data(samples, np.asarray(batch["x"]), experiment.data)
     if texts is not None:
         write_text(folder / "samples.txt", in_one(texts))
     for name, picture in pictures.items():
         save_picture(folder / name, in_frames(picture, frame))
+
+
+def _beside_data(samples: np.ndarray, real: np.ndarray, data: Dataset) -> dict[str, np.ndarray]:
+    """Of samples uint8[N, H, W, C]: held-out images, and some samples above the training images nearest to them by the
+    distance of pixels. Nothing for samples of another kind, or for sets that are not in memory."""
+    train = data.arrays("train")
+    x = train["x"] if isinstance(train, dict) else None
+    if samples.ndim != 4 or samples.dtype != np.uint8 or x is None or x.shape[1:] != samples.shape[1:]:
+        return {}
+    shown = {"held_out_images.png": real}
+    if x.nbytes <= MOST_BYTES:
+        some = samples[:COMPARED]
+        base, queries = centred(x.reshape(len(x), -1), some.reshape(len(some), -1))
+        nearest = x[np.asarray(nearest_rows(queries, base)[1])]
+        shown["nearest_training_images.png"] = np.stack([some, nearest])
+    return shown

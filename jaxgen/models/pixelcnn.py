@@ -6,7 +6,7 @@ with `cached`, each step computes only what the new pixel changes. An entropy co
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -65,6 +65,16 @@ class PixelCNN(ClassConditionalModel, LossModel):
         check_shape(self.shape, batch)
         check_classes(self.num_classes, batch)
         self.network.check(self.shape, self._groups)
+
+    def fitted(self, shape: tuple[int, ...], num_classes: int) -> "PixelCNN":
+        model = super().fitted(shape, num_classes)
+        assert isinstance(model, PixelCNN)
+        # Features are split among the channels of a pixel: the next widths that can be.
+        network, groups = model.network, model._groups
+        wider = {
+            name: -(-getattr(network, name) // groups) * groups for name in ("width", "head") if hasattr(network, name)
+        }
+        return replace(model, network=replace(network, **wider))  # pyright: ignore[reportArgumentType]: a Linen module
 
     # --- the network ---
 

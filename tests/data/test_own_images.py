@@ -1,0 +1,80 @@
+"""Every script of images on a folder of the user's own: the model is fitted, or one line says why it cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS
+from PIL import Image
+
+from jaxgen import __main__ as commands
+from jaxgen.cli.train import train_preset
+from jaxgen.data import ImageFolder
+from jaxgen.errors import UserError
+from jaxgen.experiment import on_images, presets
+
+REFUSED = {
+    "clip": "captions", "gpt": "tokens", "mipnerf": "rays", "nerf": "rays", "ngp": "rays", "pix2pix": "pairs",
+    "vit_generator": "pairs", "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """240 pictures of two classes."""
+    root = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for kind, colour in (("cold", (0, 0, 255)), ("warm", (255, 0, 0))):
+        (root / kind).mkdir()
+        for i in range(120):
+            pixels = np.clip(rng.normal(colour, 40, (12, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / kind / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_every_script_is_fitted_or_says_why_not(script, folder):
+    preset = presets(EXPERIMENTS[script])["smoke"]
+    try:
+        fitted = on_images(preset, str(folder))
+        fitted.check()
+    except UserError as error:
+        assert script in REFUSED and "\n" not in str(error), error
+        return
+    assert script not in REFUSED
+    size = preset.model.shape[0] if len(preset.model.shape) == 3 else fitted.data.size
+    assert fitted.data.size == size and fitted.model.shape == (size, size, 3)
+    conditional = getattr(preset.model, "num_classes", 0) > 0
+    assert getattr(fitted.model, "num_classes", 0) == 2 * conditional
+    assert ("cond" in fitted.data.arrays("train")) == conditional
+
+
+def test_classes_are_asked_for(folder):
+    preset = presets(EXPERIMENTS["ddpm"])["smoke"]
+    fitted = on_images(preset, str(folder), classes=True)
+    assert fitted.model.num_classes == 2 and fitted.model.class_dropout > 0
+    with pytest.raises(UserError, match="knows no classes"):
+        on_images(presets(EXPERIMENTS["autoencoder"])["smoke"], str(folder), classes=True)
+    with pytest.raises(UserError, match="has no classes"):
+        on_images(preset, str(folder / "warm"), classes=True)
+    one_kind = on_images(presets(EXPERIMENTS["cvae"])["smoke"], str(folder / "warm"))
+    assert one_kind.model.num_classes == 0
+
+
+def test_the_command_line(folder, tmp_path):
+    """Trained, sampled by class into single files, which are a folder of images again."""
+    out = tmp_path / "run"
+    flags = ["smoke", "--images", str(folder), "--size", "8", "--data.flip", "--out", str(out), "--batch-size", "32"]
+    train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, flags, "cvae")
+    written = json.loads((out / "experiment.json").read_text())
+    assert written["data"]["flip"] and written["model"]["shape"] == [8, 8, 3] and written["model"]["num_classes"] == 2
+    (final,) = [path.parent for path in out.glob("pictures/*/nearest_training_images.png")]
+    assert (final / "held_out_images.png").is_file()
+    commands.call(["sample", str(out), "--num", "20", "--files"])
+    drawn = ImageFolder(folder=str(out / "samples" / "seed0-num20" / "files"), size=8, label="label")
+    assert drawn.count("all") == 20 and drawn.class_names == ("0", "1")
+    with pytest.raises(UserError, match="is no folder"):
+        train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, ["smoke", "--images", "/nowhere"], "cvae")
+    for flags in (["--images"], ["--images", str(folder), "--size", "0.5"], ["--images", str(folder), "--size"]):
+        with pytest.raises(UserError):
+            train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, ["smoke", *flags], "cvae")
