@@ -10,7 +10,7 @@ them. The cache is an ordinary value that a sampler's scan carries, not a Flax c
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,12 @@ from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
 
 UNROLL = 2  # blocks per iteration of the scan: the backward pass copies fewer of its residuals
 XAVIER = nn.initializers.xavier_uniform()
+
+ACTIVATIONS = {
+    "gelu_tanh": nn.gelu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
 
 KeysValues = tuple[jax.Array, jax.Array]
 """Keys and values of one layer: f32[B * groups, S, d] each. Batch and groups share one axis because XLA's CPU back end
@@ -70,6 +76,7 @@ class BlockSettings:
     """`std` of the kernels whose output is added to the residual."""
     train: bool = False
     dtype: Any = None
+    activation: str = "gelu_tanh"
 
     def dense(self, features: int, name: str) -> Dense:
         """A dense layer that starts from `std`."""
@@ -158,7 +165,7 @@ def _by_group(x: jax.Array) -> jax.Array:
 class MLP(nn.Module):
     """Two dense layers, with `hidden` channels between them: f32[B, T, C] -> f32[B, T, C].
 
-    The activation is a GELU (tanh form), or with `swiglu` silu(gate) * up, arXiv:2002.05202.
+    The activation is one of ACTIVATIONS, or with `swiglu` silu(gate) * up, arXiv:2002.05202.
     """
 
     settings: BlockSettings
@@ -168,7 +175,10 @@ class MLP(nn.Module):
         config = self.settings
         h = config.dense(config.hidden, "up")(x)
         # The gate's name ends in "up" as well, so that both layers are split over devices alike.
-        h = nn.silu(config.dense(config.hidden, "gate_up")(x)) * h if config.swiglu else nn.gelu(h)
+        if config.swiglu:
+            h = nn.silu(config.dense(config.hidden, "gate_up")(x)) * h
+        else:
+            h = ACTIVATIONS[config.activation](h)
         return config.dense_out(x.shape[-1], "down")(h)
 
 
@@ -245,6 +255,8 @@ class Transformer(nn.Module):
     """Kernels whose output is added to the residual start from std / sqrt(2 depth), as in GPT-2."""
     remat: bool = False
     dtype: Any = None
+    activation: Literal["gelu_tanh", "gelu", "quick_gelu"] = "gelu_tanh"
+    """Of the MLPs, without swiglu; quick_gelu is x sigmoid(1.702 x)."""
 
     def check(self) -> None:
         """Raises UserError if heads do not divide the width, or groups do not divide heads."""
@@ -258,7 +270,7 @@ class Transformer(nn.Module):
         return BlockSettings(
             self.heads, self.hidden or 4 * self.width, self.groups, self.causal, self.pre_norm, self.rms, self.swiglu,
             self.rotary, self.bias, self.dropout, self.std,
-            self.std / math.sqrt(2 * self.depth) if self.scaled else self.std, train, self.dtype,
+            self.std / math.sqrt(2 * self.depth) if self.scaled else self.std, train, self.dtype, self.activation,
         )  # fmt: skip
 
     def __call__(

@@ -88,7 +88,7 @@ def write_tensors(path: Path, arrays: "Mapping[str, np.ndarray]", metadata: dict
 
     with replacing(path) as partial:
         try:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
+            save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, metadata)
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:

@@ -191,6 +191,7 @@ def check_form(network: TokenTransformer) -> None:
     """Raises UserError for a network that is not of GPT-2's form."""
     body = network.body
     same = body.pre_norm and body.final_norm and not (body.rms or body.swiglu or body.rotary)
+    same = same and body.activation == "gelu_tanh"
     if not (same and network.tied and body.groups in (0, body.heads)):
         raise UserError(
             "the network is not of GPT-2's form: pre_norm, LayerNorm, GELU, learned positions, a tied head and as many "
