@@ -49,7 +49,7 @@ class Bytes(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         # Bytes that are not UTF-8 arrive as surrogates, and are restored.
-        return np.frombuffer(_utf8(text, "surrogateescape"), np.uint8).astype(np.int32)
+        return np.frombuffer(check_utf8(text, "surrogateescape"), np.uint8).astype(np.int32)
 
     def decode(self, tokens: Any) -> str:
         return bytes(int(t) & 255 for t in tokens).decode("utf-8", "replace")
@@ -121,7 +121,7 @@ class BPE(Tokenizer):
     @classmethod
     def train(cls, text: str, size: int) -> "BPE":
         """Learns at most `size` tokens from the text, deterministically. Raises UserError for a size below 257."""
-        package = _package()
+        package = bpe_package()
         if size < 257:
             raise UserError(f"vocab_size is {size}: at least 257 is expected, the bytes and one pair of them")
         tokenizer = package.Tokenizer(package.models.BPE())
@@ -148,7 +148,7 @@ class BPE(Tokenizer):
         return cls(_byte_level(vocabulary, merges, END in vocabulary, " and ".join(map(str, files))))
 
     def encode(self, text: str) -> np.ndarray:
-        _utf8(text)  # for the package's own error names nothing
+        check_utf8(text)  # for the package's own error names nothing
         return np.array(self.backend.encode(text).ids, np.int32)
 
     def decode(self, tokens: Any) -> str:
@@ -175,7 +175,7 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
             if not characters or len(set(characters)) < len(characters):
                 raise UserError(f"{where} has no characters, or one of them twice: restore it, or train again")
             try:
-                return Characters(_utf8(characters).decode())
+                return Characters(check_utf8(characters).decode())
             except UserError as error:
                 raise UserError(f"{where} has a character that is none ({error}): restore it") from error
         case {"kind": "bpe", "definition": str(definition)}:
@@ -184,7 +184,7 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
     raise UserError(f"{where} has kind {kind!r:.60}: bytes, characters or bpe is expected")
 
 
-def _utf8(text: str, errors: str = "strict") -> bytes:
+def check_utf8(text: str, errors: str = "strict") -> bytes:
     try:
         return text.encode("utf-8", errors)
     except UnicodeEncodeError as error:
@@ -199,7 +199,7 @@ def _byte_level(vocabulary: dict[str, Any], merges: list[Any], end: bool, where:
     merges: pairs of tokens, the first to be merged first. Raises UserError, which names `where`, for what the package
     would panic of, or would leave out of the text.
     """
-    package = _package()
+    package = bpe_package()
     fault = _fault(vocabulary, merges, set(package.pre_tokenizers.ByteLevel.alphabet()))
     if not fault and end and END not in vocabulary:
         fault = f"no token {END}"
@@ -231,7 +231,8 @@ def _fault(vocabulary: dict[str, Any], merges: list[Any], alphabet: set[str]) ->
     return ""
 
 
-def _package() -> Any:
+def bpe_package() -> Any:
+    """The package `tokenizers`. Raises UserError where it is not installed."""
     try:
         import tokenizers
     except ImportError as error:

@@ -1,0 +1,201 @@
+"""CLIP's tokenizer: byte-pair encoding within words, whose last token ends in </w>, between a start and an end token.
+
+Text is normalized as by transformers' CLIPTokenizer: NFC, white space to single spaces, lower case. OpenAI's cleaning
+comes before: entities of HTML are replaced twice, and white space at both ends goes. Its repair of mojibake (ftfy) is
+left out: tokens would depend on that package's version.
+"""
+
+import gzip
+import html
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.data.tokenizers import MOST_VOCABULARY, Tokenizer, bpe_package, check_utf8
+from jaxgen.errors import UserError
+from jaxgen.runtime.reading import opened, parse_json, read_json, read_text, why
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What a word is: section 2.4's code."""
+MOST_MERGES = 49_152 - 256 - 2
+"""Merges that OpenAI's file is read up to; it holds five times as many."""
+
+
+class ClipBPE(Tokenizer):
+    """CLIP's byte-pair encoding, by the package `tokenizers`. `encode` gives the tokens between start and end."""
+
+    def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], where: str = "the vocabulary"):
+        """Raises UserError, which names `where`, for a vocabulary that is not of CLIP's form."""
+        package = bpe_package()
+        if fault := _fault(vocabulary, merges):
+            raise UserError(f"{where} is not CLIP's ({fault}): restore it")
+        self.vocabulary, self.merges = vocabulary, tuple(merges)
+        backend = package.Tokenizer(
+            package.models.BPE(vocabulary, list(merges), end_of_word_suffix=WORD_END, unk_token=END)
+        )
+        backend.normalizer = _normalizer(package)
+        backend.pre_tokenizer = _pre_tokenizer(package)
+        backend.add_special_tokens([START, END])
+        self.backend, self.size = backend, len(vocabulary)
+        self.start, self.end = vocabulary[START], vocabulary[END]
+
+    @classmethod
+    def of_merges(cls, merges: Sequence[tuple[str, str]], where: str = "the vocabulary") -> "ClipBPE":
+        """Tokens are numbered as in OpenAI's code: bytes, bytes that end words, merges, start and end."""
+        alphabet = byte_characters()
+        tokens = [*alphabet, *(c + WORD_END for c in alphabet), *("".join(pair) for pair in merges), START, END]
+        return cls({token: i for i, token in enumerate(dict.fromkeys(tokens))}, merges, where)
+
+    @classmethod
+    def read(cls, place: Path) -> "ClipBPE":
+        """The vocabulary in a folder of vocab.json and merges.txt, or in a file of merges such as open_clip's
+        bpe_simple_vocab_16e6.txt.gz, whose first line is no merge. Raises UserError for anything else."""
+        if not place.is_dir():
+            lines = _text(place).split("\n")[1 : MOST_MERGES + 1]
+            return cls.of_merges(_pairs(lines, place), str(place))
+        vocabulary, text = read_json(place / "vocab.json", MOST_VOCABULARY), read_text(place / "merges.txt")
+        if not isinstance(vocabulary, dict):
+            raise UserError(f"{place / 'vocab.json'} does not map tokens to numbers: pass CLIP's own")
+        lines = [line for line in text.split("\n") if not line.startswith("#version")]
+        return cls(vocabulary, _pairs(lines, place / "merges.txt"), str(place))
+
+    @classmethod
+    def train(cls, texts: Sequence[str], size: int) -> "ClipBPE":
+        """Learns at most `size` tokens from texts, deterministically. Raises UserError for a size below 515."""
+        package = bpe_package()
+        least = 2 * 256 + 2
+        if size <= least:
+            raise UserError(f"vocab_size is {size}: more than {least} are expected, two for each byte, start and end")
+        backend = package.Tokenizer(package.models.BPE(end_of_word_suffix=WORD_END))
+        backend.normalizer, backend.pre_tokenizer = _normalizer(package), _pre_tokenizer(package)
+        alphabet = byte_characters()
+        # The package counts the bytes that do end words, not all of them.
+        size = min(size, least + 4 * sum(map(len, texts)))  # for which it reserves memory
+        trainer = package.trainers.BpeTrainer(
+            vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix=WORD_END, show_progress=False
+        )
+        backend.train_from_iterator(map(clean, texts), trainer)
+        merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
+        return cls.of_merges(merges[: size - least])
+
+    @classmethod
+    def of(cls, definition: str, where: str = "tokenizer.json") -> "ClipBPE":
+        """Reads what `to_json` wrote."""
+        match parse_json(definition, where):
+            case {"kind": "clip", "vocabulary": dict(vocabulary), "merges": list(merges)}:
+                return cls(vocabulary, [tuple(m) if isinstance(m, list) else m for m in merges], where)
+        raise UserError(f"{where} does not define CLIP's byte-pair encoding: restore it")
+
+    def encode(self, text: str) -> np.ndarray:
+        check_utf8(text)
+        return np.array(self.backend.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        inverse = {i: token for token, i in self.vocabulary.items()}
+        bytes_of = {c: b for b, c in _bytes_by_character()}
+        text = "".join(
+            inverse[int(t)] for t in tokens if 0 <= int(t) < self.size and int(t) not in (self.start, self.end)
+        )
+        words = (bytes(bytes_of[c] for c in word).decode("utf-8", "replace") for word in text.split(WORD_END))
+        return " ".join(words).strip()
+
+    def lengths(self) -> np.ndarray:
+        lengths = np.zeros(self.size, np.int32)
+        for token, i in self.vocabulary.items():
+            lengths[i] = 0 if token in (START, END) else len(token.removesuffix(WORD_END))
+        return lengths
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "clip", "vocabulary": self.vocabulary, "merges": [list(m) for m in self.merges]})
+
+    def write(self, folder: Path) -> dict[Path, str]:
+        """vocab.json and merges.txt as transformers reads them: contents by file."""
+        merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in self.merges)])
+        return {folder / "vocab.json": json.dumps(self.vocabulary), folder / "merges.txt": merges + "\n"}
+
+
+def clean(text: str) -> str:
+    """OpenAI's cleaning, but for ftfy."""
+    return html.unescape(html.unescape(text)).strip()
+
+
+def byte_characters() -> list[str]:
+    """The characters that stand for the 256 bytes in a vocabulary, in the order of its tokens."""
+    return [character for _, character in _bytes_by_character()]
+
+
+def _bytes_by_character() -> list[tuple[int, str]]:
+    """Visible Latin-1 characters stand for themselves and come first, those from 256 on for the other bytes."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in visible]
+    return [(b, chr(b)) for b in visible] + [(b, chr(256 + i)) for i, b in enumerate(others)]
+
+
+def _normalizer(package: Any) -> Any:
+    parts = package.normalizers
+    return parts.Sequence([parts.NFC(), parts.Replace(package.Regex(r"\s+"), " "), parts.Lowercase()])
+
+
+def _pre_tokenizer(package: Any) -> Any:
+    parts = package.pre_tokenizers
+    split = parts.Split(package.Regex(WORDS), behavior="removed", invert=True)
+    return parts.Sequence([split, parts.ByteLevel(add_prefix_space=False)])
+
+
+def _text(file: Path) -> str:
+    """The text of a file, compressed by gzip or not."""
+    with opened(file) as source:
+        if source.peek(2)[:2] != b"\x1f\x8b":
+            return read_text(file, most=MOST_VOCABULARY)
+        try:
+            with gzip.open(source) as stream:
+                data = stream.read(MOST_VOCABULARY + 1)
+            if len(data) > MOST_VOCABULARY:
+                raise UserError(f"{file} holds more than {MOST_VOCABULARY} bytes, no vocabulary has as many")
+            return data.decode()
+        except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+            raise UserError(f"{file} cannot be read as a vocabulary ({why(error)}): restore it") from error
+
+
+def _pairs(lines: list[str], file: Path) -> list[tuple[str, str]]:
+    pairs = [tuple(line.split(" ")) for line in lines if line]
+    if bad := next((pair for pair in pairs if len(pair) != 2), None):
+        raise UserError(f"{file} has a line that is no merge of two tokens, {' '.join(bad)!a:.60}: restore it")
+    return [(a, b) for a, b in pairs]
+
+
+def _fault(vocabulary: dict[str, Any], merges: Sequence[Any]) -> str:
+    """What is wrong with a vocabulary, '' for nothing."""
+    numbers = list(vocabulary.values())
+    if not all(type(n) is int for n in numbers) or sorted(numbers) != list(range(len(numbers))):
+        return f"tokens that are not numbered from 0 to {len(numbers) - 1}"
+    alphabet = byte_characters()
+    wanted = {START, END, *alphabet, *(c + WORD_END for c in alphabet)}
+    if missing := wanted - vocabulary.keys():
+        return f"no token {min(missing)!a}"
+    known = set(alphabet)
+    if wrong := [t for t in vocabulary if t not in (START, END) and not known.issuperset(t.removesuffix(WORD_END))]:
+        return f"the token {wrong[0]!a:.60}, which stands for no bytes"
+    for pair in merges:
+        two = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        if not two or not {*pair, "".join(pair)} <= vocabulary.keys():
+            return f"a merge of what are no tokens, {pair!a:.60}"
+    return ""
+
+
+# --- texts of one length --------------------------------------------------------------------------------------
+
+
+def framed(tokenizer: Tokenizer, start: int, end: int, texts: Sequence[str], window: int) -> dict[str, np.ndarray]:
+    """text: i32[N, window], the start, the tokens of each cleaned text, cut so that the end fits, the end, and zeros;
+    text_mask: bool[N, window], false for those zeros."""
+    text, mask = np.zeros((len(texts), window), np.int32), np.zeros((len(texts), window), bool)
+    for i, words in enumerate(texts):
+        tokens = [start, *tokenizer.encode(clean(words))[: window - 2], end]
+        text[i, : len(tokens)], mask[i, : len(tokens)] = tokens, True
+    return {"text": text, "text_mask": mask}

@@ -1,0 +1,82 @@
+"""CLIP's tokenizer without transformers: vocabularies in both layouts, cleaning, texts of one length, bad files."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from messages import one_line
+
+from jaxgen.data.clip_tokenizer import ClipBPE, byte_characters, clean, framed
+from jaxgen.data.tokenizers import Bytes
+from jaxgen.errors import UserError
+
+pytest.importorskip("tokenizers")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return ClipBPE.train(["grinning face", "cat face", "a cat with a grinning face"], 540)
+
+
+def test_vocabularies_are_numbered_as_openais(trained):
+    alphabet = byte_characters()
+    assert len(set(alphabet)) == 256 and alphabet[0] == "!" and chr(256) in alphabet
+    order = sorted(trained.vocabulary, key=trained.vocabulary.get)
+    assert order[:256] == alphabet and order[256:512] == [c + "</w>" for c in alphabet]
+    assert order[512:-2] == ["".join(pair) for pair in trained.merges]
+    assert 514 < trained.size <= 540 and (trained.start, trained.end) == (trained.size - 2, trained.size - 1)
+    again = ClipBPE.train(["grinning face", "cat face", "a cat with a grinning face"], 540)
+    assert again.to_json() == trained.to_json()
+
+
+def test_layouts_of_both_kinds_are_read(trained, tmp_path):
+    for file, text in trained.write(tmp_path).items():
+        file.write_text(text)
+    lines = ["version", *(" ".join(pair) for pair in trained.merges)]
+    with gzip.open(tmp_path / "merges.txt.gz", "wt") as file:
+        file.write("\n".join(lines))
+    for found in (
+        ClipBPE.read(tmp_path), ClipBPE.read(tmp_path / "merges.txt"), ClipBPE.read(tmp_path / "merges.txt.gz"),
+        ClipBPE.of(trained.to_json()),
+    ):  # fmt: skip
+        assert found.vocabulary == trained.vocabulary and found.merges == trained.merges
+
+
+def test_texts_are_cleaned_cut_and_padded(trained):
+    assert clean(" A &amp;lt; B\n") == "A < B"
+    made = framed(trained, trained.start, trained.end, ["", "Grinning&nbsp;FACE", "cat " * 100], 8)
+    assert made["text"].dtype == np.int32 and made["text_mask"].dtype == bool
+    assert made["text"][0].tolist() == [trained.start, trained.end] + [0] * 6
+    assert made["text_mask"].sum(axis=1).tolist()[::2] == [2, 8]
+    assert (made["text"][2, 0], made["text"][2, -1]) == (trained.start, trained.end)
+    assert trained.decode(made["text"][1]).startswith("grinning face")
+    assert trained.lengths()[trained.encode("grinning face")].sum() == len("grinningface")
+    plain = framed(Bytes(), 256, 257, ["ab"], 5)
+    assert plain["text"].tolist() == [[256, 97, 98, 257, 0]] and plain["text_mask"].sum() == 4
+
+
+def test_vocabularies_that_are_none_are_refused(trained, tmp_path):
+    (tmp_path / "noise.gz").write_bytes(b"\x1f\x8b\x08" + bytes(30))
+    (tmp_path / "triples.txt").write_text("version\na b c\n")
+    (tmp_path / "unknown.txt").write_text("version\nab c\n")
+    for name, change in (("gap", {"!": 9999}), ("foreign", {"日": trained.size}), ("few", None)):
+        vocabulary = trained.vocabulary | change if change else {"a": 0}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(json.dumps(vocabulary))
+        (tmp_path / name / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "vocab.json").write_text("[]")
+    (tmp_path / "list" / "merges.txt").write_text("")
+    for name, message in (
+        ("noise.gz", "cannot be read as a vocabulary"), ("triples.txt", "no merge of two tokens"), ("none", "No such"),
+        ("unknown.txt", "merge of what are no tokens"), ("gap", "not numbered from 0"), ("foreign", "stands for no"),
+        ("few", "no token"), ("list", "does not map tokens"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message) as error:
+            ClipBPE.read(tmp_path / name)
+        one_line(error)
+    with pytest.raises(UserError, match="more than 514"):
+        ClipBPE.train(["a"], 514)
+    with pytest.raises(UserError, match="half of a pair"):
+        trained.encode("a\ud800")
