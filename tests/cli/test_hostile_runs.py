@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
+from hostile import PEAK
 from safetensors.numpy import save_file
 
 from jaxgen import __main__ as commands
@@ -144,11 +145,11 @@ def test_a_hostile_run_is_one_line(command, name, place, capsys):
 def test_a_hostile_run_takes_little_memory(name, place):
     HOSTILE[name](place / "run")
     script = (
-        "import resource, sys\n"
+        f"{PEAK}import sys\n"
         "from jaxgen import __main__ as commands\n"
         "sys.argv = ['jaxgen', 'sample', 'run']\n"
         "try: commands.main()\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "finally: print(peak())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=place)

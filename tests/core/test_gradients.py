@@ -48,7 +48,7 @@ def test_parts_give_the_gradient_of_the_whole(parts):
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(UserError, match=r"12 examples are not 5 equal parts: choose .* a multiple of 5"):
         gradient(noisy_loss, jnp.ones(3), jax.random.key(0), 12, {"x": X}, 5)
-    with pytest.raises(UserError, match="accumulate is 0, at least 1"):
+    with pytest.raises(UserError, match="accumulate is 0: an integer from 1"):
         smoke = presets(EXPERIMENTS["vae"])["smoke"]
         replace(smoke, model=replace(smoke.model, accumulate=0)).check()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from hostile import PEAK
 from markov import Markov, drawn, started
 
 from jaxgen.data import Digits
@@ -156,8 +157,8 @@ def test_sizes_are_bounded_by_memory_and_by_the_format(trained, monkeypatch):
         compress(trained.model, trained.state, np.zeros((4, 8, 8, 1), np.uint8))
 
 
-MEASURE = """
-import resource, sys
+MEASURE = f"""{PEAK}
+import sys
 from pathlib import Path
 import numpy as np
 from markov import Markov, started
@@ -167,14 +168,14 @@ model = Markov(shape=(2, 2, 1))
 state = started(model)
 images = np.zeros((3, 2, 2, 1), np.uint8)
 decompress(model, state, compress(model, state, images))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 for file in sys.argv[1:]:
     try:
         decompress(model, state, Path(file).read_bytes(), b"mark")
     except UserError:
         continue
     raise AssertionError(file)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from hostile import chunk, png
+from hostile import PEAK, chunk, png
 from PIL import Image
 
 from jaxgen.data import PairFolder
@@ -208,20 +208,20 @@ def ink(cmyk: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-MEASURE = """
-import resource, sys, warnings
+MEASURE = f"""{PEAK}
+import sys, warnings
 from pathlib import Path
 import numpy, PIL.Image
 from jaxgen.errors import UserError
 from jaxgen.runtime.picture import read_picture
 PIL.Image.init()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 for file in sys.argv[1:]:
     try:
         read_picture(Path(file), 3, "black")
     except UserError as error:
         assert str(error).startswith(file), error
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 

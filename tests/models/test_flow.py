@@ -135,7 +135,7 @@ def test_pictures_of_a_density():
     [
         ({"bits": 9}, "bits is 9"),
         ({"logit_alpha": 0.5}, "logit_alpha is 0.5"),
-        ({"bits": 0, "logit_alpha": 0.1}, "continuous data 0"),
+        ({"bits": 0, "logit_alpha": 0.1}, "continuous data take 0"),
         ({"shape": (7, 8, 1)}, "examples have shape"),
         ({"flow": MultiScale(levels=4)}, "8x8x1 does not"),
         ({"bits": 5}, "codec.bits 8"),

@@ -155,7 +155,9 @@ def test_a_background_that_is_not_white(plain, random_background):
 
 def test_points_alone_have_no_cones():
     with pytest.raises(UserError, match="HashField takes points alone"):
-        NeRF(network=HashField(HashGrid(levels=2, log2_table=4)), coarse=4, fine=4, shared=True, cone=True)
+        check_fields(
+            NeRF(network=HashField(HashGrid(levels=2, log2_table=4)), coarse=4, fine=4, shared=True, cone=True)
+        )
 
 
 def test_cones_of_one_network():

@@ -116,10 +116,6 @@ def test_sizes_and_widths():
         doublings((100, 100, 3))
     with pytest.raises(UserError, match="9 x 9"):
         started(replace(MODEL, shape=(9, 9, 2)))
-    with pytest.raises(UserError, match=r"model\.mixing is 1\.5"):
-        replace(MODEL, mixing=1.5)
-    with pytest.raises(UserError, match=r"model\.path_every is 0"):
-        replace(MODEL, path_every=0)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from tiny_diffusion import CALLS, LABELS, MODEL, NULL, Tiny, state_of
 
 from jaxgen import core
+from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
 from jaxgen.models.diffusion import Autoguided
 from jaxgen.ops.guidance import Guidance
@@ -107,4 +108,4 @@ def test_dropped_conditions_are_the_null_class():
 @pytest.mark.parametrize("interval", [(1.0,), (2.0, 1.0)])
 def test_an_interval_is_two_ends(interval):
     with pytest.raises(UserError, match="lowest and highest"):
-        Guidance(interval=interval)
+        check_fields(Guidance(interval=interval))

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from hostile import PEAK
 
 from jaxgen.errors import UserError
 from jaxgen.weights import torch_file, torch_program
@@ -137,7 +138,7 @@ def test_the_programs_of_these_files_are_right_where_nothing_is_changed(tmp_path
 
 
 CHILD = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from jaxgen.errors import UserError
 from jaxgen.weights import torch_file
@@ -147,7 +148,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         torch_file.read(path)
     except UserError as error:
         said[path.name] = str(error)
-print(json.dumps({"said": said, "kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+print(json.dumps({"said": said, "kilobytes": peak()}))
 """
 
 
@@ -158,7 +159,7 @@ def test_pytorch_files_made_to_harm(tmp_path):
     for name, (data, _) in PYTORCH.items():
         (folder / name).write_bytes(data)
     ran = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PEAK + CHILD, str(folder)], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0 and not ran.stderr, (ran.returncode, ran.stderr)
     result = json.loads(ran.stdout)
