@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from jaxgen.codecs import Pixels
+from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
 from jaxgen.core.configuration import check_fields
@@ -113,9 +114,10 @@ class Experiment:
         self.model.check({**shapes, **labels})
         vocab = getattr(self.model, "vocab", self.data.vocab)
         if self.data.vocab > vocab:
+            text = ".text" if isinstance(self.model, ScoresText) else ""
             raise UserError(
                 f"the data has {self.data.vocab} tokens, the model knows {vocab}: pass "
-                f"--model.network.vocab {self.data.vocab}"
+                f"--model.network{text}.vocab {self.data.vocab}"
             )
         given = getattr(self.codec, "bits", 0)
         if (bits := getattr(self.model, "bits", given)) != given:

@@ -178,6 +178,20 @@ class Classifies(Protocol):
 
 
 @runtime_checkable
+class ScoresText(Protocol):
+    """Embeds pictures and texts in one space, in which a text is near the pictures that it describes."""
+
+    def embed_images(self, params: PyTree, x: jax.Array) -> jax.Array:
+        """Unit vectors f32[B, D] of pictures f32[B, H, W, C] in [-1, 1] of any size."""
+        ...
+
+    def embed_text(self, params: PyTree, text: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Unit vectors f32[B, D] of tokens i32[B, T], as `data.Captioned.tokens` gives them. mask: bool[B, T], false
+        for padding."""
+        ...
+
+
+@runtime_checkable
 class ClassConditional(Protocol):
     """Draws samples of a class, a label i32[B] in [0, num_classes); 0 classes for an unconditional model."""
 

@@ -2,6 +2,7 @@
 
 from jaxgen.core.types import RawBatch
 from jaxgen.data.analytic import AnalyticScene
+from jaxgen.data.captioned import Captioned
 from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import BatchPlan, feed
@@ -17,6 +18,7 @@ __all__ = [
     "TFDS",
     "AnalyticScene",
     "BatchPlan",
+    "Captioned",
     "Dataset",
     "Digits",
     "Emoji",

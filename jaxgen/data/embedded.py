@@ -78,6 +78,9 @@ class Emoji(Dataset):
         entries = _emoji_entries()
         return tuple(entries[i]["name"].lower() for i in self._indices(split))
 
+    def captions(self, split: str = "train") -> tuple[str, ...]:
+        return self.names(split)
+
     def _indices(self, split: str) -> list[int]:
         entries = _emoji_entries()
         known = tuple(dict.fromkeys(e["group"] for e in entries))

@@ -13,6 +13,7 @@ from jaxgen.core.keys import EVAL, fold_each, sample_keys
 from jaxgen.core.mesh import divisible
 from jaxgen.core.types import Batch, Metrics
 from jaxgen.errors import UserError
+from jaxgen.inference.matching import matching_numbers
 from jaxgen.runs.environment import environment
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.processes import whole
@@ -52,6 +53,7 @@ def held_out_numbers(
         for name, values in whole(numbers).items():
             totals.setdefault(name, []).append(np.asarray(values, np.float64)[mask])
     joined = {name: np.concatenate(parts) for name, parts in totals.items()}
+    joined |= matching_numbers(trained, split, limit, batch)
     counted = max((len(values) for values in joined.values()), default=count)
     return {name: mean_and_error(values) for name, values in joined.items()}, counted
 

@@ -13,7 +13,7 @@ from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import OptionalSize, Shape, Size, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
-from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
+from jaxgen.models.shared import ClassConditionalModel, ascend, check_classes, check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.conv import ConvEncoder
 
@@ -90,13 +90,8 @@ class Classifier(ClassConditionalModel, LossModel):
             _, logits = self.classify(state.sampling_params, jnp.tanh(u))
             return jnp.sum(jnp.take_along_axis(logits, cond[:, None], axis=1)) - 1e-3 * jnp.sum(u**2)
 
-        def climb(u: jax.Array, _) -> tuple[jax.Array, None]:
-            grad = jax.grad(total)(u)
-            size = jnp.sqrt(jnp.sum(grad**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
-            return u + grad / size, None
-
         start = 0.1 * normal_each(fold_each(keys, START), self.shape)
-        return jnp.tanh(jax.lax.scan(climb, start, length=self.ascent_steps)[0])
+        return jnp.tanh(ascend(total, start, self.ascent_steps))
 
 
 def _log_prob(logits: jax.Array, labels: jax.Array) -> jax.Array:

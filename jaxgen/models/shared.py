@@ -99,6 +99,17 @@ class ClassConditionalModel(GenerativeModel):
         return class_grid(num, self.num_classes) if self.num_classes else None
 
 
+def ascend(total: Callable[[jax.Array], jax.Array], u: jax.Array, steps: int) -> jax.Array:
+    """u, f32[B, H, W, C], after `steps` steps of length 1 each along the gradient of total(u), a sum over examples."""
+
+    def climb(u: jax.Array, _) -> tuple[jax.Array, None]:
+        grad = jax.grad(total)(u)
+        size = jnp.sqrt(jnp.sum(grad**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
+        return u + grad / size, None
+
+    return jax.lax.scan(climb, u, length=steps)[0]
+
+
 def to_signed(pixels: jax.Array) -> jax.Array:
     """uint8 pixels as f32 in [-1, 1]; pixels of another type are returned unchanged."""
     return pixels.astype(jnp.float32) / 127.5 - 1 if pixels.dtype == jnp.uint8 else pixels

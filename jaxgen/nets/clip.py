@@ -39,16 +39,16 @@ class ImageTower(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         width = self.body.width
         init = nn.initializers.normal(width**-0.5)
         h = Dense(width, use_bias=False, dtype=self.dtype, name="patches")(space_to_depth(x, self.patch))
-        h = h.reshape(len(x), -1, width)
+        h = h.reshape(x.shape[0], -1, width)
         start = self.param("class_token", init, (width,))
-        h = jnp.concatenate([jnp.broadcast_to(start.astype(h.dtype), (len(x), 1, width)), h], axis=1)
+        h = jnp.concatenate([jnp.broadcast_to(start.astype(h.dtype), (x.shape[0], 1, width)), h], axis=1)
         h = h + self.param("positions", init, h.shape[1:]).astype(h.dtype)[None]
         h = nn.LayerNorm(1e-5, dtype=self.dtype, name="norm_in")(h)
-        return self.body(h)[:, 0]
+        return self.body(h, train=train)[:, 0]
 
 
 class TextTower(nn.Module):
@@ -63,7 +63,7 @@ class TextTower(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, text: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, text: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """mask: bool[B, T], false for padding, which follows the end; all True if None."""
         table = self.param("tokens", nn.initializers.normal(0.02), (self.vocab, self.body.width))
         positions = self.param("positions", nn.initializers.normal(0.01), (self.window, self.body.width))
@@ -71,7 +71,7 @@ class TextTower(nn.Module):
         h = h if self.dtype is None else h.astype(self.dtype)
         # With causal attention the end token sees nothing that follows it, and fused attention takes no mask.
         seen = None if mask is None or self.body.causal else mask[:, None].repeat(text.shape[1], axis=1)
-        h = self.body(h, mask=seen)
+        h = self.body(h, mask=seen, train=train)
         place = jnp.argmax(text if self.end < 0 else text == self.end, axis=1)
         return jnp.take_along_axis(h, place[:, None, None], axis=1)[:, 0]
 
@@ -108,13 +108,13 @@ class CLIPNetwork(nn.Module):
     def _projection(self, width: int) -> Dense:
         return Dense(self.dim, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.normal(width**-0.5))
 
-    def embed_images(self, x: jax.Array) -> jax.Array:
+    def embed_images(self, x: jax.Array, train: bool = False) -> jax.Array:
         """f32[B, dim] of norm 1; x: f32[B, H, W, C], normalized."""
-        return unit(self.image_projection(self.image(x)))
+        return unit(self.image_projection(self.image(x, train)))
 
-    def embed_text(self, text: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def embed_text(self, text: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """f32[B, dim] of norm 1; text, mask: as `TextTower` takes them."""
-        return unit(self.text_projection(self.text(text, mask)))
+        return unit(self.text_projection(self.text(text, mask, train)))
 
     def logits(self, images: jax.Array, texts: jax.Array) -> jax.Array:
         """exp(scale) images texts' + bias, f32[B, B'] of unit vectors f32[B, dim] and f32[B', dim]."""

@@ -1,0 +1,115 @@
+"""Pictures with their captions as tokens, of any data set that has captions."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from jaxgen.codecs import Augmented
+from jaxgen.core.codec import Codec
+from jaxgen.core.ranges import PathName, Size, Vocabulary
+from jaxgen.core.types import RawBatch
+from jaxgen.data.clip_tokenizer import ClipBPE, framed
+from jaxgen.data.dataset import Dataset, RandomAccess
+from jaxgen.data.embedded import Emoji
+from jaxgen.data.tokenizers import Bytes, Tokenizer
+from jaxgen.errors import UserError
+from jaxgen.runtime.reading import user_path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captioned(Dataset):
+    """The examples of `data`, with text: int32[N, window], the tokens of each caption from a start to an end token and
+    zeros after it, and text_mask: bool[N, window], false for these.
+
+    Raises:
+      UserError: on use, if the data has no captions, or the vocabulary is not CLIP's.
+    """
+
+    data: Dataset = dataclasses.field(default_factory=Emoji)
+    tokenizer: Literal["bpe", "bytes"] = "bpe"
+    """bpe: CLIP's, learnt from the captions of the train split. bytes: of UTF-8, with a start and an end token."""
+    vocab_size: Vocabulary = 1024
+    """With bpe: tokens to learn at most."""
+    vocabulary: PathName = ""
+    """With bpe: the folder of CLIP's vocab.json and merges.txt, or its bpe_simple_vocab_16e6.txt.gz, to use instead."""
+    window: Size = 32
+    """Tokens of a text, start and end among them; longer ones are cut before the end."""
+    template: str = "{}"
+    """What is said of a class, as "a photo of a {}", where {} stands for its name."""
+
+    shift: Annotated[int, Ge(0), Le(1_024)] = 0
+    """Training moves each picture by up to so many pixels along each axis; edges are reflected."""
+
+    def problem(self) -> str | None:
+        if self.template.count("{}") != 1:
+            return f"template is {self.template!r}: one {{}} is expected, for the name of a class"
+        return None if self.window > 2 else f"window is {self.window}: 3 or more are expected, start and end among them"
+
+    def load(self, split: str) -> RawBatch | RandomAccess:
+        arrays, text = self.data.arrays(split), self.tokens(self.data.captions(split))
+        return {**arrays, **text} if isinstance(arrays, Mapping) else _WithText(arrays, text)
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """`text` and `text_mask` of these texts."""
+        tokenizer, start, end = self._tokenizer
+        return framed(tokenizer, start, end, texts, self.window)
+
+    def class_tokens(self) -> dict[str, np.ndarray]:
+        """`text` and `text_mask` of what is said of each class."""
+        return self.tokens([self.template.format(name) for name in self.class_names])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.data.class_names
+
+    @property
+    def vocab(self) -> int:
+        return self._tokenizer[2] + 1 if self.tokenizer == "bytes" else self._tokenizer[0].size
+
+    def files_to_keep(self) -> dict[str, str]:
+        return {**self.data.files_to_keep(), "caption_tokenizer.json": self._tokenizer[0].to_json()}
+
+    def augmented(self, codec: Codec) -> Codec:
+        codec = self.data.augmented(codec)
+        return Augmented(codec, False, self.shift) if self.shift else codec
+
+    def captions(self, split: str = "train") -> tuple[str, ...]:
+        return self.data.captions(split)
+
+    @property
+    def _tokenizer(self) -> tuple[Tokenizer, int, int]:
+        """With the tokens that start and end a text."""
+        if self.tokenizer == "bytes":
+            return Bytes(), 256, 257
+        found = _read(self.vocabulary) if self.vocabulary else _trained(self.data.captions("train"), self.vocab_size)
+        return found, found.start, found.end
+
+
+@functools.lru_cache(maxsize=4)
+def _read(place: str) -> ClipBPE:
+    return ClipBPE.read(user_path(place))
+
+
+@functools.lru_cache(maxsize=4)
+def _trained(captions: tuple[str, ...], size: int) -> ClipBPE:
+    if not any(map(str.strip, captions)):
+        raise UserError("the captions of the data are empty: there is nothing to learn a vocabulary from")
+    return ClipBPE.train(captions, size)
+
+
+class _WithText:
+    """RandomAccess to examples and their text."""
+
+    def __init__(self, data: RandomAccess, text: dict[str, np.ndarray]):
+        self.data, self.text = data, text
+        self.nbytes = data.nbytes + sum(array.nbytes for array in text.values())
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def take(self, indices: np.ndarray) -> RawBatch:
+        return {**self.data.take(indices), **{name: array[indices] for name, array in self.text.items()}}
