@@ -23,7 +23,7 @@ from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field
 from jaxgen.core.ranges import Count, Samples, Seed
 from jaxgen.core.types import TrainState
-from jaxgen.data import Dataset, ImageFolder
+from jaxgen.data import Captioned, Dataset, ImageFolder
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.devices import check_memory
 from jaxgen.runtime.reading import why
@@ -182,14 +182,15 @@ def on_images(
     model = experiment.model
     shape = getattr(model, "shape", ())
     data = ImageFolder(folder=folder, size=size or (shape[0] if len(shape) == 3 else ImageFolder.size), label=label)
-    conditional = classes or getattr(model, "num_classes", 0) > 0
+    captioned = isinstance(experiment.data, Captioned)
+    conditional = classes or captioned or getattr(model, "num_classes", 0) > 0
     if classes and not data.class_names:
         raise UserError(f"{folder} has no classes: put pictures of each class into a folder of its own")
     if not conditional or not data.class_names:
         data = replace(data, label="none")
     # A second stage sees codes: its first stage alone is of pictures.
     model = model.fitted((data.size, data.size, data.channels), data.num_classes)
-    return replace(experiment, model=model, data=data)
+    return replace(experiment, model=model, data=replace(experiment.data, data=data) if captioned else data)
 
 
 # --- scripts --------------------------------------------------------------------------------------------------

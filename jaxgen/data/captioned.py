@@ -55,7 +55,7 @@ class Captioned(Dataset):
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """`text` and `text_mask` of these texts."""
-        tokenizer, start, end = self._tokenizer
+        tokenizer, start, end = self.caption_tokenizer
         return framed(tokenizer, start, end, texts, self.window)
 
     def class_tokens(self) -> dict[str, np.ndarray]:
@@ -68,10 +68,10 @@ class Captioned(Dataset):
 
     @property
     def vocab(self) -> int:
-        return self._tokenizer[2] + 1 if self.tokenizer == "bytes" else self._tokenizer[0].size
+        return self.caption_tokenizer[2] + 1 if self.tokenizer == "bytes" else self.caption_tokenizer[0].size
 
     def files_to_keep(self) -> dict[str, str]:
-        return {**self.data.files_to_keep(), "caption_tokenizer.json": self._tokenizer[0].to_json()}
+        return {**self.data.files_to_keep(), "caption_tokenizer.json": self.caption_tokenizer[0].to_json()}
 
     def augmented(self, codec: Codec) -> Codec:
         codec = self.data.augmented(codec)
@@ -81,8 +81,8 @@ class Captioned(Dataset):
         return self.data.captions(split)
 
     @property
-    def _tokenizer(self) -> tuple[Tokenizer, int, int]:
-        """With the tokens that start and end a text."""
+    def caption_tokenizer(self) -> tuple[Tokenizer, int, int]:
+        """The tokenizer, and the tokens that start and end a text."""
         if self.tokenizer == "bytes":
             return Bytes(), 256, 257
         found = _read(self.vocabulary) if self.vocabulary else _trained(self.data.captions("train"), self.vocab_size)

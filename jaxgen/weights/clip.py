@@ -41,8 +41,8 @@ class Published:
     network: CLIPNetwork
     params: dict[str, Any]
     shape: tuple[int, int, int]
-    mean: tuple[float, float, float] = MEAN
-    deviation: tuple[float, float, float] = DEVIATION
+    mean: tuple[float, ...] = MEAN
+    deviation: tuple[float, ...] = DEVIATION
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def read(folder: Path) -> Published:
     settings = _object(reading.read_json(folder / config, MOST_CONFIG), folder / config)
     if layout == "open_clip":
         network = _network(file, tensors := to_huggingface(tensors), *_open_clip_settings(settings, folder / config))
-        pixels = settings.get("preprocess_cfg") or {}
+        pixels = _object(settings.get("preprocess_cfg") or {}, folder / config, "preprocess_cfg")
         names = "mean", "std"
     else:
         tensors = {_current(name): array for name, array in tensors.items()}
@@ -77,17 +77,17 @@ def read(folder: Path) -> Published:
     return Published(network, _params(file, tensors, network, shape), shape, mean, deviation)
 
 
-def _object(value: Any, file: Path) -> dict[str, Any]:
+def _object(value: Any, file: Path, name: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{file} holds no settings: restore it")
+        raise UserError(f"{file} holds no settings{f' as {name}' if name else ''}: restore it")
     return value
 
 
-def _colours(value: Any, name: str, folder: Path) -> tuple[float, float, float]:
-    numbers = isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, float | int) for v in value)
+def _colours(value: Any, name: str, folder: Path) -> tuple[float, ...]:
+    numbers = isinstance(value, list | tuple) and value and all(isinstance(v, float | int) for v in value)
     if not numbers or (name.endswith("std") and min(value) <= 0):
-        raise UserError(f"{folder} says {name} {value!r:.60}, three numbers are expected: restore its configuration")
-    return float(value[0]), float(value[1]), float(value[2])
+        raise UserError(f"{folder} says {name} {value!r:.60}, a number for each channel is expected: restore it")
+    return tuple(map(float, value))
 
 
 def _current(name: str) -> str:
@@ -103,7 +103,8 @@ def _hf_settings(config: dict[str, Any], file: Path) -> tuple[dict[str, Any], di
         raise UserError(f"{file} is of {config['model_type']!r:.60}, clip is expected")
     both = []
     for part, heads in (("vision", 12), ("text", 8)):
-        values = {**(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
+        names = f"{part}_config", f"{part}_config_dict"
+        values = {k: v for name in names for k, v in _object(config.get(name) or {}, file, name).items()}
         if (epsilon := values.get("layer_norm_eps", 1e-5)) != 1e-5:
             raise UserError(f"{file} has layer_norm_eps {epsilon!r:.60}, CLIP has 1e-5: such weights cannot be read")
         if (act := values.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
@@ -117,13 +118,13 @@ def _hf_settings(config: dict[str, Any], file: Path) -> tuple[dict[str, Any], di
 
 def _open_clip_settings(config: dict[str, Any], file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config = _object(config.get("model_cfg", config), file)
-    vision, text = (_object(config.get(name), file) for name in ("vision_cfg", "text_cfg"))
-    if not isinstance(vision.get("layers"), int):
+    vision, text = (_object(config.get(name), file, name) for name in ("vision_cfg", "text_cfg"))
+    width, each = vision.get("width", 768), vision.get("head_width", 64)
+    if not all(isinstance(value, int) and value > 0 for value in (vision.get("layers"), width, each)):
         raise UserError(f"{file} is of another network than a vision transformer: such weights cannot be read")
     activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
-    heads = vision.get("width", 768) // vision.get("head_width", 64)
     same = {"activation": activation, "end": -1}
-    return {"heads": heads, **same}, {"heads": text.get("heads", 8), **same}
+    return {"heads": width // each, **same}, {"heads": text.get("heads", 8), **same}
 
 
 def _network(
