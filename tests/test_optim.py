@@ -88,6 +88,9 @@ MEANINGS = {
     "embedding": True,  # of classes, levels, a model's first token
     "tokens": True,  # GPT's embedding, which is also its head
     "positions": True,
+    "class_token": False,  # CLIP's first token of a picture
+    "logit_scale": False,
+    "logit_bias": False,
     "head": True,  # GPT's, if separate from its embedding
     "lu": True,  # the triangles of Glow's 1x1 convolution
     # not decayed

@@ -74,11 +74,13 @@ class ClipBPE(Tokenizer):
         backend = package.Tokenizer(package.models.BPE(end_of_word_suffix=WORD_END))
         backend.normalizer, backend.pre_tokenizer = _normalizer(package), _pre_tokenizer(package)
         alphabet = byte_characters()
-        # The package counts the bytes that do end words, not all of them.
         size = min(size, least + 4 * sum(map(len, texts)))  # for which it reserves memory
+        # Bytes that end words are numbered beforehand: the package would number them in the order of a hash table, that
+        # of another training differs, and of pairs that are equally frequent the numbers decide.
         trainer = package.trainers.BpeTrainer(
-            vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix=WORD_END, show_progress=False
-        )
+            vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix=WORD_END, show_progress=False,
+            special_tokens=[c + WORD_END for c in alphabet],
+        )  # fmt: skip
         backend.train_from_iterator(map(clean, texts), trainer)
         merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
         return cls.of_merges(merges[: size - least])

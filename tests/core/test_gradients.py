@@ -20,6 +20,7 @@ X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 REFUSED = {
     **dict.fromkeys(("dcgan", "sngan", "wgan_gp"), "batch normalization mixes the examples"),
     "ngp": "share one budget",
+    "clip": "each example is compared with all others",
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from messages import one_line
 
+from jaxgen.data import Emoji
 from jaxgen.data.clip_tokenizer import ClipBPE, byte_characters, clean, framed
 from jaxgen.data.tokenizers import Bytes
 from jaxgen.errors import UserError
@@ -26,8 +27,11 @@ def test_vocabularies_are_numbered_as_openais(trained):
     assert order[:256] == alphabet and order[256:512] == [c + "</w>" for c in alphabet]
     assert order[512:-2] == ["".join(pair) for pair in trained.merges]
     assert 514 < trained.size <= 540 and (trained.start, trained.end) == (trained.size - 2, trained.size - 1)
-    again = ClipBPE.train(["grinning face", "cat face", "a cat with a grinning face"], 540)
-    assert again.to_json() == trained.to_json()
+
+
+def test_training_does_not_depend_on_the_order_of_a_hash_table():
+    """The package's differs from one training to the next."""
+    assert len({ClipBPE.train(Emoji().names(), 1024).to_json() for _ in range(4)}) == 1
 
 
 def test_layouts_of_both_kinds_are_read(trained, tmp_path):
