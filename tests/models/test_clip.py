@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from conftest import DEVICES, EXPERIMENTS
 from messages import one_line
+from PIL import Image
 
 from jaxgen import core
 from jaxgen.core import INIT, TRAIN
 from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.mesh import Layout
+from jaxgen.core.model import count_params
 from jaxgen.data import Captioned, Digits, Emoji
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
+from jaxgen.experiment import on_images, presets
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.metrics.retrieval import ranks, recalls
 from jaxgen.models.clip import MOST_SCALE, info_nce, pairwise_sigmoid
+from jaxgen.nets.clip import CLIPNetwork
 from jaxgen.runs.restore import Trained
 
 SMOKE = presets(EXPERIMENTS["clip"])["smoke"]
@@ -138,6 +141,29 @@ def test_evaluation_covers_the_whole_split(state):
         assert parts[name]["mean"] == pytest.approx(number["mean"], abs=1 / 216), name
         assert spread[name]["mean"] == pytest.approx(number["mean"], abs=1 / 216), name
     assert held_out_numbers(trained, "test", limit=7)[1] == 7
+
+
+def test_the_published_network_has_its_size():
+    """151,277,313 parameters, as OpenAI's ViT-B/32 has."""
+    network, x = CLIPNetwork(), jnp.zeros((1, 224, 224, 3))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros((1, 77), jnp.int32))
+    assert count_params(shapes) == 151_277_313
+
+
+def test_a_folder_of_captioned_pictures_takes_the_place_of_emoji(tmp_path):
+    for i, (split, kind, words) in enumerate(
+        [("train", "a", "red dot"), ("train", "b", "blue"), ("test", "a", "green")]
+    ):
+        folder = tmp_path / split / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 80 * i, np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(words)
+    experiment = on_images(replace(SMOKE, batch_size=2), str(tmp_path))
+    experiment.check()
+    batch = experiment.data.batch_at(0, 0, 2)
+    assert batch["x"].shape == (2, 16, 16, 3) and set(batch) == {"x", "cond", "text", "text_mask"}
+    assert experiment.data.captions("test") == ("green",) and experiment.data.class_names == ("a", "b")
+    assert isinstance(experiment.data, Captioned)
 
 
 def test_captions_are_the_examples_own():
