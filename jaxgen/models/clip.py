@@ -127,6 +127,8 @@ class CLIP(LossModel):
         return loss, {"image_to_text": right[0], "text_to_image": right[1], "scale": scale}
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        if words := self.problem():
+            raise UserError(words)
         state, metrics = super().train_step(state, key, batch)
         ema = None if state.ema is None else clamped(state.ema)
         return state.replace(params=clamped(state.params), ema=ema), metrics
