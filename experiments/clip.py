@@ -1,7 +1,7 @@
 """CLIP (arXiv:2103.00020): pictures and captions in one space. `jaxgen evaluate` gives R@1, 5 and 10 both ways, and
 zero-shot classes.
 
-    python experiments/clip.py emoji                                # twenty minutes on two cores
+    python experiments/clip.py emoji                                # ten minutes on two cores
     python experiments/clip.py emoji --model.objective sigmoid --model.network.scale 2.3026 --model.network.bias -10
     python experiments/clip.py vit_b32 --data.data.folder DIR --data.vocabulary FOLDER --mesh data=8
 
