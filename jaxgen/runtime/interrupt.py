@@ -37,7 +37,7 @@ class Answered:
         os.set_blocking(self._write, False)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, _nothing)
+            self._before[number] = signal.signal(number, self._heard)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
         return self
@@ -53,14 +53,13 @@ class Answered:
         self._thread.join()
         os.close(self._read)
 
+    def _heard(self, number: int, frame: Any) -> None:
+        """A handler of Python's, called in the main thread, without which the other one would not be told."""
+
     def _listen(self) -> None:
         while number := os.read(self._read, 1):
             if number[0] in SIGNALS:
                 self.answer(number[0])
-
-
-def _nothing(number: int, frame: Any) -> None:
-    """A handler of Python's, without which the thread would not be told."""
 
 
 def leave(number: int) -> None:
@@ -100,11 +99,16 @@ class Interrupt(Answered):
         self.deadline = time.monotonic() + 3600 * max_hours if max_hours else None
         self.max_hours = max_hours
         self.signal: signal.Signals | None = None
+        self._taken = False
+
+    def _heard(self, number: int, frame: Any) -> None:
+        # A signal that arrived before a call ended stops the run at its end, however late the other thread runs.
+        self.signal = signal.Signals(number)
 
     def _take(self, number: int) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self._taken and number == signal.SIGINT:
             leave(number)
-        self.signal = signal.Signals(number)
+        self._taken, self.signal = True, signal.Signals(number)
         # From another thread, print could meet itself half-way through a line.
         os.write(2, f"\n{self.signal.name}: saving at the end of this call; Ctrl-C again leaves at once\n".encode())
 

@@ -12,6 +12,7 @@ from PIL import Image
 from jaxgen.data import Emoji, EmojiEdges, PairFolder, RandomAccess, area_resize, pairs
 from jaxgen.data.edges import canny
 from jaxgen.errors import UserError
+from jaxgen.runtime import picture
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -193,7 +194,7 @@ def test_all_pictures_are_checked_before_training(tmp_path, monkeypatch, part):
             write(tmp_path / folder / f"{name}.png", RED, (12, 4))
     data = PairFolder(folder=str(tmp_path), size=(4, 6))
     decoded = []
-    monkeypatch.setattr(pairs, "upright", decoded.append)
+    monkeypatch.setattr(picture, "upright", decoded.append)
     data.load("train")
     assert not decoded
     monkeypatch.undo()
@@ -224,7 +225,7 @@ def test_many_pairs_are_read_on_demand(tmp_path, monkeypatch):
 def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     data = two_folders(tmp_path, "abcdefgh")
     expected = data.load("all")
-    decoding, most, flat = [], [], pairs.flat
+    decoding, most, flat = [], [], picture.flat
 
     def slow(image, *rest, **more):
         decoding.append(threading.get_ident())
@@ -233,10 +234,10 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
         return flat(image, *rest, **more)
 
     resized = pairs._Pairs._resized
-    monkeypatch.setattr(pairs, "flat", slow)
+    monkeypatch.setattr(picture, "flat", slow)
     monkeypatch.setattr(pairs._Pairs, "_resized", lambda *args: (decoding.pop(), resized(*args))[1])
     for limit, together in ((10, False), (24, True)):
-        monkeypatch.setattr(pairs, "LARGE", limit)
+        monkeypatch.setattr(picture, "LARGE", limit)
         most.clear()
         np.testing.assert_array_equal(data.load("all")["x"], expected["x"])
         assert (max(most) > 1) == (together and pairs.THREADS > 1)
