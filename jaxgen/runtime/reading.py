@@ -19,7 +19,9 @@ import numpy as np
 from jaxgen.errors import UserError
 
 MOST_TEXT = 1 << 28
-"""Bytes of a file of JSON or text that is read at once."""
+"""Bytes of a text that is read at once."""
+MOST_JSON = 1 << 25
+"""Bytes of a JSON file: empty lists within a list take 25 times as much memory."""
 DEEPEST = 100
 """Levels of lists and dicts within each other in a JSON file."""
 
@@ -92,7 +94,7 @@ def read_text(path: Path, encoding: str = "utf-8-sig", most: int = MOST_TEXT) ->
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path, most: int = MOST_TEXT) -> Any:
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """The value of a JSON file. most: bytes that it can have; the value takes up to 25 times as much memory."""
     return parse_json(read_text(path, most=most), str(path))
 
