@@ -46,7 +46,7 @@ def test_every_number_of_every_preset_and_command_has_a_range():
 
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_fields_take_what_their_annotation_says(script):
-    """Some 25,000 values in all. What does not fit is refused as the experiment is made, by the field's whole name."""
+    """Some 46,000 values in all. What does not fit is refused as the experiment is made, by the field's whole name."""
     tried = set()
     for experiment in presets(EXPERIMENTS[script]).values():
         for path, hint, kind in leaves(experiment):
