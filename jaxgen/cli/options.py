@@ -1,11 +1,10 @@
 """What the commands on a run share: RUN and its flags, the restored run, the weights of a distance."""
 
-import itertools
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from jaxgen.cli.parse import parse
+from jaxgen.cli.parse import ahead, parse
 from jaxgen.core.ranges import CheckpointStep
 from jaxgen.errors import UserError
 from jaxgen.runtime.reading import user_path
@@ -92,7 +91,8 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
             sys.exit(0)
         raise UserError(f"no run folder was named: jaxgen {command} RUN")
     run = RunFolder(user_path(args[0]))
-    trust(trusted(args))
+    # The run's experiment, and so its flags, can be read only with the modules that define it.
+    trust(ahead(args, trust={"nargs": "*", "default": []}).trust)
 
     # Fields the two share (a seed, the device) are the command's; the experiment's own keep theirs.
     @dataclass(frozen=True)
@@ -105,9 +105,3 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
     check_fields(options)
     start_jax(options.device, options.compilation_cache, size(getattr(options, "mesh", "")))
     return Asked(run, options, given.experiment)
-
-
-def trusted(args: list[str]) -> list[str]:
-    """The modules after --trust: they are needed before the run's experiment, and so its flags, can be read."""
-    after = args[args.index("--trust") + 1 :] if "--trust" in args else []
-    return list(itertools.takewhile(lambda arg: not arg.startswith("-"), after))

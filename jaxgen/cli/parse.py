@@ -1,5 +1,6 @@
 """Flags to dataclasses by tyro, and one line with exit code 2 for whatever the user got wrong."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -38,6 +39,18 @@ def parse(kind: type[T], default: T | None, args: Sequence[str], prog: str, desc
         if not stop.code:
             raise
         raise UserError(_first_line(panel.getvalue(), prog)) from None
+
+
+def ahead(args: Sequence[str], **flags: dict[str, Any]) -> argparse.Namespace:
+    """The flags that say which other flags there are, read before these; their defaults where they cannot be read, as
+    `parse` then says what is wrong. flags: arguments of `add_argument` by name."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, settings in flags.items():
+        parser.add_argument(f"--{name}", **settings)
+    try:
+        return parser.parse_known_args(args)[0]
+    except argparse.ArgumentError:
+        return parser.parse_known_args([])[0]
 
 
 def _with_ranges() -> "ConstructorRegistry":

@@ -1,13 +1,12 @@
 """`jaxgen train SCRIPT PRESET [flags]`, or `python experiments/SCRIPT.py PRESET [flags]`."""
 
-import argparse
 import ast
 import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -53,6 +52,10 @@ class Options:
     """For several processes: HOST:PORT of process 0, or `auto` if the cluster provides all three settings."""
     num_processes: Count = 1
     process_id: OptionalSize = 0
+
+    def problem(self) -> str | None:
+        if (self.size or self.classes) and not self.images:
+            return "--size and --classes are of --images: name a folder, or leave them out"
 
 
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
@@ -141,15 +144,6 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
             sys.exit(130 if stopped == "SIGINT" else 143)
 
 
-def _images() -> argparse.ArgumentParser:
-    """The flags of `Options` that change the preset itself. What is wrong with them the parser of all flags says."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--images", default="", nargs="?")
-    parser.add_argument("--size", default=0, nargs="?", type=_number)
-    parser.add_argument("--classes", action="store_true")
-    return parser
-
-
 def _number(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 6 else 0
 
@@ -162,7 +156,8 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         options: Annotated[Options, tyro.conf.arg(name="")]
 
-    asked, _ = _images().parse_known_args(flags)
+    classes: dict[str, Any] = {"action": "store_true"}
+    asked = parse.ahead(flags, images={"nargs": "?"}, size={"nargs": "?", "type": _number}, classes=classes)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         preset = on_images(preset, asked.images, asked.size or 0, asked.classes)
     args = parse.parse(Args, Args(preset, Options()), flags, program, doc)

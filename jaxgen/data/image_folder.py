@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from jaxgen.errors import UserError
 from jaxgen.runtime.cache import private_folder
 from jaxgen.runtime.files import replacing
 from jaxgen.runtime.picture import opaque
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_array, user_path
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _pixels(data: ImageFolder, entries: tuple[Entry, ...]) -> tuple[np.ndarray, 
         return (pixels if all(good) else pixels[np.array(good)]), good
     file = folder / f"{_key(data, entries)}.npy"
     if not file.exists():
-        print(f"decoding {len(entries):,} pictures into {file}, once", file=sys.stderr)
+        say(f"decoding {len(entries):,} pictures into {file}, once")
         with replacing(file) as partial:
             pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
             good = _decode(data, entries, pixels)
@@ -198,7 +198,7 @@ def _decode(data: ImageFolder, entries: tuple[Entry, ...], out: np.ndarray) -> t
     if wrong := [error for error in errors if error]:
         if len(wrong) == len(entries):
             raise UserError(f"none of {len(entries)} pictures can be decoded; the first: {wrong[0]}")
-        print(f"{len(wrong)} of {len(entries)} pictures are left out; the first: {wrong[0]}", file=sys.stderr)
+        say(f"{len(wrong)} of {len(entries)} pictures are left out; the first: {wrong[0]}")
     return tuple(not error for error in errors)
 
 

@@ -7,12 +7,12 @@ import dataclasses
 import difflib
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxgen.errors import UserError
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import check_regular, read_json, read_text, user_path
 
 EMBEDDED = "or use an embedded set, `emoji` or `digits`"
@@ -116,7 +116,7 @@ def _prepare(name: str, base: str, root: Path, download: bool, embedded: str) ->
         if not download:
             raise UserError(f"{name} is not prepared in {root} and --data.no-download refuses to download it: {advice}")
         size = _download_size(tfds.builder_cls(base))
-        print(f"downloading {name} ({size}) to {root}; --data.no-download refuses", file=sys.stderr, flush=True)
+        say(f"downloading {name} ({size}) to {root}; --data.no-download refuses")
         # Check the network first, as tensorflow-datasets retries for minutes without one.
         import requests
 

@@ -9,7 +9,6 @@ each over the images, all of which are coded at once. A file holds at most MOST_
 import hashlib
 import json
 import math
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from jaxgen.experiment import Experiment
 from jaxgen.inference.images import check_image_output, read_pixels, save_each, save_image
 from jaxgen.ops.rans import PRECISION, TOTAL, Decoder, Encoder, quantise, starts
 from jaxgen.runs.restore import Trained
+from jaxgen.runtime.devices import memory
 from jaxgen.runtime.files import check_output, disk_errors, write_bytes
 from jaxgen.runtime.picture import ENDINGS
 from jaxgen.runtime.reading import read_bytes
@@ -62,17 +62,11 @@ def check_size(model: Any, state: TrainState, num: int, cond: Any = None) -> Non
         raise UserError(f"{num} images of shape {model.shape} are asked for, a file holds 1 to {most}: use several")
     cache = jax.tree.leaves(jax.eval_shape(lambda state: model.code_init(state, num, cond), state))
     needed = sum(math.prod(a.shape) * a.dtype.itemsize for a in cache) + 24 * num * model.code_levels
-    if needed > (there := _memory()):
+    if needed > (there := memory()):
         raise UserError(
             f"{num} images at once take {needed / 2**30:.1f} GiB of memory, {there / 2**30:.1f} GiB are there: use "
             "several files with fewer"
         )
-
-
-def _memory() -> int:
-    """Bytes of memory of the device that codes."""
-    of_device = jax.local_devices()[0].memory_stats() or {}
-    return of_device.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def fingerprint(experiment: Experiment, state: TrainState) -> bytes:

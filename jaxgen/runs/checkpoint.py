@@ -24,6 +24,7 @@ from jaxgen.errors import UserError
 from jaxgen.runs.packing import pack, to_read, unpack
 from jaxgen.runtime import processes
 from jaxgen.runtime.files import sync, write_text
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_json, why
 
 PyTree = Any
@@ -160,7 +161,7 @@ class Checkpoints:
             except UserError:
                 score = None
             if not isinstance(score, dict) or not isinstance(score.get("score"), int | float):
-                _to_stderr(f"{file} cannot be read: checkpoint {step} counts as one without a score")
+                say(f"{file} cannot be read: checkpoint {step} counts as one without a score")
                 file.rename(file.with_name("unreadable"))
 
     def save(self, state: TrainState, score: float | None = None) -> None:
@@ -236,7 +237,7 @@ class Checkpoints:
         removed. optimizer: whether its state is read; without it `opt_state` is None. Raises UserError when no
         checkpoint is intact.
         """
-        report = report or _to_stderr
+        report = report or say
         self.report_lost(report)
         steps = self.steps()
         if step is not None and step not in steps:
@@ -305,10 +306,6 @@ class Checkpoints:
 
 def _digest(sums: dict[str, int]) -> str:
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _goodness(metrics: dict[str, float]) -> float:

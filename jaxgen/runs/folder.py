@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,8 @@ from jaxgen.runs.environment import environment
 from jaxgen.runs.lock import LOCK
 from jaxgen.runtime import processes
 from jaxgen.runtime.files import PARTIAL, check_output, sync, write_bytes, write_tensors, write_text
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_bytes, read_json, read_records, read_tensors, record_of
-
-
-def say(line: str) -> None:
-    """Tells the user of something that was mended or passed over."""
-    print(line, file=sys.stderr)
 
 
 class RunFolder:

@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.errors import UserError
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import record_of
 
 LOCK = ".lock"
@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
         if owner and owner.get("host") != socket.gethostname():
             raise UserError(f"{folder} is in use, or was when its host failed: {who} has it; if it is gone, rm {file}")
         if owner:
-            print(f"{folder} was left by {who}, which is gone: taken over", file=sys.stderr)
+            say(f"{folder} was left by {who}, which is gone: taken over")
         _write(descriptor, {"host": socket.gethostname(), "process": os.getpid(), "since": _now()})
         try:
             yield

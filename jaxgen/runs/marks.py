@@ -10,7 +10,8 @@ from jaxgen.data import Dataset
 from jaxgen.data.dataset import take
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_json
 
 FILE = "data.json"

@@ -52,14 +52,21 @@ def start_jax(
         use_compilation_cache()
 
 
+def memory(count: int = 1) -> int:
+    """Bytes of memory of the first `count` devices of this process; a CPU's share that of the machine."""
+    import jax
+
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()[:count]]
+    return sum(limit for limit in limits if limit) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_memory(needed: int) -> None:
     """Raises UserError if a state of `needed` bytes cannot fit in the memory of all devices together."""
     import jax
 
-    # A CPU's devices share the memory of the machine. Other processes' devices do not say theirs: they are like ours.
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    ours = sum(limit for limit in limits if limit)
-    have = jax.process_count() * ours or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Other processes' devices do not say theirs: they are like ours. Those of CPUs may share a machine.
+    of_cpus = jax.default_backend() == "cpu"
+    have = memory(len(jax.local_devices())) * (1 if of_cpus else jax.process_count())
     if needed > have:
         raise UserError(
             f"the state of this model takes {needed / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB of memory are here: "

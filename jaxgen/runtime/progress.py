@@ -8,6 +8,11 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 
+def say(line: str) -> None:
+    """Tells the user of something beside the results, such as what was mended or passed over."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Progress(Protocol):
     def __enter__(self) -> "Progress": ...
     def __exit__(self, *error: Any) -> None: ...

@@ -6,7 +6,6 @@ samples' are kept on the way, so that an interrupted command goes on, and the re
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxgen.metrics.inputs import check_images
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.cache import no_cache, private_folder
 from jaxgen.runtime.files import write_tensors
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_tensors
 from jaxgen.scoring.path_length import Distance, by_features
 from jaxgen.weights.store import tree_hash
@@ -160,7 +160,7 @@ def _kept(file: Path | None) -> Rows:
     try:
         return read_tensors(file)[0]
     except UserError as error:
-        print(f"{error}: computed again", file=sys.stderr)
+        say(f"{error}: computed again")
         return {}
 
 

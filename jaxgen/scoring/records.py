@@ -20,10 +20,10 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.sampling import drawn
 from jaxgen.runs.environment import environment
-from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.progress import track
+from jaxgen.runtime.progress import say, track
 from jaxgen.runtime.reading import read_json
 from jaxgen.scoring import features, path_length, scores
 from jaxgen.weights.store import tree_hash

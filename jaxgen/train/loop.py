@@ -1,6 +1,5 @@
 """The loop: restore, train, log, save, sample. It knows no family, only the five nouns."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from jaxgen.inference.pictures import save_pictures
 from jaxgen.report import write_report
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment_line
-from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Log, NonFinite, Watch
 from jaxgen.runs.restore import Trained, initial_state, loaded_codec, prepare_run, run_facts, saved_state
 from jaxgen.runtime import processes
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.profiler import Trace
+from jaxgen.runtime.progress import say
 from jaxgen.train.auto_mesh import settled
 from jaxgen.train.best import best_score
 
@@ -209,4 +209,4 @@ def roll_back(experiment: Experiment, run: RunFolder, last: int, error: NonFinit
         run.note(error.step, "nonfinite", f"{error}; gave up after {MAX_ROLLBACKS} rollbacks to step {last}")
         raise UserError(f"{where}, after {MAX_ROLLBACKS} rollbacks: lower the learning rate or clip gradients")
     run.note(last, "rollback", f"{error}; back to step {last} with another data order")
-    print(f"{error}: back to step {last} with another data order", file=sys.stderr)
+    say(f"{error}: back to step {last} with another data order")

@@ -30,12 +30,12 @@ from jaxgen.report import write_report
 from jaxgen.report.seeds import write_seeds_report
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
 from jaxgen.runs.environment import environment_line
-from jaxgen.runs.folder import RunFolder, say
+from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Delayed, Log, NonFinite, means
 from jaxgen.runs.restore import Trained, initial_state, loaded_codec, prepare_run, run_facts
 from jaxgen.runtime.interrupt import Interrupt
-from jaxgen.runtime.progress import Silent, progress
+from jaxgen.runtime.progress import Silent, progress, say
 from jaxgen.train.best import best_score
 from jaxgen.train.loop import roll_back
 

@@ -106,6 +106,8 @@ def test_a_module_beside_the_folder_is_not_run_unless_it_is_trusted(tmp_path):
         assert not (tmp_path / "ran").exists()
     done = subprocess.run([*asked, "--trust", "beside"], cwd=tmp_path, capture_output=True, text=True)
     assert (tmp_path / "ran").exists() and done.returncode == 2 and "no configuration" in done.stderr, done.stderr
+    done = subprocess.run([*asked, "--trust=nowhere"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "--trust nowhere cannot be imported" in done.stderr, done.stderr
 
 
 def test_what_a_script_has_defined_is_read_again(monkeypatch):

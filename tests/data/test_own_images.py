@@ -75,6 +75,10 @@ def test_the_command_line(folder, tmp_path):
     assert drawn.count("all") == 20 and drawn.class_names == ("0", "1")
     with pytest.raises(UserError, match="is no folder"):
         train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, ["smoke", "--images", "/nowhere"], "cvae")
-    for flags in (["--images"], ["--images", str(folder), "--size", "0.5"], ["--images", str(folder), "--size"]):
+    wrong = (
+        ["--images"], ["--images", str(folder), "--size", "0.5"], ["--images", str(folder), "--size"], ["--classes"],
+        ["--images", str(folder), "--classes=1"], ["--size", "16"],
+    )  # fmt: skip
+    for flags in wrong:
         with pytest.raises(UserError):
             train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, ["smoke", *flags], "cvae")
