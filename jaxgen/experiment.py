@@ -128,13 +128,13 @@ class Experiment:
         if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
         with self._building():
-            state, *arguments = self.step_arguments(raw, codec)
+            arguments = self.step_arguments(raw, codec)
             if getattr(self.model, "accumulate", 1) != 1:
                 # A step that cannot divide the batch into parts says so as it is traced.
-                jax.eval_shape(self.compute_model.train_step, state, *arguments)
-        check_memory(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)))
+                jax.eval_shape(self.compute_model.train_step, *arguments)
+        check_memory(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments[0])))
         if self.best:
-            self._check_best(raw, codec)
+            self._check_best(raw, codec, arguments)
 
     @contextmanager
     def _building(self) -> Iterator[None]:
@@ -158,15 +158,15 @@ class Experiment:
         batch = jax.eval_shape(lambda b: codec.encode(b, key), raw)
         return abstract_state(self.compute_model, raw, codec), key, batch
 
-    def _check_best(self, raw: Any, codec: Codec) -> None:
-        """Raises UserError unless `best` names a metric of this model."""
-        model, (state, key, batch) = self.compute_model, self.step_arguments(raw, codec)
+    def _check_best(self, raw: Any, codec: Codec, arguments: tuple[TrainState, jax.Array, Any]) -> None:
+        """Raises UserError unless `best` names a metric of this model. arguments: as `step_arguments` gives them."""
+        model, state = self.compute_model, arguments[0]
         name = self.best.removeprefix("-")
         if name.startswith("test/"):
             keys = jax.eval_shape(lambda: sample_keys(0, self.batch_size))
             names = [f"test/{n}" for n in jax.eval_shape(partial(evaluate, model), state, keys, raw, codec)]
         else:
-            names = list(jax.eval_shape(model.train_step, state, key, batch)[1])
+            names = list(jax.eval_shape(model.train_step, *arguments)[1])
         if name not in names:
             raise UserError(f"best is {self.best!r}{nearest(name, names)}: choose one of {', '.join(names) or 'none'}")
 

@@ -27,7 +27,3 @@ def with_value(value: Any, path: str, new: Any) -> Any:
     """A copy of a dataclass with another value at a path such as model.optimizer.lr."""
     name, _, rest = path.partition(".")
     return dataclasses.replace(value, **{name: with_value(getattr(value, name), rest, new) if rest else new})
-
-
-def same_value(a: Any, b: Any) -> bool:
-    return repr(a) == repr(b)

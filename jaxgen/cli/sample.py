@@ -136,12 +136,10 @@ def _check(options: SampleOptions) -> None:
 
 
 def _folder(asked: Asked) -> Path:
-    """Where the results go. Raises UserError where a folder that was named cannot be written to."""
+    """Where the results go."""
     options = asked.options
-    if not options.out:
-        return asked.run.path / "samples" / f"seed{options.seed}-num{options.num}"
-    check_output(out := user_path(options.out), folder=True)
-    return out
+    own = asked.run.path / "samples" / f"seed{options.seed}-num{options.num}"
+    return user_path(options.out) if options.out else own
 
 
 def _given(options: SampleOptions, model: GenerativeModel) -> tuple[np.ndarray, np.ndarray | None]:
@@ -157,6 +155,8 @@ def _write(args: list[str]) -> None:
     asked = ask(WriteOptions, args, "sample", command.__doc__)
     options = asked.options
     folder = _folder(asked)
+    if options.out:  # a text is printed even where the run's own folder cannot keep it
+        check_output(folder, folder=True)
     trained = asked.restore()
     draft = restore(RunFolder(user_path(options.draft))) if options.draft else None
     writing = text.Writing(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.data.tokenizers import MOST_VOCABULARY, Tokenizer, bpe_package, check_utf8
+from jaxgen.data.tokenizers import MOST_VOCABULARY, Tokenizer, bpe_package, check_utf8, merges_fault, numbering_fault
 from jaxgen.errors import UserError
 from jaxgen.runtime.reading import opened, parse_json, read_json, read_text, why
 
@@ -173,9 +173,8 @@ def _pairs(lines: list[str], file: Path) -> list[tuple[str, str]]:
 
 def _fault(vocabulary: dict[str, Any], merges: Sequence[Any]) -> str:
     """What is wrong with a vocabulary, '' for nothing."""
-    numbers = list(vocabulary.values())
-    if not all(type(n) is int for n in numbers) or sorted(numbers) != list(range(len(numbers))):
-        return f"tokens that are not numbered from 0 to {len(numbers) - 1}"
+    if fault := numbering_fault(vocabulary):
+        return fault
     alphabet = byte_characters()
     wanted = {START, END, *alphabet, *(c + WORD_END for c in alphabet)}
     if missing := wanted - vocabulary.keys():
@@ -183,11 +182,7 @@ def _fault(vocabulary: dict[str, Any], merges: Sequence[Any]) -> str:
     known = set(alphabet)
     if wrong := [t for t in vocabulary if t not in (START, END) and not known.issuperset(t.removesuffix(WORD_END))]:
         return f"the token {wrong[0]!a:.60}, which stands for no bytes"
-    for pair in merges:
-        two = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
-        if not two or not {*pair, "".join(pair)} <= vocabulary.keys():
-            return f"a merge of what are no tokens, {pair!a:.60}"
-    return ""
+    return merges_fault(vocabulary, merges)
 
 
 # --- texts of one length --------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ example exactly once, a batch may span two epochs, and all batches have the same
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -143,6 +144,23 @@ class Dataset:
         for start in range(0, n, batch_size):
             indices = np.arange(start, start + batch_size)
             yield take(data, np.minimum(indices, n - 1)), indices < n
+
+
+def in_tenth(name: str) -> bool:
+    """Whether an example of this name is of the tenth that is held out: by its hash, whatever other examples there
+    are."""
+    return _place(name) % 10 == 0
+
+
+def held_out_tenth(names: Iterable[str]) -> set[str]:
+    """The names that are held out: those `in_tenth`, or of few names without any, the one of the smallest hash."""
+    names = set(names)
+    return {name for name in names if in_tenth(name)} or {min(names, key=_place)}
+
+
+def _place(name: str) -> int:
+    # File names may hold bytes that are not UTF-8.
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
 def check_split(split: str) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxgen.core.types import RawBatch
-from jaxgen.data.dataset import Dataset, check_split
+from jaxgen.data.dataset import Dataset, check_split, in_tenth
 from jaxgen.errors import UserError, nearest
 
 
@@ -90,13 +89,7 @@ class Emoji(Dataset):
         groups = self.groups or known
         check_split(split)
         held_out = {"train": (False,), "test": (True,), "all": (False, True)}[split]
-        return [
-            i for i, e in enumerate(entries) if e["group"] in groups and _emoji_held_out(e["unified"]) in held_out
-        ]
-
-
-def _emoji_held_out(unified: str) -> bool:
-    return int.from_bytes(hashlib.sha256(unified.encode()).digest()[:8], "big") % 10 == 0
+        return [i for i, e in enumerate(entries) if e["group"] in groups and in_tenth(e["unified"]) in held_out]
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -68,13 +67,15 @@ class ImageFolder(Dataset):
     def load(self, split: str) -> RawBatch | RandomAccess:
         entries = self._entries(split)
         pixels, good = _pixels(self, entries)
-        cond = {}
+        arrays = {"x": pixels}
         if names := self.class_names:
             labels = dict(zip((e.name for e in self._index), self._classes))
-            cond["cond"] = np.array([names.index(labels[e.name]) for e, g in zip(entries, good) if g], np.int32)
+            arrays["cond"] = np.array([names.index(labels[e.name]) for e in entries], np.int32)
+        rows = np.flatnonzero(good)
         if isinstance(pixels, np.memmap):
-            return Mapped({"x": pixels, **cond})
-        return {"x": pixels, **cond}
+            return Mapped(arrays, rows)
+        # Not copied where none is left out: `_pixels` keeps what it gave.
+        return arrays if all(good) else {name: array[rows] for name, array in arrays.items()}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -115,16 +116,17 @@ class ImageFolder(Dataset):
 
 
 class Mapped:
-    """RandomAccess to arrays in files."""
+    """RandomAccess to the `rows` of arrays that may lie in files."""
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self.arrays = arrays
+    def __init__(self, arrays: dict[str, np.ndarray], rows: np.ndarray):
+        self.arrays, self.rows = arrays, rows
         self.nbytes = sum(array.nbytes for array in arrays.values())
 
     def __len__(self) -> int:
-        return len(self.arrays["x"])
+        return len(self.rows)
 
     def take(self, indices: np.ndarray) -> RawBatch:
+        indices = self.rows[indices]
         # Sorted, so that the file is read forwards.
         order = np.argsort(indices)
         back = np.empty_like(order)
@@ -138,37 +140,22 @@ class Mapped:
 # As many as data sets keep splits in memory.
 @functools.lru_cache(maxsize=8)
 def _pixels(data: ImageFolder, entries: tuple[Entry, ...]) -> tuple[np.ndarray, tuple[bool, ...]]:
-    """uint8[N, size, size, channels] of the pictures that can be decoded, and which of `entries` these are."""
+    """uint8[N, size, size, channels], and which of the pictures could be decoded: of the others it holds zeros."""
     shape = (len(entries), data.size, data.size, data.channels)
     if int(np.prod(shape, dtype=object)) < IN_MEMORY or (folder := private_folder("images")) is None:
-        pixels = np.empty(shape, np.uint8)
-        good = _decode(data, entries, pixels)
-        return (pixels if all(good) else pixels[np.array(good)]), good
+        pixels = np.zeros(shape, np.uint8)
+        return pixels, _decode(data, entries, pixels)
     file = folder / f"{_key(data, entries)}.npy"
+    flags = file.with_suffix(".good.npy")
     if not file.exists():
         say(f"decoding {len(entries):,} pictures into {file}, once")
         with replacing(file) as partial:
             pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
             good = _decode(data, entries, pixels)
             pixels.flush()
-            del pixels
-            if not all(good):
-                _compact(partial, good)
-            np.save(file.with_suffix(".good.npy"), np.array(good))
-    good = tuple(map(bool, read_array(file.with_suffix(".good.npy"))))
-    return np.load(file, mmap_mode="r", allow_pickle=False), good
-
-
-def _compact(file: Path, good: Sequence[bool]) -> None:
-    """Moves the good rows of a .npy file to its front, in blocks, and leaves the others out."""
-    whole = np.lib.format.open_memmap(file, "r+")
-    kept = file.with_suffix(".kept")
-    out = np.lib.format.open_memmap(kept, "w+", whole.dtype, (sum(good), *whole.shape[1:]))
-    for to, source in enumerate(np.flatnonzero(good)):
-        out[to] = whole[source]
-    out.flush()
-    del whole, out
-    kept.replace(file)
+            with replacing(flags) as beside, beside.open("wb") as out:
+                np.save(out, np.array(good))
+    return np.load(file, mmap_mode="r", allow_pickle=False), tuple(map(bool, read_array(flags)))
 
 
 def _key(data: ImageFolder, entries: tuple[Entry, ...]) -> str:

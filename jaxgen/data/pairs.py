@@ -1,7 +1,6 @@
 """Pairs of pictures for image-to-image models: x is the target, cond the source, both uint8[N, H, W, C]."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxgen.core.ranges import PathName, Size
 from jaxgen.core.types import RawBatch
-from jaxgen.data.dataset import Dataset, RandomAccess
+from jaxgen.data.dataset import Dataset, RandomAccess, held_out_tenth
 from jaxgen.data.edges import canny
 from jaxgen.data.embedded import Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS
@@ -93,9 +92,7 @@ class PairFolder(Dataset):
             parts = {"train": ("train",), "test": (test,), "all": ("train", test)}[split]
             return [pair for part in parts for pair in self._matched(root, part)]
         pairs = self._matched(root, "")
-        hashes = {source.stem: _hash(source.stem) for source, _ in pairs}
-        # In a small folder no hash may be a multiple of ten: the smallest one is held out then.
-        held_out = {s for s, h in hashes.items() if h % 10 == 0} or {min(hashes, key=hashes.__getitem__)}
+        held_out = held_out_tenth(source.stem for source, _ in pairs)
         return [pair for pair in pairs if split == "all" or (pair[0].stem in held_out) == (split == "test")]
 
     def _held_out(self) -> list[tuple[pathlib.Path, pathlib.Path]]:
@@ -140,10 +137,6 @@ def _pictures(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if not found:
         raise UserError(f"{folder} has no pictures ({', '.join(e[1:] for e in ENDINGS)}): pass another folder")
     return found
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 class _Pairs:

@@ -7,14 +7,14 @@ caption may also lie in a text file beside its picture.
 
 import csv
 import functools
-import hashlib
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jaxgen.data.dataset import held_out_tenth
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.picture import ENDINGS
 from jaxgen.runtime.reading import read_records, read_text
@@ -60,10 +60,8 @@ def index(root: Path) -> tuple[Entry, ...]:
     if not found:
         raise UserError(f"{root} has no pictures ({', '.join(e[1:] for e in ENDINGS)}): pass another folder")
     if len(parts) == 1:
-        # The hash of its name holds a picture out, whatever else is in the folder; of few pictures the smallest hash.
-        places = {entry.name: _hash(entry.name) for entry in found}
-        tenth = {name for name, place in places.items() if place % 10 == 0} or {min(places, key=places.__getitem__)}
-        found = [Entry(**{**vars(entry), "held_out": entry.name in tenth}) for entry in found]
+        tenth = held_out_tenth(entry.name for entry in found)
+        found = [replace(entry, held_out=entry.name in tenth) for entry in found]
     if len(found) < 2 or len({entry.held_out for entry in found}) < 2:
         raise UserError(f"{root} has {len(found)} pictures, one each at least to train on and to hold out is expected")
     return tuple(sorted(found, key=lambda entry: entry.name))
@@ -171,7 +169,3 @@ def has_classes(entries: tuple[Entry, ...]) -> bool:
     """Whether every picture lies in a folder of one of several classes."""
     folders = {entry.folder for entry in entries}
     return "" not in folders and len(folders) > 1
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")

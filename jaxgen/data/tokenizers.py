@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,22 +214,34 @@ def _byte_level(vocabulary: dict[str, Any], merges: list[Any], end: bool, where:
     return tokenizer
 
 
-def _fault(vocabulary: dict[str, Any], merges: list[Any], alphabet: set[str]) -> str:
-    """What is wrong with a vocabulary, '' for nothing. alphabet: the characters that stand for the 256 bytes."""
+def numbering_fault(vocabulary: dict[str, Any]) -> str:
+    """What is wrong with the numbers of a vocabulary's tokens, '' for nothing."""
     numbers = list(vocabulary.values())
     if not all(type(n) is int for n in numbers) or sorted(numbers) != list(range(len(numbers))):
         return f"tokens that are not numbered from 0 to {len(numbers) - 1}"
+    return ""
+
+
+def merges_fault(vocabulary: dict[str, Any], merges: Sequence[Any]) -> str:
+    """What is wrong with the merges of a vocabulary, '' for nothing."""
+    for pair in merges:
+        two = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        if not two or not {*pair, "".join(pair)} <= vocabulary.keys():
+            return f"a merge of what are no tokens, {pair!a:.60}"
+    return ""
+
+
+def _fault(vocabulary: dict[str, Any], merges: list[Any], alphabet: set[str]) -> str:
+    """What is wrong with a vocabulary, '' for nothing. alphabet: the characters that stand for the 256 bytes."""
+    if fault := numbering_fault(vocabulary):
+        return fault
     if missing := alphabet - vocabulary.keys():
         return f"no token for the byte that is written {min(missing)}"
     if "" in vocabulary:
         return "an empty token"
     if unknown := set().union(*vocabulary) - alphabet:
         return f"the character {min(unknown)!a}, which stands for no byte"
-    for pair in merges:
-        two = isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
-        if not two or not {*pair, "".join(pair)} <= vocabulary.keys():
-            return f"a merge of what are no tokens, {pair!a:.60}"
-    return ""
+    return merges_fault(vocabulary, merges)
 
 
 def bpe_package() -> Any:

@@ -129,7 +129,7 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     """Trains from `state` to the last step. Returns the final state, and what interrupted training or None."""
     experiment, run, layout = session.experiment, session.run, session.layout
     model, key = experiment.compute_model, _train_key(experiment, layout)
-    codec = experiment.data.augmented(session.codec)
+    training_codec = experiment.data.augmented(session.codec)
     start, stop = int(state.step), experiment.steps
     if start >= stop:
         if processes.is_main():
@@ -145,7 +145,7 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     with Trace(run.path, session.profile) as trace, Log(run, experiment, start, session.clock) as log:
         for batches in calls:
             trace.call(state)
-            state, metrics = compiled.train_steps(model, state, key, batches, codec, data, skip, layout)
+            state, metrics = compiled.train_steps(model, state, key, batches, training_codec, data, skip, layout)
             # Handing over the last call's numbers only now keeps one call queued while they are written.
             log.add(metrics)
             # Counted here: reading state.step would wait for the call just queued.
@@ -172,13 +172,13 @@ def train_in_memory(experiment: Experiment) -> Trained:
     codec = loaded_codec(None, experiment, layout)
     state = initial_state(experiment, codec, layout)
     model, key = experiment.compute_model, _train_key(experiment, layout)
-    changed = experiment.data.augmented(codec)
+    training_codec = experiment.data.augmented(codec)
     data, calls = _feed(experiment, experiment.seed, 0, experiment.steps, layout)
     skip = experiment.on_nonfinite == "skip"
     try:
         with Watch(experiment, 0) as watch:
             for batches in calls:
-                state, metrics = compiled.train_steps(model, state, key, batches, changed, data, skip, layout)
+                state, metrics = compiled.train_steps(model, state, key, batches, training_codec, data, skip, layout)
                 watch.add(metrics)
     except NonFinite as error:
         raise UserError(f"{error}: lower the learning rate, clip gradients, or name a folder with out=...") from error

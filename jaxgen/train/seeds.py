@@ -197,7 +197,7 @@ def _train(
     """Trains all lanes to the last step. Returns their final states, and what interrupted training or None."""
     experiment, where = lanes[0].experiment, _mesh(len(lanes))
     model, skip = experiment.compute_model, experiment.on_nonfinite == "skip"
-    changed = experiment.data.augmented(codec)
+    training_codec = experiment.data.augmented(codec)
     start, stop = int(states[0].step), experiment.steps
     if start >= stop:
         print(f"nothing is to be done: {lanes[0].run.path.parent} has {start} steps, {stop} are asked for")
@@ -214,7 +214,9 @@ def _train(
     with _Logs(lanes, start) as logs:
         for batches in calls:
             batches = jax.device_put(batches, where)
-            stacked, metrics = compiled.train_seeds(model, stacked, keys, batches, changed, data, skip, where.mesh)
+            stacked, metrics = compiled.train_seeds(
+                model, stacked, keys, batches, training_codec, data, skip, where.mesh
+            )
             logs.add(metrics)
             step += experiment.steps_per_call
             reason = interrupt.reason

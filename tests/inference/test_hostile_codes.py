@@ -15,7 +15,16 @@ from jaxgen.data import Digits
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference import compression
-from jaxgen.inference.compression import HEAD, MAGIC, VERSION, compress, decompress, decompress_file, fingerprint
+from jaxgen.inference.compression import (
+    HEAD,
+    MAGIC,
+    VERSION,
+    _varints,
+    compress,
+    decompress,
+    decompress_file,
+    fingerprint,
+)  # fmt: skip
 from jaxgen.ops.rans import PRECISION, TOTAL, Encoder
 from jaxgen.runs.restore import Trained
 
@@ -27,18 +36,8 @@ def trained():
     return Trained(experiment, experiment.codec, started(model))
 
 
-def varints(*values: int) -> bytes:
-    out = bytearray()
-    for value in values:
-        while value >= 128:
-            out.append(value & 127 | 128)
-            value >>= 7
-        out.append(value)
-    return bytes(out)
-
-
 def file_of(mark: bytes, *numbers: int, code: bytes = bytes(range(32))) -> bytes:
-    return HEAD.pack(MAGIC, VERSION, mark, 0) + varints(*numbers) + code
+    return HEAD.pack(MAGIC, VERSION, mark, 0) + _varints(list(numbers)) + code
 
 
 def damaged(mark: bytes, whole: bytes) -> dict[str, bytes]:
@@ -152,7 +151,7 @@ def test_sizes_are_bounded_by_memory_and_by_the_format(trained, monkeypatch):
     monkeypatch.setattr(compression, "MOST_IMAGES", 4)
     with pytest.raises(UserError, match=r"5 images .* a file holds 1 to 4: use several"):
         compress(trained.model, trained.state, np.zeros((5, 8, 8, 1), np.uint8))
-    monkeypatch.setattr(compression, "_memory", lambda: 1 << 14)
+    monkeypatch.setattr(compression, "memory", lambda: 1 << 14)
     with pytest.raises(UserError, match="GiB of memory"):
         compress(trained.model, trained.state, np.zeros((4, 8, 8, 1), np.uint8))
 
