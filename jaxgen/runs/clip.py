@@ -5,16 +5,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.types import TrainState
 from jaxgen.data import Captioned, Emoji
 from jaxgen.data.clip_tokenizer import ClipBPE
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.clip import CLIP
-from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import open_run, restore
-from jaxgen.runtime.files import check_output, disk_errors, write_text
+from jaxgen.runs.restore import check_new, import_params, restore
+from jaxgen.runtime.files import disk_errors, write_text
 from jaxgen.weights import clip
 
 MERGES = "bpe_simple_vocab_16e6.txt.gz"
@@ -27,9 +25,7 @@ def import_run(folder: Path, out: Path) -> None:
     folder: weights in either layout, with vocab.json and merges.txt, or MERGES. Raises UserError when files are missing
     or do not go together, or `out` is no folder that can be made, or is not empty.
     """
-    check_output(out, folder=True)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} holds a run already, or other files: name a new folder")
+    check_new(out)
     found = clip.read(folder)
     vocabulary = folder if (folder / "vocab.json").exists() or not (folder / MERGES).exists() else folder / MERGES
     text = found.network.text
@@ -48,10 +44,7 @@ def import_run(folder: Path, out: Path) -> None:
     )
     params = {"network": jax.tree.map(jnp.asarray, found.params)}
     experiment = Experiment(model=model, data=data, batch_size=32, steps=1000, steps_per_call=10, num_samples=4)
-    run = open_run(experiment, out, {"source": str(folder)}, experiment.codec)
-    opt_state = {"all": model.optimizer.tx.init(params)}
-    with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save(TrainState(step=jnp.int32(0), params=params, opt_state=opt_state))
+    import_params(experiment, params, out, str(folder))
 
 
 def export_run(run: Path, out: Path, layout: clip.Layout = "huggingface") -> None:

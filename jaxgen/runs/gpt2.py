@@ -6,16 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.codecs import Identity
-from jaxgen.core.types import TrainState
 from jaxgen.data import Text
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.gpt import GPT
 from jaxgen.ops.decoding import Decoding
-from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import open_run, restore
-from jaxgen.runtime.files import check_output
+from jaxgen.runs.restore import check_new, import_params, restore
 from jaxgen.weights import gpt2
 
 
@@ -25,9 +22,7 @@ def import_run(file: Path, vocabulary: Path, out: Path) -> None:
     vocabulary: folder of vocab.json and merges.txt. Raises UserError when it is not of the weights' size, or `out` is
     no folder that can be made, or is not empty.
     """
-    check_output(out, folder=True)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} holds a run already, or other files: name a new folder")
+    check_new(out)
     network = gpt2.network_of(file)
     data = Text(tokenizer="bpe", gpt2=str(vocabulary.absolute()), block=network.window, stride=network.window)
     if data.vocab != network.vocab:
@@ -38,10 +33,7 @@ def import_run(file: Path, vocabulary: Path, out: Path) -> None:
     experiment = Experiment(
         model=model, codec=Identity(), data=data, batch_size=1, steps=1000, steps_per_call=10, num_samples=1
     )
-    run = open_run(experiment, out, {"source": file.name}, experiment.codec)
-    opt_state = {"all": model.optimizer.tx.init(params)}
-    with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save(TrainState(step=jnp.int32(0), params=params, opt_state=opt_state))
+    import_params(experiment, params, out, file.name)
 
 
 def export_run(run: Path, file: Path) -> None:

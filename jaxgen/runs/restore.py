@@ -9,17 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import INIT, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel, count_params
-from jaxgen.core.types import RawBatch, TrainState
+from jaxgen.core.types import PyTree, RawBatch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import keep_marks
+from jaxgen.runtime.files import check_output
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,22 @@ def open_run(experiment: Experiment, out: Path, facts: dict[str, Any] | None, co
     run = prepare_run(experiment, out, codec)
     run.record(experiment, {**run_facts(experiment, run.examples(), codec), **(facts or {})})
     return run
+
+
+def check_new(out: Path) -> None:
+    """Raises UserError unless `out` is an empty folder, or one that can be made."""
+    check_output(out, folder=True)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds a run already, or other files: name a new folder")
+
+
+def import_params(experiment: Experiment, params: PyTree, out: Path, source: str) -> None:
+    """Makes `out` a run at step 0 of parameters that come from elsewhere, to use or train on as any other. source:
+    where they come from."""
+    run = open_run(experiment, out, {"source": source}, experiment.codec)
+    opt_state = {"all": experiment.model.optimizer.tx.init(params)}  # pyright: ignore[reportAttributeAccessIssue]
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(TrainState(step=jnp.int32(0), params=params, opt_state=opt_state))
 
 
 def prepare_run(experiment: Experiment, out: Path, codec: Codec) -> RunFolder:

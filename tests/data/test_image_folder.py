@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile import png
 from PIL import Image, ImageOps
 
 from jaxgen.codecs import Augmented, Pixels
@@ -158,17 +157,12 @@ def test_what_is_no_picture_is_passed_over(folder):
     assert ImageFolder(folder=str(folder), size=SIZE, label="none").count("train") == 1
 
 
-def png_head(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-
-
+HEAD = 33
+"""Bytes of a PNG up to its pixels."""
 WHOLE = (lambda b: (Image.fromarray(noise(64, 64)).save(b, "PNG"), b.getvalue())[1])(__import__("io").BytesIO())
 CORRUPT = {
-    "empty": b"", "text": b"this is no picture", "cut": WHOLE[: len(WHOLE) // 2], "head": png_head(8, 8),
-    "bomb": png_head(50_000, 50_000), "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    "empty": b"", "text": b"this is no picture", "cut": WHOLE[: len(WHOLE) // 2], "head": png(8, 8, kind=2)[:HEAD],
+    "bomb": png(50_000, 50_000, kind=2)[:HEAD], "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
     "changed": WHOLE[:60] + bytes(40) + WHOLE[100:], "BMP": b"BM" + bytes(60), "TIFF": b"II*\0\x08\0\0\0\xff\xff",
     "GIF": b"GIF89a" + bytes(8), "zip": b"PK\x03\x04" + bytes(40),
 }  # fmt: skip

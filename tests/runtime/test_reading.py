@@ -3,11 +3,11 @@
 import json
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import png
 from PIL import Image
 
 from jaxgen.errors import UserError
@@ -84,21 +84,14 @@ def test_tensors(tmp_path):
         one_line(file, reading.read_tensors)
 
 
-def png_head(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
 def test_pictures_that_are_none(tmp_path):
     (whole := tmp_path / "whole.png").parent.mkdir(exist_ok=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(whole)
     for bad in (
         b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", whole.read_bytes()[:40], b"P6\n8 8\n255\n", b"P6 x",
-        b"\x01\xda\x00\x01\x00\x03" + bytes(30), b"II*\x00\x08\x00\x00\x00\xff\xff", png_head(60_000, 60_000),
-        png_head(9_000, 9_000),
+        b"\x01\xda\x00\x01\x00\x03" + bytes(30), b"II*\x00\x08\x00\x00\x00\xff\xff",
+        png(60_000, 60_000, kind=2, rows=bytes(1000)),
+        png(9_000, 9_000, kind=2, rows=bytes(1000)),
     ):  # fmt: skip
         (file := tmp_path / "bad.png").write_bytes(bad)
         one_line(file, picture.read_picture)
