@@ -15,6 +15,11 @@ from jaxgen.core.ranges import Bits
 from jaxgen.core.types import Batch
 
 
+def to_levels(unit: jax.Array) -> jax.Array:
+    """The nearest of 256 levels, uint8, of values in [0, 1]; others are clipped."""
+    return jnp.round(jnp.clip(unit, 0, 1) * 255).astype(jnp.uint8)
+
+
 @struct.dataclass
 class Identity(Codec):
     """For data that is already in model space, such as 2-D points."""
@@ -37,8 +42,10 @@ class Pixels(Codec):
         return {**batch, "x": batch["x"].astype(jnp.float32) / 255 * (self.high - self.low) + self.low}
 
     def decode(self, x: jax.Array) -> jax.Array:
-        unit = (x.astype(jnp.float32) - self.low) / (self.high - self.low)
-        return jnp.round(jnp.clip(unit, 0, 1) * 255).astype(jnp.uint8)
+        return to_levels(self.unrounded(x))
+
+    def unrounded(self, x: jax.Array) -> jax.Array:
+        return (x.astype(jnp.float32) - self.low) / (self.high - self.low)
 
 
 @struct.dataclass
@@ -57,7 +64,10 @@ class Binarize(Codec):
         return {**batch, "x": x.astype(jnp.float32)}
 
     def decode(self, x: jax.Array) -> jax.Array:
-        return jnp.round(jnp.clip(x, 0, 1) * 255).astype(jnp.uint8)
+        return to_levels(x)
+
+    def unrounded(self, x: jax.Array) -> jax.Array:
+        return x
 
 
 @struct.dataclass
@@ -81,10 +91,12 @@ class Dequantize(Codec):
         return {**batch, "x": unit * (self.high - self.low) + self.low}
 
     def decode(self, x: jax.Array) -> jax.Array:
-        unit = (x.astype(jnp.float32) - self.low) / (self.high - self.low)
-        levels = jnp.clip(jnp.floor(unit * 2**self.bits), 0, 2**self.bits - 1)
+        levels = jnp.clip(jnp.floor(self.unrounded(x) * 2**self.bits), 0, 2**self.bits - 1)
         # The middle of the range that the dropped bits span; exact for 8 bits.
         return (levels * 2 ** (8 - self.bits) + (2 ** (8 - self.bits) - 1) // 2).astype(jnp.uint8)
+
+    def unrounded(self, x: jax.Array) -> jax.Array:
+        return (x.astype(jnp.float32) - self.low) / (self.high - self.low)
 
     @property
     def log_volume(self) -> float:
@@ -118,3 +130,6 @@ class Augmented(Codec):
 
     def decode(self, x: jax.Array) -> jax.Array:
         return self.codec.decode(x)
+
+    def unrounded(self, x: jax.Array) -> jax.Array:
+        return self.codec.unrounded(x)

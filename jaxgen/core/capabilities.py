@@ -5,7 +5,7 @@ x is f32[B, *shape] in model space; keys [B] are one key for each result; cond i
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -128,6 +128,49 @@ class WalksLatents(Protocol):
         ...
 
 
+class LatentSpace(NamedTuple):
+    """Latents of samples under their conditions: a pytree with leading axis B, which a gradient may move."""
+
+    draw: Callable[[jax.Array], PyTree]
+    """Keys [B] to latents of samples."""
+    decode: Callable[[PyTree], jax.Array]
+    """Latents to x, differentiable."""
+    cost: Callable[[PyTree], jax.Array]
+    """How unlikely latents are, f32[B]: -log p up to a constant, or what stands for it where there is no density."""
+
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """Draws its samples from latents that can be optimized."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def latent_space(self, state: TrainState, cond: PyTree = None) -> LatentSpace:
+        """The latents under conditions."""
+        ...
+
+
+@runtime_checkable
+class Steers(Protocol):
+    """Draws samples that a loss of x draws aside on the way."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def steer(
+        self,
+        state: TrainState,
+        keys: jax.Array,
+        loss: Callable[[jax.Array, jax.Array], jax.Array],
+        cond: PyTree = None,
+        frames: int = 0,
+    ) -> jax.Array:
+        """Samples about as likely as p(x) exp(-loss). loss(x, keys): f32[B] of predictions of x; its keys [B] are new
+        ones at each step. frames: if above 0, that many states on the way instead, [frames, B, *shape]."""
+        ...
+
+
 @runtime_checkable
 class WritesText(Protocol):
     """Goes on from a prompt, token by token."""
@@ -180,6 +223,15 @@ class Classifies(Protocol):
 @runtime_checkable
 class ScoresText(Protocol):
     """Embeds pictures and texts in one space, in which a text is near the pictures that it describes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the pictures that its network sees, to which others are resized."""
+        ...
+
+    def logit_scale(self, params: PyTree) -> jax.Array:
+        """s of p(text | picture) ~ exp(s cos(u, v)), f32[]."""
+        ...
 
     def embed_images(self, params: PyTree, x: jax.Array) -> jax.Array:
         """Unit vectors f32[B, D] of pictures f32[B, H, W, C] in [-1, 1] of any size."""

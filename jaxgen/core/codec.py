@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from jaxgen.core.types import Batch
+from jaxgen.errors import UserError
 
 
 class Codec:
@@ -31,6 +32,11 @@ class Codec:
     def decode(self, x: jax.Array) -> jax.Array:
         """A model's samples, [N, ...], as raw data [N, ...]."""
         raise NotImplementedError
+
+    def unrounded(self, x: jax.Array) -> jax.Array:
+        """`decode` without rounding and clipping, differentiable in x: images f32[N, H, W, C] of which black is 0 and
+        white 1. Raises UserError for a codec that has none."""
+        raise UserError(f"images of the codec {type(self).__name__} cannot be had unrounded: Pixels is one that can")
 
 
 def static(default):

@@ -13,7 +13,8 @@ from jaxgen.core.keys import sample_keys
 from jaxgen.core.mesh import divisible
 from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
-from jaxgen.models.diffusion import Autoguided, Diffusion
+from jaxgen.models.autoguided import Autoguided
+from jaxgen.models.diffusion import Diffusion
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.processes import whole
 

@@ -108,6 +108,10 @@ class CLIP(LossModel):
         """Unit vectors f32[B, D] of tokens i32[B, T] from the start to the end of each text. mask: bool[B, T]."""
         return self._apply(params, "embed_text", text, mask, key=key)
 
+    def logit_scale(self, params: PyTree) -> jax.Array:
+        """s, f32[]."""
+        return jnp.exp(params["network"]["logit_scale"])
+
     # --- training ---
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
@@ -123,7 +127,7 @@ class CLIP(LossModel):
         loss = {"infonce": info_nce, "sigmoid": pairwise_sigmoid}[self.objective](logits)
         own = jnp.arange(len(logits))
         right = jnp.mean(jnp.argmax(logits, axis=1) == own), jnp.mean(jnp.argmax(logits, axis=0) == own)
-        scale = jnp.exp(params["network"]["logit_scale"])
+        scale = self.logit_scale(params)
         return loss, {"image_to_text": right[0], "text_to_image": right[1], "scale": scale}
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -157,7 +161,7 @@ class CLIP(LossModel):
         network has learnt, not the data."""
         params = state.sampling_params
         texts = self.embed_text(params, cond["text"], cond.get("text_mask"))
-        scale = jnp.exp(params["network"]["logit_scale"])
+        scale = self.logit_scale(params)
 
         def total(u: jax.Array) -> jax.Array:
             similarity = jnp.sum(self.embed_images(params, jnp.tanh(u)) * texts)

@@ -5,6 +5,7 @@ target (`target`), how the network's output gives x_0 (`x0_of`), and the weight 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.core.keys import coin_each, fold_each, normal_each, one_key, split_each, uniform_each
-from jaxgen.core.model import GenerativeModel, LossModel
+from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import Decay, Fraction, OptionalSize, OptionalSteps, Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
@@ -33,6 +34,9 @@ NULLABLE = ("y", "context")
 """Inputs that class dropout and guidance replace by zeros."""
 CLASS_DROPOUT = 0.1
 """Of a model that is fitted to classes, so that it can be guided."""
+STEER = 1 << 20  # stream of a sample's key, beyond those of a sampler's rows
+STEERING = 0.5
+"""Of `steer`: the most that a prediction moves in a step, as a root mean square over an image."""
 BOUND, DEQUANTIZE, ODE = range(3)  # streams of an evaluation's key, after one for each of `evaluate_times`
 
 
@@ -274,6 +278,40 @@ class Diffusion(ClassConditionalModel, LossModel):
         angle = jnp.reshape(weight, (-1,) + (1,) * len(self.shape)) * (math.pi / 2)
         return self._sample(state, keys, cond, Start(noise=jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1]))
 
+    def steer(
+        self,
+        state: TrainState,
+        keys: jax.Array,
+        loss: Callable[[jax.Array, jax.Array], jax.Array],
+        cond: PyTree = None,
+        frames: int = 0,
+    ) -> jax.Array:
+        """Samples of p(x_0) exp(-loss(x_0)), about: the score gains -grad loss(x_0hat(x_t)) (arXiv:2209.14687, eq. 16),
+        so x_0hat moves by -sigma^2 / alpha times that gradient with respect to x_t, by `STEERING` at most, as a root
+        mean square: where alpha vanishes, x_0hat of a trained network does not change with x_t as the true one does.
+
+        loss(x_0hat, keys): f32[B]. frames: that many x_t on the way, [frames, B, *shape], instead of samples."""
+        denoise, clip = self.denoiser(state.sampling_params, cond), self.sampler.clip
+
+        def clipped(x0: jax.Array) -> jax.Array:
+            return jnp.clip(x0, -clip, clip) if clip else x0
+
+        def steered(x: jax.Array, t: jax.Array) -> Denoised:
+            step = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.int32)
+            keys_loss = jax.vmap(jax.random.fold_in)(fold_each(keys, STEER), step)
+
+            def total(x: jax.Array) -> tuple[jax.Array, Denoised]:
+                answer = denoise(x, t)
+                return jnp.sum(loss(clipped(answer.x0), keys_loss)), answer
+
+            slope, answer = jax.grad(total, has_aux=True)(x)
+            alpha, sigma = self.schedule.at(t, x.ndim)
+            move = -(sigma**2) / alpha * slope
+            size = jnp.sqrt(jnp.mean(move**2, axis=tuple(range(1, x.ndim)), keepdims=True) + 1e-12)
+            return answer._replace(x0=answer.x0 + move * jnp.minimum(1, STEERING / size))
+
+        return self.sampler(steered, self.schedule, keys, self.shape, FROM_NOISE, frames)
+
     def to_noise(
         self, state: TrainState, keys: jax.Array, image: jax.Array, cond: PyTree = None, steps: int = 100
     ) -> ops.Noised:
@@ -348,38 +386,3 @@ def guidance_scale(cond: PyTree, guidance: Guidance) -> jax.Array | float | None
     if isinstance(cond, dict) and "guidance" in cond:
         return cond["guidance"]
     return None if guidance.scale == 1 else guidance.scale
-
-
-@dataclass(frozen=True, kw_only=True)
-class Autoguided(GenerativeModel):
-    """A model guided by a worse one of the same data and schedule, arXiv:2406.02507. It samples but does not train.
-
-    The scale is model.guidance.scale, or `guidance` of the condition. `join` makes its state.
-    """
-
-    model: Diffusion
-    guide: Diffusion
-
-    def join(self, state: TrainState, guide: TrainState) -> TrainState:
-        """The state of the pair, from the model's and the guide's."""
-        return state.replace(opt_state={}, extra={**state.extra, "guide": guide.sampling_params})
-
-    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        model = self.model
-        good = model.denoiser(state.sampling_params, cond, guided=False)
-        worse = self.guide.denoiser(state.extra["guide"], cond, guided=False)
-        scale = guidance_scale(cond, model.guidance)
-
-        def denoise(x: jax.Array, t: jax.Array) -> Denoised:
-            answer = good(x, t)
-            w = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), t.shape)
-            x0 = model.guidance.combine(answer.x0, worse(x, t).x0, w, *model.schedule.at(t, x.ndim))
-            return answer._replace(x0=x0)
-
-        return model.sampler(good if scale is None else denoise, model.schedule, keys, model.shape)
-
-    def check_cond(self, cond: PyTree) -> None:
-        self.model.check_labels(cond)
-
-    def sample_cond(self, num: int, batch: Batch) -> PyTree:
-        return self.model.sample_cond(num, batch)

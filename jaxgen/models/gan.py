@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxgen.core.capabilities import LatentSpace
 from jaxgen.core.gradients import Seen, in_turns
 from jaxgen.core.keys import fold_each, normal_each, one_key, split_each
 from jaxgen.core.ranges import Count, Depth, NonNegative, OptionalSize, Shape, Size
@@ -25,6 +26,7 @@ from jaxgen.models.shared import ClassConditionalModel, check_classes, check_sha
 from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.ops import gan as ops
+from jaxgen.ops.gaussian import off_shell
 
 # Streams of a key: the noise on examples of a critic's step, and the two latents of a path.
 REAL, FAKE = range(2)
@@ -227,6 +229,13 @@ class GAN(ClassConditionalModel, AdversarialModel):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """G(z, y), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional GAN."""
         return self.decode(state, normal_each(keys, (self.latent,)), self._one_hot(cond))
+
+    def latent_space(self, state: TrainState, cond: PyTree = None) -> LatentSpace:
+        """z of samples."""
+        y = self._one_hot(cond)
+        return LatentSpace(
+            lambda keys: normal_each(keys, (self.latent,)), lambda z: self.decode(state, z, y), off_shell
+        )  # fmt: skip
 
     def latent_path(
         self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "z"

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.capabilities import LatentSpace
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.ranges import Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
@@ -156,12 +157,17 @@ class Quantized(GenerativeModel):
     def decode_codes(self, state: TrainState, tokens: jax.Array) -> jax.Array:
         """Images f32[B, *shape] of tokens i32[B, T]. Raises UserError for concrete tokens that are no code."""
         self._check_tokens(tokens)
-        weights, start, found = self.weights(state), 0, []
-        for codes, size in zip(self._codes(weights, state.extra["codes"]), self.maps):
+        weights = self.weights(state)
+        return self._decode(weights, self._vectors(self._codes(weights, state.extra["codes"]), tokens))
+
+    def _vectors(self, codes: list[jax.Array], tokens: jax.Array) -> list[jax.Array]:
+        """The codes f32[B, h, w, D] of tokens i32[B, T] at each level."""
+        start, found = 0, []
+        for own, size in zip(codes, self.maps):
             stop = start + math.prod(size)
-            found.append(codes[tokens[:, start:stop]].reshape(-1, *size, self.codebook.dim))
+            found.append(own[tokens[:, start:stop]].reshape(-1, *size, self.codebook.dim))
             start = stop
-        return self._decode(weights, found)
+        return found
 
     def _check_tokens(self, tokens: jax.Array) -> None:
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
@@ -183,9 +189,36 @@ class Quantized(GenerativeModel):
 
     # --- use ---
 
+    def latent_space(self, state: TrainState, cond: PyTree = None) -> LatentSpace:
+        """z before quantization at each level, f32[B, h, w, D], through which gradients go straight."""
+        weights = self.weights(state)
+        codes = self._codes(weights, state.extra["codes"])
+
+        def draw(keys: jax.Array) -> list[jax.Array]:
+            return self._vectors(codes, self._drawn(state, keys))
+
+        def decode(zs: list[jax.Array]) -> jax.Array:
+            found = [self.codebook.find(own, z) for own, z in zip(codes, zs)]
+            return self._decode(weights, [straight_through(one.z, one.q) for one in found])
+
+        def cost(zs: list[jax.Array]) -> jax.Array:
+            """The distance to the codes in use, sum |z - q|^2 over the mean of |q|^2."""
+            total = jnp.zeros(zs[0].shape[0])
+            for own, z in zip(codes, zs):
+                one = self.codebook.find(own, z)
+                far = jnp.sum((one.z - jax.lax.stop_gradient(one.q)) ** 2, axis=(1, 2, 3))
+                total += far / jnp.mean(jnp.sum(own**2, axis=1))
+            return total
+
+        return LatentSpace(draw, decode, cost)
+
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """f32[len(keys), *shape] from codes drawn independently by their recent frequency: textures without objects, as
         how codes depend on each other is for a prior to learn."""
+        return self.decode_codes(state, self._drawn(state, keys))
+
+    def _drawn(self, state: TrainState, keys: jax.Array) -> jax.Array:
+        """Tokens i32[len(keys), T], drawn independently by their recent frequency."""
         tokens = []
         for level, size in enumerate(self.maps):
             logits = jnp.log(state.extra["codes"][self._level(level)].count + 1e-12)
@@ -194,7 +227,7 @@ class Quantized(GenerativeModel):
                 return jax.random.categorical(jax.random.fold_in(key, level), logits, shape=(math.prod(size),))
 
             tokens.append(jax.vmap(draw)(keys))
-        return self.decode_codes(state, jnp.concatenate(tokens, axis=1))
+        return jnp.concatenate(tokens, axis=1)
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Errors of reconstructions, f32[B] each: `mse` per element in model space, `psnr` in dB of 8-bit images."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.capabilities import LatentSpace
 from jaxgen.core.gradients import Seen
 from jaxgen.core.keys import coin_each, fold_each, integer_each, normal_each, split_each
 from jaxgen.core.ranges import Count, Decay, Fraction, NonNegative, OptionalDepth, Shape, Size
@@ -25,6 +26,7 @@ from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.stylegan import doublings
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
 from jaxgen.ops.augment import Augment, adjusted
+from jaxgen.ops.gaussian import off_shell
 from jaxgen.optim import Adam, Optimizer
 
 # Streams of a sample's key. Several draws share 2, as no method makes two of them.
@@ -267,6 +269,35 @@ class StyleGAN(GAN):
         noise = self._sampled_noise(keys)
         return self._truncated_image(state, w + weight[:, None] * (end - w), noise)
 
+    def latent_space(self, state: TrainState, cond: PyTree = None) -> LatentSpace:
+        """W+, a style for each layer: f32[B, layers, style], less the mean of w and divided by the deviation of each of
+        its numbers. Truncated samples as `sampler` says; without noise."""
+        y, mean = self._one_hot(cond), self.mean_style(state)
+        deviation = self._spread(state) / mean.shape[0] ** 0.5
+
+        def draw(keys: jax.Array) -> jax.Array:
+            w = self.style_of(state, self._latents(keys), y)
+            ws = self.truncated(state, w, self.sampler.psi, self.sampler.layers)
+            return (ws - mean[None, None]) / deviation
+
+        def decode(v: jax.Array) -> jax.Array:
+            return self.synthesize(state.sampling_params["gen"], mean[None, None] + deviation * v)
+
+        def cost(v: jax.Array) -> jax.Array:
+            """Of the styles' mean distance from samples', and of their differences: with one style for all layers the
+            picture is a sample."""
+            apart = v - jnp.mean(v, axis=1, keepdims=True)
+            return jnp.mean(jax.vmap(off_shell, 1, 1)(v), axis=1) + jnp.mean(jnp.sum(apart**2, axis=2), axis=1) / 2
+
+        return LatentSpace(draw, decode, cost)
+
+    def _spread(self, state: TrainState) -> jax.Array:
+        """Root mean square of |w - mean| over samples of all classes, as the mean is, f32[]."""
+        num = 1000
+        y = self._one_hot(jnp.arange(num) % max(1, self.num_classes))
+        w = self.style_of(state, jax.random.normal(jax.random.key(0), (num, self.latent)), y)
+        return jnp.sqrt(jnp.mean(jnp.sum((w - self.mean_style(state)) ** 2, axis=1)))
+
     def latent_path(
         self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "w"
     ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array, Interpolate]:
@@ -286,12 +317,7 @@ class StyleGAN(GAN):
     ) -> Projection:
         """The styles and noise whose images are nearest to x: f32[len(keys), *shape], found by `projector`."""
         params, mean = state.sampling_params["gen"], self.mean_style(state)
-        # Over all classes, like the mean.
-        num = 1000
-        key = jax.random.key(0)
-        y = self._one_hot(jnp.arange(num) % max(1, self.num_classes))
-        w = self.style_of(state, jax.random.normal(key, (num, self.latent)), y)
-        deviation = jnp.sqrt(jnp.mean(jnp.sum((w - mean[None]) ** 2, axis=1)))
+        deviation = self._spread(state)
         sizes = self.generator.noise_sizes(self.shape)
 
         def generate(w: jax.Array, noise: Noise) -> jax.Array:

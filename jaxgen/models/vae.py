@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.codecs import Binarize
+from jaxgen.core.capabilities import LatentSpace
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
@@ -20,7 +21,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.mlp import MLP
-from jaxgen.ops.gaussian import kl_standard_normal, log_normal
+from jaxgen.ops.gaussian import kl_standard_normal, log_normal, off_shell
 from jaxgen.ops.likelihood import Bernoulli, Likelihood, soft_bound
 
 LOGVAR_BOUND = 10.0
@@ -104,6 +105,11 @@ class VAE(ClassConditionalModel, LossModel):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Mean of p(x | z), z ~ N(0, 1): f32[len(keys), *shape]. cond: i32[len(keys)] for a conditional VAE."""
         return self._mean(state, normal_each(keys, (self.latent,)), self._one_hot(cond))
+
+    def latent_space(self, state: TrainState, cond: PyTree = None) -> LatentSpace:
+        """z of samples."""
+        y = self._one_hot(cond)
+        return LatentSpace(lambda keys: normal_each(keys, (self.latent,)), lambda z: self._mean(state, z, y), off_shell)
 
     def _mean(self, state: TrainState, z: jax.Array, y: jax.Array | None) -> jax.Array:
         return self.likelihood.mean(self.decode(state.sampling_params, z, y))

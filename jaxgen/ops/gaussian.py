@@ -22,6 +22,14 @@ def kl_standard_normal(mu: jax.Array, logvar: jax.Array) -> jax.Array:
     return 0.5 * (mu**2 + jnp.exp(logvar) - 1 - logvar)
 
 
+def off_shell(z: jax.Array) -> jax.Array:
+    """(|z| - sqrt(d))^2, f32[...]: -log p of the length of z ~ N(0, 1) in d dimensions, about and up to a constant.
+
+    A penalty that keeps z where samples lie. |z|^2 / 2, -log p of z itself, is least at 0, where none of them lies.
+    """
+    return (jnp.sqrt(jnp.sum(z**2, axis=-1) + 1e-12) - z.shape[-1] ** 0.5) ** 2
+
+
 @struct.dataclass
 class Mixture:
     """sum_k w_k N(mean_k, chol_k chol_k'). log_weight: f32[K], mean: f32[K, d], chol: f32[K, d, d] lower."""

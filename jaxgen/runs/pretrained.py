@@ -143,6 +143,11 @@ class Loaded(Codec):
             x = jnp.round((x + 1) * ((self.model.num_codes - 1) / 2)).astype(jnp.int32)
         return self.codec.decode(self.model.decode_codes(self.state, x.reshape(x.shape[0], -1)))
 
+    def unrounded(self, x: jax.Array) -> jax.Array:
+        if self.form != "latents":
+            raise UserError("codes are integers, which no gradient moves: guide the run of the first stage instead")
+        return self.codec.unrounded(self.model.from_latent(self.state, x))
+
 
 # Read once for the check of an experiment and for its training.
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from tiny_diffusion import CALLS, LABELS, MODEL, NULL, Tiny, state_of
 from jaxgen import core
 from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
-from jaxgen.models.diffusion import Autoguided
+from jaxgen.models.autoguided import Autoguided
 from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.samplers import DDIM, Ancestral, DPMSolverPP, Euler, Heun
 

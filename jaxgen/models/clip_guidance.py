@@ -1,0 +1,201 @@
+"""Generation guided by CLIP: the pictures of a trained generator that are near to texts or to other pictures.
+
+u(x) the embedding of a picture, t_m a target (a text or a picture) with weight w_m, s CLIP's scale of logits, theta the
+angle between two embeddings. The loss is s times the mean over random cutouts c of x, as in VQGAN-CLIP
+(arXiv:2204.08583), of
+
+    sum_m w_m theta(u(c), t_m)^2 / 2 / sum_m |w_m|.
+
+A generator with latents (GAN, StyleGAN's W+, VAE, codes) descends strength * loss + prior * cost of the latents, by
+Adam. A diffusion model has the loss of its predictions draw aside its sampling (arXiv:2105.05233, arXiv:2209.14687).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgen.core.capabilities import HasLatents, ScoresText, Steers
+from jaxgen.core.codec import Codec
+from jaxgen.core.keys import fold_each
+from jaxgen.core.ranges import Depth, NonNegative, OptionalDepth, Positive, Steps
+from jaxgen.core.types import PyTree, TrainState
+from jaxgen.ops.cutouts import Cutouts, spherical
+
+START, CUT = 1, 2  # streams of a sample's key, beside 0 in diffusion; candidates fold further
+
+
+class Targets(NamedTuple):
+    """What each picture is to show: embeddings f32[B, M, D], and weights f32[B, M], 0 for those that fill a row."""
+
+    vectors: jax.Array
+    weights: jax.Array
+
+
+class Guided(NamedTuple):
+    """x: raw pictures [B, ...]. start: what guidance started from, raw: the nearest candidate, or a diffusion model's
+    sample without guidance. similarity: f32[steps, B], `Judge.similarity` before each step; f32[0, B] of a diffusion
+    model. film: raw pictures on the way, [frames, B, ...]. cond: the conditions that pictures were drawn under."""
+
+    x: jax.Array
+    start: jax.Array
+    similarity: jax.Array
+    film: jax.Array
+    cond: PyTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPGuidance:
+    """Settings of guidance."""
+
+    strength: NonNegative = 1.0
+    """1 weighs CLIP's probability of the targets as its training does; more follows them more closely."""
+    prior: NonNegative = 1.0
+    """Weight of the latents' cost; less lets pictures leave what the generator has learnt."""
+    cutouts: Cutouts = Cutouts()
+    steps: Steps = 150
+    """Of Adam; a diffusion model takes those of its sampler."""
+    lr: Positive = 0.05
+    """Adam's rate, which falls to 0 by a cosine. Latents have about unit variance."""
+    candidates: Depth = 32
+    """The latents nearest to the targets among so many of samples are what Adam starts from."""
+    frames: OptionalDepth = 0
+    """Pictures of the way to keep."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model of pictures and texts with its parameters traced: what guidance and its scores ask of CLIP."""
+
+    model: ScoresText
+    params: PyTree
+
+    def similarity(self, images: jax.Array, targets: Targets) -> jax.Array:
+        """sum_m w_m cos(u, t_m) / sum_m |w_m|, f32[B], of images f32[B, H, W, C] in [-1, 1]."""
+        u = self.model.embed_images(self.params, images)
+        return _weighted(jnp.einsum("bd,bmd->bm", u, targets.vectors), targets)
+
+    def far(self, cutouts: Cutouts, keys: jax.Array, images: jax.Array, targets: Targets) -> jax.Array:
+        """The loss of images, f32[B], by cutouts that keys [B] draw."""
+        cut = cutouts(keys, images, self.model.shape[0])
+        u = self.model.embed_images(self.params, cut.reshape(-1, *cut.shape[2:])).reshape(*cut.shape[:2], 1, -1)
+        away = spherical(u, targets.vectors[:, None])
+        return self.model.logit_scale(self.params) * _weighted(jnp.mean(away, axis=1), targets)
+
+
+def _weighted(values: jax.Array, targets: Targets) -> jax.Array:
+    """The mean of f32[B, M] by the targets' weights, f32[B]."""
+    weights = targets.weights
+    return jnp.sum(weights * values, axis=1) / jnp.sum(jnp.abs(weights), axis=1)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def guide(
+    settings: CLIPGuidance,
+    model: Any,
+    clip: Any,
+    codec: Codec,
+    state: TrainState,
+    params: PyTree,
+    keys: jax.Array,
+    targets: Targets,
+    cond: PyTree = None,
+) -> Guided:
+    """Pictures by a generator `model` (`HasLatents` or `Steers`), one for each of keys [B] and targets, that CLIP
+    (`ScoresText`, with params) finds near to its targets. Row i depends on keys[i], targets[i] and cond alone.
+
+    cond: conditions to draw candidates under, leading axis K, in turn: of a generator with latents the nearest
+    candidate's is kept. Of a diffusion model they are of the B samples. None for an unconditional one.
+    """
+    judge = Judge(clip, params)
+
+    if isinstance(model, HasLatents):
+        return _optimized(settings, model, judge, codec, state, keys, targets, cond)
+    assert isinstance(model, Steers)
+
+    def loss(x: jax.Array, keys: jax.Array) -> jax.Array:
+        return settings.strength * judge.far(settings.cutouts, keys, pictures(codec, x), targets)
+
+    film = jax.lax.map(codec.decode, model.steer(state, keys, loss, cond, max(1, settings.frames)))
+    start = codec.decode(model.sample(state, keys, cond))
+    return Guided(film[-1], start, jnp.zeros((0, len(keys))), film[: settings.frames], cond)
+
+
+def _optimized(
+    settings: CLIPGuidance,
+    model: HasLatents,
+    judge: Judge,
+    codec: Codec,
+    state: TrainState,
+    keys: jax.Array,
+    targets: Targets,
+    cond: PyTree,
+) -> Guided:
+    """`guide` for a generator with latents."""
+    latents, cond = _nearest(settings, model, judge, codec, state, keys, targets, cond)
+    space = model.latent_space(state, cond)
+
+    def loss(latents: PyTree, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = space.decode(latents)
+        far = judge.far(settings.cutouts, keys, pictures(codec, x), targets)
+        return jnp.sum(settings.strength * far + settings.prior * space.cost(latents)), x
+
+    tx = optax.adam(optax.cosine_decay_schedule(settings.lr, settings.steps))
+
+    def step(carry: PyTree, i: jax.Array) -> tuple[PyTree, jax.Array]:
+        latents, opt_state, film = carry
+        grads, x = jax.grad(loss, has_aux=True)(latents, fold_each(fold_each(keys, CUT), i))
+        if settings.frames:
+            film = film.at[i * settings.frames // settings.steps].set(codec.decode(x))
+        updates, opt_state = tx.update(grads, opt_state)
+        return (jax.tree.map(jnp.add, latents, updates), opt_state, film), judge.similarity(pictures(codec, x), targets)
+
+    start = codec.decode(space.decode(latents))
+    film = jnp.zeros((settings.frames, *start.shape), start.dtype)
+    carry, similarity = jax.lax.scan(step, (latents, tx.init(latents), film), jnp.arange(settings.steps))
+    latents, _, film = carry
+    x = codec.decode(space.decode(latents))
+    return Guided(x, start, similarity, film.at[-1].set(x) if settings.frames else film, cond)
+
+
+def _nearest(
+    settings: CLIPGuidance,
+    model: HasLatents,
+    judge: Judge,
+    codec: Codec,
+    state: TrainState,
+    keys: jax.Array,
+    targets: Targets,
+    cond: PyTree,
+) -> tuple[PyTree, PyTree]:
+    """The latents, and the condition they were drawn under, whose pictures are nearest to the targets: of
+    `settings.candidates` draws for each of keys."""
+    keys_start, num = fold_each(keys, START), len(keys)
+
+    def candidate(k: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        # Every condition in turn; row i does not know how many rows there are.
+        own = jax.tree.map(lambda c: jnp.broadcast_to(c[k % len(c)], (num, *c.shape[1:])), cond)
+        space = model.latent_space(state, own)
+        latents = space.draw(fold_each(keys_start, k))
+        return judge.similarity(pictures(codec, space.decode(latents)), targets), latents, own
+
+    def keep(best: tuple[jax.Array, PyTree, PyTree], k: jax.Array) -> tuple[tuple[jax.Array, PyTree, PyTree], None]:
+        new = candidate(k)
+        nearer = new[0] > best[0]
+
+        def chosen(a: jax.Array, b: jax.Array) -> jax.Array:
+            return jnp.where(nearer.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+        return jax.tree.map(chosen, new, best), None
+
+    best = candidate(jnp.int32(0))
+    (_, latents, cond), _ = jax.lax.scan(keep, best, jnp.arange(1, settings.candidates))
+    return latents, cond
+
+
+def pictures(codec: Codec, x: jax.Array) -> jax.Array:
+    """Pictures f32[B, H, W, C] in [-1, 1] of x in model space, differentiable where they are within."""
+    return 2 * jnp.clip(codec.unrounded(x), 0, 1) - 1
