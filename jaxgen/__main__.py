@@ -9,6 +9,7 @@ from jaxgen.errors import UserError, nearest
 COMMANDS = {
     "train": "Train a preset of an experiment script: jaxgen train ddpm digits. --list shows scripts and presets.",
     "sample": "Draw samples from a run: a grid and the raw arrays, or text.",
+    "guide": "Draw pictures that a trained CLIP finds near to a text: jaxgen guide RUN --clip RUN --prompt TEXT.",
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",
     "compare": "Show the scores of several runs side by side; refused where they were not taken alike.",
     "render": "Render a radiance field: held-out views, a turntable, a mesh.",

@@ -158,6 +158,10 @@ class Steers(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> PyTree:
+        """As of every model: without the loss."""
+        ...
+
     def steer(
         self,
         state: TrainState,
@@ -227,6 +231,15 @@ class ScoresText(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """(H, W, C) of the pictures that its network sees, to which others are resized."""
+        ...
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How pictures are resized and normalized, as JSON, for the provenance of scores."""
+        ...
+
+    def image_features(self, params: PyTree, x: jax.Array) -> jax.Array:
+        """f32[B, D] of any norm, whose directions are `embed_images`."""
         ...
 
     def logit_scale(self, params: PyTree) -> jax.Array:

@@ -7,7 +7,6 @@ i = j, else -1.
 Both are over the whole batch, on whichever devices its parts lie: the products are of global arrays.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,11 +21,9 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ascend, check_rows, concrete, outside
 from jaxgen.nets.apply import apply
-from jaxgen.nets.clip import CLIPNetwork
+from jaxgen.nets.clip import MOST_SCALE, CLIPNetwork
 from jaxgen.ops.resize import clean_bicubic
 
-MOST_SCALE = math.log(100)
-"""Of the logarithm of s, section 2.5: training is unstable beyond."""
 START = 0  # stream of a sample's key: the noise that ascent starts from
 
 
@@ -84,6 +81,14 @@ class CLIP(LossModel):
 
     # --- embeddings ---
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What `_pixels` does, as JSON."""
+        resize = "middle square, antialiased bicubic"
+        return {
+            "resize": resize, "shape": list(self.shape), "mean": list(self.mean), "deviation": list(self.deviation)
+        }  # fmt: skip
+
     def _apply(self, params: PyTree, method: str, *args: Any, key: jax.Array | None = None) -> jax.Array:
         rngs = {} if key is None else {"rngs": {"dropout": key}}
         return apply(self.network, {"params": params["network"]}, *args, key is not None, method=method, **rngs)
@@ -101,6 +106,10 @@ class CLIP(LossModel):
     def embed_images(self, params: PyTree, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Unit vectors f32[B, D] of pictures f32[B, H, W, C] in [-1, 1] of any size. key: of dropout, in training."""
         return self._apply(params, "embed_images", self._pixels(x), key=key)
+
+    def image_features(self, params: PyTree, x: jax.Array) -> jax.Array:
+        """`embed_images` before it is scaled to norm 1, f32[B, D]."""
+        return self._apply(params, "image_features", self._pixels(x))
 
     def embed_text(
         self, params: PyTree, text: jax.Array, mask: jax.Array | None = None, key: jax.Array | None = None

@@ -149,7 +149,8 @@ def _optimized(
         latents, opt_state, film = carry
         grads, x = jax.grad(loss, has_aux=True)(latents, fold_each(fold_each(keys, CUT), i))
         if settings.frames:
-            film = film.at[i * settings.frames // settings.steps].set(codec.decode(x))
+            # Each frame is overwritten up to the last step before its time; the first is the start alone.
+            film = film.at[-(-i * settings.frames // settings.steps)].set(codec.decode(x), mode="drop")
         updates, opt_state = tx.update(grads, opt_state)
         return (jax.tree.map(jnp.add, latents, updates), opt_state, film), judge.similarity(pictures(codec, x), targets)
 

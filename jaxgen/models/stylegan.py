@@ -296,7 +296,7 @@ class StyleGAN(GAN):
         num = 1000
         y = self._one_hot(jnp.arange(num) % max(1, self.num_classes))
         w = self.style_of(state, jax.random.normal(jax.random.key(0), (num, self.latent)), y)
-        return jnp.sqrt(jnp.mean(jnp.sum((w - self.mean_style(state)) ** 2, axis=1)))
+        return jnp.sqrt(jnp.mean(jnp.sum((w - self.mean_style(state)[None]) ** 2, axis=1)))
 
     def latent_path(
         self, state: TrainState, keys: jax.Array, cond: PyTree = None, way: str = "w"

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from jaxgen.core.ranges import Sizes
+from jaxgen.core.ranges import OptionalSize, Sizes
 from jaxgen.nets.condition import concat_condition
+from jaxgen.nets.norm import GroupNorm
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
 
 
@@ -65,6 +66,11 @@ class DoubleConv(nn.Module):
         return upconv(x, doubled_kernel(kernel)) + bias[None, None, None]
 
 
+def _activated(x: jax.Array, groups: int) -> jax.Array:
+    """relu(x), normalized before in so many groups, 0 for none. For use within a compact method."""
+    return nn.relu(GroupNorm(groups)(x) if groups else x)
+
+
 def halved(size: int, times: int) -> int:
     """`size` after `times` halvings, each rounded up."""
     return -(-size // 2**times)
@@ -77,13 +83,15 @@ class ConvEncoder(nn.Module):
     """
 
     channels: Sizes = (32, 64, 128)
+    groups: OptionalSize = 0
+    """Of a group normalization before each activation, with which deep stacks train faster; 0 for none."""
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, shape: tuple[int, ...], cond: jax.Array | None = None) -> jax.Array:
         x = concat_condition(x, cond)
         for features in self.channels:
-            x = nn.relu(Conv(features, 4, 2, dtype=self.dtype)(x))
+            x = _activated(Conv(features, 4, 2, dtype=self.dtype)(x), self.groups)
         h = nn.Dense(math.prod(shape), dtype=self.dtype)(x.reshape(x.shape[0], -1))
         return h.astype(jnp.float32).reshape(-1, *shape)
 
@@ -95,6 +103,8 @@ class ConvDecoder(nn.Module):
     """
 
     channels: Sizes = (128, 64, 32)
+    groups: OptionalSize = 0
+    """Of a group normalization before each activation; 0 for none."""
     dtype: Any = None
 
     @nn.compact
@@ -104,8 +114,8 @@ class ConvDecoder(nn.Module):
         times = len(self.channels)
         small = (halved(height, times), halved(width, times), self.channels[0])
         h = nn.Dense(small[0] * small[1] * small[2], dtype=self.dtype)(z)
-        h = nn.relu(h.reshape(-1, *small))
+        h = _activated(h.reshape(-1, *small), self.groups)
         for features in self.channels[1:]:
-            h = nn.relu(UpConv(features, dtype=self.dtype)(h))
+            h = _activated(UpConv(features, dtype=self.dtype)(h), self.groups)
         h = UpConv(out, dtype=self.dtype)(h)
         return h[:, :height, :width].astype(jnp.float32)
