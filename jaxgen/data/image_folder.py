@@ -16,14 +16,14 @@ from jaxgen.core.codec import Codec
 from jaxgen.core.ranges import PathName
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess, check_split
+from jaxgen.data.picture_cache import PictureFile, cached_pictures
 from jaxgen.data.picture_index import Entry, classes, has_classes, index
 from jaxgen.data.tfds import IN_MEMORY, THREADS
 from jaxgen.errors import UserError
 from jaxgen.runtime.cache import private_folder
-from jaxgen.runtime.files import replacing
 from jaxgen.runtime.picture import opaque
 from jaxgen.runtime.progress import say
-from jaxgen.runtime.reading import read_array, user_path
+from jaxgen.runtime.reading import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,15 +67,15 @@ class ImageFolder(Dataset):
     def load(self, split: str) -> RawBatch | RandomAccess:
         entries = self._entries(split)
         pixels, good = _pixels(self, entries)
-        arrays = {"x": pixels}
+        cond = None
         if names := self.class_names:
             labels = dict(zip((e.name for e in self._index), self._classes))
-            arrays["cond"] = np.array([names.index(labels[e.name]) for e in entries], np.int32)
-        rows = np.flatnonzero(good)
-        if isinstance(pixels, np.memmap):
-            return Mapped(arrays, rows)
+            cond = np.array([names.index(labels[e.name]) for e in entries], np.int32)
+        if isinstance(pixels, PictureFile):
+            return Streamed(pixels, cond)
+        arrays = {"x": pixels} if cond is None else {"x": pixels, "cond": cond}
         # Not copied where none is left out: `_pixels` keeps what it gave.
-        return arrays if all(good) else {name: array[rows] for name, array in arrays.items()}
+        return arrays if all(good) else {name: array[np.flatnonzero(good)] for name, array in arrays.items()}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -115,23 +115,20 @@ class ImageFolder(Dataset):
         return tuple(e for e in self._index if split == "all" or e.held_out == (split == "test"))
 
 
-class Mapped:
-    """RandomAccess to the `rows` of arrays that may lie in files."""
+class Streamed:
+    """RandomAccess to the good pictures of a file, with their labels."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], rows: np.ndarray):
-        self.arrays, self.rows = arrays, rows
-        self.nbytes = sum(array.nbytes for array in arrays.values())
+    def __init__(self, pictures: PictureFile, cond: np.ndarray | None):
+        self.pictures, self.rows = pictures, np.flatnonzero(pictures.good)
+        self.cond = None if cond is None else cond[self.rows]
+        self.nbytes = len(self.rows) * pictures.row + (0 if self.cond is None else self.cond.nbytes)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, indices: np.ndarray) -> RawBatch:
-        indices = self.rows[indices]
-        # Sorted, so that the file is read forwards.
-        order = np.argsort(indices)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return {name: np.asarray(array[indices[order]])[back] for name, array in self.arrays.items()}
+        batch = {"x": self.pictures.read(self.rows[indices])}
+        return batch if self.cond is None else {**batch, "cond": self.cond[indices]}
 
 
 # --- decoding -------------------------------------------------------------------------------------------------
@@ -139,23 +136,17 @@ class Mapped:
 
 # As many as data sets keep splits in memory.
 @functools.lru_cache(maxsize=8)
-def _pixels(data: ImageFolder, entries: tuple[Entry, ...]) -> tuple[np.ndarray, tuple[bool, ...]]:
+def _pixels(data: ImageFolder, entries: tuple[Entry, ...]) -> tuple[np.ndarray | PictureFile, tuple[bool, ...]]:
     """uint8[N, size, size, channels], and which of the pictures could be decoded: of the others it holds zeros."""
     shape = (len(entries), data.size, data.size, data.channels)
     if int(np.prod(shape, dtype=object)) < IN_MEMORY or (folder := private_folder("images")) is None:
         pixels = np.zeros(shape, np.uint8)
-        return pixels, _decode(data, entries, pixels)
-    file = folder / f"{_key(data, entries)}.npy"
-    flags = file.with_suffix(".good.npy")
-    if not file.exists():
-        say(f"decoding {len(entries):,} pictures into {file}, once")
-        with replacing(file) as partial:
-            pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-            good = _decode(data, entries, pixels)
-            pixels.flush()
-            with replacing(flags) as beside, beside.open("wb") as out:
-                np.save(out, np.array(good))
-    return np.load(file, mmap_mode="r", allow_pickle=False), tuple(map(bool, read_array(flags)))
+        errors = _decode(data, entries, range(len(entries)), pixels)
+        _judge(errors)
+        return pixels, tuple(not error for error in errors)
+    decode = functools.partial(_decode, data, entries)
+    pictures = cached_pictures(folder / f"{_key(data, entries)}.pixels", shape, decode, _judge)
+    return pictures, tuple(pictures.good.tolist())
 
 
 def _key(data: ImageFolder, entries: tuple[Entry, ...]) -> str:
@@ -165,15 +156,15 @@ def _key(data: ImageFolder, entries: tuple[Entry, ...]) -> str:
     return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
-def _decode(data: ImageFolder, entries: tuple[Entry, ...], out: np.ndarray) -> tuple[bool, ...]:
-    """Writes the pictures into `out`, uint8[N, size, size, channels]; False for one that is corrupt.
+def _decode(data: ImageFolder, entries: tuple[Entry, ...], indices: range, out: np.ndarray) -> list[str]:
+    """Writes pictures into `out`, uint8[len(indices), size, size, channels]; why each is corrupt, "" for a good one.
 
-    Raises UserError for the first corrupt one, unless these are to be skipped, and where all are.
+    Raises UserError for the first corrupt one, unless these are to be skipped.
     """
 
     def one(i: int) -> str:
         try:
-            out[i] = _read(data, entries[i].file)
+            out[i] = _read(data, entries[indices[i]].file)
         except UserError as error:
             if not data.skip_corrupt:
                 raise
@@ -181,12 +172,15 @@ def _decode(data: ImageFolder, entries: tuple[Entry, ...], out: np.ndarray) -> t
         return ""
 
     with ThreadPoolExecutor(THREADS) as pool:
-        errors = list(pool.map(one, range(len(entries))))
+        return list(pool.map(one, range(len(indices))))
+
+
+def _judge(errors: list[str]) -> None:
+    """Says how many pictures are left out. Raises UserError if that is all of them."""
     if wrong := [error for error in errors if error]:
-        if len(wrong) == len(entries):
-            raise UserError(f"none of {len(entries)} pictures can be decoded; the first: {wrong[0]}")
-        say(f"{len(wrong)} of {len(entries)} pictures are left out; the first: {wrong[0]}")
-    return tuple(not error for error in errors)
+        if len(wrong) == len(errors):
+            raise UserError(f"none of {len(errors)} pictures can be decoded; the first: {wrong[0]}")
+        say(f"{len(wrong)} of {len(errors)} pictures are left out; the first: {wrong[0]}")
 
 
 def _read(data: ImageFolder, file: Path) -> np.ndarray:

@@ -270,24 +270,6 @@ def test_a_wrong_folder_is_one_line(name, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_large_sets_are_decoded_once_into_the_cache(tmp_path, monkeypatch):
-    data = plain(tmp_path / "pictures", [f"{kind}/{i}.png" for kind in "ab" for i in range(20)])
-    (tmp_path / "pictures" / "a" / "bad.png").write_bytes(b"no")
-    data = dataclasses.replace(data, skip_corrupt=True)
-    there = data.load("train")
-    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_folder, "IN_MEMORY", 0)
-    image_folder._pixels.cache_clear()
-    mapped = data.load("train")
-    indices = np.array([5, 0, 5, 17])
-    for name in ("x", "cond"):
-        np.testing.assert_array_equal(mapped.take(indices)[name], there[name][indices])
-    assert len(mapped) == len(there["x"])
-    image_folder._pixels.cache_clear()
-    monkeypatch.setattr(image_folder, "_decode", None)
-    np.testing.assert_array_equal(data.load("train").take(indices)["x"], there["x"][indices])
-
-
 # --- augmentation ---
 
 
