@@ -4,7 +4,10 @@ u(x) the embedding of a picture, t_m a target (a text or a picture) with weight 
 angle between two embeddings. The loss is s times the mean over random cutouts c of x, as in VQGAN-CLIP
 (arXiv:2204.08583), of
 
-    sum_m w_m theta(u(c), t_m)^2 / 2 / sum_m |w_m|.
+    sum_m w_m d_m(u(c), t_m) / sum_m |w_m|,    d = theta^2 / 2 if w > 0, else 1 - cos theta.
+
+Both are the same where theta is small. Far away theta^2 / 2 keeps its slope, so that it attracts from everywhere; what
+repels by it would win over all that attracts.
 
 A generator with latents (GAN, StyleGAN's W+, VAE, codes) descends strength * loss + prior * cost of the latents, by
 Adam. A diffusion model has the loss of its predictions draw aside its sampling (arXiv:2105.05233, arXiv:2209.14687).
@@ -82,7 +85,9 @@ class Judge:
         """The loss of images, f32[B], by cutouts that keys [B] draw."""
         cut = cutouts(keys, images, self.model.shape[0])
         u = self.model.embed_images(self.params, cut.reshape(-1, *cut.shape[2:])).reshape(*cut.shape[:2], 1, -1)
-        away = spherical(u, targets.vectors[:, None])
+        vectors = targets.vectors[:, None]
+        attracts = targets.weights[:, None] > 0
+        away = jnp.where(attracts, spherical(u, vectors), 1 - jnp.sum(u * vectors, axis=-1))
         return self.model.logit_scale(self.params) * _weighted(jnp.mean(away, axis=1), targets)
 
 
