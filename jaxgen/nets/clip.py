@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from flax import linen as nn
 
 from jaxgen.core.ranges import Size, Vocabulary
@@ -21,6 +21,8 @@ from jaxgen.nets.vit import check_patches
 from jaxgen.ops.patches import space_to_depth
 
 EPSILON = 1e-12  # in the root of a norm, whose gradient would be NaN at 0
+MOST_SCALE = math.log(100)
+"""Of the logarithm of the scale, section 2.5: training is unstable beyond."""
 
 
 def tower(width: int, depth: int, heads: int, causal: bool = False, activation: Any = "quick_gelu") -> Transformer:
@@ -52,13 +54,13 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Tokens i32[B, T], T <= window, to f32[B, width]: the output at the first end token."""
+    """Tokens i32[B, T], T <= window, to f32[B, width]: the output at the first end token, which each text has."""
 
     vocab: Vocabulary = 49_408
     window: Size = 77
     """Number of positions."""
     body: Transformer = field(default_factory=lambda: tower(512, 12, 8, causal=True))
-    end: Annotated[int, Ge(-1)] = -1
+    end: Annotated[int, Ge(-1), Le(1 << 24)] = -1
     """The end token; -1 for the largest token of each text, as in OpenAI's code."""
     dtype: Any = None
 
@@ -82,7 +84,7 @@ class CLIPNetwork(nn.Module):
     image: ImageTower = field(default_factory=ImageTower)
     text: TextTower = field(default_factory=TextTower)
     dim: Size = 512
-    scale: float = math.log(1 / 0.07)
+    scale: Annotated[float, Ge(-10), Le(MOST_SCALE)] = math.log(1 / 0.07)
     """The logarithm that the scale of logits starts from."""
     bias: float | None = None
     """What is added to logits starts from this, as for SigLIP; None adds nothing."""
@@ -92,6 +94,8 @@ class CLIPNetwork(nn.Module):
         """Raises UserError for pictures of `shape` = (H, W, C) that cannot be cut into patches, or invalid sizes."""
         check_patches(self.image.patch, self.image.body, shape)
         self.text.body.check()
+        if self.image.body.causal:
+            raise UserError("model.network.image.body.causal is True: the class token comes first, it would see nothing")
         for name, body in (("image", self.image.body), ("text", self.text.body)):
             if not body.final_norm:
                 raise UserError(f"model.network.{name}.body.final_norm is False: the outputs of CLIP are normalized")
@@ -108,9 +112,13 @@ class CLIPNetwork(nn.Module):
     def _projection(self, width: int) -> Dense:
         return Dense(self.dim, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.normal(width**-0.5))
 
+    def image_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """f32[B, dim] of any norm; x: f32[B, H, W, C], normalized."""
+        return self.image_projection(self.image(x, train)).astype(jnp.float32)
+
     def embed_images(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """f32[B, dim] of norm 1; x: f32[B, H, W, C], normalized."""
-        return unit(self.image_projection(self.image(x, train)))
+        """f32[B, dim] of norm 1; x: as `image_features` takes it."""
+        return unit(self.image_features(x, train))
 
     def embed_text(self, text: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """f32[B, dim] of norm 1; text, mask: as `TextTower` takes them."""
