@@ -160,7 +160,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise UserError(f"{run.path} is a run of {type(model).__name__}, which has no samplers to compare")
     todo = points(model, options)
     judge = restore(RunFolder(Path(options.classifier)))
-    network = features.classifier(judge)
+    network = features.of_run(judge)
     batch = divisible(options.batch, layout)
     cond = model.sample_cond(options.num, run.examples())
 

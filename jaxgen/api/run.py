@@ -83,10 +83,10 @@ class Run(Trained):
     ) -> list[Record]:
         """Scores of samples against real data, each with its protocol; also kept in RUN/scores.json.
 
-        metrics: names joined by commas: fid, kid, is, prdc, memorization, classes, asked, ppl. classifier: a run of a
-        `Classifier` to take features from; or weights: Inception's, the file that `jaxgen weights convert` wrote, for
-        images resized as `resize` says (tf1 or clean). scoring: fields of `scoring.records.Scoring`, as num=50_000 or
-        reference="test". Raises UserError for a score that cannot be taken.
+        metrics: names joined by commas: fid, kid, is, prdc, memorization, classes, asked, clip_score, ppl. classifier:
+        a run of a `Classifier` or a `CLIP` to take features from; or weights: Inception's, the file that `jaxgen
+        weights convert` wrote, for images resized as `resize` says (tf1 or clean). scoring: fields of
+        `scoring.records.Scoring`, as num=50_000 or reference="test". Raises UserError for a score that cannot be taken.
         """
         if (classifier is None) == (weights is None):
             raise UserError("scores need features: give classifier=RUN or weights=FILE (Inception), one of the two")
@@ -97,7 +97,7 @@ class Run(Trained):
             network = features.inception(user_path(weights), resize)
         else:
             judge = classifier if isinstance(classifier, Trained) else restore(RunFolder(user_path(str(classifier))))
-            network = features.classifier(judge)
+            network = features.of_run(judge)
         records = score_run(self, network, names, asked)
         if self.folder is not None:
             keep(self.folder, records)

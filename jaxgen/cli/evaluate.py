@@ -23,13 +23,13 @@ class EvaluateOptions(Scoring, LPIPSWeights, OnMesh):
     """Use only this many examples; all when 0."""
     metrics: str = ""
     """Score samples against real data instead: fid,kid,is,prdc,memorization,classes. Class-conditional models also have
-    asked, GANs also ppl."""
+    asked, GANs also ppl; with a CLIP, models asked for classes or texts also have clip_score."""
     weights: str = ""
     """Inception's weights for the features, a file that `jaxgen weights convert inception` wrote."""
     resize: Literal["tf1", "clean"] = "tf1"
     """How images are resized for Inception: as the original code does, or with antialiasing."""
     classifier: str = ""
-    """Run of experiments/classifier.py for the features instead; the scores carry its name."""
+    """Run of experiments/classifier.py or clip.py for the features instead; the scores carry its name."""
 
 
 def command(args: list[str]) -> None:
@@ -64,14 +64,15 @@ def _score(asked: Asked) -> None:
     if options.weights:
         network = features.inception(user_path(options.weights), options.resize)
     else:
-        network = features.classifier(restore(RunFolder(user_path(options.classifier))))
+        network = features.of_run(restore(RunFolder(user_path(options.classifier))))
     lpips = options.distance()
     trained = asked.restore()
     scoring = Scoring(options.num, options.seed, options.batch, options.reference, options.of)
     records = score_run(trained, network, metrics, scoring, by_lpips(lpips) if lpips else None)
-    for record in records:
-        for name, value in record["values"].items():
-            print(f"{name:24} {value:.6g}")
+    found = {name: value for record in records for name, value in record["values"].items()}
+    width = max(24, *map(len, found))
+    for name, value in found.items():
+        print(f"{name:{width}} {value:.6g}")
     file = asked.run.path / "scores.json"
     print(f"{records[0]['protocol']['num']} of {options.of} against {options.reference}; {file}")
     keep(asked.run, records)

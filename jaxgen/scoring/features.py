@@ -6,26 +6,32 @@ samples' are kept on the way, so that an interrupted command goes on, and the re
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.capabilities import Classifies
-from jaxgen.data import Dataset
+from jaxgen.core.capabilities import Classifies, ScoresText
+from jaxgen.core.configuration import to_json
+from jaxgen.data import Captioned, Dataset, ImageFolder
 from jaxgen.errors import UserError
+from jaxgen.inference.prompts import caption_tokens
 from jaxgen.metrics.inputs import check_images
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.cache import no_cache, private_folder
 from jaxgen.runtime.files import write_tensors
 from jaxgen.runtime.progress import say
-from jaxgen.runtime.reading import read_tensors
+from jaxgen.runtime.reading import read_tensors, user_path
 from jaxgen.scoring.path_length import Distance, by_features
 from jaxgen.weights.store import tree_hash
 
+TEXTS = 256  # embedded at a time
 PART = 10  # batches between two files of features, which an interrupted command finds again
 Rows = dict[str, np.ndarray]
 Shown = Callable[[Iterator, int, str], Iterator]
@@ -33,17 +39,31 @@ Shown = Callable[[Iterator, int, str], Iterator]
 
 
 @dataclass(frozen=True, eq=False)
+class TextNetwork:
+    """Texts in the space of a network's features. template: what is said of a class, {} standing for its name.
+
+    tokens: of texts, `text` i32[N, T] and `text_mask` bool[N, T]. embed: of such tokens, unit vectors f32[N, D].
+    """
+
+    template: str
+    tokens: Callable[[Sequence[str]], Rows]
+    embed: Callable[[Rows], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
-    """Images uint8[B, H, W, C] to `features` f32[B, D] and `logits` f32[B, K].
+    """Images uint8[B, H, W, C] to `features` f32[B, D] and, where it tells classes, `logits` f32[B, K].
 
     name: of the features, "" for Inception's, whose scores have the published names. provenance: what fixes them.
-    distance: by the features, of images that are not rounded; None where there is none.
+    distance: by the features, of images that are not rounded; None where there is none. texts: where it knows any.
     """
 
     name: str
     apply: Callable[[np.ndarray], Rows]
     provenance: dict[str, Any]
     distance: Distance | None = None
+    classes: bool = True
+    texts: TextNetwork | None = None
 
     @property
     def key(self) -> str:
@@ -73,11 +93,20 @@ def inception(file: Path, resize: str) -> Network:
     return Network("", apply, {"network": "inception", **network.provenance})
 
 
-def classifier(trained: Trained) -> Network:
-    """The features of a classifier of ours. Raises UserError when the run is of something else."""
-    model, codec, state, data = trained.experiment.model, trained.codec, trained.state, trained.experiment.data
-    if not isinstance(model, Classifies):
-        raise UserError(f"{trained.name} is a run of {type(model).__name__}: name one of experiments/classifier.py")
+def of_run(trained: Trained) -> Network:
+    """The features of a classifier or of a CLIP of ours. Raises UserError when the run is of something else."""
+    model = trained.experiment.model
+    if isinstance(model, ScoresText) and isinstance(trained.experiment.data, Captioned):
+        return clip(trained, model)
+    if isinstance(model, Classifies):
+        return classifier(trained, model)
+    scripts = "experiments/classifier.py or clip.py"
+    raise UserError(f"{trained.name} is a run of {type(model).__name__}: name one of {scripts}")
+
+
+def classifier(trained: Trained, model: Classifies) -> Network:
+    """The features of a classifier, of images of its own shape."""
+    codec, state = trained.codec, trained.state
 
     @jax.jit
     def network(images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -91,13 +120,60 @@ def classifier(trained: Trained) -> Network:
         features, logits = network(images)
         return {"features": np.asarray(features), "logits": np.asarray(logits)}
 
-    name = f"{getattr(data, 'name', None) or type(data).__name__.lower()}_cnn"
+    name = f"{_data_name(trained.experiment.data)}_cnn"
     provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16]}
 
     def features(params: Any, images: jax.Array) -> jax.Array:
         return model.classify(params, codec.encode({"x": 255 * images}, jax.random.key(0))["x"])[0]
 
     return Network(name, apply, provenance, by_features(name, features, state.sampling_params, provenance))
+
+
+def clip(trained: Trained, model: ScoresText) -> Network:
+    """The features of a CLIP's images, of any size, and its texts.
+
+    Features are those before they are scaled to norm 1, as of the Frechet distances of arXiv:2203.06026 and clean-fid;
+    CMMD, arXiv:2401.09603, is another distance, of unit vectors.
+    """
+    codec, params, channels = trained.codec, trained.state.sampling_params, model.shape[2]
+    # What came from elsewhere has not seen the data of the run.
+    name = "clip" if trained.step == 0 else f"{_data_name(trained.experiment.data)}_clip"
+
+    @jax.jit
+    def features(params: Any, raw: jax.Array) -> jax.Array:
+        raw = jnp.broadcast_to(raw, (*raw.shape[:3], channels))
+        return model.image_features(params, codec.encode({"x": raw}, jax.random.key(0))["x"])
+
+    def apply(images: np.ndarray) -> Rows:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, channels):
+            given, expected = f"{images.dtype}{list(images.shape)}", f"uint8[B, H, W, {channels}]"
+            raise UserError(f"images are {given}, the CLIP {trained.name} takes {expected}: choose another")
+        return {"features": np.asarray(features(params, images))}
+
+    embedded = jax.jit(model.embed_text)
+
+    def embed(tokens: Rows) -> np.ndarray:
+        parts, count = [], len(tokens["text"])
+        for first in range(0, count, TEXTS):
+            rows = np.minimum(np.arange(first, first + min(TEXTS, count)), count - 1)
+            parts.append(np.asarray(embedded(params, tokens["text"][rows], tokens["text_mask"][rows])))
+        return np.concatenate(parts)[:count]
+
+    facts = {"features": "before normalization", "preprocessing": model.preprocessing, "codec": to_json(codec)}
+    provenance = {"network": name, "weights": tree_hash(params)[:16], **facts}
+    data = trained.experiment.data
+    assert isinstance(data, Captioned)  # as of_run knows
+    texts = TextNetwork(data.template, partial(caption_tokens, trained), embed)
+    distance = by_features(name, lambda params, images: features(params, 255 * images), params, provenance)
+    return Network(name, apply, provenance, distance, False, texts)
+
+
+def _data_name(data: Dataset) -> str:
+    """A word for the data that a network was trained on: the folder's of a folder of pictures."""
+    data = data.data if isinstance(data, Captioned) else data
+    if isinstance(data, ImageFolder):
+        return re.sub(r"\W+", "_", user_path(data.folder).absolute().name.lower()) or "images"
+    return getattr(data, "name", None) or type(data).__name__.lower()
 
 
 # --- what is scored -------------------------------------------------------------------------------------------

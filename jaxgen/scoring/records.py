@@ -25,7 +25,7 @@ from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.progress import say, track
 from jaxgen.runtime.reading import read_json
-from jaxgen.scoring import features, path_length, scores
+from jaxgen.scoring import features, path_length, scores, texts
 from jaxgen.weights.store import tree_hash
 
 Record = dict[str, Any]
@@ -55,21 +55,25 @@ def score_run(
     """Scores samples of a run, or a split of its data, against the reference; `keep` writes the records.
 
     metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own. Raises
-    UserError for a score that cannot be taken.
+    UserError for a score that cannot be taken; one that does not exist of this network and model is left out, which is
+    said.
     """
     experiment, model = trained.experiment, trained.model
     num, seed, of = scoring.num, scoring.seed, scoring.of
+    metrics = existing(metrics, trained, network)
     distance = distance or network.distance
     if "ppl" in metrics:
         check_paths(trained, distance, of)
     if "asked" in metrics:
         check_asked(model, network, of)
-    for split in {scoring.reference, *([of] if of != "samples" else [])}:
+    by_test = {"memorization", "clip_score"} & set(metrics)
+    for split in {scoring.reference, *([of] if of != "samples" else []), *(["test"] if by_test else [])}:
         check_mark(trained.folder, experiment, split)
     batch = divisible(scoring.batch, trained.layout)
     real, real_hash = features.real_rows(network, experiment.data, scoring.reference, batch, track)
     subject: Record = {"of": of, "run": trained.name, "data": to_json(experiment.data)}
-    cond = None
+    cond, said = None, list[str]()
+    template = network.texts.template if network.texts and "clip_score" in metrics else None
     if of == "samples":
         cond = model.sample_cond(num, trained.examples)
         subject |= {"model": type(model).__name__, "step": trained.step, "parameters": trained.state.sampling_field}
@@ -77,17 +81,29 @@ def score_run(
         rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond)
         if "asked" in metrics:
             rows = {**rows, "asked": np.asarray(cond)}
+        if template is not None:
+            said = texts.of_samples(trained, template, cond)
     else:
         rows, subject["hash"] = features.real_rows(network, experiment.data, of, batch, track)
+        if template is not None:
+            said = texts.of_split(trained, template, of)
+            rows = {**rows, "said": np.arange(len(said))}
         rows = scores.some_of(rows, num)
-    held_out = None
-    if "memorization" in metrics:
-        held_out, _ = features.real_rows(network, experiment.data, "test", batch, track)
+        said = [said[int(i)] for i in rows.get("said", ())]
+    held_out, held_out_hash = None, ""
+    if by_test:
+        held_out, held_out_hash = features.real_rows(network, experiment.data, "test", batch, track)
     protocol = {"features": network.provenance, "num": len(rows["features"])}
     protocol |= {"reference": {"split": scoring.reference, "num": len(real["features"]), "hash": real_hash}}
     records = []
     for record in scores.scores(metrics, network, rows, real, held_out):
         record["protocol"] = {**protocol, **record.pop("settings")}
+        records.append({**record, "subject": subject, "environment": environment()})
+    if template is not None:
+        assert held_out is not None
+        record = texts.clip_score(network, rows, said, held_out, texts.of_split(trained, template, "test"))
+        reference = {"split": "test", "num": len(held_out["features"]), "hash": held_out_hash}
+        record["protocol"] = {**protocol, "reference": reference, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})
     walks = model.latent_ways if isinstance(model, WalksLatents) and "ppl" in metrics else ()
     for way in walks:
@@ -109,6 +125,26 @@ def _sampled(trained: Trained, network: features.Network, asked: Record, scoring
         return drawn(trained, scoring.seed, firsts, cond)
 
     return features.sampled_rows(network, batches, scoring.num, asked["batch"], folder, track)
+
+
+def existing(metrics: list[str], trained: Trained, network: features.Network) -> list[str]:
+    """The metrics that there are of this network and model; why there are no others is said. Raises UserError where
+    none is left, and for CLIP scores of a network that knows no texts."""
+    missing: dict[str, str] = {}
+    if not network.classes:
+        missing = dict.fromkeys(("is", "classes", "asked"), f"{network.name} tells no classes")
+    if "clip_score" in metrics:
+        if network.texts is None:
+            raise UserError("clip_score needs a CLIP: give --classifier RUN, one of experiments/clip.py")
+        if not texts.conditions(trained):
+            missing["clip_score"] = f"{type(trained.model).__name__} of {trained.name} is asked for by no text"
+    left = [name for name in metrics if name not in missing]
+    reasons = [f"{name} is left out: {missing[name]}" for name in metrics if name in missing]
+    if not left:
+        raise UserError(f"{'; '.join(reasons)}; ask for another metric, as fid")
+    for reason in reasons:
+        say(reason)
+    return left
 
 
 def check_asked(model: GenerativeModel, network: features.Network, of: str) -> None:

@@ -74,7 +74,7 @@ def check_metrics(text: str, num: int, reference: str = "train") -> list[str]:
     if not names:
         raise UserError(f"metrics is {text!r}: names joined by commas are expected, as fid,kid")
     for name in names:
-        if name not in (known := [*SCORES, "ppl"]):
+        if name not in (known := [*SCORES, "clip_score", "ppl"]):
             raise UserError(f"metric {name!r} is unknown{nearest(name, known)}: choose from {', '.join(known)}")
         if num < (least := LEAST.get(name, 2)):
             raise UserError(f"num is {num}: {name} needs at least {least} samples")

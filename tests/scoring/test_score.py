@@ -147,7 +147,7 @@ def test_how_many_samples_are_of_the_class_that_was_asked_for(runs):
     found = values(evaluate(runs, "cvae", metrics="asked"))["asked_class_digits_cnn"]
     commands.call(["sample", str(runs / "cvae"), "--num", "64", "--out", str(runs / "drawn")])
     images = load_file(runs / "drawn" / "samples.safetensors")["x"]
-    labels = features.classifier(restore(RunFolder(runs / "classifier"))).apply(images)["logits"].argmax(axis=1)
+    labels = features.of_run(restore(RunFolder(runs / "classifier"))).apply(images)["logits"].argmax(axis=1)
     assert found == pytest.approx(np.mean(labels == np.arange(64) * 10 // 64))
     with pytest.raises(UserError, match="needs samples of a model of classes"):
         evaluate(runs, "vae", metrics="asked")

@@ -1,0 +1,80 @@
+"""Scores of pictures beside their texts: those that samples were asked for, and those of held-out data for a scale."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgen.core.capabilities import ClassConditional
+from jaxgen.core.types import PyTree
+from jaxgen.data import Captioned
+from jaxgen.metrics.clip_score import WEIGHT, clip_scores, directions, mismatched
+from jaxgen.metrics.retrieval import DEPTHS, ranks
+from jaxgen.runs.restore import Trained
+from jaxgen.scoring.features import Network, Rows, digest
+
+SEED = 0  # of the texts that stand beside others' pictures
+Said = list[str]
+
+
+def conditions(trained: Trained) -> str:
+    """What a run's samples are asked for by, as far as there are words for it: classes, captions, or nothing."""
+    model, data = trained.model, trained.experiment.data
+    if isinstance(model, ClassConditional) and model.num_classes:
+        return "classes" if len(data.class_names) == model.num_classes else ""
+    cond = model.sample_cond(1, trained.examples) if isinstance(data, Captioned) else None
+    return "captions" if isinstance(cond, dict) and "text" in cond else ""
+
+
+def of_samples(trained: Trained, template: str, cond: PyTree) -> Said:
+    """The texts of samples drawn under `cond`: their prompts, or what the template says of their classes."""
+    data = trained.experiment.data
+    if conditions(trained) == "classes":
+        return _of_labels(data.class_names, template, np.asarray(cond))
+    assert isinstance(data, Captioned)  # as `conditions` says
+    tokenizer = data.caption_tokenizer[0]
+    text = np.asarray(cond["text"])
+    mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
+    # Without the start and the end.
+    return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
+
+
+def of_split(trained: Trained, template: str, split: str) -> Said:
+    """The text of each example of a split, of the same kind."""
+    data = trained.experiment.data
+    if conditions(trained) == "captions":
+        return list(data.captions(split))
+    batches = data.padded_batches(1024, split)
+    return _of_labels(data.class_names, template, np.concatenate([raw["cond"][mask] for raw, mask in batches]))
+
+
+def _of_labels(names: Sequence[str], template: str, labels: np.ndarray) -> Said:
+    return [template.replace("{}", names[int(label)]) for label in labels]
+
+
+def clip_score(network: Network, samples: Rows, said: Said, real: Rows, real_said: Said) -> dict[str, Any]:
+    """CLIP score of samples and their texts, of real pictures and theirs, and of real pictures and others' (by a
+    seed), with standard errors; and, for samples and real pictures, R@k of their text among all that differ here, for
+    each k below the number of these."""
+    assert network.texts is not None  # as the caller has checked
+    every = list(dict.fromkeys([*said, *real_said]))
+    tokens = network.texts.tokens(every)
+    # Texts that the network cannot tell apart are one.
+    text, rows, group = np.unique(tokens["text"], axis=0, return_index=True, return_inverse=True)
+    vectors = directions(network.texts.embed({"text": text, "text_mask": tokens["text_mask"][rows]}))
+    of = dict(zip(every, group.reshape(-1)))
+    own, theirs = (np.array([of[words] for words in texts]) for texts in (said, real_said))
+    pairs = {"": (samples, own), "_real": (real, theirs), "_mismatched": (real, theirs[mismatched(theirs, SEED)])}
+    values: dict[str, float] = {}
+    for suffix, (pictures, groups) in pairs.items():
+        found = clip_scores(pictures["features"], vectors[groups])
+        values[f"clip_score{suffix}"] = float(found.mean())
+        values[f"clip_score{suffix}_stderr"] = float(found.std(ddof=1) / len(found) ** 0.5)
+    for suffix in ("", "_real"):
+        pictures, groups = pairs[suffix]
+        rank = ranks(directions(pictures["features"]), vectors, groups, np.arange(len(vectors)))
+        values |= {f"text_r{k}{suffix}": float(np.mean(rank < k)) for k in DEPTHS if k < len(vectors)}
+    settings = {"weight": WEIGHT, "mismatched_seed": SEED, "template": network.texts.template}
+    settings["texts"] = {"num": len(vectors), "hash": digest(text.tolist())}
+    renamed = {network.metric(name): value for name, value in values.items()}
+    return {"metric": network.metric("clip_score"), "values": renamed, "settings": settings}
