@@ -25,6 +25,7 @@ from jaxgen.core.ranges import Count, Samples, Seed
 from jaxgen.core.types import TrainState
 from jaxgen.data import Captioned, Dataset, ImageFolder
 from jaxgen.errors import UserError, nearest
+from jaxgen.metrics.retrieval import RECALLS
 from jaxgen.runtime.devices import check_memory
 from jaxgen.runtime.reading import why
 
@@ -165,6 +166,9 @@ class Experiment:
         if name.startswith("test/"):
             keys = jax.eval_shape(lambda: sample_keys(0, self.batch_size))
             names = [f"test/{n}" for n in jax.eval_shape(partial(evaluate, model), state, keys, raw, codec)]
+            if isinstance(model, ScoresText) and isinstance(self.data, Captioned):
+                numbers = (*RECALLS, "zero_shot") if self.data.class_names and "cond" in raw else RECALLS
+                names += [f"test/{n}" for n in numbers]
         else:
             names = list(jax.eval_shape(model.train_step, *arguments)[1])
         if name not in names:
@@ -172,21 +176,25 @@ class Experiment:
 
 
 def on_images(
-    experiment: Experiment, folder: str, size: int = 0, classes: bool = False, label: str = "auto"
-) -> Experiment:
+    experiment: Experiment, folder: str, size: int = 0, classes: bool = False, label: str = "auto",
+    channels: Literal[3, 1] = 3,
+) -> Experiment:  # fmt: skip
     """The experiment on a folder of pictures instead of its own data, its model fitted to their shape and classes.
 
-    size: height and width; those of the model's images when 0. classes: make it conditional; a model that is so already
-    stays so where the folder has classes. Raises UserError for what cannot be fitted.
+    size: height and width; those of the model's images when 0. classes: make it conditional, as a `label` does; a model
+    that is so already stays so where the folder has classes. Raises UserError for what cannot be fitted.
     """
     model = experiment.model
     shape = getattr(model, "shape", ())
-    data = ImageFolder(folder=folder, size=size or (shape[0] if len(shape) == 3 else ImageFolder.size), label=label)
+    size = size or (shape[0] if len(shape) == 3 else ImageFolder.size)
+    data = ImageFolder(folder=folder, size=size, label=label, channels=channels)
+    classes = classes or label not in ("auto", "none")
     captioned = isinstance(experiment.data, Captioned)
     conditional = classes or captioned or getattr(model, "num_classes", 0) > 0
-    if classes and not data.class_names:
+    names = data.class_names  # of every folder, so that a wrong one is said before all else
+    if classes and not names:
         raise UserError(f"{folder} has no classes: put pictures of each class into a folder of its own")
-    if not conditional or not data.class_names:
+    if not conditional or not names:
         data = replace(data, label="none")
     # A second stage sees codes: its first stage alone is of pictures.
     model = model.fitted((data.size, data.size, data.channels), data.num_classes)

@@ -157,9 +157,14 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
         options: Annotated[Options, tyro.conf.arg(name="")]
 
     classes: dict[str, Any] = {"action": "store_true"}
-    asked = parse.ahead(flags, images={"nargs": "?"}, size={"nargs": "?", "type": _number}, classes=classes)
+    number: dict[str, Any] = {"nargs": "?", "type": _number}
+    of_data: dict[str, dict[str, Any]] = {"data.label": {"default": "auto"}, "data.channels": number}
+    asked = parse.ahead(flags, images={"nargs": "?"}, size=number, classes=classes, **of_data)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
-        preset = on_images(preset, asked.images, asked.size or 0, asked.classes)
+        label, channels = (getattr(asked, name) for name in of_data)
+        preset = on_images(
+            preset, asked.images, asked.size or 0, asked.classes, label, channels=1 if channels == 1 else 3
+        )
     args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
     check_fields(args.options)
     return args.experiment, args.options

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import math
+import os
 import sys
 import types
 import typing
@@ -198,7 +199,7 @@ def _place(hint: Any) -> Place | None:
 
 
 def _absolute(name: str | None, place: Place) -> str | None:
-    if not name or name in place.besides or not (path := user_path(name)).exists():
+    if not name or name in place.besides or not os.path.exists(path := user_path(name)):
         return name
     return str(path.absolute())
 

@@ -38,7 +38,7 @@ class GenerativeModel:
         if len(getattr(self, "shape", ())) not in (0, 3):
             raise UserError(f"{name} of shape {self.shape} is not of images: choose another preset")  # pyright: ignore[reportAttributeAccessIssue]
         if num_classes and "num_classes" not in own:
-            raise UserError(f"{name} knows no classes: leave --classes out")
+            raise UserError(f"{name} knows no classes: leave --classes and --data.label out")
         changed: dict[str, Any] = {"shape": shape, "num_classes": num_classes}
         return replace(self, **{field: value for field, value in changed.items() if field in own})
 

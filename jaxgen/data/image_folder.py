@@ -17,7 +17,7 @@ from jaxgen.core.ranges import PathName
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess, check_split
 from jaxgen.data.picture_cache import PictureFile, cached_pictures
-from jaxgen.data.picture_index import Entry, classes, has_classes, index
+from jaxgen.data.picture_index import Entry, classes, has_classes, in_order, index
 from jaxgen.data.tfds import IN_MEMORY, THREADS
 from jaxgen.errors import UserError
 from jaxgen.runtime.cache import private_folder
@@ -79,7 +79,7 @@ class ImageFolder(Dataset):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self._classes)))
+        return in_order(set(self._classes))
 
     def augmented(self, codec: Codec) -> Codec:
         return Augmented(codec, self.flip, self.shift) if self.flip or self.shift else codec

@@ -2,14 +2,16 @@
 
 The convention is that of Hugging Face's ImageFolder: subfolders `train` and `test` (or `val`, `validation`), in these a
 folder for each class, and `metadata.jsonl` or `metadata.csv` with `file_name`, `text` and any further columns. A
-caption may also lie in a text file beside its picture.
+caption may also lie in a text file beside its picture. Metadata may lie in the folder itself or in any below it that
+has pictures; `file_name` is the path from there.
 """
 
 import csv
 import functools
 import io
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,97 +50,149 @@ class Entry:
 def index(root: Path) -> tuple[Entry, ...]:
     """The pictures of a folder in the order of their names. Hidden files and those of other kinds are passed over.
 
-    Raises UserError for a folder without pictures, and for metadata that cannot be read or name files that are missing.
+    Raises UserError for a folder without pictures, and for metadata that cannot be read, name a picture twice or one
+    that is missing.
     """
-    if not root.is_dir():
+    if not stat.S_ISDIR(_stat(root, "pass a folder of pictures").st_mode):
         raise UserError(f"{root} is no folder: pass one that holds pictures")
-    parts = {"": root}
-    if (root / "train").is_dir():
-        held_out = next((name for name in HELD_OUT if (root / name).is_dir()), None)
-        parts = {name: root / name for name in ("train", held_out) if name}
-    found = [entry for part, folder in parts.items() for entry in _entries(root, part, folder)]
+    parts = _parts(root)
+    files = {part: list(_files(folder)) for part, folder in parts.items()}
+    rows = _rows(root, parts, {file for some in files.values() for file in some})
+    found = [_entry(root, part, parts[part], file, rows) for part, some in files.items() for file in some]
     if not found:
         raise UserError(f"{root} has no pictures ({', '.join(e[1:] for e in ENDINGS)}): pass another folder")
     if len(parts) == 1:
         tenth = held_out_tenth(entry.name for entry in found)
         found = [replace(entry, held_out=entry.name in tenth) for entry in found]
-    if len(found) < 2 or len({entry.held_out for entry in found}) < 2:
-        raise UserError(f"{root} has {len(found)} pictures, one each at least to train on and to hold out is expected")
+    held_out = sum(entry.held_out for entry in found)
+    if not 0 < held_out < len(found):
+        raise UserError(
+            f"{root} has {len(found) - held_out} pictures to train on and {held_out} held out, one each at least is "
+            "expected: add some"
+        )
     return tuple(sorted(found, key=lambda entry: entry.name))
 
 
-def _entries(root: Path, part: str, folder: Path) -> Iterator[Entry]:
-    columns = _metadata(folder)
-    for file in _files(folder):
-        inside = file.relative_to(folder)
-        facts = columns.pop(inside.as_posix(), {})
-        beside = file.with_suffix(".txt")
-        if "text" not in facts and beside.is_file():
-            facts = {**facts, "text": " ".join(read_text(beside).split())}
-        stat = file.stat()
-        yield Entry(
-            file, file.relative_to(root).as_posix(), part not in ("", "train"),
-            inside.parts[0] if len(inside.parts) > 1 else "", tuple(sorted(facts.items())),
-            (stat.st_size, stat.st_mtime_ns),
-        )  # fmt: skip
-    if columns:
-        first = next(iter(columns))
-        raise UserError(f"the metadata of {folder} name {first!r}, which is no picture there, of {len(columns)} such")
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders of the splits by name, or `root` alone as "". A folder `train` among others, none of them held out,
+    is a class of that name."""
+    folders = [name for name in _listed(root) if not name.startswith(".") and os.path.isdir(root / name)]
+    held_out = next((name for name in HELD_OUT if name in folders), None)
+    if "train" in folders and (held_out or folders == ["train"]):
+        return {name: root / name for name in ("train", held_out) if name}
+    return {"": root}
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _entry(root: Path, part: str, folder: Path, file: Path, rows: dict[Path, dict[str, str]]) -> Entry:
+    inside, facts, beside = file.relative_to(folder), rows.get(file, {}), file.with_suffix(".txt")
+    if "text" not in facts and os.path.isfile(beside):
+        facts = {**facts, "text": " ".join(read_text(beside).split())}
+    kept = _stat(file, "restore it, or remove it")
+    return Entry(
+        file, file.relative_to(root).as_posix(), part not in ("", "train"),
+        inside.parts[0] if len(inside.parts) > 1 else "", tuple(sorted(facts.items())),
+        (kept.st_size, kept.st_mtime_ns),
+    )  # fmt: skip
+
+
+def _stat(path: Path, advice: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {advice}") from error
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): check its permissions") from error
+
+
+def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
     """The pictures below a folder, by name. Links are followed, but never back to a folder above."""
-
-    def walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-        try:
-            real, names = os.path.realpath(folder), sorted(os.listdir(folder))
-        except OSError as error:
-            raise UserError(f"{folder} cannot be read ({error.strerror}): check it") from error
-        if real in above:
-            return
-        for name in names:
-            path = folder / name
-            if name.startswith("."):
-                continue
-            if path.is_dir():
-                yield from walk(path, above | {real})
-            elif path.suffix.lower() in ENDINGS:
-                if not path.exists():
-                    raise UserError(f"{path} is a link to nothing: remove it, or restore what it names")
-                yield path
-
-    yield from walk(folder, frozenset())
-
-
-def _metadata(folder: Path) -> dict[str, dict[str, str]]:
-    """Columns by file name. Raises UserError for a file without them."""
-    file = next((folder / name for name in METADATA if (folder / name).exists()), None)
-    if file is None:
-        return {}
-    if file.suffix == ".jsonl":
-        rows, broken = read_records(file)
-        if broken:
-            raise UserError(f"{file} has {broken} lines that are no JSON objects: mend them")
-    else:
-        try:
-            rows = list(csv.DictReader(io.StringIO(read_text(file)), strict=True))
-        except csv.Error as error:
-            raise UserError(f"{file} cannot be read as a table ({error}): mend it") from error
-    return dict(_row(file, i, row) for i, row in enumerate(rows, start=1))
-
-
-def _row(file: Path, number: int, row: dict[Any, Any]) -> tuple[str, dict[str, str]]:
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{file}, row {number}, has no file_name: the path of a picture in this folder is expected")
-    facts = {}
-    for column, value in row.items():
-        if column == "file_name":
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for name in _listed(folder):
+        path = folder / name
+        if name.startswith("."):
             continue
-        if not isinstance(column, str) or not isinstance(value, str | int | float | bool):
-            raise UserError(f"{file}, row {number}: {column or 'a column without a name'} is no text or number")
-        facts[column] = " ".join(str(value).split())
-    return name, facts
+        if os.path.isdir(path):
+            yield from _files(path, above | {real})
+        elif path.suffix.lower() in ENDINGS:
+            yield path
+
+
+# --- metadata -------------------------------------------------------------------------------------------------
+
+
+def _rows(root: Path, parts: dict[str, Path], pictures: set[Path]) -> dict[Path, dict[str, str]]:
+    """What the metadata of `root` and of the folders with pictures say, by picture.
+
+    Raises UserError for a picture that is named twice, or is none of `pictures` though its split is read.
+    """
+    folders = {root, *parts.values()}
+    for folder in {picture.parent for picture in pictures}:
+        folders.update(above for above in (folder, *folder.parents) if root in above.parents)
+    found = {}
+    for folder in sorted(folders):
+        for where, picture, facts in _metadata(folder):
+            if picture in found:
+                raise UserError(f"{where}, which another row names too: remove one")
+            if picture not in pictures and any(part in picture.parents for part in parts.values()):
+                raise UserError(f"{where}, which is no picture there: correct it, or remove the row")
+            found[picture] = facts
+    return found
+
+
+def _metadata(folder: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """Of each row of a folder's metadata where it is and what it names, for errors; its picture; its other columns.
+
+    Raises UserError for a file that cannot be read, has no such rows, or lies beside another one.
+    """
+    files = [file for name in METADATA if os.path.lexists(file := folder / name)]
+    if len(files) > 1:
+        raise UserError(f"{folder} has {files[0].name} and {files[1].name}: remove one of them")
+    for file in files:
+        if file.suffix == ".jsonl":
+            rows, broken = read_records(file)
+            if broken:
+                raise UserError(f"{file} has {broken} lines that are no JSON objects: mend them")
+        else:
+            rows = _table(file)
+        for number, row in enumerate(rows, start=1):
+            name = row.get("file_name")
+            where = f"{file}, row {number}: file_name is {name!r:.200}"
+            if not isinstance(name, str) or not name or name.startswith("/") or ".." in name.split("/"):
+                raise UserError(f"{where}, the path of a picture in this folder is expected: correct it")
+            yield where, folder / name, _facts(where, row)
+
+
+def _table(file: Path) -> list[dict[Any, Any]]:
+    try:
+        table = csv.DictReader(io.StringIO(read_text(file)), strict=True)
+        columns = table.fieldnames or []
+        if len(set(columns)) < len(columns):
+            raise UserError(f"{file} has two columns of one name ({', '.join(columns)}): rename one")
+        return list(table)
+    except csv.Error as error:
+        raise UserError(f"{file} cannot be read as a table ({error}): mend it") from error
+
+
+def _facts(where: str, row: dict[Any, Any]) -> dict[str, str]:
+    """The columns of a row but file_name. Those that are no text or number, such as boxes, are no classes and left out;
+    so is null. Raises UserError for other captions, and for a value without a column."""
+    if None in row:
+        raise UserError(f"{where}, and there are more values than columns: put quotes around values with commas")
+    text = row.get("text")
+    if not isinstance(text, str | None):
+        raise UserError(f"{where} and text {text!r:.60}, one caption is expected: correct it")
+    some = {column: value for column, value in row.items() if isinstance(value, str | int | float)}
+    return {column: " ".join(str(value).split()) for column, value in some.items() if column != "file_name"}
+
+
+# --- classes --------------------------------------------------------------------------------------------------
 
 
 def classes(entries: tuple[Entry, ...], label: str, root: Path) -> tuple[str, ...]:
@@ -169,3 +223,9 @@ def has_classes(entries: tuple[Entry, ...]) -> bool:
     """Whether every picture lies in a folder of one of several classes."""
     folders = {entry.folder for entry in entries}
     return "" not in folders and len(folders) > 1
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Names of classes in the order of their indices: by value if all are numbers, so that 10 comes after 9."""
+    numbers = all(name.isdecimal() and len(name) < 20 for name in names)
+    return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))

@@ -69,7 +69,7 @@ def _normal(keys: jax.Array, count: int) -> list[jax.Array]:
 def _mirrored(i, size: int):
     """Coordinates, integer or not, with those outside [0, size - 1] mirrored at the centres of the border pixels."""
     last = size - 1
-    return last - abs(i % (2 * last) - last)
+    return last - abs(i % (2 * last) - last) if last else 0 * i
 
 
 # --- without interpolation ------------------------------------------------------------------------------------

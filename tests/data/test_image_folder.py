@@ -240,11 +240,11 @@ def test_captions_beside_pictures(tmp_path):
 
 WRONG = {
     "nothing": (lambda f: None, {}, "no pictures"),
-    "one picture": (lambda f: plain(f, ["a.png"]), {}, "1 pictures"),
+    "one picture": (lambda f: plain(f, ["a.png"]), {}, "1 pictures|1 held out"),
     "no such column": (lambda f: plain(f, ["a/1.png", "b/2.png"]), {"label": "size"}, "there is none"),
     "one class": (lambda f: plain(f, ["a/1.png", "a/2.png"]), {"label": "folder"}, "of one class"),
     "a picture alone": (lambda f: plain(f, ["a/1.png", "b/1.png", "c.png"]), {"label": "folder"}, "no folder of"),
-    "a link to nothing": (lambda f: (plain(f, ["a.png", "b.png"]), (f / "c.png").symlink_to(f / "d.png")), {}, "link"),
+    "a link to nothing": (lambda f: (plain(f, ["a.png", "b.png"]), (f / "c.png").symlink_to("d.png")), {}, "No such"),
     "missing file": (
         lambda f: (plain(f, ["a.png", "b.png"]), (f / "metadata.jsonl").write_text('{"file_name": "c.png"}')), {},
         "'c.png'",
@@ -253,7 +253,7 @@ WRONG = {
         lambda f: (plain(f, ["a.png", "b.png"]), (f / "metadata.jsonl").write_text('{"file_name": ')), {}, "1 lines",
     ),
     "no file_name": (
-        lambda f: (plain(f, ["a.png", "b.png"]), (f / "metadata.csv").write_text("text\nx")), {}, "no file_name",
+        lambda f: (plain(f, ["a.png", "b.png"]), (f / "metadata.csv").write_text("text\nx")), {}, "file_name is None",
     ),
     "a pipe": (lambda f: (plain(f, ["a.png", "b.png"]), os.mkfifo(f / "c.png")), {}, "a pipe"),
     "metadata that are a pipe": (lambda f: (plain(f, ["a.png", "b.png"]), os.mkfifo(f / "metadata.csv")), {}, "a pipe"),

@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
 from PIL import Image
 
 from jaxgen import __main__ as commands
-from jaxgen.cli.train import train_preset
+from jaxgen.cli.train import _flags, train_preset
 from jaxgen.data import ImageFolder
 from jaxgen.errors import UserError
 from jaxgen.experiment import on_images, presets
@@ -38,6 +39,8 @@ def test_every_script_is_fitted_or_says_why_not(script, folder):
     try:
         fitted = on_images(preset, str(folder))
         fitted.check()
+        batch = fitted.data.batch_at(0, 0, fitted.batch_size)
+        jax.eval_shape(fitted.compute_model.train_step, *fitted.step_arguments(batch, fitted.codec.load()))
     except UserError as error:
         assert script in REFUSED and "\n" not in str(error), error
         return
@@ -61,6 +64,47 @@ def test_classes_are_asked_for(folder):
     assert one_kind.model.num_classes == 0
 
 
+SIZES = {1: ("halved", "halve", "patches", "4 to 7"), 16: (), 33: ("halved", "halve", "patches", "4 to 7", "whole")}
+
+
+@pytest.mark.parametrize("script", [name for name in EXPERIMENTS if name not in REFUSED])
+def test_other_sizes_and_classes_fit_or_are_one_line(script, folder):
+    preset = presets(EXPERIMENTS[script])["smoke"]
+    for size, words in SIZES.items():
+        classes = hasattr(preset.model, "num_classes")
+        try:
+            fitted = on_images(preset, str(folder), size, classes)
+            fitted.check()
+            batch = fitted.data.batch_at(0, 0, fitted.batch_size)
+            jax.eval_shape(fitted.compute_model.train_step, *fitted.step_arguments(batch, fitted.codec.load()))
+        except UserError as error:
+            assert any(word in str(error) for word in words) and "\n" not in str(error), error
+            continue
+        assert fitted.model.shape == (size, size, 3) and getattr(fitted.model, "num_classes", 2) == 2
+
+
+def test_flags_of_the_data_change_the_model(folder, tmp_path):
+    """--data.label and --data.channels, which say how many classes and channels there are."""
+    for i in range(24):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+    rows = [{"file_name": f"{i}.png", "kind": i % 12} for i in range(24)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    preset = presets(EXPERIMENTS["ddpm"])["smoke"]
+    for flags in (["--data.label", "kind"], ["--classes", "--data.label=kind"]):
+        fitted, _ = _flags(preset, ["--images", str(tmp_path), *flags], "ddpm", None)
+        assert fitted.model.num_classes == 12 and fitted.data.label == "kind"
+        assert fitted.data.class_names == tuple(map(str, range(12)))  # by their value
+        levels = fitted.data.arrays("all")
+        np.testing.assert_array_equal(levels["x"][:, 0, 0, 0] % 12, levels["cond"])
+    grey, _ = _flags(preset, ["--images", str(folder), "--data.channels", "1"], "ddpm", None)
+    assert grey.model.shape == (8, 8, 1) and grey.data.arrays("test")["x"].shape[1:] == (8, 8, 1)
+    none, _ = _flags(preset, ["--images", str(folder), "--data.label", "none"], "ddpm", None)
+    assert none.model.num_classes == 0 and none.data.class_names == ()
+    with pytest.raises(UserError, match="knows no classes"):
+        ebm = presets(EXPERIMENTS["ebm"])["smoke"]
+        _flags(ebm, ["--images", str(tmp_path), "--data.label", "kind"], "ebm", None)
+
+
 def test_the_command_line(folder, tmp_path):
     """Trained, sampled by class into single files, which are a folder of images again."""
     out = tmp_path / "run"
@@ -73,7 +117,7 @@ def test_the_command_line(folder, tmp_path):
     commands.call(["sample", str(out), "--num", "20", "--files"])
     drawn = ImageFolder(folder=str(out / "samples" / "seed0-num20" / "files"), size=8, label="label")
     assert drawn.count("all") == 20 and drawn.class_names == ("0", "1")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="cannot be read"):
         train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, ["smoke", "--images", "/nowhere"], "cvae")
     wrong = (
         ["--images"], ["--images", str(folder), "--size", "0.5"], ["--images", str(folder), "--size"], ["--classes"],

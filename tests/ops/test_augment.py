@@ -135,8 +135,9 @@ def test_geometry_draws_the_papers_maps():
 
 
 def test_a_constant_image_stays_under_geometry():
-    y = resampled(keys(5, 6), jnp.full((5, 8, 12, 2), 0.3), jnp.float32(1))
-    np.testing.assert_allclose(y, 0.3, atol=1e-5)
+    for size in ((8, 12), (1, 1), (1, 3)):
+        y = resampled(keys(5, 6), jnp.full((5, *size, 2), 0.3), jnp.float32(1))
+        np.testing.assert_allclose(y, 0.3, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
