@@ -75,7 +75,7 @@ class Experiment:
     best: str = ""
     """Also keep the checkpoint with the lowest value of this: a training metric such as `loss` (mean since the last
     save), or a number on 1,024 held-out examples (one picture of a scene at least) such as `test/nelbo`. A leading `-`
-    keeps the highest."""
+    keeps the highest, as `-test/image_to_text_r1` of a CLIP."""
     preload: Annotated[int, Ge(0)] = 1 << 30
     """Data of at most this many bytes is copied to the device once; larger data is streamed."""
 
