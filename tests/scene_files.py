@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jaxgen.data import SceneFolder
+from jaxgen.data.analytic import shade, trace
 from jaxgen.ops import cameras
 
 POSE = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]])
@@ -48,6 +49,18 @@ def capture(folder: Path, num: int = 9, frame: dict[str, Any] | None = None, **s
     scene = {"fl_x": 10.0, "w": 8, "h": 6, **shared, "frames": frames[::-1]}
     (folder / "transforms.json").write_text(json.dumps({k: v for k, v in scene.items() if v != "absent"}))
     return SceneFolder(folder=str(folder))
+
+
+def photograph(pose: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Colours uint8[N, 4] of the analytic scene in unit directions f64[N, 3] of a camera's axes."""
+    d = local @ pose[:, :3].T
+    rays = np.concatenate([np.tile(pose[:, 3], (len(d), 1)), d, np.tile([2.0, 6.0, 0.0], (len(d), 1))], axis=-1)
+    distance, which = trace(rays)
+    there = np.isfinite(distance)
+    pixels = np.zeros((len(d), 4))
+    pixels[there, :3] = shade(rays[there, :3] + d[there] * distance[there, None], d[there], which[there])
+    pixels[there, 3] = 1
+    return np.rint(255 * pixels).astype(np.uint8)
 
 
 # --- COLMAP ---------------------------------------------------------------------------------------------------------
