@@ -1,13 +1,14 @@
 """CLIP's tokenizer: byte-pair encoding within words, whose last token ends in </w>, between a start and an end token.
 
 Text is normalized as by transformers' CLIPTokenizer: NFC, white space to single spaces, lower case. OpenAI's cleaning
-comes before: entities of HTML are replaced twice, and white space at both ends goes. Its repair of mojibake (ftfy) is
-left out: tokens would depend on that package's version.
+comes before, see `clean`.
 """
 
 import gzip
 import html
 import json
+import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,8 +123,29 @@ class ClipBPE(Tokenizer):
 
 
 def clean(text: str) -> str:
-    """OpenAI's cleaning, but for ftfy."""
-    return html.unescape(html.unescape(text)).strip()
+    """OpenAI's cleaning: entities of HTML, ligatures, curly quotes and characters of full width become plain ones, C1
+    controls what Windows-1252 has there, other controls and escapes of terminals go, then upper case and outer space.
+
+    The package ftfy, by which OpenAI does so, also guesses in which wrong encoding a text was read; this does not."""
+    text = text if "<" in text else html.unescape(text)  # as ftfy, that takes a text with < for source code
+    text = TERMINAL.sub("", text).translate(REPAIRS).translate(REPAIRS)  # twice: \x92 is a curly quote
+    text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
+    return text.strip().lower()
+
+
+def _repairs() -> dict[int, str | None]:
+    """What `clean` replaces characters by, None to leave them out."""
+    controls = [*range(9), 11, *range(14, 32), 127, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)]
+    ligatures = [0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07)]
+    compatible = {c: unicodedata.normalize("NFKC", chr(c)) for c in (*ligatures, 0x3000, *range(0xFF01, 0xFFF0))}
+    windows = {c: bytes([c]).decode("cp1252", "ignore") or chr(c) for c in range(0x80, 0xA0)}
+    quotes = dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'")
+    quotes |= dict.fromkeys(range(0x201C, 0x2020), '"')
+    return {**compatible, **windows, **quotes, **dict.fromkeys(controls)}
+
+
+TERMINAL = re.compile("\x1b\\[[0-9;]*[a-zA-Z]")
+REPAIRS = _repairs()
 
 
 def byte_characters() -> list[str]:

@@ -47,8 +47,22 @@ def test_layouts_of_both_kinds_are_read(trained, tmp_path):
         assert found.vocabulary == trained.vocabulary and found.merges == trained.merges
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("It\u2019s a Dog", "it's a dog"), ("\u201cquoted\u201d \u2018x\u2019", "\"quoted\" 'x'"),
+     ("\ufb01sh \u0133", "fish ij"),
+     ("\uff26\uff35\uff2c\uff2c\u3000width", "full width"), ("x\x92s \x85", "x's \u2026"),
+     ("\x1b[31mred\x1b[0m", "red"),
+     ("a\x00\x07\x0bb\ufeff\x7f", "ab"), ("&rsquo;s", "'s"), ("<b>&rsquo;s</b>", "<b>\u2019s</b>"),
+     ("\uff06amp; b", "& b"), ("e\u0301", "\xe9"), ("\u0391\u03a3", "\u03b1\u03c2"), ("&amp;lt;i&gt;", "<i>")],
+)  # fmt: skip
+def test_texts_are_repaired_as_openais_are(given, expected):
+    """As by ftfy 6.3.1 and OpenAI's tokenizer, whose tokens are those of these words."""
+    assert clean(given) == expected
+
+
 def test_texts_are_cleaned_cut_and_padded(trained):
-    assert clean(" A &amp;lt; B\n") == "A < B"
+    assert clean(" A &amp;lt; B\n") == "a < b"
     made = framed(trained, trained.start, trained.end, ["", "Grinning&nbsp;FACE", "cat " * 100], 8)
     assert made["text"].dtype == np.int32 and made["text_mask"].dtype == bool
     assert made["text"][0].tolist() == [trained.start, trained.end] + [0] * 6

@@ -1,6 +1,5 @@
 """CLIP's tokens against transformers' CLIPTokenizer, on strings made here with a vocabulary trained here."""
 
-import html
 import warnings
 
 import numpy as np
@@ -13,7 +12,7 @@ with warnings.catch_warnings():
 pytest.importorskip("tokenizers")
 
 from jaxgen.data import Emoji
-from jaxgen.data.clip_tokenizer import ClipBPE, framed
+from jaxgen.data.clip_tokenizer import ClipBPE, clean, framed
 
 PIECES = (
     "😀", "👨‍👩‍👧", "🇳🇴", "👍🏽", "日本語", "中文字符", "한국어", "ΑΣ", "İstanbul", "ﬁ", "ß", "e\u0301", "\u0300", "½",
@@ -61,7 +60,7 @@ def test_tokens_are_theirs(ours, theirs):
 def test_framed_texts_are_theirs_after_openais_cleaning(ours, theirs):
     texts = strings()
     made = framed(ours, ours.start, ours.end, texts, 77)
-    cleaned = [html.unescape(html.unescape(text)).strip() for text in texts]
+    cleaned = [clean(text) for text in texts]
     expected = theirs(cleaned, padding="max_length", truncation=True, max_length=77, return_tensors="np")
     np.testing.assert_array_equal(made["text_mask"], expected["attention_mask"] == 1)
     np.testing.assert_array_equal(made["text"], np.where(made["text_mask"], expected["input_ids"], 0))
