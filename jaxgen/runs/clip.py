@@ -61,8 +61,11 @@ def export_run(run: Path, out: Path, layout: clip.Layout = "huggingface") -> Non
     tokenizer, start, end = data.caption_tokenizer
     params = restore(folder, experiment).state.sampling_params["network"]
     colours = [values * (model.shape[-1] if len(values) == 1 else 1) for values in (model.mean, model.deviation)]
+    # Captions may have had fewer tokens to learn than the network has rows: the files have those of the vocabulary.
+    network = model.network.clone(text=model.network.text.clone(vocab=data.vocab))
+    params = {**params, "text": {**params["text"], "tokens": params["text"]["tokens"][: data.vocab]}}
     height, width, channels = model.shape
-    clip.write(out, clip.Published(model.network, params, (height, width, channels), *colours), layout, start, end)
+    clip.write(out, clip.Published(network, params, (height, width, channels), *colours), layout, start, end)
     if isinstance(tokenizer, ClipBPE):
         with disk_errors():
             for file, text in tokenizer.write(out).items():

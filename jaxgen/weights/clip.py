@@ -31,6 +31,11 @@ FILES: dict[Layout, tuple[str, str]] = {
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of RGB in [0, 1], over OpenAI's training pictures."""
 MOST_CONFIG = 1 << 20  # bytes of a configuration
+# Settings of open_clip that no tensor tells of, and what they are for its plain networks.
+PLAIN: dict[str, dict[str, Any]] = {
+    "vision_cfg": {"pool_type": "tok", "act_kwargs": None, "norm_kwargs": None},
+    "text_cfg": {"pool_type": "argmax", "no_causal_mask": False, "act_kwargs": None, "norm_kwargs": None},
+}
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -119,11 +124,16 @@ def _hf_settings(config: dict[str, Any], file: Path) -> tuple[dict[str, Any], di
 def _open_clip_settings(config: dict[str, Any], file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config = _object(config.get("model_cfg", config), file)
     vision, text = (_object(config.get(name), file, name) for name in ("vision_cfg", "text_cfg"))
+    by_end = text.get("pool_type") == "eos"
+    for name, values in (("vision_cfg", vision), ("text_cfg", {**text, "pool_type": "argmax"} if by_end else text)):
+        for key, plain in PLAIN[name].items():
+            if (given := values.get(key) or plain) != plain:
+                raise UserError(f"{file} has {name}.{key} {given!r:.60}, not {plain!r}: such weights cannot be read")
     width, each = vision.get("width", 768), vision.get("head_width", 64)
     if not all(isinstance(value, int) and value > 0 for value in (vision.get("layers"), width, each)):
         raise UserError(f"{file} is of another network than a vision transformer: such weights cannot be read")
     activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
-    same = {"activation": activation, "end": -1}
+    same = {"activation": activation, "end": text.get("eos_id", 2) if by_end else -1}
     return {"heads": width // each, **same}, {"heads": text.get("heads", 8), **same}
 
 
@@ -221,14 +231,17 @@ def write(folder: Path, clip: Published, layout: Layout = "huggingface", start: 
     if layout == "open_clip":
         tensors = from_huggingface(tensors)
         size = {"image_size": clip.shape[0], "patch_size": network.image.patch}
-        vision, text = network.image.body, network.text.body
+        vision, text, end_at = network.image.body, network.text.body, network.text.end
+        # The last token of the vocabulary is the largest of a text, for which older versions look.
+        pool = {"pool_type": "eos", "eos_id": end_at} if 0 <= end_at < network.text.vocab - 1 else {}
         config: dict[str, Any] = {
             "model_cfg": {
                 "embed_dim": network.dim, "quick_gelu": vision.activation == "quick_gelu",
                 "vision_cfg": {**size, "width": vision.width, "layers": vision.depth,
                                "head_width": vision.width // vision.heads, "mlp_ratio": _ratio(vision)},
                 "text_cfg": {"context_length": network.text.window, "vocab_size": network.text.vocab,
-                             "width": text.width, "heads": text.heads, "layers": text.depth, "mlp_ratio": _ratio(text)},
+                             "width": text.width, "heads": text.heads, "layers": text.depth, "mlp_ratio": _ratio(text),
+                             **pool},
             },
             "preprocess_cfg": {"mean": clip.mean, "std": clip.deviation},
         }  # fmt: skip
@@ -270,6 +283,8 @@ def check_form(clip: Published, layout: Layout) -> None:
         problem = "square pictures are expected"
     if layout == "huggingface" and network.bias is not None:
         problem = "it has a bias of logits, which CLIPModel lacks: choose open_clip"
+    if layout == "huggingface" and network.text.end == 2:
+        problem = "texts end in token 2, which for CLIPModel means the largest token: choose open_clip"
     if layout == "open_clip" and {bodies[0].activation, bodies[1].activation} not in ({"gelu"}, {"quick_gelu"}):
         problem = "open_clip has gelu or quick_gelu, alike in both networks"
     if problem:

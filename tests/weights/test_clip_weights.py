@@ -1,8 +1,10 @@
 """CLIP's folders without transformers: written ones read back, runs are imported and exported, bad ones refused."""
 
 import json
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from messages import one_line
@@ -10,9 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 import jaxgen
 from jaxgen.cli.weights import command as weights
-from jaxgen.data import Emoji
+from jaxgen.data import Captioned, Emoji
 from jaxgen.data.clip_tokenizer import ClipBPE
 from jaxgen.errors import UserError
+from jaxgen.models.clip import CLIP
 from jaxgen.nets.clip import CLIPNetwork, ImageTower, TextTower, tower
 from jaxgen.weights import clip
 
@@ -52,6 +55,59 @@ def test_a_folder_becomes_a_run_and_back(folder, tmp_path):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(UserError, match="holds a run already"):
         weights(["import-clip", str(folder), str(tmp_path / "run")])
+
+
+def test_rows_that_no_caption_has_learnt_are_left_out(tmp_path):
+    """Few captions give fewer tokens than the network has rows; what is exported goes in again."""
+    pytest.importorskip("tokenizers")
+    data = Captioned(data=Emoji(size=16), vocab_size=560, window=12)
+    model = CLIP(network=NETWORK, shape=(16, 16, 3))
+    fit = jaxgen.fit(model, data, steps=1, batch_size=4, out=tmp_path / "run")
+    for layout in ("huggingface", "open_clip"):
+        weights(["export-clip", str(tmp_path / "run"), str(tmp_path / layout), layout])
+        found = clip.read(tmp_path / layout)
+        assert found.network.text.vocab == data.vocab == 560
+        rows = fit.state.sampling_params["network"]["text"]["tokens"]
+        np.testing.assert_array_equal(found.params["text"]["tokens"], rows[:560])
+    weights(["import-clip", str(tmp_path / "huggingface"), str(tmp_path / "again")])
+    texts = data.tokens(["cat face", "dog"])
+    again = jaxgen.load(tmp_path / "again")
+    np.testing.assert_array_equal(again.experiment.data.tokens(["cat face", "dog"])["text"], texts["text"])
+    vectors = [
+        r.model.embed_text(r.state.sampling_params, jnp.asarray(texts["text"]), jnp.asarray(texts["text_mask"]))
+        for r in (fit, again)
+    ]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("end", [-1, 2, 500, 599])
+def test_the_end_of_texts_is_kept(folder, tmp_path, end):
+    found = clip.read(folder)
+    other = replace(found, network=found.network.clone(text=found.network.text.clone(end=end)))
+    clip.write(tmp_path / "open", other, "open_clip")
+    assert clip.read(tmp_path / "open").network.text.end == (-1 if end == 599 else end)  # the largest is the last
+    if end == 2:
+        with pytest.raises(UserError, match="means the largest token: choose open_clip"):
+            clip.write(tmp_path / "other", other)
+    else:
+        clip.write(tmp_path / "other", other)
+        assert clip.read(tmp_path / "other").network.text.end == end
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("text_cfg", {"pool_type": "last"}), ("text_cfg", {"no_causal_mask": True}), ("vision_cfg", {"pool_type": "avg"}),
+     ("vision_cfg", {"norm_kwargs": {"eps": 1e-6}}), ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}})],
+)  # fmt: skip
+def test_networks_that_only_open_clips_settings_tell_apart_are_refused(folder, tmp_path, part, change):
+    clip.write(tmp_path / "open", clip.read(folder), "open_clip")
+    file = tmp_path / "open" / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"][part] |= change
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"has {part}\.{next(iter(change))} .*such weights cannot be read") as error:
+        clip.read(tmp_path / "open")
+    one_line(error)
 
 
 def test_another_vocabulary_is_refused(folder, tmp_path):
