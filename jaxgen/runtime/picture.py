@@ -77,6 +77,10 @@ def undecoded(source: Path | bytes, where: str = "") -> Iterator["ImageFile"]:
             with _SILENCE, Image.open(file, formats=FORMATS) as image:
                 if not 1 <= image.width * image.height <= MOST_PIXELS:
                     raise UserError(f"{where} has {image.width} x {image.height} pixels, 1 to {MOST_PIXELS} are read")
+                clear = image.info.get("transparency")
+                if isinstance(clear, tuple) and image.tile and ";16" in str(image.tile[0].args):
+                    # Pillow keeps the high bytes of 16-bit colours, but the whole of the one that is transparent.
+                    image.info["transparency"] = tuple(value >> 8 for value in clear)
                 yield image
         except UserError:
             raise

@@ -69,7 +69,7 @@ def resized(pixels: np.ndarray, size: int = SIZE) -> np.ndarray:
     """By the short side, of which the middle is kept."""
     height, width = pixels.shape[:2]
     side = min(height, width)
-    (top, bottom), (left, right) = ((int((n - side) / 2), int((n - side) / 2) + side) for n in (height, width))
+    (top, bottom), (left, right) = (((n - side) / 2, (n + side) / 2) for n in (height, width))
     columns = lanczos(np.swapaxes(pixels.astype(np.float64), 0, 1), size, left, right)
     return lanczos(np.swapaxes(columns, 0, 1), size, top, bottom)
 
