@@ -83,8 +83,9 @@ def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bits(number, straig
 
 
 def test_eight_devices_compute_what_one_does():
-    """The whole of tests/core/test_parallel.py on a mesh of eight."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/core/test_parallel.py", "-p", "no:xdist"]
+    """The whole of tests/core/test_parallel.py on a mesh of eight, and losses over a whole batch."""
+    clip = "tests/models/test_clip.py::test_negatives_are_those_of_all_devices"
+    command = [sys.executable, "-m", "pytest", "-q", "tests/core/test_parallel.py", clip, "-p", "no:xdist"]
     environment = {**os.environ, "JAXGEN_TEST_DEVICES": "8", "XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from jaxgen.codecs import Augmented
 from jaxgen.core.codec import Codec
-from jaxgen.core.ranges import PathName, Size, Vocabulary
+from jaxgen.core.ranges import PathName, Vocabulary
 from jaxgen.core.types import RawBatch
 from jaxgen.data.clip_tokenizer import ClipBPE, framed
 from jaxgen.data.dataset import Dataset, RandomAccess
@@ -36,7 +36,7 @@ class Captioned(Dataset):
     """With bpe: tokens to learn at most."""
     vocabulary: PathName = ""
     """With bpe: the folder of CLIP's vocab.json and merges.txt, or its bpe_simple_vocab_16e6.txt.gz, to use instead."""
-    window: Size = 32
+    window: Annotated[int, Ge(3), Le(65_536)] = 32
     """Tokens of a text, start and end among them; longer ones are cut before the end."""
     template: str = "{}"
     """What is said of a class, as "a photo of a {}", where {} stands for its name."""
@@ -47,9 +47,10 @@ class Captioned(Dataset):
     def problem(self) -> str | None:
         if self.template.count("{}") != 1:
             return f"template is {self.template!r}: one {{}} is expected, for the name of a class"
-        return None if self.window > 2 else f"window is {self.window}: 3 or more are expected, start and end among them"
+        return None
 
     def load(self, split: str) -> RawBatch | RandomAccess:
+        self._check_classes()
         arrays, text = self.data.arrays(split), self.tokens(self.data.captions(split))
         return {**arrays, **text} if isinstance(arrays, Mapping) else _WithText(arrays, text)
 
@@ -60,7 +61,21 @@ class Captioned(Dataset):
 
     def class_tokens(self) -> dict[str, np.ndarray]:
         """`text` and `text_mask` of what is said of each class."""
-        return self.tokens([self.template.format(name) for name in self.class_names])
+        return self.tokens([self.template.replace("{}", name) for name in self.class_names])
+
+    def _check_classes(self) -> None:
+        """Raises UserError where what is said of classes differs only beyond the window."""
+        seen: dict[bytes, str] = {}
+        if not self.class_names:
+            return
+        said = self.class_tokens()
+        for name, tokens, mask in zip(self.class_names, said["text"], said["text_mask"]):
+            other = seen.setdefault(tokens.tobytes(), name)
+            if other != name and mask.all():
+                raise UserError(
+                    f"the classes {other!r} and {name!r} have the same first {self.window} tokens in the template"
+                    f" {self.template!r}: pass a larger --data.window, or shorten --data.template"
+                )
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from jaxgen.core.keys import EVAL, run_key
 from jaxgen.core.mesh import divisible
 from jaxgen.core.types import Batch, TrainState
 from jaxgen.data import Captioned
-from jaxgen.metrics.retrieval import recalls
+from jaxgen.metrics.retrieval import ranks, recalls
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.processes import whole
 
@@ -55,5 +55,5 @@ def matching_numbers(trained: Trained, split: str, limit: int | None, batch: int
         said = data.class_tokens()
         placed = said if layout is None else layout.put(said, layout.everywhere)
         classes = np.asarray(whole(_texts(model, trained.state, placed["text"], placed["text_mask"])))
-        numbers["zero_shot"] = (np.argmax(images @ classes.T, axis=1) == cond).astype(np.float64)
+        numbers["zero_shot"] = (ranks(images, classes, cond, np.arange(len(classes))) == 0).astype(np.float64)
     return numbers

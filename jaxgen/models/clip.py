@@ -70,6 +70,8 @@ class CLIP(LossModel):
         if "text" not in batch:
             raise UserError("the data has no captions: choose data that has, as jaxgen.data.Captioned(data=Emoji())")
         self._check_text(batch["text"])
+        if len(batch["x"]) < 2:
+            raise UserError("batch_size is 1: a picture is told from the captions of others, 2 or more are expected")
 
     def _check_text(self, text: Any) -> None:
         check_rows(text)

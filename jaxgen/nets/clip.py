@@ -94,8 +94,6 @@ class CLIPNetwork(nn.Module):
         """Raises UserError for pictures of `shape` = (H, W, C) that cannot be cut into patches, or invalid sizes."""
         check_patches(self.image.patch, self.image.body, shape)
         self.text.body.check()
-        if self.image.body.causal:
-            raise UserError("model.network.image.body.causal is True: the class token comes first, it would see nothing")
         for name, body in (("image", self.image.body), ("text", self.text.body)):
             if not body.final_norm:
                 raise UserError(f"model.network.{name}.body.final_norm is False: the outputs of CLIP are normalized")

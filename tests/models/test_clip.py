@@ -55,7 +55,8 @@ def test_losses_are_those_of_loops():
 
 @pytest.mark.parametrize("experiment", [SMOKE, SIGMOID], ids=["infonce", "sigmoid"])
 def test_negatives_are_those_of_all_devices(experiment):
-    """Loss and parameters after steps on a mesh are those of one device."""
+    """Losses of steps on a mesh, and the gradient of the first, are those of one device."""
+    model = experiment.model
 
     def trained(layout):
         raw = [experiment.data.batch_at(0, step, 16) for step in range(5)]
@@ -66,7 +67,19 @@ def test_negatives_are_those_of_all_devices(experiment):
         state, metrics = core.train_steps(experiment.model, state, key, batches, experiment.codec, None, False, layout)
         return jax.device_get(metrics)
 
-    alone, apart = trained(None), trained(Layout.make(f"data={DEVICES}", 16))
+    def gradient(layout):
+        batch = experiment.codec.encode(experiment.data.batch_at(0, 0, 16), jax.random.key(0))
+        keys, state = jax.random.split(jax.random.key(0), 16), started(experiment)
+        if layout is not None:
+            batch, keys = layout.put((batch, keys), layout.batch())
+            state = layout.put(state, layout.everywhere)
+        found = jax.jit(jax.grad(lambda p, *rest: model.loss(p, *rest)[0]))(state.params, state, keys, batch)
+        return jax.device_get(found)
+
+    layout = Layout.make(f"data={DEVICES}", 16)
+    for one, other in zip(jax.tree.leaves(gradient(None)), jax.tree.leaves(gradient(layout)), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+    alone, apart = trained(None), trained(layout)
     np.testing.assert_allclose(apart["loss"], alone["loss"], rtol=1e-5)
     assert alone["loss"][0] == pytest.approx(np.log(16) if experiment is SMOKE else 10.0, rel=0.5)
 
@@ -123,6 +136,11 @@ def test_ranks_are_those_of_a_loop():
     assert all(values.mean() == 1 for values in alone.values())
     alike = recalls(np.ones((30, 4)), np.ones((30, 4)), np.arange(30))
     assert all(values.mean() == 0 for values in alike.values())
+    # Alike up to the order in which a product is summed, which depends on the place in a matrix.
+    alike = np.repeat(np.random.default_rng(1).normal(size=(1, 128)).astype(np.float32), 413, axis=0)
+    alike /= np.linalg.norm(alike, axis=1, keepdims=True)
+    assert (ranks(alike, alike, np.arange(413), np.arange(413)) == 412).all()
+    assert (ranks(alike * np.nan, alike * np.nan, np.arange(413), np.arange(413)) == 412).all()
     both = recalls(queries, candidates, np.arange(30))
     assert both["text_to_image_r5"].mean() <= both["text_to_image_r10"].mean()
 
@@ -177,9 +195,28 @@ def test_captions_are_the_examples_own():
     assert list(data.files_to_keep()) == ["caption_tokenizer.json"]
 
 
+def test_class_names_take_their_place_in_the_template():
+    """Whatever braces stand in the template or in a name."""
+    data = Captioned(data=Emoji(size=16), tokenizer="bytes", window=40, template="{x} {} {")
+    said = data.class_tokens()
+    for name, tokens, mask in zip(data.class_names, said["text"], said["text_mask"], strict=True):
+        assert bytes(tokens[mask][1:-1].astype(np.uint8)).decode() == f"{{x}} {name.lower()} {{"
+
+
+def test_one_text_of_all_classes_finds_none(state):
+    """A network that gives all texts one vector has an accuracy of 0, not that of the first class."""
+    params = state.params["network"]
+    flat = {**params, "text_projection": jax.tree.map(jnp.zeros_like, params["text_projection"])}
+    trained = Trained(SMOKE, SMOKE.codec, state.replace(params={"network": flat}), None, None)
+    numbers, _ = held_out_numbers(trained, "test", batch=216)
+    assert numbers["zero_shot"]["mean"] == numbers["image_to_text_r10"]["mean"] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda e: replace(e, model=replace(e.model, accumulate=2)), "accumulate is 2: each example is compared"),
+    [(lambda e: replace(e, batch_size=1), "batch_size is 1: a picture is told from"),
+     (lambda e: replace(e, data=replace(e.data, template="a very long description of {}")), "the same first 12 tokens"),
+     (lambda e: replace(e, model=replace(e.model, accumulate=2)), "accumulate is 2: each example is compared"),
      (lambda e: replace(e, model=replace(e.model, objective="sigmoid")), "sigmoid has a bias"),
      (lambda e: replace(e, model=replace(e.model, mean=(0.5, 0.5))), "mean has 2 numbers"),
      (lambda e: replace(e, data=e.data.data), "has no captions"),
