@@ -3,10 +3,11 @@ zero-shot classes.
 
     python experiments/clip.py emoji                                # ten minutes on two cores
     python experiments/clip.py emoji --model.objective sigmoid --model.network.scale 2.3026 --model.network.bias -10
+    python experiments/clip.py folder --images DIR
     python experiments/clip.py vit_b32 --data.data.folder DIR --data.vocabulary FOLDER --mesh data=8
 
-Not yet run: vit_b32, the published setting, whose 400 million pairs are not public; the folder has captions, and CLIP's
-vocab.json and merges.txt are in FOLDER.
+Not yet run: folder; and vit_b32, the published setting, whose 400 million pairs are not public. The folders have
+captions, CLIP's vocab.json and merges.txt are in FOLDER.
 """
 
 from jaxgen.cli.train import main
@@ -40,6 +41,19 @@ PRESETS = {
         ),
         data=Captioned(data=Emoji(size=32, label="subgroup"), window=16, shift=3), batch_size=128, steps=1000,
         save_every=250, sample_every=1000,
+    ),
+    # A few thousand pictures of your own, larger and with longer captions than emoji's.
+    "folder": Experiment(
+        model=CLIP(
+            shape=(64, 64, 3), ema_decay=0.99,
+            optimizer=Adam(lr=5e-4, b2=0.98, warmup=200, decay_steps=5000, clip=1.0, weight_decay=0.1),
+            network=CLIPNetwork(
+                image=ImageTower(patch=8, body=tower(256, 6, 4).clone(dropout=0.1)),
+                text=TextTower(vocab=4096, window=32, body=tower(256, 4, 4, causal=True).clone(dropout=0.1)), dim=256,
+            ),
+        ),
+        data=Captioned(data=ImageFolder(size=64), vocab_size=4096, window=32, shift=6), batch_size=256, steps=5000,
+        save_every=500, sample_every=5000,
     ),
     # Tables 18 and 19 of the paper; the largest batch on eight GPUs takes --remat.
     "vit_b32": Experiment(
