@@ -183,15 +183,20 @@ def _centred(poses: np.ndarray, file: Path) -> np.ndarray:
 
 def _bounds(points: np.ndarray, views: Views) -> tuple[np.ndarray, np.ndarray]:
     """Near and far of each view, f64[V]: quantiles over the points f64[N, 3] in its picture, with a margin of a tenth.
+    Points in pixels that do not count, of which smaller pictures have some beside them, are left out.
 
     Both are 0 for a picture that shows no point.
     """
     near, far = np.zeros(len(views.poses)), np.zeros(len(views.poses))
+    height, width = views.size
     for i, (pose, intrinsics) in enumerate(zip(views.poses, views.intrinsics)):
         (x, y), seen = (a.T for a in pixels_of(pose, intrinsics, points))
         local = points - pose[:, 3]
         away = -local @ pose[:, 2] if views.planar[i] else np.linalg.norm(local, axis=-1)
-        shown = away[seen & (x >= 0) & (x <= views.size[1]) & (y >= 0) & (y <= views.size[0])]
+        inside = seen & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        if views.counted is not None:
+            inside[inside] = views.counted[i, y[inside].astype(int), x[inside].astype(int)]
+        shown = away[inside]
         if len(shown):
             near[i], far[i] = np.quantile(shown, (0.001, 0.999)) * (0.9, 1.1)
     return near, far

@@ -45,8 +45,8 @@ def read_transforms(file: Path, in_order_of_names: bool = False) -> Transforms:
     """The frames of a file, in its order or in that of their pictures' names.
 
     Raises:
-      UserError: the file is no such JSON; or a frame's camera is not supported, or one of its numbers is missing or out
-        of range: the line names file, frame and field.
+      UserError: the file is no such JSON, or names only others as held out; or a frame's camera is not supported, or
+        one of its numbers is missing or out of range: the line names file, frame and field.
     """
     scene = read_json(file)
     frames = scene.get("frames") if isinstance(scene, dict) else None
@@ -61,7 +61,10 @@ def read_transforms(file: Path, in_order_of_names: bool = False) -> Transforms:
     order = sorted(range(len(names)), key=names.__getitem__) if in_order_of_names else range(len(names))
     shots = [shots[i] for i in order]
     files = {picture for key in HELD_OUT for picture in _pictures(file, key, shared.get(key, []))}
-    return Transforms(shots, np.array([shot.picture in files for shot in shots]) if files else None)
+    held_out = np.array([shot.picture in files for shot in shots]) if files else None
+    if held_out is not None and not held_out.any():
+        raise UserError(f"{file}: {' and '.join(HELD_OUT)} name no picture of its frames: correct or remove them")
+    return Transforms(shots, held_out)
 
 
 def _shot(folder: Path, fields: Mapping[str, Any], where: str) -> Shot:

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 from messages import one_line
+from PIL import Image
 from scene_files import colmap, to_binary
 
 from jaxgen.errors import UserError
@@ -38,6 +39,19 @@ def test_colmaps_points_outside_the_picture_do_not_count(tmp_path):
     file.write_text(file.read_text() + beside + "\n")
     for name in ("near", "far", "poses"):
         np.testing.assert_allclose(*(getattr(s.views("train"), name) for s in (scene, around)), rtol=0.01, atol=0.01)
+
+
+def test_bounds_of_a_smaller_picture_are_of_its_own_points(tmp_path):
+    """Not of those that would appear beside it, where the frame of the largest picture has nothing."""
+    scene, _ = colmap(tmp_path / "scene", "SIMPLE_PINHOLE 8 6 22 4 3")
+    expected = scene.read("train")
+    Image.new("RGB", (16, 12)).save(tmp_path / "scene" / "images" / "3.png")
+    found = scene.read("train")
+    assert found.size == (12, 16)
+    others = [0, 1, 3, 4, 5, 6]
+    scale = found.poses[6, 0, 3] / expected.poses[6, 0, 3]
+    for name in ("near", "far"):
+        np.testing.assert_allclose(getattr(found, name)[others], scale * getattr(expected, name)[others], rtol=1e-9)
 
 
 def test_colmaps_pictures_without_lines_of_points(tmp_path):

@@ -44,6 +44,9 @@ def test_files_may_name_the_split(tmp_path):
     scene = capture(tmp_path, train_filenames=["images/0.png"], test_filenames=["images/3.png"], val_filenames=[])
     np.testing.assert_array_equal(scene.read("test").pixels[:, 0, 0, 1], [3])
     assert len(scene.read("train").pixels) == 8
+    with pytest.raises(UserError, match="name no picture of its frames") as error:
+        capture(tmp_path / "none", test_filenames=["images/33.png"]).load("train")
+    one_line(error)
     for i, bad in enumerate((5, "images/0.png", [3], [None])):
         with pytest.raises(UserError, match="test_filenames is"):
             capture(tmp_path / str(i), test_filenames=bad).load("train")
