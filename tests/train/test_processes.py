@@ -1,6 +1,7 @@
 """Runs of several processes: two on this machine, that meet over loopback."""
 
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -10,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
+from PIL import Image
 
-from jaxgen.experiment import presets
+from jaxgen.experiment import on_images, presets
 from jaxgen.report import read_metrics
 from jaxgen.runs.folder import RunFolder
 from jaxgen.train.loop import train
@@ -53,6 +55,52 @@ def test_two_processes_train_and_one_goes_on_and_back(tmp_path):
     finish(start(tmp_path / "run", "--mesh", "fsdp=4"))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "straight"), rtol=1e-5)
     assert (tmp_path / "run" / "pictures" / "000000020" / "samples.png").exists()
+
+
+READS = """
+import json, runpy, sys
+from jaxgen.data import image_folder
+feed = sys.modules["jaxgen.data.feed"]
+image_folder.IN_MEMORY = 0
+taken, read = feed.take, image_folder._read
+log = open(f"{OUT}/reads{sys.argv[-1]}", "w", buffering=1)
+def take(arrays, indices):
+    print(json.dumps(["rows", indices.tolist()]), file=log)
+    return taken(arrays, indices)
+def decode(data, file):
+    print(json.dumps(["decoded", str(file)]), file=log)
+    return read(data, file)
+feed.take, image_folder._read = take, decode
+sys.argv[0] = "experiments/vae.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_two_processes_read_each_their_half_of_a_folder_that_one_decodes(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 4)):
+        (folder := tmp_path / "pictures" / split).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    # Five batches of 8 are an epoch, and a call.
+    flags = ("--images", str(tmp_path / "pictures"), "--batch-size", "8", "--preload", "0", "--data.flip")
+    program = ("-c", f"OUT = {str(tmp_path)!r}" + READS)
+    finish(start(tmp_path / "run", "--mesh", "data=4", *flags, program=program))
+    logs = [[json.loads(line) for line in (tmp_path / f"reads{i}").read_text().splitlines()] for i in range(2)]
+    own = on_images(VAE, str(tmp_path / "pictures"))
+    own = dataclasses.replace(own, batch_size=8, data=dataclasses.replace(own.data, flip=True))
+    batches = np.stack([own.data.indices_at(own.seed, step, 8) for step in range(20)]).reshape(4, 5, 8)
+    for log, rows in zip(logs, (slice(4), slice(4, 8))):
+        found = [value for what, value in log if what == "rows"]
+        assert sorted(found) == sorted(batches[:, :, rows].reshape(4, -1).tolist())
+    assert sorted(np.concatenate([batches[0].reshape(-1), batches[1].reshape(-1)])) == sorted([*range(40)] * 2)
+    decoded = [[value for what, value in log if what == "decoded"] for log in logs]
+    assert not set(decoded[0]) & set(decoded[1]), "one decodes, the other waits"
+    trained = [name for name in decoded[0] + decoded[1] if "train" in name.split("/")]
+    assert len(trained) == len(set(trained)) == 40
+    train(own, tmp_path / "alone")
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), rtol=1e-5)
 
 
 def test_a_signal_to_one_process_stops_both_with_what_was_saved(tmp_path):
