@@ -1,6 +1,9 @@
 """`jaxgen guide RUN`: pictures that CLIP finds near to a prompt."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from jaxgen.cli.options import Common, ask
 from jaxgen.core.ranges import OptionalCount, Samples, Seed, Size
@@ -12,15 +15,18 @@ from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime.files import check_output
 from jaxgen.runtime.reading import user_path
 
+Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuideOptions(CLIPGuidance, Common):
     clip: str = ""
     """Run of experiments/clip.py, or of `jaxgen weights import-clip`, that guides."""
-    prompt: tuple[str, ...] = ()
-    """Texts that each picture is to show, TEXT or TEXT:WEIGHT; with a weight below 0, to keep away from."""
-    image_prompt: tuple[str, ...] = ()
-    """Pictures to be like, FILE or FILE:WEIGHT, beside the texts."""
+    prompt: Repeated = ()
+    """A text that each picture is to show, TEXT or TEXT:WEIGHT; with a weight below 0, to keep away from. Given several
+    times, all count."""
+    image_prompt: Repeated = ()
+    """A picture to be like, FILE or FILE:WEIGHT, beside the texts."""
     prompts: str = ""
     """A file with a prompt a line, of parts between bars, as `a red dragon | blurred:-0.5`; one compiled program draws
     them all."""

@@ -33,16 +33,19 @@ class Wanted(NamedTuple):
     """To choose from; all when empty."""
 
 
-def check(trained: Trained, wanted: Wanted) -> None:
-    """Raises UserError for a run whose pictures cannot be guided, or classes that it does not know."""
-    model = trained.model
+def check(trained: Trained, clip: Trained, wanted: Wanted) -> None:
+    """Raises UserError for a run whose pictures cannot be guided by that CLIP, or classes that it does not know."""
+    model, channels = trained.model, check_clip(clip).shape[2]
     if not isinstance(model, HasLatents | Steers):
         name = type(model).__name__
         raise UserError(
             f"{trained.name} is a run of {name}, whose pictures no gradient moves: guide a GAN, StyleGAN, VAE, VQ-VAE "
             "or diffusion model"
         )
-    jax.eval_shape(trained.codec.unrounded, jax.ShapeDtypeStruct((1, *model.shape), jnp.float32))
+    image = jax.eval_shape(trained.codec.unrounded, jax.ShapeDtypeStruct((1, *model.shape), jnp.float32))
+    if image.ndim != 4 or image.shape[3] not in (1, channels):
+        given = list(image.shape[1:])
+        raise UserError(f"{trained.name} draws {given}, {clip.name} sees pictures of {channels} channels: name another")
     if wanted.classes:
         if not getattr(model, "num_classes", 0):
             raise UserError(f"--cond was given, but {trained.name} is not conditional: leave it out")
@@ -77,7 +80,7 @@ def guided_pictures(
     """Pictures by `guide` for P prompts times num samples, a prompt after the other; `batch` rows at a time, by one
     program. Raises UserError for runs that cannot guide or be guided."""
     judge = check_clip(clip)
-    check(trained, wanted)
+    check(trained, clip, wanted)
     goals, num, cond = targets(clip, wanted.prompts), wanted.num, conditions(trained, wanted)
     total, by_row = len(wanted.prompts) * num, not isinstance(trained.model, HasLatents)
     batch, parts = min(batch, total), []

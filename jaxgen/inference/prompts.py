@@ -99,7 +99,7 @@ def embed_texts(trained: Trained, texts: Sequence[str]) -> np.ndarray:
 def embed_images(trained: Trained, images: np.ndarray, batch: int = 256) -> np.ndarray:
     """Unit vectors f32[N, D] of images uint8[N, H, W, 1 or 3]."""
     model, parts = check_clip(trained), []
-    images = np.broadcast_to(images, (*images.shape[:3], max(images.shape[3], model.shape[2])))
+    images = np.broadcast_to(images, (*images.shape[:3], model.shape[2]))
     for first in range(0, len(images), batch):
         some = images[first : first + batch]
         padded = np.resize(some, (min(batch, len(images)), *some.shape[1:]))  # the last batch is not compiled anew

@@ -76,15 +76,21 @@ class Judge:
     model: ScoresText
     params: PyTree
 
+    def _embed(self, images: jax.Array) -> jax.Array:
+        """Unit vectors f32[B, D] of images f32[B, H, W, 1 or C]; grey ones have the same in all C channels."""
+        return self.model.embed_images(
+            self.params, jnp.broadcast_to(images, (*images.shape[:3], self.model.shape[2]))
+        )  # fmt: skip
+
     def similarity(self, images: jax.Array, targets: Targets) -> jax.Array:
         """sum_m w_m cos(u, t_m) / sum_m |w_m|, f32[B], of images f32[B, H, W, C] in [-1, 1]."""
-        u = self.model.embed_images(self.params, images)
+        u = self._embed(images)
         return _weighted(jnp.einsum("bd,bmd->bm", u, targets.vectors), targets)
 
     def far(self, cutouts: Cutouts, keys: jax.Array, images: jax.Array, targets: Targets) -> jax.Array:
         """The loss of images, f32[B], by cutouts that keys [B] draw."""
         cut = cutouts(keys, images, self.model.shape[0])
-        u = self.model.embed_images(self.params, cut.reshape(-1, *cut.shape[2:])).reshape(*cut.shape[:2], 1, -1)
+        u = self._embed(cut.reshape(-1, *cut.shape[2:])).reshape(*cut.shape[:2], 1, -1)
         vectors = targets.vectors[:, None]
         attracts = targets.weights[:, None] > 0
         away = jnp.where(attracts, spherical(u, vectors), 1 - jnp.sum(u * vectors, axis=-1))
