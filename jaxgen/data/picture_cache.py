@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.runtime.files import DISKS, PARTIAL, replacing
+from jaxgen.runtime.files import DISKS, NO_LOCKS, PARTIAL, replacing
 from jaxgen.runtime.progress import say
 
 CHUNK = 64 << 20
 """Bytes of pictures that are decoded at once, and then written."""
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
-"""Errors of file systems that have no locks."""
 
 Decode = Callable[[range, np.ndarray], list[str]]
 """(indices, out) -> errors: writes the pictures `indices` into `out`, uint8[len(indices), H, W, C], and says why each

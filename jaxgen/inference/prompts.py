@@ -16,7 +16,7 @@ from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
 from jaxgen.data.clip_tokenizer import ClipBPE, framed
 from jaxgen.errors import UserError
-from jaxgen.models.clip_guidance import Targets
+from jaxgen.models.clip_guidance import Targets, weighted
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.picture import read_picture
 from jaxgen.runtime.reading import read_text, user_path
@@ -127,6 +127,5 @@ def targets(trained: Trained, prompts: Sequence[Prompt]) -> Targets:
 
 def similarities(trained: Trained, images: np.ndarray, wanted: Targets) -> np.ndarray:
     """sum_m w_m cos(u, t_m) / sum_m |w_m|, f32[N], of images uint8[N, H, W, C] and the targets of each."""
-    vectors, weights = (np.asarray(part) for part in wanted)
-    cosines = np.einsum("nd,nmd->nm", embed_images(trained, images), vectors)
-    return np.sum(weights * cosines, axis=1) / np.sum(np.abs(weights), axis=1)
+    cosines = jnp.einsum("nd,nmd->nm", embed_images(trained, images), wanted.vectors)
+    return np.asarray(weighted(cosines, wanted))

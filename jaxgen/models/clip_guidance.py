@@ -13,6 +13,7 @@ A generator with latents (GAN, StyleGAN's W+, VAE, codes) descends strength * lo
 Adam. A diffusion model has the loss of its predictions draw aside its sampling (arXiv:2105.05233, arXiv:2209.14687).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgen.core.capabilities import HasLatents, ScoresText, Steers
+from jaxgen.core.capabilities import HasLatents, LatentSpace, ScoresText, Steers
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each
 from jaxgen.core.ranges import Depth, NonNegative, OptionalDepth, Positive, Steps
@@ -85,7 +86,7 @@ class Judge:
     def similarity(self, images: jax.Array, targets: Targets) -> jax.Array:
         """sum_m w_m cos(u, t_m) / sum_m |w_m|, f32[B], of images f32[B, H, W, C] in [-1, 1]."""
         u = self._embed(images)
-        return _weighted(jnp.einsum("bd,bmd->bm", u, targets.vectors), targets)
+        return weighted(jnp.einsum("bd,bmd->bm", u, targets.vectors), targets)
 
     def far(self, cutouts: Cutouts, keys: jax.Array, images: jax.Array, targets: Targets) -> jax.Array:
         """The loss of images, f32[B], by cutouts that keys [B] draw."""
@@ -94,11 +95,11 @@ class Judge:
         vectors = targets.vectors[:, None]
         attracts = targets.weights[:, None] > 0
         away = jnp.where(attracts, spherical(u, vectors), 1 - jnp.sum(u * vectors, axis=-1))
-        return self.model.logit_scale(self.params) * _weighted(jnp.mean(away, axis=1), targets)
+        return self.model.logit_scale(self.params) * weighted(jnp.mean(away, axis=1), targets)
 
 
-def _weighted(values: jax.Array, targets: Targets) -> jax.Array:
-    """The mean of f32[B, M] by the targets' weights, f32[B]."""
+def weighted(values: jax.Array, targets: Targets) -> jax.Array:
+    """sum_m w_m values_m / sum_m |w_m| of f32[B, M], f32[B]."""
     weights = targets.weights
     return jnp.sum(weights * values, axis=1) / jnp.sum(jnp.abs(weights), axis=1)
 
@@ -146,8 +147,15 @@ def _optimized(
     cond: PyTree,
 ) -> Guided:
     """`guide` for a generator with latents."""
-    latents, cond = _nearest(settings, model, judge, codec, state, keys, targets, cond)
-    space = model.latent_space(state, cond)
+
+    def similarity(x: jax.Array) -> jax.Array:
+        return judge.similarity(pictures(codec, x), targets)
+
+    def space_of(cond: PyTree) -> LatentSpace:
+        return model.latent_space(state, cond)
+
+    latents, cond = _nearest(settings.candidates, space_of, similarity, fold_each(keys, START), cond)
+    space = space_of(cond)
 
     def loss(latents: PyTree, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = space.decode(latents)
@@ -163,36 +171,32 @@ def _optimized(
             # Each frame is overwritten up to the last step before its time; the first is the start alone.
             film = film.at[-(-i * settings.frames // settings.steps)].set(codec.decode(x), mode="drop")
         updates, opt_state = tx.update(grads, opt_state)
-        return (jax.tree.map(jnp.add, latents, updates), opt_state, film), judge.similarity(pictures(codec, x), targets)
+        return (jax.tree.map(jnp.add, latents, updates), opt_state, film), similarity(x)
 
     start = codec.decode(space.decode(latents))
     film = jnp.zeros((settings.frames, *start.shape), start.dtype)
-    carry, similarity = jax.lax.scan(step, (latents, tx.init(latents), film), jnp.arange(settings.steps))
+    carry, similarities = jax.lax.scan(step, (latents, tx.init(latents), film), jnp.arange(settings.steps))
     latents, _, film = carry
     x = codec.decode(space.decode(latents))
-    return Guided(x, start, similarity, film.at[-1].set(x) if settings.frames else film, cond)
+    return Guided(x, start, similarities, film.at[-1].set(x) if settings.frames else film, cond)
 
 
 def _nearest(
-    settings: CLIPGuidance,
-    model: HasLatents,
-    judge: Judge,
-    codec: Codec,
-    state: TrainState,
+    candidates: int,
+    space_of: Callable[[PyTree], LatentSpace],
+    similarity: Callable[[jax.Array], jax.Array],
     keys: jax.Array,
-    targets: Targets,
     cond: PyTree,
 ) -> tuple[PyTree, PyTree]:
-    """The latents, and the condition they were drawn under, whose pictures are nearest to the targets: of
-    `settings.candidates` draws for each of keys."""
-    keys_start, num = fold_each(keys, START), len(keys)
+    """The latents, and the condition they were drawn under, whose pictures are the most similar of so many candidates
+    for each of keys. similarity: f32[B] of x."""
 
     def candidate(k: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
         # Every condition in turn; row i does not know how many rows there are.
-        own = jax.tree.map(lambda c: jnp.broadcast_to(c[k % len(c)], (num, *c.shape[1:])), cond)
-        space = model.latent_space(state, own)
-        latents = space.draw(fold_each(keys_start, k))
-        return judge.similarity(pictures(codec, space.decode(latents)), targets), latents, own
+        own = jax.tree.map(lambda c: jnp.broadcast_to(c[k % len(c)], (len(keys), *c.shape[1:])), cond)
+        space = space_of(own)
+        latents = space.draw(fold_each(keys, k))
+        return similarity(space.decode(latents)), latents, own
 
     def keep(best: tuple[jax.Array, PyTree, PyTree], k: jax.Array) -> tuple[tuple[jax.Array, PyTree, PyTree], None]:
         new = candidate(k)
@@ -204,7 +208,7 @@ def _nearest(
         return jax.tree.map(chosen, new, best), None
 
     best = candidate(jnp.int32(0))
-    (_, latents, cond), _ = jax.lax.scan(keep, best, jnp.arange(1, settings.candidates))
+    (_, latents, cond), _ = jax.lax.scan(keep, best, jnp.arange(1, candidates))
     return latents, cond
 
 

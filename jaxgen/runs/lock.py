@@ -3,7 +3,6 @@
 The operating system frees the lock of a process that ends, however it ends. The file says who has it, or had it.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.errors import UserError
+from jaxgen.runtime.files import NO_LOCKS
 from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import record_of
 
 LOCK = ".lock"
-NONE = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
-"""Errors of file systems that have no locks."""
 
 
 @contextmanager
@@ -38,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            free = error.errno in NONE
+            free = error.errno in NO_LOCKS
         owner = record_of(os.pread(descriptor, 1 << 12, 0)) or {}
         who = f"process {owner.get('process', 'unknown')} of {owner.get('host', 'an unknown host')}"
         if not free:

@@ -19,6 +19,8 @@ PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, e
 """Errors of a place that cannot be written to."""
 DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 """Errors of a full or failing disk."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+"""Errors of a file system without locks."""
 SYSTEM = ("/dev", "/proc", "/sys")
 """Folders that hold no files of users', but for /dev/shm."""
 

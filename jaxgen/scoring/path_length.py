@@ -84,7 +84,7 @@ def _lengths(model: WalksLatents, codec: Pixels, apply: Callable, way: str) -> C
         t = uniform_each(fold_each(keys, POSITION), ())
 
         def images(latents: jax.Array) -> jax.Array:
-            return (generate(latents) - codec.low) / (codec.high - codec.low)
+            return codec.unrounded(generate(latents))
 
         return path_lengths(images, partial(apply, params), LatentPath(a, b, interpolate), t, EPS)
 

@@ -13,30 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_folders import forget, write_noise
 from PIL import Image
 
-from jaxgen.data import ImageFolder, dataset, image_folder, picture_cache
+from jaxgen.data import ImageFolder, image_folder, picture_cache
 from jaxgen.errors import UserError
 
 COUNT, SIZE = 40, 8
-
-
-def forget() -> None:
-    """What a new process does not know."""
-    for known in (image_folder.index, image_folder._pixels, dataset._load):
-        known.cache_clear()
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """Pictures of two classes, as many in train as `COUNT`, that are not kept in memory."""
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for split, count in (("train", COUNT), ("test", 2)):
-        for i in range(count):
-            file = tmp_path / "pictures" / split / "ab"[i % 2] / f"{i}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(file)
+    write_noise(tmp_path / "pictures", COUNT, 2, classes="ab")
     forget()
     yield ImageFolder(folder=str(tmp_path / "pictures"), size=SIZE)
     forget()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
-from PIL import Image
+from picture_folders import forget, write_noise
 
 from jaxgen import data
 from jaxgen.core.types import RawBatch
@@ -25,20 +25,11 @@ from jaxgen.runs.folder import RunFolder
 from jaxgen.train import loop
 
 
-def forget() -> None:
-    for known in (image_folder.index, image_folder._pixels, dataset._load):
-        known.cache_clear()
-
-
 @pytest.fixture
 def experiment(tmp_path, monkeypatch):
     """Of a folder with 50 pictures to train on, flipped and shifted by the step's key, in four calls of 5 steps."""
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 50), ("test", 4)):
-        (folder := tmp_path / "pictures" / split).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    write_noise(tmp_path / "pictures", 50, 4)
     forget()
     own = on_images(presets(EXPERIMENTS["vae"])["smoke"], str(tmp_path / "pictures"))
     yield dataclasses.replace(own, data=dataclasses.replace(own.data, flip=True, shift=2))

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
-from PIL import Image
+from picture_folders import write_noise
 
 from jaxgen.experiment import on_images, presets
 from jaxgen.report import read_metrics
@@ -78,11 +78,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_two_processes_read_each_their_half_of_a_folder_that_one_decodes(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 40), ("test", 4)):
-        (folder := tmp_path / "pictures" / split).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    write_noise(tmp_path / "pictures", 40, 4)
     # Five batches of 8 are an epoch, and a call.
     flags = ("--images", str(tmp_path / "pictures"), "--batch-size", "8", "--preload", "0", "--data.flip")
     program = ("-c", f"OUT = {str(tmp_path)!r}" + READS)
