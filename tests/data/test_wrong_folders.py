@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,8 +123,12 @@ def test_what_is_no_folder(tmp_path, capsys):
     ],
 )  # fmt: skip
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's rights are taken on")
-def test_what_may_not_be_read(closed, mode, words, tmp_path_factory, tmp_path, capsys):
-    (folder := tmp_path / "in" / "pictures").mkdir(parents=True)
+def test_what_may_not_be_read(closed, mode, words, tmp_path, request, capsys):
+    # pytest's own folders let no other user through.
+    top = tempfile.TemporaryDirectory()
+    request.addfinalizer(top.cleanup)
+    Path(top.name).chmod(0o755)
+    (folder := Path(top.name) / "in" / "pictures").mkdir(parents=True)
     some(folder, "a", "b")
     (folder / "metadata.csv").write_text("file_name\na/0.png\n")
     (folder / "a" / "0.txt").write_text("a caption")
@@ -131,18 +136,12 @@ def test_what_may_not_be_read(closed, mode, words, tmp_path_factory, tmp_path, c
     ImageFolder(folder=str(folder), size=9).arrays("all")
     refused(tmp_path / "none", [], capsys)
     picture_index.index.cache_clear()
-    above = [path for path in tmp_path.parents if path.is_relative_to(tmp_path_factory.getbasetemp().parent)]
-    modes = {path: path.stat().st_mode for path in (*above, tmp_path)}
+    (folder / closed).resolve().chmod(mode)
+    os.seteuid(65534)
     try:
-        for path in modes:
-            path.chmod(0o755)
-        (folder / closed).resolve().chmod(mode)
-        os.seteuid(65534)
         assert words in refused(folder, [], capsys)
     finally:
         os.seteuid(0)
-        for path, before in modes.items():
-            path.chmod(before)
 
 
 # --- folders that look wrong and are not --------------------------------------------------------------------------
