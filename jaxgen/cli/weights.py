@@ -1,4 +1,6 @@
-"""`jaxgen weights convert KIND FILE OUT`, `show KIND FILE`, and GPT-2's and CLIP's weights as a run and back."""
+"""`jaxgen weights convert KIND FILE OUT`, `show KIND FILE`, and published models' weights as a run and back."""
+
+from typing import Any
 
 from jaxgen.errors import UserError
 from jaxgen.runtime.reading import user_path
@@ -10,10 +12,13 @@ USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights export-gpt2 RUN FILE
        jaxgen weights import-clip FOLDER OUT
        jaxgen weights export-clip RUN FOLDER [huggingface or open_clip]
+       jaxgen weights import-taesd FOLDER OUT [--size N] [--images DIR]
 
 GPT-2's FILE is Hugging Face's model.safetensors, VOCABULARY a folder of its vocab.json and merges.txt, OUT a run.
 CLIP's FOLDER has model.safetensors, config.json, vocab.json and merges.txt as Hugging Face has them, or
 open_clip_model.safetensors, open_clip_config.json and a vocabulary.
+TAESD's FOLDER has NAME_encoder.pth and NAME_decoder.pth, or a safetensors file; OUT is a first stage for pictures of N
+pixels a side, 64 if it is not said.
 
 KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
 """ + "\n".join(f"  {name:10} {' or '.join(kind.published.values())}" for name, kind in KINDS.items())
@@ -49,8 +54,23 @@ def command(args: list[str]) -> None:
 
             export_run(user_path(run), user_path(folder), "open_clip" if args[3:] == ["open_clip"] else "huggingface")
             print(f"written to {folder}")
+        case ["import-taesd", place, out, *flags]:
+            from jaxgen.runs.taesd import import_run
+
+            import_run(user_path(place), user_path(out), **_taesd_flags(flags))
+            print(f"written to {out}: a second stage takes --codec.run {out} --codec.form latents")
         case _:
             raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")
+
+
+def _taesd_flags(flags: list[str]) -> dict[str, Any]:
+    """size and images of `import-taesd`. Raises UserError for other flags, or a size that is no number."""
+    given = dict(zip(flags[::2], flags[1::2]))
+    if len(flags) % 2 or given.keys() - {"--size", "--images"} or 2 * len(given) != len(flags):
+        raise UserError(f"import-taesd takes --size N and --images DIR, not {' '.join(flags)}: see --help")
+    if not (size := given.get("--size", "64")).isdecimal() or not 0 < int(size) <= 4096:
+        raise UserError(f"--size is {size}: a whole number from 8 to 4096 is expected")
+    return {"size": int(size), "images": given.get("--images", "")}
 
 
 def described(found: Weights) -> str:

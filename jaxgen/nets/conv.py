@@ -20,14 +20,16 @@ def Conv(
     size: int = 3,
     stride: int = 1,
     *,
+    padding: Any = "SAME",
+    use_bias: bool = True,
     kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init,
     dtype: Any = None,
     name: str | None = None,
 ) -> nn.Conv:
-    """`nn.Conv` with a square kernel, SAME padding and a bias, computed by `ops.conv.conv`."""
+    """`nn.Conv` with a square kernel, computed by `ops.conv.conv`."""
     return nn.Conv(
-        features, (size, size), stride, padding="SAME", kernel_init=kernel_init, dtype=dtype, name=name,
-        conv_general_dilated=linen_conv,
+        features, (size, size), stride, padding=padding, use_bias=use_bias, kernel_init=kernel_init, dtype=dtype,
+        name=name, conv_general_dilated=linen_conv,
     )  # fmt: skip
 
 
@@ -53,17 +55,19 @@ class UpConv(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution with a bias, computed as one `upconv`."""
+    """Nearest-neighbour doubling, then a 3x3 convolution, computed as one `upconv`."""
 
     features: int
+    use_bias: bool = True
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return upconv(x, doubled_kernel(kernel)) + bias[None, None, None]
+        x = upconv(x, doubled_kernel(kernel))
+        return x if bias is None else x + bias[None, None, None]
 
 
 def _activated(x: jax.Array, groups: int) -> jax.Array:
