@@ -66,13 +66,15 @@ def run(table, schedule, x0, x, noise=None):
     """A sampler's table as a loop in float64. x0(x, alpha, sigma) is the denoiser; noise: [R, ...] or None for none."""
     alphas, sigmas = schedule.levels(table.t)
     columns = {name: table.column(name) for name in ("a", "b", "c", "d", "e", "save")}
-    saved = np.zeros_like(x), np.zeros_like(x)
+    saved, past = (np.zeros_like(x), np.zeros_like(x)), []
     for i in range(len(table.t)):
         row = {name: values[i] for name, values in columns.items()}
         guess = x0(x, alphas[i], sigmas[i])
         new = row["a"] * guess + row["b"] * x + row["d"] * saved[0] + row["e"] * saved[1]
+        if table.past is not None:
+            new = new + sum(weight * eps for weight, eps in zip(table.past[i], past))
         if row["save"]:
-            saved = guess, x
+            saved, past = (guess, x), [(x - alphas[i] * guess) / sigmas[i], *past]
         x = new if noise is None else new + row["c"] * noise[i]
     return x
 

@@ -2,11 +2,12 @@
 
 Each row of a table evaluates the network once, for x0_hat at the current x, and updates
 
-    x <- a x0_hat + b x + c noise + d x0_saved + e x_saved,
+    x <- a x0_hat + b x + c noise + d x0_saved + e x_saved + sum_k past_k eps_hat_k,
 
-where x0_saved and x_saved come from the latest earlier row with `save`. Multistep methods use x0_saved, two-stage
-methods use both. A sampler is therefore a set of coefficients, which are computed in float64 NumPy. alpha, sigma: the
-level of x; primed: the next level. x0_hat is the network's prediction, and eps_hat = (x - alpha x0_hat) / sigma.
+where x0_saved and x_saved come from the latest earlier row with `save`, and eps_hat_k from the k-th latest. Multistep
+methods use x0_saved or eps_hat_k, two-stage methods x0_saved and x_saved. A sampler is therefore a set of coefficients,
+which are computed in float64 NumPy. alpha, sigma: the level of x; primed: the next level. x0_hat is the network's
+prediction, and eps_hat = (x - alpha x0_hat) / sigma.
 """
 
 import math
@@ -21,6 +22,7 @@ from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.ranges import Fraction, NonNegative, OptionalSteps, Positive, Steps
 from jaxgen.errors import UserError
 from jaxgen.ops.diffusion import Denoise, log_variances, posterior, step_variance
+from jaxgen.ops.sampler_table import Table, rows_from
 from jaxgen.ops.schedules import Grid, Schedule
 
 START = 0  # stream of a sample's key: the noise that x starts from; the rows of a table follow from 1 on
@@ -54,33 +56,6 @@ class Start:
 FROM_NOISE = Start()
 
 
-@dataclass(frozen=True)
-class Table:
-    """The rows of a sampler. Each column is float64[R] unless stated otherwise."""
-
-    t: np.ndarray
-    """Times at which the network is evaluated, in the schedule's dtype."""
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
-    alpha: np.ndarray
-    """alpha and sigma: the level after a row."""
-    sigma: np.ndarray
-    start: float
-    """Standard deviation of x before the first row."""
-    d: np.ndarray | None = None
-    e: np.ndarray | None = None
-    save: np.ndarray | None = None
-    """bool[R]: whether x and x0_hat of this row are saved."""
-    low: np.ndarray | None = None
-    """low and high: bounds of the log variance, for a sampler that can use a learned variance."""
-    high: np.ndarray | None = None
-
-    def column(self, name: str) -> np.ndarray:
-        value = getattr(self, name)
-        return np.zeros(len(self.t)) if value is None else value
-
-
 def deterministic(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """(a, b) of the update x' = alpha' x0_hat + sigma' eps_hat, eq. 12 of arXiv:2010.02502 with its sigma = 0."""
     b = grid.sigma[1:] / grid.sigma[:-1]
@@ -105,7 +80,9 @@ class Sampler:
     ) -> Table:
         """A row for each step of the grid."""
         c = np.broadcast_to(c, a.shape)
-        return Table(grid.t, a, b, c, grid.alpha[1:], grid.sigma[1:], schedule.start, **more)
+        # Whatever level the grid ends in, its x is taken for data.
+        level = np.append(grid.alpha[1:-1], 1.0), np.append(grid.sigma[1:-1], 0.0)
+        return Table(grid.t, a, b, c, *level, schedule.start, **more)
 
     def evaluations(self, schedule: Schedule) -> int:
         """Network evaluations for a sample. The two evaluations of classifier-free guidance count as one."""
@@ -130,7 +107,7 @@ class Sampler:
         # starts at each row that saves. 1e-9 is subtracted as 0.7 * 10 is more than 7 in floating point.
         starts = np.arange(len(table.t)) if table.save is None else np.flatnonzero(table.save)
         first = starts[len(starts) - max(1, math.ceil(start.strength * len(starts) - 1e-9))]
-        rows, again = _rows(table, first, start.resample if mask is not None else 1)
+        rows, again = rows_from(table, first, start.resample if mask is not None else 1)
         count = len(rows["t"])
         frames = min(frames, count)
         # Each frame is overwritten until the last of the rows that share its slot.
@@ -138,7 +115,7 @@ class Sampler:
         # Row i of the loop folds i + 1 into the keys, as the initial noise uses fold 0.
         rows["index"] = np.arange(1, count + 1)
         random, two_stage = bool(np.any(rows["c"])) or again, table.save is not None
-        learns = table.low is not None
+        learns, depth = table.low is not None, 0 if table.past is None else table.past.shape[1]
 
         def known(x: jax.Array, index: jax.Array | int, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
             """x with the image at this level where the mask keeps it."""
@@ -147,8 +124,9 @@ class Sampler:
             return jnp.where(mask, there, x)
 
         def step(carry, row):
-            x, film, *saved = carry
-            predicted = denoise(x, jnp.full(keys.shape, row["t"]))
+            x, film, past, *saved = carry
+            t = jnp.full(keys.shape, row["t"])
+            predicted = denoise(x, t)
             x0 = jnp.clip(predicted.x0, -self.clip, self.clip) if self.clip else predicted.x0
             new = row["a"] * x0 + row["b"] * x
             if two_stage:
@@ -156,6 +134,13 @@ class Sampler:
                 before = jnp.where(row["index"] == 1, x0, saved[0])
                 new += row["d"] * before + row["e"] * saved[1]
                 saved = [jnp.where(row["save"], now, old) for now, old in zip((x0, x), saved)]
+            if depth:
+                alpha, sigma = schedule.at(t, x.ndim)
+                eps = (x - alpha * x0) / sigma
+                # Before the first row, predictions are taken to have been the same as there.
+                past = jnp.where(row["index"] == 1, eps[None], past)
+                new += jnp.tensordot(row["past"], past, 1)
+                past = jnp.where(row["save"], jnp.concatenate([eps[None], past[:-1]]), past)
             if random:
                 scale = row["c"]
                 if learns and predicted.fraction is not None:
@@ -167,7 +152,7 @@ class Sampler:
                 new += scale * normal_each(fold_each(keys, row["index"]), shape)
             if mask is not None:
                 new = known(new, row["index"], row["alpha"], row["sigma"])
-            return (new, film.at[row["slot"]].set(new) if frames else film, *saved), None
+            return (new, film.at[row["slot"]].set(new) if frames else film, past, *saved), None
 
         z = normal_each(fold_each(keys, START), shape) if start.noise is None else start.noise
         if first:
@@ -176,39 +161,9 @@ class Sampler:
         else:
             x = table.start * z
         saved = (jnp.zeros_like(x), jnp.zeros_like(x)) if two_stage else ()
-        carry = (x, jnp.zeros((frames, *x.shape)), *saved)
+        carry = (x, jnp.zeros((frames, *x.shape)), jnp.zeros((depth, *x.shape)), *saved)
         (x, film, *_), _ = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, rows))
         return film if frames else jnp.asarray(x)
-
-
-def _rows(table: Table, first: int, resample: int) -> tuple[dict[str, np.ndarray], bool]:
-    """The rows from `first` on as f32 columns, each repeated `resample` times; and whether any is repeated.
-
-    Before a repetition, x -> gain x + renoise z takes x back to the level at which the row started.
-    """
-    names = ("a", "b", "c", "d", "e", "low", "high", "alpha", "sigma")
-    rows = {name: table.column(name)[first:] for name in names}
-    rows["t"] = table.t[first:]
-    rows["save"] = table.column("save").astype(bool)[first:]
-    if resample < 2:
-        return {k: v if k in ("t", "save") else v.astype(np.float32) for k, v in rows.items()}, False
-    if table.save is not None:
-        raise UserError(f"resample is {resample}, but this sampler's rows hang together: use Ancestral or DDIM")
-    # The level before a row is the one that the row before leads to; the first has none and is not repeated.
-    alpha, sigma = rows["alpha"], rows["sigma"]
-    gain = np.append(1.0, alpha[:-1] / alpha[1:])
-    renoise = np.append(0.0, np.sqrt(np.maximum(sigma[:-1] ** 2 - (gain[1:] * sigma[1:]) ** 2, 0)))
-    repeat = np.full(len(gain), resample)
-    repeat[0] = 1
-    which = np.repeat(np.arange(len(gain)), repeat)
-    last = np.append(which[1:] != which[:-1], True)
-    rows = {name: value[which] for name, value in rows.items()}
-    rows["gain"] = np.where(last, 1.0, gain[which])
-    rows["renoise"] = np.where(last, 0.0, renoise[which])
-    back = np.maximum(which - 1, 0)
-    rows["alpha"] = np.where(last, rows["alpha"], alpha[back])
-    rows["sigma"] = np.where(last, rows["sigma"], sigma[back])
-    return {k: v if k in ("t", "save") else v.astype(np.float32) for k, v in rows.items()}, True
 
 
 # --- steps of the reverse process ---------------------------------------------------------------------------------

@@ -8,15 +8,17 @@ in bf16, 1 - beta_0 rounds to one.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Gt, Lt
 
-from jaxgen.core.ranges import NonNegative, Positive, Steps
+from jaxgen.core.ranges import NonNegative, OptionalSteps, Positive, Steps
 from jaxgen.errors import UserError
+
+KARRAS_RHO = 7.0
 
 
 def expand(values: jax.Array, ndim: int) -> jax.Array:
@@ -152,6 +154,73 @@ class Linear(VariancePreserving):
 
 
 @dataclass(frozen=True)
+class ScaledLinear(VariancePreserving):
+    """sqrt(beta_t) linear in t: latent diffusion, arXiv:2112.10752, with the values of Stable Diffusion, which are for T
+    = 1000 and scaled as in `Linear`. Time may lie between two steps; log(sigma / alpha) is linear there."""
+
+    beta_start: Annotated[float, Gt(0), Lt(1)] = 0.00085
+    beta_end: Annotated[float, Gt(0), Lt(1)] = 0.012
+    spacing: Literal["leading", "ends", "karras"] = "leading"
+    """Which times samplers visit. leading: every T // steps-th from `offset` on. ends: evenly spaced, with both ends.
+    karras: evenly spaced in (sigma / alpha)^(1/7), with both ends (eq. 5 of arXiv:2206.00364); the network is told the
+    nearest step."""
+    offset: OptionalSteps = 1
+    """The first time of `leading`, or the latest with which all times exist."""
+    end: Literal["data", "first"] = "data"
+    """What the last step leads to. first: the level of time 0, taken for data (diffusers' set_alpha_to_one=False)."""
+
+    def abar(self) -> np.ndarray:
+        beta = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps) ** 2 * (1000 / self.num_steps)
+        if beta.max() >= 1:
+            raise UserError(f"a schedule of {self.num_steps} steps has beta = {beta.max():.2f} >= 1: use more")
+        return np.cumprod(1 - beta)
+
+    def _log_ratio(self) -> np.ndarray:
+        """log(sigma / alpha) of all times, float64[T], increasing."""
+        alpha, sigma = self.table()
+        return np.log(sigma) - np.log(alpha)
+
+    def levels(self, t):
+        if np.issubdtype(np.asarray(t).dtype, np.integer):
+            return super().levels(t)
+        ratio = np.exp(np.interp(t, np.arange(self.num_steps), self._log_ratio()))
+        return 1 / np.sqrt(1 + ratio**2), ratio / np.sqrt(1 + ratio**2)
+
+    def at(self, t, ndim):
+        if jnp.issubdtype(t.dtype, jnp.integer):
+            return super().at(t, ndim)
+        table = jnp.asarray(self._log_ratio(), jnp.float32)
+        ratio = expand(jnp.exp(jnp.interp(t, jnp.arange(self.num_steps, dtype=jnp.float32), table)), ndim)
+        return 1 / jnp.sqrt(1 + ratio**2), ratio / jnp.sqrt(1 + ratio**2)
+
+    def times(self, steps):
+        even = super().times(steps)  # which checks `steps`
+        if steps in (0, self.num_steps) or self.spacing == "ends":
+            return even
+        if self.spacing == "leading":
+            each = self.num_steps // steps
+            last = (steps - 1) * each
+            return np.arange(steps)[::-1] * each + min(self.offset, self.num_steps - 1 - last)
+        log_ratio = self._log_ratio()
+        noisiest, least = np.exp(log_ratio[[-1, 0]] / KARRAS_RHO)
+        even = KARRAS_RHO * np.log(np.linspace(noisiest, least, steps))
+        return np.interp(even, log_ratio, np.arange(self.num_steps))
+
+    def path(self, points):
+        return super().times(points)
+
+    def grid(self, steps):
+        grid = super().grid(steps)
+        if self.end == "first" and grid.t[-1] > 0:
+            for level, table in zip(grid[1:], self.table()):
+                level[-1] = table[0]
+        return grid
+
+    def network_time(self, t):
+        return super().network_time(jnp.round(t))
+
+
+@dataclass(frozen=True)
 class Cosine(VariancePreserving):
     """f(t) = cos^2((t / T + s) / (1 + s) pi / 2), beta at most 0.999: eq. 17 of arXiv:2102.09672."""
 
@@ -207,7 +276,7 @@ class Karras(Schedule):
 
     sigma_min: Positive = 0.002
     sigma_max: Positive = 80.0
-    rho: Positive = 7.0
+    rho: Positive = KARRAS_RHO
 
     def levels(self, t):
         t = np.asarray(t, np.float64)
