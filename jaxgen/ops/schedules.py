@@ -155,7 +155,7 @@ class Linear(VariancePreserving):
 
 @dataclass(frozen=True)
 class ScaledLinear(VariancePreserving):
-    """sqrt(beta_t) linear in t: latent diffusion, arXiv:2112.10752, with the values of Stable Diffusion, which are for T
+    """sqrt(beta_t) linear in t: latent diffusion, arXiv:2112.10752. The values are Stable Diffusion's; they are for T
     = 1000 and scaled as in `Linear`. Time may lie between two steps; log(sigma / alpha) is linear there."""
 
     beta_start: Annotated[float, Gt(0), Lt(1)] = 0.00085
