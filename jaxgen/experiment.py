@@ -113,12 +113,13 @@ class Experiment:
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         codec.check_model(self.model)
         self.model.check({**shapes, **labels})
-        vocab = getattr(self.model, "vocab", self.data.vocab)
+        vocab = getattr(self.model, "vocab", 0) or self.data.vocab  # 0: a model without texts
         if self.data.vocab > vocab:
-            text = ".text" if isinstance(self.model, ScoresText) else ""
+            part = "network.text" if isinstance(self.model, ScoresText) else "network"
+            part = "text" if getattr(self.model, "text", None) else part
             raise UserError(
                 f"the data has {self.data.vocab} tokens, the model knows {vocab}: pass "
-                f"--model.network{text}.vocab {self.data.vocab}"
+                f"--model.{part}.vocab {self.data.vocab}"
             )
         given = getattr(self.codec, "bits", 0)
         if (bits := getattr(self.model, "bits", given)) != given:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import Batch, PyTree, TrainState
-from jaxgen.models.diffusion import Diffusion, guidance_scale
+from jaxgen.models.conditions import guidance_scale
+from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.diffusion import Denoised
 
 

@@ -19,7 +19,8 @@ from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import ascend, check_rows, concrete, outside
+from jaxgen.models.conditions import check_text, text_rows
+from jaxgen.models.shared import ascend
 from jaxgen.nets.apply import apply
 from jaxgen.nets.clip import MOST_SCALE, CLIPNetwork
 from jaxgen.ops.resize import clean_bicubic
@@ -69,17 +70,9 @@ class CLIP(LossModel):
             raise UserError(f"pictures have shape {given}, model.shape is {self.shape}: pass --model.shape")
         if "text" not in batch:
             raise UserError("the data has no captions: choose data that has, as jaxgen.data.Captioned(data=Emoji())")
-        self._check_text(batch["text"])
+        check_text(batch, self.vocab, self.network.text.window)
         if len(batch["x"]) < 2:
             raise UserError("batch_size is 1: a picture is told from the captions of others, 2 or more are expected")
-
-    def _check_text(self, text: Any) -> None:
-        check_rows(text)
-        if text.shape[1] > self.network.text.window:
-            window = self.network.text.window
-            raise UserError(f"texts have {text.shape[1]} tokens, the model knows {window}: pass --data.window {window}")
-        if concrete(text) and (bad := outside(text, self.vocab)) is not None:
-            raise UserError(f"token {bad} is out of range: the model knows 0 to {self.vocab - 1}")
 
     # --- embeddings ---
 
@@ -158,14 +151,11 @@ class CLIP(LossModel):
     # --- pictures of texts ---
 
     def check_cond(self, cond: PyTree) -> None:
-        if not isinstance(cond, dict) or "text" not in cond:
-            raise UserError("the condition of CLIP is {'text': i32[N, T], 'text_mask': bool[N, T]}, tokens of texts")
-        self._check_text(cond["text"])
+        check_text(cond, self.vocab, self.network.text.window)
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         """The captions of examples, from the first on, over again where they are too few."""
-        rows = np.arange(num) % len(batch["text"])
-        return {name: batch[name][rows] for name in ("text", "text_mask") if name in batch}
+        return text_rows(num, batch)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Pictures f32[len(keys), *shape] nearest to each text, by gradient ascent from noise. They show what the

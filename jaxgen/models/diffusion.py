@@ -6,7 +6,7 @@ target (`target`), how the network's output gives x_0 (`x0_of`), and the weight 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,26 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core.keys import coin_each, fold_each, normal_each, one_key, split_each, uniform_each
+from jaxgen.core.keys import fold_each, normal_each, one_key, split_each, uniform_each
 from jaxgen.core.model import LossModel
-from jaxgen.core.ranges import Decay, Fraction, OptionalSize, OptionalSteps, Shape, Steps
+from jaxgen.core.ranges import Decay, OptionalSteps, Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
-from jaxgen.errors import UserError
-from jaxgen.models.shared import ClassConditionalModel, check_classes, check_labels, check_shape, concrete
+from jaxgen.models.conditions import Conditioned, Inputs, guidance_scale, without
+from jaxgen.models.shared import check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
-from jaxgen.ops.guidance import Guidance, split_batch
+from jaxgen.ops.guidance import split_batch
 from jaxgen.ops.samplers import DDIM, FROM_NOISE, START, Sampler, Start
 from jaxgen.ops.schedules import Schedule
 
-Inputs = dict[str, jax.Array]
-"""A network's inputs beside x_t and t, by argument name: `y`, `context`. `image` is concatenated to x_t as channels."""
-NULLABLE = ("y", "context")
-"""Inputs that class dropout and guidance replace by zeros."""
-CLASS_DROPOUT = 0.1
-"""Of a model that is fitted to classes, so that it can be guided."""
 STEER = 1 << 20  # stream of a sample's key, beyond those of a sampler's rows
 STEERING = 0.5
 """Of `steer`: the most that a prediction moves in a step, as a root mean square over an image."""
@@ -41,21 +35,16 @@ BOUND, DEQUANTIZE, ODE = range(3)  # streams of an evaluation's key, after one f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diffusion(ClassConditionalModel, LossModel):
-    """x: f32[B, *shape]. cond: i32[B] in [0, num_classes) when num_classes > 0, or a dict with these labels as `label`
-    and a guidance scale for each sample as `guidance`, f32[B]. With class_dropout, label -1 is the null class."""
+class Diffusion(Conditioned, LossModel):
+    """x: f32[B, *shape]. cond: see `models.conditions`."""
 
     network: nn.Module = field(default_factory=UNet)
-    """(x_t, t, C, y, context, train) -> an output with C channels."""
+    """(x_t, t, C, y, context, context_mask, train) -> an output with C channels."""
     schedule: Schedule
     sampler: Sampler = DDIM()
-    guidance: Guidance = Guidance()
     kind: Kind = "eps"
     """The quantity that the network predicts."""
     shape: Shape = (32, 32, 3)
-    num_classes: OptionalSize = 0
-    class_dropout: Fraction = 0.0
-    """Fraction of training examples whose condition is replaced by the null one; guidance needs some."""
     ema_decay: Decay = 0.9999
     evaluate_times: Steps = 20
     """Number of times at which `evaluate` measures the error."""
@@ -98,54 +87,20 @@ class Diffusion(ClassConditionalModel, LossModel):
         """Output channels of the network."""
         return self.shape[-1]
 
-    def fitted(self, shape: tuple[int, ...], num_classes: int) -> "Diffusion":
-        model = super().fitted(shape, num_classes)
-        assert isinstance(model, Diffusion)
-        if num_classes:
-            return replace(model, class_dropout=self.class_dropout or CLASS_DROPOUT)
-        return replace(model, class_dropout=0.0, guidance=replace(self.guidance, scale=1.0))
-
     # --- checks ---
 
     def check(self, batch: Batch) -> None:
         check_shape(self.shape, batch)
-        check_classes(self.num_classes, batch)
+        self.check_conditions(batch)
         self.network.check(self.shape)
         self.sampler.table(self.schedule)
-        self._check_guidance()
         # `evaluate` alone asks for these grids: a bad one must be refused before training, not after.
         if self.bound_steps:
             self.schedule.grid(self.bound_steps)
         if self.ode_steps:
             self.schedule.path(self.ode_steps + 1)
 
-    def _check_guidance(self) -> None:
-        if self.guidance.scale != 1 and not (self.class_dropout and self.num_classes):
-            raise UserError(
-                f"guidance.scale is {self.guidance.scale}, num_classes {self.num_classes} and class_dropout "
-                f"{self.class_dropout}: guidance needs a model trained with classes and on examples without; train "
-                "with classes and --model.class-dropout 0.1, or leave the scale at 1"
-            )
-
-    def check_cond(self, cond: PyTree) -> None:
-        self._check_guidance()
-        if isinstance(cond, dict) and "guidance" in cond and not (self.class_dropout and self.num_classes):
-            raise UserError("a guidance scale was given to a model trained without class_dropout: leave it out")
-        self.check_labels(cond)
-
-    def check_labels(self, cond: PyTree) -> None:
-        """Raises UserError for missing labels or labels out of range."""
-        labels: jax.Array | np.ndarray | None = label_of(cond)
-        if self.class_dropout and labels is not None and concrete(labels):
-            labels = np.where(np.asarray(labels) == -1, 0, labels)  # -1 is the null class
-        check_labels(self.num_classes, labels)
-
     # --- the network ---
-
-    def inputs(self, cond: PyTree) -> Inputs:
-        """The network's inputs for a condition."""
-        y = self._one_hot(label_of(cond))
-        return {} if y is None else {"y": y}
 
     def answer(
         self, params: PyTree, x: jax.Array, t: jax.Array, inputs: Inputs, dropout: jax.Array | None = None
@@ -168,7 +123,7 @@ class Diffusion(ClassConditionalModel, LossModel):
 
     def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True) -> Denoise:
         """(x_t, t) -> Denoised under a condition, guided by the condition's scale or else that of `guidance`."""
-        inputs = self.inputs(cond)
+        inputs = self.inputs(params, cond)
 
         def plain(x: jax.Array, t: jax.Array) -> Denoised:
             return self.denoised(self.answer(params, x, t, inputs), x, t)
@@ -176,7 +131,7 @@ class Diffusion(ClassConditionalModel, LossModel):
         scale = guidance_scale(cond, self.guidance)
         if not guided or scale is None:
             return plain
-        null = {k: jnp.zeros_like(v) if k in NULLABLE else v for k, v in inputs.items()}
+        null = self.inputs(params, without(cond, self.empty))
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs, null)
 
         def classifier_free(x: jax.Array, t: jax.Array) -> Denoised:
@@ -192,28 +147,16 @@ class Diffusion(ClassConditionalModel, LossModel):
     # --- training ---
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        inputs = self.inputs(self.condition(batch))
+        cond, params = self.condition(batch), {}
+        if self.text:
+            key, key_text = jax.random.split(key)
+            params["text"] = self.init_text(key_text, cond)
+        inputs = self.inputs(params, cond)
         x, t = batch["x"], jnp.ones(len(batch["x"]))
         if "image" in inputs:
             x = jnp.concatenate([x, inputs.pop("image")], axis=-1)
         told: dict[str, Any] = inputs
-        return {"network": self.network.init(key, x, t, self.outputs, **told)["params"]}
-
-    def condition(self, batch: Batch) -> PyTree:
-        """The condition of a batch of data."""
-        return batch.get("cond")
-
-    def drop(self, keys: jax.Array, inputs: Inputs) -> Inputs:
-        """The inputs with the condition replaced by zeros, the null one, in a fraction `class_dropout` of examples."""
-        if not self.class_dropout:
-            return inputs
-
-        keep = coin_each(keys, 1 - self.class_dropout)
-
-        def one(name: str, value: jax.Array) -> jax.Array:
-            return jnp.where(keep.reshape((-1,) + (1,) * (value.ndim - 1)), value, 0) if name in NULLABLE else value
-
-        return {name: one(name, value) for name, value in inputs.items()}
+        return {"network": self.network.init(key, x, t, self.outputs, **told)["params"], **params}
 
     def errors(
         self, params: PyTree, x0: jax.Array, t: jax.Array, eps: jax.Array, inputs: Inputs, dropout: jax.Array | None
@@ -230,8 +173,11 @@ class Diffusion(ClassConditionalModel, LossModel):
         keys_t, keys_eps, keys_class, keys_dropout = split_each(keys, 4)
         t, importance = self.draw_times(keys_t, state)
         eps = normal_each(keys_eps, self.shape)
-        inputs = self.drop(keys_class, self.inputs(self.condition(batch)))
-        return t, importance, self.errors(params, batch["x"], t, eps, inputs, one_key(keys_dropout))
+        key_text, key_network = None, one_key(keys_dropout)
+        if self.text and self.text.body.dropout:
+            key_text, key_network = jax.random.split(key_network)
+        inputs = self.inputs(params, self.drop(keys_class, self.condition(batch)), key_text)
+        return t, importance, self.errors(params, batch["x"], t, eps, inputs, key_network)
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         _, importance, errors = self.times_and_errors(params, state, keys, batch)
@@ -329,7 +275,7 @@ class Diffusion(ClassConditionalModel, LossModel):
         """
         params, x0 = state.sampling_params, batch["x"]
         cond = self.condition(batch)
-        inputs = self.inputs(cond)
+        inputs = self.inputs(params, cond)
 
         def error(total: jax.Array, row: tuple[jax.Array, jax.Array]):
             i, t = row
@@ -374,15 +320,3 @@ class Diffusion(ClassConditionalModel, LossModel):
         """A film of sampling, from noise to samples."""
         keys = keys[:16]
         return {"trajectory.gif": self._sample(state, keys, self.sample_cond(len(keys), batch), frames=24)}
-
-
-def label_of(cond: PyTree) -> jax.Array | None:
-    """The labels of a condition: its entry `label` if it is a dict, else the condition itself."""
-    return cond.get("label") if isinstance(cond, dict) else cond
-
-
-def guidance_scale(cond: PyTree, guidance: Guidance) -> jax.Array | float | None:
-    """The condition's scale if it has one, else the configured one. None for a configured scale of 1: no guidance."""
-    if isinstance(cond, dict) and "guidance" in cond:
-        return cond["guidance"]
-    return None if guidance.scale == 1 else guidance.scale

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxgen.core.ranges import Size
 from jaxgen.core.types import Batch, PyTree, TrainState
 from jaxgen.errors import UserError
+from jaxgen.models.conditions import Inputs
 from jaxgen.models.ddpm import DDPM
-from jaxgen.models.diffusion import Inputs
 from jaxgen.models.shared import to_signed
 
 
@@ -54,9 +54,9 @@ class SuperResolution(DDPM):
         label = {"label": batch["cond"]} if self.num_classes else {}
         return {"image": self.shrink(batch["x"]), **label}
 
-    def inputs(self, cond: PyTree) -> Inputs:
+    def inputs(self, params: PyTree, cond: PyTree, dropout: jax.Array | None = None) -> Inputs:
         large = jax.vmap(lambda a: jax.image.resize(a, self.shape, "cubic"))(to_signed(cond["image"]))
-        return {**super().inputs(cond), "image": large}
+        return {**super().inputs(params, cond, dropout), "image": large}
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         """The small images and labels of `batch`, raw (uint8) or in model space, repeated as needed."""

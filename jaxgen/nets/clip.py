@@ -64,18 +64,22 @@ class TextTower(nn.Module):
     """The end token; -1 for the largest token of each text, as in OpenAI's code."""
     dtype: Any = None
 
-    @nn.compact
     def __call__(self, text: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """mask: bool[B, T], false for padding, which follows the end; all True if None."""
+        h = self.features(text, mask, train)
+        place = jnp.argmax(text if self.end < 0 else text == self.end, axis=1)
+        return jnp.take_along_axis(h, place[:, None, None], axis=1)[:, 0]
+
+    @nn.compact
+    def features(self, text: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """f32[B, T, width]: the output at each token."""
         table = self.param("tokens", nn.initializers.normal(0.02), (self.vocab, self.body.width))
         positions = self.param("positions", nn.initializers.normal(0.01), (self.window, self.body.width))
         h = table[jnp.clip(text, 0, self.vocab - 1)] + positions[None, : text.shape[1]]
         h = h if self.dtype is None else h.astype(self.dtype)
         # With causal attention the end token sees nothing that follows it, and fused attention takes no mask.
         seen = None if mask is None or self.body.causal else mask[:, None].repeat(text.shape[1], axis=1)
-        h = self.body(h, mask=seen, train=train)
-        place = jnp.argmax(text if self.end < 0 else text == self.end, axis=1)
-        return jnp.take_along_axis(h, place[:, None, None], axis=1)[:, 0]
+        return self.body(h, mask=seen, train=train)
 
 
 class CLIPNetwork(nn.Module):

@@ -1,9 +1,12 @@
 """The diffusion transformer with adaLN-Zero, arXiv:2212.09748. Tokens are patches of x_t; time and class scale and
-shift them.
+shift them. A context is attended to, by cross-attention in each block as in PixArt (arXiv:2310.00426, section 2.3), and
+its mean is added to the time.
 
-x: f32[B, H, W, C]; t: f32[B] on the scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class.
+x: f32[B, H, W, C]; t: f32[B] on the scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class; context:
+f32[B, L, D], such as embedded text tokens; context_mask: bool[B, L], false for padding, all True if None.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,7 +16,7 @@ from flax import linen as nn
 from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
-from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, sinusoids
+from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, Placement, sinusoids
 from jaxgen.nets.unet import ZERO, time_embedding
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
@@ -30,6 +33,7 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> ja
 
 class DiTBlock(nn.Module):
     """Attention, then an MLP, each with modulated input and an output gate that starts at zero: figure 3, right.
+    Between them attention to the context, if there is one, whose output layer starts at zero.
 
     tokens: f32[B, T, C]; embedding: f32[B, C] of time and class.
     """
@@ -39,13 +43,23 @@ class DiTBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, embedding: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        embedding: jax.Array,
+        context: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
+    ) -> jax.Array:
         channels = tokens.shape[-1]
         gains = Dense(6 * channels, kernel_init=ZERO, dtype=self.dtype, name="modulation")(nn.silu(embedding))
         shift, scale, gate, shift2, scale2, gate2 = jnp.split(gains, 6, axis=-1)
         settings = BlockSettings(self.heads, self.mlp_ratio * channels, dtype=self.dtype)
         attention, mlp = Attention(settings, name="self_attention"), MLP(settings, name="token_mlp")
         tokens += gate[:, None] * attention(modulate(tokens, shift, scale, self.dtype))[0]
+        if context is not None:
+            cross = Attention(replace(settings, zero_out=True), name="cross_attention")
+            place = Placement(mask=None if context_mask is None else context_mask[:, None])
+            tokens += cross(tokens, context, place)[0]
         return tokens + gate2[:, None] * mlp(modulate(tokens, shift2, scale2, self.dtype))
 
 
@@ -81,11 +95,10 @@ class DiT(nn.Module):
         out: int,
         y: jax.Array | None = None,
         context: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """f32[B, H, W, out]."""
-        if context is not None:
-            raise UserError("a context was given to a DiT, which attends to none: use a U-Net with cross_attention")
         dtype = self.dtype
         patches = space_to_depth(x, self.patch)
         batch, rows, columns, channels = patches.shape
@@ -97,14 +110,20 @@ class DiT(nn.Module):
         embedding = Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
         if y is not None:
             embedding += Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
+        if context is not None:
+            seen = jnp.ones(context.shape[:2], bool) if context_mask is None else context_mask
+            seen = seen[..., None].astype(context.dtype)
+            mean = jnp.sum(context * seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)
+            embedding += Dense(self.width, kernel_init=SMALL, dtype=dtype, name="context_mean")(mean)
 
         block = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock
         stack = nn.scan(
-            lambda block, tokens, embedding: (block(tokens, embedding), None), length=self.depth,
+            lambda block, tokens, *told: (block(tokens, *told), None), length=self.depth,
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
             variable_axes={"params": 0}, split_rngs={"params": True},
         )  # fmt: skip
-        tokens, _ = stack(block(self.heads, dtype=dtype, name="blocks"), tokens, embedding)
+        told = (embedding,) if context is None else (embedding, context, context_mask)
+        tokens, _ = stack(block(self.heads, dtype=dtype, name="blocks"), tokens, *told)
 
         gains = Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
         shift, scale = jnp.split(gains, 2, axis=-1)

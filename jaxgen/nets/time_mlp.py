@@ -16,7 +16,7 @@ class TimeMLP(nn.Module):
     """`depth` residual blocks of `width` channels, to each of which an embedding of time and class is added.
 
     x: f32[B, ..., C], flattened; t: f32[B]; y: one-hot f32[B, K]. Returns f32[B, ..., out], zero at initialization.
-    `context` is ignored.
+    `context` and its mask are ignored.
     """
 
     width: Size = 128
@@ -34,6 +34,7 @@ class TimeMLP(nn.Module):
         out: int,
         y: jax.Array | None = None,
         context: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         dense = partial(nn.Dense, dtype=self.dtype)

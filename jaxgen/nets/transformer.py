@@ -41,7 +41,7 @@ would copy the whole cache at every step if they were two and B is 1."""
 class Placement(NamedTuple):
     """Where the tokens of a pass stand, and what they attend to.
 
-    positions: i32[B or 1, T] for rotary positions, 0 to T - 1 if None. mask: bool[B or 1, T, S], true where a token may
+    positions: i32[B or 1, T] for rotary positions, 0 to T - 1 if None. mask: bool[B or 1, T or 1, S], true where a token may
     see a key, in addition to `causal`; all True if None. cache: keys and values in S slots, to which those of the
     tokens are written from `slot` on (0 if None); the mask, then required, says which slots each token sees, its own
     among them.
@@ -77,6 +77,8 @@ class BlockSettings:
     train: bool = False
     dtype: Any = None
     activation: str = "gelu_tanh"
+    zero_out: bool = False
+    """Kernels whose output is added to the residual start from zero instead."""
 
     def dense(self, features: int, name: str) -> Dense:
         """A dense layer that starts from `std`."""
@@ -84,7 +86,8 @@ class BlockSettings:
 
     def dense_out(self, features: int, name: str) -> Dense:
         """A dense layer that starts from `out_std`."""
-        return Dense(features, self.bias, dtype=self.dtype, kernel_init=kernel_init(self.out_std), name=name)
+        init = nn.initializers.zeros if self.zero_out else kernel_init(self.out_std)
+        return Dense(features, self.bias, dtype=self.dtype, kernel_init=init, name=name)
 
     def norm(self, **fields: Any) -> nn.Module:
         """Root mean square (arXiv:1910.07467) or layer normalization over channels, statistics in f32."""

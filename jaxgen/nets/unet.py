@@ -1,7 +1,8 @@
 """The U-Net of diffusion models: residual blocks with a time embedding, and attention at chosen resolutions.
 
 arXiv:2006.11239 appendix B, with the options of ADM, arXiv:2105.05233 section 3. x: f32[B, H, W, C]; t: f32[B] on the
-scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class; context: f32[B, L, D], such as embedded text tokens.
+scale of 0 to 1000; y: one-hot f32[B, K], all zeros for no class; context: f32[B, L, D], such as embedded text tokens;
+context_mask: bool[B, L], false for padding, all True if None.
 """
 
 import math
@@ -79,7 +80,9 @@ class AttentionBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, context_mask: jax.Array | None = None
+    ) -> jax.Array:
         batch, height, width, channels = x.shape
         heads = max(1, channels // self.head_dim)
         h = norm(channels, self.dtype)(x).reshape(batch, height * width, channels)
@@ -93,7 +96,8 @@ class AttentionBlock(nn.Module):
         else:
             q = per_head(Dense(channels, dtype=self.dtype, name="query")(h))
             k, v = (per_head(Dense(channels, dtype=self.dtype, name=name)(context)) for name in ("key", "value"))
-        h = attention(q, k, v).reshape(batch, height * width, channels)
+        mask = None if context_mask is None else context_mask[:, None]
+        h = attention(q, k, v, mask=mask).reshape(batch, height * width, channels)
         h = Dense(channels, kernel_init=ZERO, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 
@@ -140,6 +144,7 @@ class UNet(nn.Module):
         out: int,
         y: jax.Array | None = None,
         context: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """f32[B, H, W, out]. Training with dropout needs the rng `dropout`."""
@@ -170,7 +175,7 @@ class UNet(nn.Module):
             if h.shape[1] in self.attention:
                 h = attend(self.head_dim, self.dtype, name=numbered("AttentionBlock"))(h)
             if h.shape[1] in self.cross_attention:
-                h = attend(self.head_dim, self.dtype, name=numbered("CrossAttentionBlock"))(h, context)
+                h = attend(self.head_dim, self.dtype, name=numbered("CrossAttentionBlock"))(h, context, context_mask)
             return h
 
         h = Conv(self.width, dtype=self.dtype)(space_to_depth(x, self.patch))
@@ -191,7 +196,7 @@ class UNet(nn.Module):
         h = res(h, h.shape[-1], "middle_in")
         h = attend(self.head_dim, self.dtype, name="middle_attention")(h)
         if self.cross_attention:
-            h = attend(self.head_dim, self.dtype, name="middle_cross_attention")(h, context)
+            h = attend(self.head_dim, self.dtype, name="middle_cross_attention")(h, context, context_mask)
         h = res(h, h.shape[-1], "middle_out")
 
         for level, mult in reversed(list(enumerate(self.mults))):

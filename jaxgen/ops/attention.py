@@ -28,7 +28,7 @@ def attention(
     """softmax(q k' / sqrt(d)) v, eq. 1 of arXiv:1706.03762. q: f32[B, T, heads, d]; k, v: f32[B, S, groups, d], where
     heads / groups neighbouring heads share a group (arXiv:2305.13245). The result has the shape of q.
 
-    causal: query t sees keys up to t. mask: bool[B or 1, T, S], true where a query sees a key.
+    causal: query t sees keys up to t. mask: bool[B or 1, T or 1, S], true where a query sees a key.
 
     The softmax is computed in f32 for any input type. The heads axis is moved before the positions, and the product
     with v is divided by the softmax's sum instead of the weights: this takes 40 % less time than

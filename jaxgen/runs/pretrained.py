@@ -111,7 +111,7 @@ class Loaded(Codec):
         if self.form == "latents":
             return
         name = "vocab" if self.form == "tokens" else "code_levels"
-        given, expected = getattr(model, name, None), self.model.num_codes
+        given, expected = getattr(model, name, 0) or None, self.model.num_codes
         if given is None:
             other = "levels" if self.form == "tokens" else "tokens"
             raise UserError(f"{type(model).__name__} takes no {self.form}: try --codec.form {other}")

@@ -53,7 +53,7 @@ def test_the_network_uses_time(images):
 
 def test_the_network_uses_the_label(images):
     params, answer, x = images
-    eps = np.asarray(answer(params, x, jnp.full(4, 50), IMAGES.inputs(jnp.array([0, 1, 2, 2]))))
+    eps = np.asarray(answer(params, x, jnp.full(4, 50), IMAGES.inputs(params, jnp.array([0, 1, 2, 2]))))
     assert min(np.abs(eps[i] - eps[j]).max() for i, j in [(0, 1), (0, 2), (1, 2)]) > 1e-3
     np.testing.assert_allclose(eps[2], eps[3], atol=1e-5)
 

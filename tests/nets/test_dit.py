@@ -121,5 +121,20 @@ def test_sizes_that_do_not_divide_are_refused(network, shape, message):
     NET.check((4, 6, 3))
     with pytest.raises(UserError, match=message):
         network.check(shape)
-    with pytest.raises(UserError, match="attends to none"):
-        NET.init(jax.random.key(0), X, T, 5, Y, normal(2, 3, 4))
+
+
+def test_a_context_is_attended_to_where_it_is_not_masked():
+    context, mask = normal(2, 3, 4), jnp.array([[True, True, False], [True, True, True]])
+    params = randomised(jax.eval_shape(lambda: NET.init(jax.random.key(0), X, T, 5, Y, context, mask)))
+    assert {"cross_attention"} < set(params["params"]["blocks"])
+
+    @jax.jit
+    def apply(context, mask=None):
+        return NET.apply(params, X, T, 5, Y, context, mask)
+
+    base = apply(context, mask)
+    np.testing.assert_allclose(apply(context.at[0, 2].set(9.0), mask), base, atol=1e-5)
+    assert np.abs(apply(context.at[0, 1].set(9.0), mask) - base)[0].max() > 1e-3
+    np.testing.assert_allclose(apply(context[:, ::-1], mask[:, ::-1]), base, atol=1e-5)
+    np.testing.assert_allclose(apply(context, jnp.ones((2, 3), bool)), apply(context), atol=1e-5)
+    assert np.all(np.isfinite(apply(context, jnp.zeros((2, 3), bool))))
