@@ -59,7 +59,8 @@ def without(cond: PyTree, empty: tuple[int, ...] = ()) -> PyTree:
     if "text" in cond:
         text, mask = cond["text"], cond.get("text_mask")
         if "negative" in cond:
-            text, mask = cond["negative"], cond.get("negative_mask")
+            whole = None if mask is None else jnp.ones(text.shape, bool)
+            text, mask = cond["negative"], cond.get("negative_mask", whole)
         elif empty:
             row = np.full(text.shape[1], empty[-1], np.int32)
             row[: len(empty)] = empty[: len(row)]
@@ -187,6 +188,8 @@ class Conditioned(ClassConditionalModel):
         if not self.empty:
             mask = cond.get("text_mask", jnp.ones(text.shape, bool))
             inputs["context_mask"] = mask
+        elif "text_mask" in cond:
+            text = jnp.where(cond["text_mask"], text, self.empty[-1])
         rngs = {} if dropout is None else {"rngs": {"dropout": dropout}}
         tokens = {"params": params["text"]}
         context = apply(self.text, tokens, text, mask, dropout is not None, method="features", **rngs)

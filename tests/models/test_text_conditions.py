@@ -146,3 +146,21 @@ def test_what_does_not_go_together_is_refused():
 
 def test_classes_of_a_folder_are_told_by_their_names():
     assert MODEL.fitted((8, 8, 3), 5) == replace(MODEL, shape=(8, 8, 3))
+
+
+def test_padding_is_read_as_the_end_where_an_empty_caption_says_so():
+    """As in Stable Diffusion: whatever stands after the end in the data is its last token there."""
+    model = replace(MODEL, empty=(17, 19))
+    state = state_of(model)
+    base = sampled(state, COND, 3.0, model)
+    padded = jnp.where(MASK, TEXT, 19)
+    np.testing.assert_allclose(sampled(state, {"text": padded}, 3.0, model), base, atol=1e-5)
+    np.testing.assert_allclose(sampled(state, {**COND, "text": TEXT.at[0, 4].set(9)}, 3.0, model), base, atol=1e-5)
+    assert np.abs(sampled(state, {"text": TEXT}, 3.0, model) - base)[:2].max() > 1e-3
+
+
+def test_a_negative_text_without_a_mask_is_read_whole(state):
+    negative = jnp.full(TEXT.shape, 7).at[:, 0].set(17)
+    masked = {**COND, "negative": negative, "negative_mask": jnp.ones(TEXT.shape, bool)}
+    bare = {**COND, "negative": negative}
+    np.testing.assert_allclose(sampled(state, bare, 3.0), sampled(state, masked, 3.0), atol=1e-6)
