@@ -7,6 +7,7 @@ Tensors of open_clip are first renamed to Hugging Face's. Their kernels are [out
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.errors import UserError
 from jaxgen.nets.clip import CLIPNetwork, ImageTower, TextTower, tower
+from jaxgen.nets.transformer import Transformer
 from jaxgen.runtime import reading
 from jaxgen.runtime.files import check_output, disk_errors, write_tensors, write_text
 from jaxgen.weights import store
@@ -180,6 +182,25 @@ def _params(
     file: Path, tensors: dict[str, np.ndarray], network: CLIPNetwork, shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """The tree of parameters. Uses `tensors` up."""
+    outer = {name: ours for name, ours in OURS.items() if name != "logit_bias" or network.bias is not None}
+    bodies = (network.image.body, network.text.body)
+    out = taken(file, tensors, outer, [(*places, body) for places, body in zip(BLOCKS.items(), bodies)])
+    left = [name for name in tensors if not name.endswith(("position_ids", "attn_mask"))]
+    if left:
+        raise UserError(f"{file} has {left[0]}, which CLIP lacks: pass another file")
+    store.check_arrays(out, parameter_shapes(network, shape), str(file))
+    return unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
+
+
+Bodies = Sequence[tuple[str, str, Transformer]]
+"""Transformers: the beginning of their layers' names in files, the path of their blocks, and the module."""
+
+
+def taken(
+    file: Path, tensors: dict[str, np.ndarray], outer: Mapping[str, str], bodies: Bodies
+) -> dict[str, np.ndarray]:
+    """Our arrays by path, of Hugging Face's tensors, which are used up. outer: our paths of what is outside of blocks.
+    Raises UserError for tensors that are missing, or of other numbers of heads."""
 
     def take(name: str, ours: str, heads: int = 0) -> np.ndarray:
         if ".qkv." in name:
@@ -195,18 +216,14 @@ def _params(
             return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
         return array.T if ours.endswith("kernel") else array.reshape(()) if ours.startswith("logit") else array
 
-    out = {ours: take(name, ours) for name, ours in OURS.items() if name != "logit_bias" or network.bias is not None}
-    for (layers, where), body in zip(BLOCKS.items(), (network.image.body, network.text.body)):
+    out = {ours: take(name, ours) for name, ours in outer.items()}
+    for layers, where, body in bodies:
         for name, ours in OURS_IN_BLOCK.items():
             each = [take(f"{layers}.{i}.{name}", ours, body.heads) for i in range(body.depth)]
             if len({array.shape for array in each}) > 1:
                 raise UserError(f"{file} has {name} of several shapes: it is of another network")
             out[f"{where}/{ours}"] = np.stack(each)
-    left = [name for name in tensors if not name.endswith(("position_ids", "attn_mask"))]
-    if left:
-        raise UserError(f"{file} has {left[0]}, which CLIP lacks: pass another file")
-    store.check_arrays(out, parameter_shapes(network, shape), str(file))
-    return unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
+    return out
 
 
 def parameter_shapes(network: CLIPNetwork, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -317,8 +334,17 @@ def _hf_config(clip: Published, start: int, end: int) -> dict[str, Any]:
 
 def _tensors(network: CLIPNetwork, params: dict[str, Any]) -> dict[str, np.ndarray]:
     """Hugging Face's tensors of a tree of parameters."""
+    bodies = (network.image.body, network.text.body)
+    places = [(*places, body) for places, body in zip(BLOCKS.items(), bodies)]
+    return tensors_of(params, OURS, places, network.image.patch)
+
+
+def tensors_of(
+    params: Mapping[str, Any], outer: Mapping[str, str], bodies: Bodies, patch: int = 1
+) -> dict[str, np.ndarray]:
+    """The inverse of `taken`, of a tree of parameters."""
     flat: Any = flatten_dict(params, sep="/")
-    patch, out = network.image.patch, {}
+    out = {}
 
     def put(name: str, ours: str, array: np.ndarray, heads: int = 0) -> None:
         if ".qkv." in name:
@@ -333,10 +359,10 @@ def _tensors(network: CLIPNetwork, params: dict[str, Any]) -> dict[str, np.ndarr
             array = array.T
         out[name] = np.asarray(array, np.float32)
 
-    for name, ours in OURS.items():
+    for name, ours in outer.items():
         if ours in flat:
             put(name, ours, np.asarray(flat[ours]))
-    for (layers, where), body in zip(BLOCKS.items(), (network.image.body, network.text.body)):
+    for layers, where, body in bodies:
         for name, ours in OURS_IN_BLOCK.items():
             for i, array in enumerate(np.asarray(flat[f"{where}/{ours}"])):
                 put(f"{layers}.{i}.{name}", ours, array, body.heads)
