@@ -18,8 +18,8 @@ with warnings.catch_warnings():
     with suppress(ImportError):
         import_torchvision()
     pytest.importorskip("diffusers")
-    from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
