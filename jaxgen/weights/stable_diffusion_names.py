@@ -36,7 +36,8 @@ def unet_to_file(name: str, blocks: int, attention: tuple[bool, ...]) -> str:
     """
     for theirs, in_file in OUTER_IN_FILE.items():
         if name.startswith(f"{theirs}."):
-            return _res_to_file(in_file + name[len(theirs) :])
+            name_in_file = in_file + name[len(theirs) :]
+            return _res_to_file(name_in_file) if ".resnets." in name else name_in_file
     found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
     assert found, name
     side, level, kind, i, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]

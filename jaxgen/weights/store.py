@@ -83,6 +83,12 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtyp
             raise UserError(f"{source}: {name} is {found}, {wanted} is expected: pass the file of that network")
 
 
+def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises UserError for numbers that are not finite. source: the file that they are from."""
+    if wrong := [name for name, array in arrays.items() if not np.all(np.isfinite(array))]:
+        raise UserError(f"{source} has numbers in {wrong[0]} that are not finite: download it again")
+
+
 def save(path: Path, kind: str, arrays: Arrays, source: str, source_sha256: str, published: bool) -> str:
     """Writes the arrays to a file atomically, and returns their content hash. Raises UserError where it cannot."""
     sha256 = content_hash(arrays)

@@ -1,0 +1,94 @@
+"""A Stable Diffusion 1.x of tiny sizes and random weights, made of diffusers' and transformers' parts."""
+
+import os
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from peers.inception import import_torchvision
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # other packages' deprecations, on import alone
+    with suppress(ImportError):
+        import_torchvision()
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging as transformers_logging
+
+from jaxgen.data.clip_tokenizer import ClipBPE
+
+torch.set_num_threads(1)
+diffusers.utils.logging.set_verbosity_error()
+transformers_logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+WINDOW, WIDTH = 77, 64
+TEXTS = ["a red dragon in the snow", "a blue horse", "blurred, ugly", "the sea at night, oil on canvas"] * 4
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def randomise(module):
+    """Every parameter random, also what starts at zero or one."""
+    for i, (name, p) in enumerate(module.named_parameters()):
+        noise = torch.tensor(normal(*p.shape, seed=100 + i))
+        with torch.no_grad():
+            p.copy_(1 + 0.3 * noise if "norm" in name and "weight" in name else noise / max(1, p[0].numel()) ** 0.5)
+    return module.eval()
+
+
+def unet(**changes):
+    """8 heads and 32 groups, as a single file's have."""
+    settings = {
+        "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 2, "cross_attention_dim": WIDTH,
+        "attention_head_dim": 8, "norm_num_groups": 32, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    return randomise(diffusers.UNet2DConditionModel(**{**settings, **changes}))
+
+
+def vae():
+    """Pictures are twice as large as latents."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return randomise(diffusers.AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, sample_size=16, **blocks))
+
+
+def vocabulary():
+    return ClipBPE.train(TEXTS, 560)
+
+
+def text_encoder(tokenizer):
+    config = CLIPTextConfig(
+        vocab_size=tokenizer.size, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2,
+        num_attention_heads=1, max_position_embeddings=WINDOW, bos_token_id=tokenizer.start,
+        eos_token_id=tokenizer.end, pad_token_id=tokenizer.end,
+    )  # fmt: skip
+    return randomise(CLIPTextModel(config))
+
+
+def write_tokenizer(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = vocabulary()
+    for file, text in tokenizer.write(folder).items():
+        file.write_text(text)
+    return tokenizer
+
+
+def pipeline(folder):
+    """The pipeline, and `folder` with what its save_pretrained writes."""
+    tokenizer = write_tokenizer(folder / "vocabulary")
+    theirs = CLIPTokenizer.from_pretrained(folder / "vocabulary", model_max_length=WINDOW, pad_token="<|endoftext|>")
+    scheduler = diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False)
+    made = diffusers.StableDiffusionPipeline(
+        vae=vae(), text_encoder=text_encoder(tokenizer), tokenizer=theirs, unet=unet(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    made.save_pretrained(folder / "sd")
+    made.set_progress_bar_config(disable=True)
+    return made
