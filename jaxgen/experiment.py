@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
 from jaxgen.core.configuration import check_fields
 from jaxgen.core.keys import sample_keys
-from jaxgen.core.model import GenerativeModel, with_field
-from jaxgen.core.ranges import Count, Samples, Seed
-from jaxgen.core.types import TrainState
+from jaxgen.core.model import GenerativeModel, with_field, with_networks
+from jaxgen.core.ranges import Count, PathName, Samples, Seed
+from jaxgen.core.types import PyTree, TrainState
 from jaxgen.data import Captioned, Dataset, ImageFolder
 from jaxgen.errors import UserError, nearest
 from jaxgen.metrics.retrieval import RECALLS
+from jaxgen.nets.lora import TRAINED, LoRA, adapted
+from jaxgen.optim import path_name
 from jaxgen.runtime.devices import check_memory
 from jaxgen.runtime.reading import why
 
@@ -78,11 +81,25 @@ class Experiment:
     keeps the highest, as `-test/image_to_text_r1` of a CLIP."""
     preload: Annotated[int, Ge(0)] = 1 << 30
     """Data of at most this many bytes is copied to the device once; larger data is streamed."""
+    init: PathName = ""
+    """Start from the parameters of another run, or of a file of `jaxgen weights export`, as far as names and shapes
+    agree; the rest starts at random, and it is said what that is. A run that is gone on with does not read it again."""
+    trainable: str = ""
+    """A regular expression searched in the paths of parameters, as in network/body/blocks/token_mlp/up/kernel: those
+    without a match stay as they are and take no optimizer state. All are trained when empty; with lora.rank, the
+    adapters and what has a match."""
+    lora: LoRA = LoRA()
 
     def __post_init__(self):
         check_fields(self)
 
     def problem(self) -> str | None:
+        try:
+            re.compile(self.trainable)
+        except re.error as error:
+            return f"trainable is {self.trainable!r}, no regular expression: {error}"
+        if self.lora.rank and not self.init:
+            return f"lora.rank is {self.lora.rank}, but nothing is adapted: name the run to start from with --init"
         for name in ("steps", "log_every", "save_every", "sample_every"):
             if getattr(self, name) % self.steps_per_call:
                 return (
@@ -92,9 +109,13 @@ class Experiment:
 
     @property
     def compute_model(self) -> GenerativeModel:
-        """The model with its networks computing in `precision`, and remembering or not."""
+        """The model with its networks computing in `precision`, remembering or not, adapted, and trained in part."""
         model = self.model if self.precision == "float32" else with_field(self.model, "dtype", jnp.bfloat16)
-        return with_field(model, "remat", True) if self.remat else model
+        model = with_field(model, "remat", True) if self.remat else model
+        if not self.lora.rank:
+            return replace(model, trainable=self.trainable) if self.trainable else model
+        model = with_networks(model, lambda name, network: adapted(network, self.lora, name))
+        return replace(model, trainable="|".join(filter(None, (TRAINED, self.trainable))))
 
     @property
     def parts(self) -> int:
@@ -134,9 +155,24 @@ class Experiment:
             if getattr(self.model, "accumulate", 1) != 1:
                 # A step that cannot divide the batch into parts says so as it is traced.
                 jax.eval_shape(self.compute_model.train_step, *arguments)
+        self._check_trained(arguments[0].params)
         check_memory(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments[0])))
         if self.best:
             self._check_best(raw, codec, arguments)
+
+    def _check_trained(self, params: PyTree) -> None:
+        """Raises UserError for patterns that no parameter matches. params: their shapes."""
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        own = [name for name in names if not re.search("/lora_[abs]", name)]
+        kernels = [name.replace("/base/", "/", 1) for name in own if name.endswith("/kernel")]
+        found = any(re.search(self.trainable, name) for name in own)
+        for field, given, nothing, some in (
+            ("trainable", self.trainable, not found, own),
+            ("lora.targets", self.lora.targets, self.lora.rank and len(own) == len(names), kernels),
+        ):
+            if nothing:
+                shown = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
+                raise UserError(f"{field} is {given!r}, which matches nothing: there are {shown or 'no kernels'}")
 
     @contextmanager
     def _building(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ Two results of `optax.adam(1e-3)` are not equal, so a model that held one would 
 these dataclasses instead, and build `tx` when they need it.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,23 @@ class Optimizer:
         chain.append(optax.scale_by_learning_rate(self.schedule))
         return optax.chain(*chain)
 
+    def start(self, params: optax.Params, pattern: str | None = None, within: str = "") -> optax.OptState:
+        """The state at step 0, of the arrays that `trained` keeps."""
+        return self.tx.init(trained(params, pattern, within))
+
+    def step(
+        self,
+        grads: optax.Updates,
+        opt_state: optax.OptState,
+        params: optax.Params,
+        pattern: str | None = None,
+        within: str = "",
+    ) -> tuple[optax.Params, optax.OptState]:
+        """Parameters and state after a step along `grads`, the gradient in what `trained` keeps of `params`."""
+        part = trained(params, pattern, within)
+        updates, opt_state = self.tx.update(grads, opt_state, part)
+        return with_frozen(optax.apply_updates(part, updates), params), opt_state
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
@@ -81,7 +99,7 @@ class RMSprop(Optimizer):
 
 # Weights that multiply their inputs, and embeddings; `lu` belongs to Glow's 1x1 convolution. For all others zero is not
 # a simpler value: biases, shifts, scales, gains, noise strengths, constant inputs, codebooks, hash tables.
-DECAYED = frozenset({"kernel", "embedding", "tokens", "positions", "head", "lu"})
+DECAYED = frozenset({"kernel", "embedding", "tokens", "positions", "head", "lu", "lora_a", "lora_b"})
 
 
 def decayed(params: optax.Params) -> Any:
@@ -89,3 +107,32 @@ def decayed(params: optax.Params) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in DECAYED, params
     )
+
+
+# --- parameters that stay ---------------------------------------------------------------------------------------
+
+
+def trained(params: Any, pattern: str | None, within: str = "") -> Any:
+    """`params` with None, a tree without arrays, in place of each array that stays as it is.
+
+    pattern: a regular expression that is searched in the paths of arrays, as in `network/body/blocks/token_mlp`; those
+    without a match stay; None for all that are trained. within: the path of `params`, as `gen`.
+    """
+    if not pattern:
+        return params
+    start = f"{within}/" if within else ""
+
+    def choose(path: tuple, leaf: Any) -> Any:
+        return leaf if re.search(pattern, start + path_name(path)) else None
+
+    return jax.tree_util.tree_map_with_path(choose, params)
+
+
+def with_frozen(part: Any, params: Any) -> Any:
+    """The inverse of `trained`: what it left out of `params` is put back into `part`."""
+    return jax.tree.map(lambda new, old: old if new is None else new, part, params, is_leaf=lambda leaf: leaf is None)
+
+
+def path_name(path: tuple) -> str:
+    """The path of an array in a tree, its names joined by `/`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -18,6 +18,7 @@ from jaxgen.core.keys import EVAL, check_keys, fold_each, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
+from jaxgen.optim import trained, with_frozen
 
 FOR_CODEC, FOR_MODEL = range(2)  # streams of an example's key in `evaluate`
 
@@ -86,6 +87,10 @@ def _train_steps(
         if codec is not None:
             batch = codec.encode(batch, key_codec)
         new, metrics = model.train_step(state, key_model, batch)
+        if model.trainable:  # steps also clamp or restart parameters, and average them
+            parts = (trained(tree, model.trainable) for tree in (new.params, new.ema))
+            params, ema = map(with_frozen, parts, (state.params, state.ema))
+            new = new.replace(params=params, ema=ema)
         if skip_nonfinite:
             good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves((new.params, metrics))]))
             new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state.replace(step=new.step))

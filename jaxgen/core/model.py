@@ -1,6 +1,6 @@
 """What a model answers, and the steps of training that families with one loss share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from jaxgen.core.codec import Codec
 from jaxgen.core.gradients import Seen, gradient
 from jaxgen.core.ranges import Decay, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 from jaxgen.errors import UserError
-from jaxgen.optim import Adam, Optimizer
+from jaxgen.optim import Adam, Optimizer, trained, with_frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,9 @@ class GenerativeModel:
 
     adversarial: ClassVar[bool] = False
     """Whether networks are trained against each other, so that no metric has to fall while training goes well."""
+
+    trainable: Any = None
+    """The pattern of `optim.trained`, which an experiment sets as it computes: a field that no flag or file sets."""
 
     def natural_codec(self) -> Codec | None:
         """The codec for uint8 images that gives the model its expected range; None if [-1, 1] will do."""
@@ -121,7 +125,7 @@ class LossModel(GenerativeModel):
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state={"all": self.optimizer.tx.init(params)},
+            opt_state={"all": self.optimizer.start(params, self.trainable)},
             # A copy: donating one buffer under two names is an error.
             ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
             extra=extra,
@@ -134,18 +138,17 @@ class LossModel(GenerativeModel):
     def _step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Seen]:
         """The state after a step, `extra` unchanged, and what the loss returned beside its value."""
 
-        def loss(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
-            return self.seen(params, state, keys, batch)
+        def loss(part: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
+            return self.seen(with_frozen(part, state.params), state, keys, batch)
 
-        num = len(jax.tree.leaves(batch)[0])
-        (value, seen), grads = gradient(loss, state.params, key, num, dict(batch), self.accumulate)
+        num, part = len(jax.tree.leaves(batch)[0]), trained(state.params, self.trainable)
+        (value, seen), grads = gradient(loss, part, key, num, dict(batch), self.accumulate)
         metrics = {"loss": value, **seen.metrics, "grad_norm": optax.tree.norm(grads)}
         return self._descent(state, grads), seen._replace(metrics=metrics)
 
     def _descent(self, state: TrainState, grads: PyTree) -> TrainState:
         """The state after a step along `grads`."""
-        updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["all"], state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = self.optimizer.step(grads, state.opt_state["all"], state.params, self.trainable)
         return state.replace(
             step=state.step + 1,
             params=params,
@@ -172,6 +175,17 @@ def with_field(module: PyTree, field: str, value: Any) -> PyTree:
     if field in own:
         changed[field] = value
     return replace(module, **changed) if changed else module
+
+
+def with_networks(model: PyTree, change: Callable[[str, Any], Any]) -> PyTree:
+    """A copy of a model in which each network, also of the models within, is change(field, network)."""
+    parts = {f.name: getattr(model, f.name) for f in fields(model)}
+    changed = {
+        name: change(name, part) if isinstance(part, nn.Module) else with_networks(part, change)
+        for name, part in parts.items()
+        if isinstance(part, nn.Module | GenerativeModel)
+    }
+    return replace(model, **changed)
 
 
 def count_params(params: PyTree) -> int:

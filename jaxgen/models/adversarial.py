@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
@@ -18,7 +17,7 @@ from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply_mutable
 from jaxgen.ops.gan import NonSaturating, Objective
-from jaxgen.optim import Adam, Optimizer
+from jaxgen.optim import Adam, Optimizer, trained, with_frozen
 
 PASSES = ("real", "fake", "generator")
 
@@ -59,8 +58,8 @@ class AdversarialModel(GenerativeModel):
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state={
-                "gen": self.optimizer.tx.init(params["gen"]),
-                "critic": self.critic_optimizer.tx.init(params["critic"]),
+                "gen": self.optimizer.start(params["gen"], self.trainable, "gen"),
+                "critic": self.critic_optimizer.start(params["critic"], self.trainable, "critic"),
             },
             # Of the generator alone: nothing uses an averaged critic.
             ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
@@ -72,9 +71,15 @@ class AdversarialModel(GenerativeModel):
         """How many neighbours in a batch the critic sees together, as for a minibatch standard deviation."""
         return getattr(self.critic, "group", 1)
 
-    def _gradient(self, loss: Callable, params: PyTree, key: jax.Array, num: int, batch: PyTree):
-        """`gradients.gradient` in `accumulate` parts, which keep each of the critic's groups of examples together."""
-        return gradient(loss, params, key, num, batch, self.accumulate, self.block)
+    def _gradient(self, loss: Callable, params: PyTree, key: jax.Array, num: int, batch: PyTree, within: str = ""):
+        """`gradients.gradient` in `accumulate` parts, which keep each of the critic's groups of examples together.
+        within: the network that `params` are of, gen or critic, whose frozen arrays are then left out."""
+        part = trained(params, self.trainable, within) if within else params
+
+        def of_part(part: PyTree, *args: PyTree) -> tuple[jax.Array, PyTree]:
+            return loss(with_frozen(part, params), *args)
+
+        return gradient(of_part, part, key, num, batch, self.accumulate, self.block)
 
     def _critic_logits(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None
@@ -92,14 +97,13 @@ class AdversarialModel(GenerativeModel):
 
     def _critic_descent(self, state: TrainState, grads: PyTree) -> tuple[PyTree, PyTree]:
         """The critic's parameters and optimizer state after a step along `grads`."""
-        old = state.params["critic"]
-        updates, opt_state = self.critic_optimizer.tx.update(grads, state.opt_state["critic"], old)
-        return optax.apply_updates(old, updates), opt_state
+        before = (state.opt_state["critic"], state.params["critic"])
+        return self.critic_optimizer.step(grads, *before, self.trainable, "critic")
 
     def _generator_descent(self, state: TrainState, grads: PyTree) -> TrainState:
         """The state after the generator's step along `grads`, with the averaged generator updated."""
-        updates, opt_state = self.optimizer.tx.update(grads, state.opt_state["gen"], state.params["gen"])
-        gen = optax.apply_updates(state.params["gen"], updates)
+        before = (state.opt_state["gen"], state.params["gen"])
+        gen, opt_state = self.optimizer.step(grads, *before, self.trainable, "gen")
         return state.replace(
             params={**state.params, "gen": gen},
             opt_state={**state.opt_state, "gen": opt_state},

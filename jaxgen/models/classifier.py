@@ -16,6 +16,7 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.models.shared import ClassConditionalModel, ascend, check_classes, check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.conv import ConvEncoder
+from jaxgen.nets.lora import adapted_like
 
 START = 0  # stream of a sample's key: the noise that ascent starts from
 
@@ -54,7 +55,7 @@ class Classifier(ClassConditionalModel, LossModel):
 
     @property
     def _network(self) -> FeatureHead:
-        return FeatureHead(self.trunk, self.num_features, self.num_classes)
+        return adapted_like(self.trunk, FeatureHead(self.trunk, self.num_features, self.num_classes))
 
     def classify(self, params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features f32[B, num_features] and logits f32[B, num_classes]."""

@@ -23,6 +23,7 @@ from jaxgen.models.conditions import check_text, text_rows
 from jaxgen.models.shared import ascend
 from jaxgen.nets.apply import apply
 from jaxgen.nets.clip import MOST_SCALE, CLIPNetwork
+from jaxgen.nets.lora import base_of, is_adapted
 from jaxgen.ops.resize import clean_bicubic
 
 START = 0  # stream of a sample's key: the noise that ascent starts from
@@ -114,7 +115,7 @@ class CLIP(LossModel):
 
     def logit_scale(self, params: PyTree) -> jax.Array:
         """s, f32[]."""
-        return jnp.exp(params["network"]["logit_scale"])
+        return jnp.exp(base_of(params["network"])["logit_scale"])
 
     # --- training ---
 
@@ -186,5 +187,6 @@ def pairwise_sigmoid(logits: jax.Array) -> jax.Array:
 
 def clamped(params: PyTree) -> PyTree:
     """Parameters with the logarithm of the scale at most `MOST_SCALE`."""
-    network = params["network"]
-    return {**params, "network": {**network, "logit_scale": jnp.minimum(network["logit_scale"], MOST_SCALE)}}
+    network, own = params["network"], base_of(params["network"])
+    own = {**own, "logit_scale": jnp.minimum(own["logit_scale"], MOST_SCALE)}
+    return {**params, "network": {**network, "base": own} if is_adapted(network) else own}

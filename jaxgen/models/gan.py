@@ -27,6 +27,7 @@ from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.ops import gan as ops
 from jaxgen.ops.gaussian import off_shell
+from jaxgen.optim import trained, with_frozen
 
 # Streams of a key: the noise on examples of a critic's step, and the two latents of a path.
 REAL, FAKE = range(2)
@@ -165,10 +166,11 @@ class GAN(ClassConditionalModel, AdversarialModel):
             return self._critic_loss(params, state, state.step * self.n_critic + i, keys, batch)
 
         key, num = jax.random.fold_in(key, i), len(part["x"])
-        (value, seen), grads = self._gradient(loss, state.params["critic"], key, num, part)
+        (value, seen), grads = self._gradient(loss, state.params["critic"], key, num, part, "critic")
         params, opt_state = self._critic_descent(state, grads)
         if self.clip_weights:
-            params = ops.clip_weights(params, self.clip_weights)
+            part = ops.clip_weights(trained(params, self.trainable, "critic"), self.clip_weights)
+            params = with_frozen(part, params)
         metrics = {"loss": value, **seen.metrics, "critic_grad_norm": optax.tree.norm(grads)}
         return (params, opt_state, seen.extra), metrics
 
@@ -194,7 +196,7 @@ class GAN(ClassConditionalModel, AdversarialModel):
         def loss(params: PyTree, keys: jax.Array, cond: jax.Array | None) -> tuple[jax.Array, Seen]:
             return self._generator_loss(params, state, keys, cond)
 
-        (_, seen), grads = self._gradient(loss, state.params["gen"], key, size, cond)
+        (_, seen), grads = self._gradient(loss, state.params["gen"], key, size, cond, "gen")
         state = self._generator_descent(state.replace(extra={**state.extra, **seen.extra}), grads)
         return state, {**seen.metrics, "generator_grad_norm": optax.tree.norm(grads)}
 

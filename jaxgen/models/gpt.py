@@ -28,6 +28,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_rows, check_tokens, concrete
 from jaxgen.nets.apply import apply
 from jaxgen.nets.gpt import TokenTransformer
+from jaxgen.nets.lora import merged
 from jaxgen.nets.transformer import DecodeParams, KeysValues, Placement
 from jaxgen.ops.decoding import Decoding
 from jaxgen.optim import Adam, Optimizer
@@ -150,8 +151,7 @@ class GPT(ClassConditionalModel, LossModel):
 
     def nats(self, params: PyTree, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
         """-log p of each predicted token, f32[B, T or T - 1]. keys: for dropout, given in training."""
-        x, starts = batch["x"].astype(jnp.int32), None
-        dropout = {}
+        x, starts, dropout = batch["x"].astype(jnp.int32), None, {}
         if keys is not None:
             keys_drop, keys_label = split_each(keys, 2)
             dropout = {"train": True, "rngs": {"dropout": one_key(keys_drop)}}
@@ -255,7 +255,7 @@ class GPT(ClassConditionalModel, LossModel):
     ) -> tuple[Writer, jax.Array]:
         """The writer, and tokens `first` to `first + num - 1` of each sample, i32[N, num]."""
         # Sliced once, outside the scan: see `Transformer.decode_params`.
-        layers = self.network.body.decode_params(params["network"]["body"], writer.count.shape[0])
+        layers = self.network.body.decode_params(merged(params["network"])["body"], writer.count.shape[0])
         fill = max(0, self.decoding.end)
 
         def step(writer: Writer, i: jax.Array) -> tuple[Writer, jax.Array]:

@@ -25,6 +25,7 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics import lpips
 from jaxgen.models.adversarial import AdversarialModel
+from jaxgen.nets.lora import is_adapted
 from jaxgen.nets.pix2pix import PatchCritic
 from jaxgen.ops.gan import Hinge, Objective
 from jaxgen.weights import KINDS, load, store
@@ -76,7 +77,7 @@ class PatchAutoencoder(AdversarialModel):
 
     def own_metrics(self, own: jax.Array) -> Metrics:
         """Numbers of the model's own loss."""
-        raise NotImplementedError
+        return {}
 
     def finish(self, state: TrainState, key: jax.Array, rows: PyTree) -> tuple[TrainState, Metrics]:
         """The state after a step's descent, with what else changes, and metrics. rows: as `answer` gave them."""
@@ -157,7 +158,7 @@ class PatchAutoencoder(AdversarialModel):
         before, answer = (state.params["critic"], state.opt_state["critic"]), self._shared(state, key_loss, batch)
 
         loss = partial(self.critic_loss, state, answer)
-        (critic_loss, judged), critic_grads = self._gradient(loss, before[0], key_loss, num, batch)
+        (critic_loss, judged), critic_grads = self._gradient(loss, before[0], key_loss, num, batch, "critic")
         # Until then its optimizer stands still too: after many gradients of zero its first steps would be huge.
         after = self._critic_descent(state, critic_grads)
         critic, critic_opt = jax.tree.map(lambda new, old: jnp.where(playing > 0, new, old), after, before)
@@ -172,7 +173,7 @@ class PatchAutoencoder(AdversarialModel):
             metrics["lambda"] = self.balance(state, answer, key_loss, batch)
             weight *= metrics["lambda"]
         loss = partial(self.generator_loss, state, answer, weight)
-        (value, made), grads = self._gradient(loss, state.params["gen"], key_loss, num, batch)
+        (value, made), grads = self._gradient(loss, state.params["gen"], key_loss, num, batch, "gen")
         state = self._generator_descent(state.replace(extra={**state.extra, "critic": made.extra}), grads)
         state, finished = self.finish(state, key_finish, made.rows)
         norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
@@ -189,15 +190,16 @@ class PatchAutoencoder(AdversarialModel):
 
     def balance(self, state: TrainState, answer: Answer, key: jax.Array, batch: Batch) -> jax.Array:
         """lambda of eq. 7, f32[]. key: that of the losses."""
-        weights = state.params["gen"]
+        weights, (network, *layer) = state.params["gen"], self.last
+        last = (network, *(("base",) if is_adapted(weights[network]) else ()), *layer)
 
         def norm(term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
             def loss(kernel: jax.Array, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
                 # A whole backward pass of which one layer's gradient is used: the compiler drops the rest.
-                (out, _), _ = answer(_with_leaf(weights, self.last, kernel), keys, batch)
+                (out, _), _ = answer(_with_leaf(weights, last, kernel), keys, batch)
                 return term(out, batch["x"]), Seen({})
 
-            kernel = reduce(lambda tree, name: tree[name], self.last, weights)
+            kernel = reduce(lambda tree, name: tree[name], last, weights)
             _, grads = self._gradient(loss, kernel, key, len(batch["x"]), batch)
             return jnp.sqrt(jnp.sum(grads.astype(jnp.float32) ** 2))
 

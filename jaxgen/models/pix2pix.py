@@ -124,7 +124,7 @@ class Pix2Pix(AdversarialModel):
             return shared(params) if self.accumulate == 1 else self._fakes(params, start, keys, batch)
 
         loss = partial(self.critic_loss, state, fakes)
-        (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch)
+        (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch, "critic")
         critic, critic_opt = self._critic_descent(state, critic_grads)
         state = state.replace(
             params={**state.params, "critic": critic},
@@ -132,7 +132,7 @@ class Pix2Pix(AdversarialModel):
             extra={**state.extra, "critic": judged.extra},
         )
         loss = partial(self.generator_loss, state, fakes)
-        (value, made), grads = self._gradient(loss, state.params["gen"], key, num, batch)
+        (value, made), grads = self._gradient(loss, state.params["gen"], key, num, batch, "gen")
         state = self._generator_descent(state.replace(extra=made.extra), grads)
         norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
         metrics = {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **norms}

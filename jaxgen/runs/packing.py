@@ -72,10 +72,10 @@ def unpack(arrays: dict[str, jax.Array], like: TrainState, packs: Packs) -> Trai
     for name in leaves:
         if not isinstance(found.get(name), jax.Array | np.ndarray):  # partial_restore leaves what it does not find
             raise ValueError(f"there is no {name}")
-    return jax.tree.unflatten(shape, [_placed(found[name], leaf.sharding) for name, leaf in leaves.items()])
+    return jax.tree.unflatten(shape, [placed(found[name], leaf.sharding) for name, leaf in leaves.items()])
 
 
-def _placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
+def placed(array: jax.Array | np.ndarray, where: Sharding | None) -> jax.Array:
     """The array on the devices. Orbax gives host arrays if no placement was asked for; they are copied, as a state is
     donated."""
     if isinstance(array, jax.Array):

@@ -19,6 +19,8 @@ from jaxgen.core.model import GenerativeModel, count_params
 from jaxgen.core.types import PyTree, RawBatch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
+from jaxgen.nets.lora import LoRA, merged_networks
+from jaxgen.optim import trained
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import keep_marks
@@ -69,6 +71,14 @@ class Trained:
     def to(self, experiment: Experiment) -> "Trained":
         """The same state under other settings of sampling, say."""
         return replace(self, experiment=experiment)
+    def merged(self) -> "Trained":
+        """The same with adapters (`nets.lora`) added to the kernels that they adapt: what a run is used by."""
+        if not self.experiment.lora.rank:
+            return self
+        params, ema = (tree and merged_networks(tree) for tree in (self.state.params, self.state.ema))
+        experiment = replace(self.experiment, lora=LoRA())
+        return replace(self, experiment=experiment, state=self.state.replace(params=params, ema=ema))
+
 
 
 def restore(
@@ -91,7 +101,7 @@ def restore(
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.best() if best else step
         state = saved_state(experiment, run.examples(), codec, checkpoints, step, layout, optimizer=False)
-    return Trained(experiment, codec, state, run, layout)
+    return Trained(experiment, codec, state, run, layout).merged()
 
 
 def held_out_examples(experiment: Experiment) -> RawBatch:
@@ -146,7 +156,7 @@ def import_params(experiment: Experiment, params: PyTree, out: Path, source: str
     """Makes `out` a run at step 0 of parameters that come from elsewhere, to use or train on as any other. source:
     where they come from."""
     run = open_run(experiment, out, {"source": source}, experiment.codec)
-    opt_state = {"all": experiment.model.optimizer.tx.init(params)}  # pyright: ignore[reportAttributeAccessIssue]
+    opt_state = {"all": experiment.model.optimizer.start(params)}  # pyright: ignore[reportAttributeAccessIssue]
     with Checkpoints(run.checkpoints) as checkpoints:
         checkpoints.save(TrainState(step=jnp.int32(0), params=params, opt_state=opt_state))
 
@@ -165,5 +175,9 @@ def prepare_run(experiment: Experiment, out: Path, codec: Codec) -> RunFolder:
 
 def run_facts(experiment: Experiment, batch: RawBatch, codec: Codec) -> dict[str, Any]:
     """What environment.json says of every run: its seed, and the numbers of parameters of its networks."""
-    params = compiled.abstract_state(experiment.compute_model, batch, codec).params
-    return {"seed": experiment.seed, "params": {name: count_params(tree) for name, tree in params.items()}}
+    model = experiment.compute_model
+    params = compiled.abstract_state(model, batch, codec).params
+    facts = {"seed": experiment.seed, "params": {name: count_params(tree) for name, tree in params.items()}}
+    if model.trainable:
+        facts["trained_params"] = count_params(trained(params, model.trainable))
+    return facts

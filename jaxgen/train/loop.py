@@ -23,8 +23,9 @@ from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment_line
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.lock import locked
+from jaxgen.runs.initial import begin, check_init
 from jaxgen.runs.log import Clock, Log, NonFinite, Watch
-from jaxgen.runs.restore import Trained, initial_state, loaded_codec, prepare_run, run_facts, saved_state
+from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts, saved_state
 from jaxgen.runtime import processes
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.profiler import Trace
@@ -50,7 +51,7 @@ class Session:
     profile: int = 0
 
     def trained(self, state: TrainState) -> Trained:
-        return Trained(self.experiment, self.codec, state, self.run, self.layout)
+        return Trained(self.experiment, self.codec, state, self.run, self.layout).merged()
 
 
 def train(
@@ -71,6 +72,7 @@ def train(
     processes.on_main(lambda: run.check(experiment))
     codec = loaded_codec(run, experiment, layout)
     with ExitStack() as stack:
+    check_init(experiment, run)
         processes.on_main(lambda: stack.enter_context(locked(run.path)))
         processes.on_main(lambda: prepare_run(experiment, out, codec))
         facts = {**run_facts(experiment, run.examples(), codec), **facts}
@@ -116,7 +118,7 @@ def _start(session: Session) -> TrainState:
     if not checkpoints.steps():
         processes.on_main(lambda: checkpoints.report_lost(say))
         checkpoints.set_aside(-1)
-        return initial_state(experiment, session.codec, session.layout)
+        return begin(experiment, session.codec, session.layout, run)
     state = saved_state(experiment, run.examples(), session.codec, checkpoints, layout=session.layout)
     if int(state.step) >= experiment.steps:
         return state
@@ -170,7 +172,8 @@ def train_in_memory(experiment: Experiment) -> Trained:
     is not finite: only a run in a folder can go back to what it saved."""
     experiment, layout, _ = _ready(experiment, {})
     codec = loaded_codec(None, experiment, layout)
-    state = initial_state(experiment, codec, layout)
+    state = begin(experiment, codec, layout)
+    check_init(experiment, None)
     model, key = experiment.compute_model, _train_key(experiment, layout)
     training_codec = experiment.data.augmented(codec)
     data, calls = _feed(experiment, experiment.seed, 0, experiment.steps, layout)
@@ -182,7 +185,7 @@ def train_in_memory(experiment: Experiment) -> Trained:
                 watch.add(metrics)
     except NonFinite as error:
         raise UserError(f"{error}: lower the learning rate, clip gradients, or name a folder with out=...") from error
-    return Trained(experiment, codec, state, None, layout)
+    return Trained(experiment, codec, state, None, layout).merged()
 
 
 def _feed(experiment: Experiment, order: int, start: int, stop: int, layout: Layout | None) -> tuple[Any, Iterator]:

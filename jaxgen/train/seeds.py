@@ -31,9 +31,10 @@ from jaxgen.report.seeds import write_seeds_report
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
 from jaxgen.runs.environment import environment_line
 from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.initial import begin, check_init
 from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Delayed, Log, NonFinite, means
-from jaxgen.runs.restore import Trained, initial_state, loaded_codec, prepare_run, run_facts
+from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.progress import Silent, progress, say
 from jaxgen.train.best import best_score
@@ -52,7 +53,7 @@ class Lane:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def trained(self, codec: Codec, state: TrainState) -> Trained:
-        return Trained(self.experiment, codec, state, self.run)
+        return Trained(self.experiment, codec, state, self.run).merged()
 
 
 def train_seeds(
@@ -72,6 +73,7 @@ def train_seeds(
     for one, run in zip(each, runs):
         run.check(one)
     codec = loaded_codec(runs[0], experiment)
+        check_init(one, run)
     stopped = None
     with ExitStack() as stack:
         for run in runs:
@@ -172,7 +174,7 @@ def _start(lanes: list[Lane], codec: Codec) -> list[TrainState]:
         return states
     for lane in lanes:
         lane.checkpoints.set_aside(-1)
-    return [initial_state(lane.experiment, codec) for lane in lanes]
+    return [begin(lane.experiment, codec, run=lane.run) for lane in lanes]
 
 
 def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[PyTree]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.gpt import GPT, Writer, fitting, joined
+from jaxgen.nets.lora import merged
 
 
 def beam_search(
@@ -38,7 +39,7 @@ def _search(model: GPT, params: PyTree, cond: PyTree, beams: int, length_penalty
     total, end, vocab = model.num_tokens, model.decoding.end, model.vocab
     num = cond["prompt"].shape[0]
     writer = model.begin(params, num, cond)
-    layers = model.network.body.decode_params(params["network"]["body"], num * beams)
+    layers = model.network.body.decode_params(merged(params["network"])["body"], num * beams)
 
     def rows(tree: Writer, index: jax.Array) -> Writer:
         """The rows `index` of the writer's arrays; the groups of keys and values of a row move along."""

@@ -17,6 +17,7 @@ from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.gpt import GPT, fitting, joined
 from jaxgen.nets.apply import apply
+from jaxgen.nets.lora import merged
 from jaxgen.nets.transformer import KeysValues, Placement
 
 LARGE, DRAFT = range(2)
@@ -69,7 +70,8 @@ def _speculate(
     model = models[LARGE]
     total, end = model.num_tokens, model.decoding.end
     both = tuple(zip(models, params))
-    layers = [m.network.body.decode_params(p["network"]["body"], rows) for (m, p), rows in zip(both, (gamma + 1, 1))]
+    pairs = zip(both, (gamma + 1, 1))
+    layers = [m.network.body.decode_params(merged(p["network"])["body"], rows) for (m, p), rows in pairs]
 
     def read(which: int, reader: Reader, tokens: jax.Array, skipped: jax.Array) -> tuple[Reader, jax.Array]:
         """The reader after `tokens`, i32[T], and probabilities f32[T, V] of what follows each. The row begins at slot
