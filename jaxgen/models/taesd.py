@@ -5,6 +5,8 @@ goes on from by |x - x'|^2. z has neither noise nor a density: a sample is a dec
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,13 @@ from jaxgen.codecs import Pixels, to_levels
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import normal_each
 from jaxgen.core.model import LossModel
-from jaxgen.core.ranges import Shape
+from jaxgen.core.ranges import OptionalSize, Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.metrics.image import psnr
 from jaxgen.models.shared import check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.taesd import FACTOR, TinyAutoencoder
+from jaxgen.ops.tiles import tiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,8 @@ class TAESD(LossModel):
     network: TinyAutoencoder = TinyAutoencoder()
     shape: Shape = (64, 64, 3)
     """Sides divide by 8; the weights are of no size."""
+    tile: OptionalSize = 0
+    """Side, in latents, of the tiles in which larger maps are encoded and decoded as a first stage; 0 for whole."""
 
     def natural_codec(self) -> Codec:
         return Pixels(low=0.0)
@@ -51,18 +56,20 @@ class TAESD(LossModel):
         mse = jnp.mean((batch["x"] - self.decode(params, self.encode(params, batch["x"]))) ** 2)
         return mse, {"mse": mse}
 
+    draws_latents: ClassVar[bool] = False
+
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
         """z of x. `key` is not used."""
-        return self.encode(state.sampling_params, x)
+        return tiled(partial(self.encode, state.sampling_params), x, self.tile, FACTOR)
 
     def from_latent(self, state: TrainState, z: jax.Array) -> jax.Array:
-        return self.decode(state.sampling_params, z)
+        return tiled(partial(self.decode, state.sampling_params), z, self.tile)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Decoded draws from N(0, 1), f32[len(keys), *shape]: textures, as the prior is for a second stage to learn."""
         height, width, _ = self.shape
         z = normal_each(keys, (height // FACTOR, width // FACTOR, self.network.latent))
-        return self.decode(state.sampling_params, z)
+        return self.from_latent(state, z)
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Errors of reconstructions, f32[B] each: `mse` per element in model space, `psnr` in dB of 8-bit images."""

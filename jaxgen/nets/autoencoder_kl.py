@@ -23,6 +23,12 @@ SD_SCALE = 0.18215
 """Stable Diffusion's latents are z times this, which gives them a deviation of about 1."""
 
 
+def split_moments(moments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and logvar of `KLCoder.moments`."""
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    return mean, jnp.clip(logvar, *LOGVAR)
+
+
 class ResnetBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), where x goes through a 1x1 convolution if its channels change."""
 
@@ -149,7 +155,7 @@ class KLCoder(nn.Module):
         if len(shape) != 3 or shape[2] != self.channels or shape[0] % self.factor or shape[1] % self.factor:
             raise UserError(
                 f"images have shape {tuple(shape)}: sides that divide by {self.factor} and {self.channels} channels "
-                "are expected; pass another size, --model.network.channels or fewer --model.network.widths"
+                "are expected; pass another size, --model.generator.channels or fewer --model.generator.widths"
             )
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -166,10 +172,13 @@ class KLCoder(nn.Module):
         self.quant_conv = Dense(2 * self.latent, dtype=self.dtype)
         self.post_quant_conv = Dense(self.latent, dtype=self.dtype)
 
+    def moments(self, x: jax.Array) -> jax.Array:
+        """Mean and unbounded logvar of q(z|x), f32[B, h, w, 2 latent]."""
+        return self.quant_conv(self.encoder(x)).astype(jnp.float32)
+
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and logvar of q(z|x), f32[B, h, w, latent] each."""
-        mean, logvar = jnp.split(self.quant_conv(self.encoder(x)).astype(jnp.float32), 2, axis=-1)
-        return mean, jnp.clip(logvar, *LOGVAR)
+        return split_moments(self.moments(x))
 
     def decode(self, z: jax.Array) -> jax.Array:
         """x: f32[B, H, W, C]."""

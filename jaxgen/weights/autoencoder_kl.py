@@ -50,8 +50,7 @@ def read(tensors: Mapping[str, np.ndarray], source: str, groups: int = 32) -> tu
         array = array[:, :, 0, 0] if dense and array.ndim == 4 and array.shape[2:] == (1, 1) else array
         out[path] = kernel(array) if path.endswith("kernel") and array.ndim > 1 else np.asarray(array, np.float32)
     store.check_arrays(out, expected, source)
-    if wrong := [name for name, array in out.items() if not np.all(np.isfinite(array))]:
-        raise UserError(f"{source} has numbers in {wrong[0]} that are not finite: download it again")
+    store.check_finite(out, source)
     return network, unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
 
 

@@ -50,8 +50,7 @@ def read(place: Path) -> tuple[TinyAutoencoder, dict[str, Any]]:
         out[path] = kernel(array) if ours == "kernel" else np.asarray(array, np.float32)
     tree: Any = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, FACTOR, FACTOR, 3)))
     store.check_arrays(out, store.flatten_shapes(tree["params"]), str(file))
-    if wrong := [name for name, array in out.items() if not np.all(np.isfinite(array))]:
-        raise UserError(f"{file} has numbers in {wrong[0]} that are not finite: download it again")
+    store.check_finite(out, str(file))
     return network, unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
 
 

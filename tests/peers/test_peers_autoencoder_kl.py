@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
+from jaxgen.ops.tiles import tiled  # noqa: E402
 from jaxgen.weights import autoencoder_kl  # noqa: E402
 
 # Torch's arrays do not know of NumPy 2's keyword; what diffusers itself warns of is not ours either.
@@ -106,3 +107,29 @@ def test_older_names_of_attention(saved):
     other, same = autoencoder_kl.read(renamed, "file", groups=4)
     assert other == network
     jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+def test_tiles_are_theirs(theirs, saved):
+    """A row of two tiles: theirs adds a third of the overlap alone, from the 13th latent on."""
+    network, params = autoencoder_kl.read(load_file(saved), "file", groups=4)
+    x = normal(1, 24, 56, 3)
+    theirs.enable_tiling()
+    try:
+        with torch.no_grad():
+            latent = theirs.encode(torch.from_numpy(x).permute(0, 3, 1, 2)).latent_dist.mean
+            decoded = theirs.decode(latent).sample
+    finally:
+        theirs.disable_tiling()
+
+    def encode(x):
+        return network.apply({"params": params}, x, method="encode")[0]
+
+    def decode(z):
+        return network.apply({"params": params}, z, method="decode")
+
+    latent, decoded = (a.permute(0, 2, 3, 1).numpy() for a in (latent, decoded))
+    z = jax.jit(lambda x: tiled(encode, x, 8, 4))(x)
+    back = jax.jit(lambda z: tiled(decode, z, 8))(latent)
+    for ours, answer, shared in ((z, latent, 12), (back, decoded, 48)):
+        assert ours.shape == answer.shape
+        np.testing.assert_allclose(ours[:, :, :shared], answer[:, :, :shared], atol=1e-4 * np.abs(answer).max())
