@@ -49,8 +49,8 @@ SHORT = (
 # Many compilations each, of what the loop does for all models alike: quick tests of a model of each kind of state.
 LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
 SPARED = {
-    "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn", "stylegan",
-    "vit_vqgan", "vit_vqgan_prior",
+    "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
+    "stylegan", "vit_vqgan", "vit_vqgan_prior",
 }  # fmt: skip
 
 
