@@ -8,17 +8,25 @@ from jaxgen.weights import KINDS, Weights, convert, load
 
 USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights show KIND FILE
-       jaxgen weights import-gpt2 FILE VOCABULARY OUT
+       jaxgen weights export RUN FILE
+       jaxgen weights import-gpt2 FILE [VOCABULARY] OUT
        jaxgen weights export-gpt2 RUN FILE
        jaxgen weights import-clip FOLDER OUT
        jaxgen weights export-clip RUN FOLDER [huggingface or open_clip]
        jaxgen weights import-taesd FOLDER OUT [--size N] [--images DIR]
+       jaxgen weights import-sd FOLDER|FILE OUT [--vocabulary V] [--images DIR]
+       jaxgen weights export-sd RUN FOLDER
 
-GPT-2's FILE is Hugging Face's model.safetensors, VOCABULARY a folder of its vocab.json and merges.txt, OUT a run.
+export writes a run's parameters under jaxgen's own names, as a file for jaxgen train ... --init FILE.
+GPT-2's FILE is Hugging Face's model.safetensors, or another file in its layout, as of minGPT or nanoGPT; OUT is a run.
+VOCABULARY is a folder of vocab.json and merges.txt, or a text whose characters are the tokens, in order; without one
+prompts and samples are the numbers of tokens.
 CLIP's FOLDER has model.safetensors, config.json, vocab.json and merges.txt as Hugging Face has them, or
 open_clip_model.safetensors, open_clip_config.json and a vocabulary.
 TAESD's FOLDER has NAME_encoder.pth and NAME_decoder.pth, or a safetensors file; OUT is a first stage for pictures of N
 pixels a side, 64 if it is not said.
+Stable Diffusion 1.x is diffusers' FOLDER, or the single safetensors FILE, beside which vocab.json and merges.txt of CLIP
+lie, or elsewhere as V says; the data of OUT are enlarged emoji, or the captioned pictures of DIR.
 
 KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
 """ + "\n".join(f"  {name:10} {' or '.join(kind.published.values())}" for name, kind in KINDS.items())
@@ -34,10 +42,15 @@ def command(args: list[str]) -> None:
             print(described(convert(kind, source, out)) + f"\nwritten to {out}")
         case ["show", kind, file]:
             print(described(load(kind, file)))
-        case ["import-gpt2", file, vocabulary, out]:
+        case ["export", run, file]:
+            from jaxgen.runs.initial import export_params
+
+            export_params(user_path(run), user_path(file))
+            print(f"written to {file}: jaxgen train SCRIPT PRESET --init {file}")
+        case ["import-gpt2", file, *vocabulary, out] if len(vocabulary) < 2:
             from jaxgen.runs.gpt2 import import_run
 
-            import_run(*map(user_path, (file, vocabulary, out)))
+            import_run(user_path(file), user_path(vocabulary[0]) if vocabulary else None, user_path(out))
             print(f"written to {out}: jaxgen sample {out} --prompt ...")
         case ["export-gpt2", run, file]:
             from jaxgen.runs.gpt2 import export_run
@@ -59,18 +72,37 @@ def command(args: list[str]) -> None:
 
             import_run(user_path(place), user_path(out), **_taesd_flags(flags))
             print(f"written to {out}: a second stage takes --codec.run {out} --codec.form latents")
+        case ["import-sd", place, out, *flags]:
+            from jaxgen.runs.stable_diffusion import import_run
+
+            given = _flags("import-sd", flags, ("--vocabulary", "--images"))
+            vocabulary = user_path(given["--vocabulary"]) if "--vocabulary" in given else None
+            import_run(user_path(place), user_path(out), vocabulary, given.get("--images", ""))
+            print(f"written to {out}: jaxgen sample {out} --prompt ...")
+        case ["export-sd", run, folder]:
+            from jaxgen.runs.stable_diffusion import export_run
+
+            export_run(user_path(run), user_path(folder))
+            print(f"written to {folder}")
         case _:
             raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")
 
 
 def _taesd_flags(flags: list[str]) -> dict[str, Any]:
     """size and images of `import-taesd`. Raises UserError for other flags, or a size that is no number."""
-    given = dict(zip(flags[::2], flags[1::2]))
-    if len(flags) % 2 or given.keys() - {"--size", "--images"} or 2 * len(given) != len(flags):
-        raise UserError(f"import-taesd takes --size N and --images DIR, not {' '.join(flags)}: see --help")
+    given = _flags("import-taesd", flags, ("--size", "--images"))
     if not (size := given.get("--size", "64")).isdecimal() or not 0 < int(size) <= 4096:
         raise UserError(f"--size is {size}: a whole number from 8 to 4096 is expected")
     return {"size": int(size), "images": given.get("--images", "")}
+
+
+def _flags(action: str, flags: list[str], known: tuple[str, ...]) -> dict[str, str]:
+    """The values of flags by name. Raises UserError for others than those known, or twice the same."""
+    given = dict(zip(flags[::2], flags[1::2]))
+    if len(flags) % 2 or given.keys() - set(known) or 2 * len(given) != len(flags):
+        names = " and ".join(f"{name} {'N' if name == '--size' else 'PLACE'}" for name in known)
+        raise UserError(f"{action} takes {names}, not {' '.join(flags)}: see --help")
+    return given
 
 
 def described(found: Weights) -> str:

@@ -12,6 +12,7 @@ from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.toys import Toy2D
+from jaxgen.data.token_numbers import TokenNumbers
 
 __all__ = [
     "SPLITS",
@@ -31,5 +32,6 @@ __all__ = [
     "Text",
     "Toy2D",
     "area_resize",
+    "TokenNumbers",
     "feed",
 ]

@@ -1,4 +1,4 @@
-"""Text to tokens and back: bytes, characters, byte-pair encoding. A run keeps its tokenizer as JSON."""
+"""Text to tokens and back: bytes, characters, numbers, byte-pair encoding. A run keeps its tokenizer as JSON."""
 
 import functools
 import json
@@ -95,6 +95,28 @@ class Characters(Tokenizer):
         return json.dumps({"kind": "characters", "characters": self.characters})
 
 
+@dataclass(frozen=True)
+class Numbers(Tokenizer):
+    """Tokens without a vocabulary: the text is their numbers, between spaces."""
+
+    size: int
+
+    def encode(self, text: str) -> np.ndarray:
+        for word in text.split():
+            if not word.isdecimal() or len(word) > 8 or int(word) >= self.size:
+                raise UserError(f"the token {word!a:.20} is no number from 0 to {self.size - 1}, as this model's are")
+        return np.array(text.split(), np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        return "".join(f"{int(t)} " for t in tokens)
+
+    def lengths(self) -> np.ndarray:
+        return np.array([len(f"{n} ") for n in range(self.size)], np.int32)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "numbers", "size": self.size})
+
+
 class BPE(Tokenizer):
     """Byte-level byte-pair encoding (arXiv:1508.07909, as in GPT-2), by the package `tokenizers`."""
 
@@ -172,6 +194,8 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
     match value := parse_json(text, where):
         case {"kind": "bytes"}:
             return Bytes()
+        case {"kind": "numbers", "size": int(size)} if 0 < size <= MOST_VOCABULARY and not isinstance(size, bool):
+            return Numbers(size)
         case {"kind": "characters", "characters": str(characters)}:
             if not characters or len(set(characters)) < len(characters):
                 raise UserError(f"{where} has no characters, or one of them twice: restore it, or train again")
@@ -182,7 +206,7 @@ def from_json(text: str, where: str = "tokenizer.json") -> Tokenizer:
         case {"kind": "bpe", "definition": str(definition)}:
             return BPE.of(definition, where)
     kind = value.get("kind") if isinstance(value, dict) else None
-    raise UserError(f"{where} has kind {kind!r:.60}: bytes, characters or bpe is expected")
+    raise UserError(f"{where} has kind {kind!r:.60}: bytes, characters, numbers or bpe is expected")
 
 
 def check_utf8(text: str, errors: str = "strict") -> bytes:

@@ -1,8 +1,9 @@
-"""Reads and writes GPT-2's weights in the layout of Hugging Face's safetensors files.
+"""Reads and writes GPT-2's weights in the layout of Hugging Face's safetensors files, and reads minGPT's and nanoGPT's.
 
-Their tensors are named `h.I.attn.c_attn.weight` [C, 3 C] and so on, often with the prefix `transformer.`; kernels are
-[in, out], and config.json beside the file holds the number of heads. Ours are stacked over blocks, and the channels of
-qkv are ordered (head, q k or v, channel) instead of (q k or v, head, channel).
+Their tensors are named `h.I.attn.c_attn.weight` [C, 3 C] and so on, often with the prefix `transformer.`, and
+config.json beside the file holds the number of heads. Kernels are [in, out]; those of minGPT and nanoGPT [out, in],
+which the shape of c_attn tells. A file may lack biases, and have a head of its own, `lm_head`. Ours are stacked over
+blocks, and the channels of qkv are ordered (head, q k or v, channel) instead of (q k or v, head, channel).
 """
 
 import json
@@ -20,7 +21,7 @@ from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.nets.transformer import Transformer
 from jaxgen.runtime import reading
 from jaxgen.runtime.files import check_output, disk_errors, write_tensors, write_text
-from jaxgen.weights import store
+from jaxgen.weights import store, torch_file
 
 BLOCK_LAYERS = {
     "ln_1.weight": "norm_self/scale", "ln_1.bias": "norm_self/bias",
@@ -35,9 +36,10 @@ OUTER_LAYERS = {
 }  # fmt: skip
 # The values that config.json may have, GPT-2's own first.
 CONFIG = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True,),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"), "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True, False),
 }  # fmt: skip
+HEAD, HEAD_CHANNELS = "lm_head.weight", 64
 SIZES = ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight")
 """The matrices that the sizes of a network are read from."""
 MOST_CONFIG = 1 << 20  # bytes of config.json
@@ -45,15 +47,23 @@ IGNORED = ("attn.bias", "attn.masked_bias")  # the causal mask, which old files 
 
 
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name, without `transformer.`. Raises UserError if it is missing or not GPT-2's."""
+    """The tensors of a safetensors or PyTorch file by name, without prefixes, kernels as [in, out]. Raises UserError if
+    it is missing or not GPT-2's."""
     try:
-        found, _ = reading.read_tensors(file)
+        found = torch_file.read(file) if file.suffix in (".pt", ".pth", ".bin") else reading.read_tensors(file)[0]
     except UserError as error:
         raise UserError(f"{error}, or pass a GPT-2 model.safetensors") from error
-    tensors = {name.removeprefix("transformer."): array for name, array in found.items()}
+    # torch.compile puts the first of these before the names of nanoGPT's.
+    tensors = {name.removeprefix("_orig_mod.").removeprefix("transformer."): array for name, array in found.items()}
     for name in SIZES:
         if name not in tensors or tensors[name].ndim != 2 or not tensors[name].size:
             raise UserError(f"{file} has no matrix {name}: pass a GPT-2 model.safetensors")
+    rows, columns = tensors[SIZES[2]].shape
+    if rows == 3 * columns:  # [out, in]
+        kernels = tuple(name for name, ours in BLOCK_LAYERS.items() if ours.endswith("kernel"))
+        tensors = {name: array.T if name.endswith(kernels) else array for name, array in tensors.items()}
+    if HEAD in tensors and np.array_equal(tensors[HEAD], tensors["wte.weight"]):
+        del tensors[HEAD]
     return tensors
 
 
@@ -61,7 +71,7 @@ def network_of(file: Path) -> TokenTransformer:
     """The network whose weights a file holds.
 
     The number of heads comes from config.json beside the file. Without one, heads have 64 channels, as in all sizes of
-    GPT-2. Raises UserError if the file is not GPT-2's.
+    GPT-2. Raises UserError if the file is not GPT-2's, or of another width and nothing says how many heads it has.
     """
     network = _network(file, read_tensors(file))
     try:
@@ -75,18 +85,22 @@ def _network(file: Path, tensors: dict[str, np.ndarray], heads: int = 0) -> Toke
     """The network of these tensors, by the sizes of a few. heads: their number if there is no config.json."""
     (vocab, width), window = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     depth = sum(name.endswith(".attn.c_attn.weight") for name in tensors)
-    path, config = file.parent / "config.json", {"n_head": heads or max(1, width // 64)}
+    guessed = 0 if width % HEAD_CHANNELS else width // HEAD_CHANNELS
+    path, config = file.parent / "config.json", {"n_head": heads or guessed}
     if os.path.lexists(path):
         config = reading.read_json(path, MOST_CONFIG)
     if not isinstance(config, dict) or config.get("n_head") not in range(1, width + 1):
-        raise UserError(f"{path} does not say n_head, 1 to {width}: restore it, or remove it")
+        raise UserError(f'{path} does not say n_head, 1 to {width}: write {{"n_head": ...}} to it')
     heads = int(config["n_head"])
     for name, known in CONFIG.items():
         if (value := config.get(name, known[0])) not in known:
             raise UserError(f"{path} has {name} {value!r:.60}, GPT-2 has {known[0]}: such weights cannot be read")
     hidden = tensors["h.0.mlp.c_fc.weight"].shape[1]
-    body = Transformer(width=width, depth=depth, heads=heads, hidden=0 if hidden == 4 * width else hidden, causal=True)
-    return TokenTransformer(vocab=vocab, window=window, body=body)
+    body = Transformer(
+        width=width, depth=depth, heads=heads, hidden=0 if hidden == 4 * width else hidden, causal=True,
+        bias="ln_f.bias" in tensors, activation="gelu" if config.get("activation_function") == "gelu" else "gelu_tanh",
+    )  # fmt: skip
+    return TokenTransformer(vocab=vocab, window=window, body=body, tied=HEAD not in tensors)
 
 
 def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
@@ -103,6 +117,7 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
         ("body.width", found.body.width, body.width), ("body.depth", found.body.depth, body.depth),
         ("body.heads", found.body.heads, body.heads),
         ("body.hidden", found.body.hidden or 4 * found.body.width, body.hidden or 4 * body.width),
+        ("tied", found.tied, network.tied),
     ):  # fmt: skip
         if has != wants:
             what = "vocabulary" if name == "vocab" else name.split(".")[-1]
@@ -113,19 +128,24 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
             raise UserError(f"{file} lacks {name}: it is truncated, or of another network")
         return tensors.pop(name).astype(np.float32)
 
-    out = {ours: take(theirs) for theirs, ours in OUTER_LAYERS.items()}
+    lacking = "bias" if not found.body.bias else " "  # the end of names that the file does not have
+    out = {ours: take(theirs) for theirs, ours in OUTER_LAYERS.items() if not ours.endswith(lacking)}
     for theirs, ours in BLOCK_LAYERS.items():
+        if ours.endswith(lacking):
+            continue
         each = [take(f"h.{i}.{theirs}") for i in range(body.depth)]
         if len({array.shape for array in each}) > 1:
             raise UserError(f"{file} has {theirs} of several shapes: it is of another network")
         out[f"body/blocks/{ours}"] = np.stack(each)
-    head = tensors.pop("lm_head.weight", None)
-    if head is not None and not np.array_equal(head, out["tokens"]):
-        raise UserError(f"{file} has a separate head, but GPT-2's is its embedding: pass another file")
+    if not network.tied:
+        out["head"] = take(HEAD)
     left = [name for name in tensors if not name.endswith(IGNORED)]
     if left:
         raise UserError(f"{file} has {left[0]}, which GPT-2 lacks: pass another file")
-    store.check_arrays(out, parameter_shapes(network), str(file))
+    shapes = parameter_shapes(network)
+    store.check_arrays(out, {name: leaf for name, leaf in shapes.items() if not name.endswith(lacking)}, str(file))
+    for name in shapes.keys() - out.keys():
+        out[name] = np.zeros(shapes[name].shape, np.float32)
     for name in out:
         if name.startswith("body/blocks/self_attention/qkv"):
             out[name] = _reordered_qkv(out[name], body.heads, ours=True)
@@ -158,10 +178,13 @@ def write(file: Path | str, network: TokenTransformer, params: dict[str, Any], e
     config = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": network.vocab,
         "n_positions": network.window, "n_embd": body.width, "n_layer": body.depth, "n_head": body.heads,
-        "n_inner": body.hidden or 4 * body.width, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True, "bos_token_id": max(0, end), "eos_token_id": max(0, end),
+        "n_inner": body.hidden or 4 * body.width, "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu" if body.activation == "gelu" else "gelu_new", "tie_word_embeddings": network.tied,
+        "bos_token_id": max(0, end), "eos_token_id": max(0, end),
     }  # fmt: skip
     named = {f"transformer.{name}": array for name, array in tensors.items()}
+    if not network.tied:
+        named[HEAD] = ours["head"]
     with disk_errors():
         write_tensors(file, named, {"format": "pt"})
         write_text(file.parent / "config.json", json.dumps(config, indent=2) + "\n")
@@ -191,11 +214,11 @@ def check_form(network: TokenTransformer) -> None:
     """Raises UserError for a network that is not of GPT-2's form."""
     body = network.body
     same = body.pre_norm and body.final_norm and not (body.rms or body.swiglu or body.rotary)
-    same = same and body.activation == "gelu_tanh"
-    if not (same and network.tied and body.groups in (0, body.heads)):
+    same = same and body.activation in ("gelu_tanh", "gelu")
+    if not (same and body.groups in (0, body.heads)):
         raise UserError(
-            "the network is not of GPT-2's form: pre_norm, LayerNorm, GELU, learned positions, a tied head and as many "
-            "key heads as query heads are expected"
+            "the network is not of GPT-2's form: pre_norm, LayerNorm, GELU, learned positions and as many key heads as "
+            "query heads are expected"
         )
 
 

@@ -82,10 +82,13 @@ def test_greedy_text_is_theirs_to_the_token(theirs, ours):
         np.testing.assert_array_equal(line[: len(row) + 30], text[0].numpy())
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_weights_written_load_back_into_transformers(bias, tmp_path):
+@pytest.mark.parametrize(
+    ("bias", "tied", "activation"), [(True, True, "gelu_tanh"), (False, True, "gelu_tanh"), (True, False, "gelu")]
+)
+def test_weights_written_load_back_into_transformers(bias, tied, activation, tmp_path):
     model = tiny(window=16)
-    model = replace(model, network=model.network.clone(body=model.network.body.clone(bias=bias)))
+    body = model.network.body.clone(bias=bias, activation=activation)
+    model = replace(model, network=model.network.clone(tied=tied, body=body))
     params = randomised(model)
     gpt2.write(tmp_path / "model.safetensors", model.network, params, model.decoding.end)
     with warnings.catch_warnings():

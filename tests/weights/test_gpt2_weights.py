@@ -2,14 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_gpt import randomised, tiny
 
+from jaxgen.cli.sample import command as sample
 from jaxgen.cli.weights import command as weights
 from jaxgen.data.tokenizers import BPE
 from jaxgen.errors import UserError
+from jaxgen.models.gpt import GPT
 from jaxgen.nets.transformer import Transformer
 from jaxgen.weights import gpt2
 
@@ -46,7 +49,7 @@ def test_a_file_becomes_a_run_and_back(written, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True, GPT-2 has False"),
-     ({"activation_function": "gelu"}, "activation_function 'gelu'"), ({"layer_norm_epsilon": 1e-6}, "epsilon"),
+     ({"activation_function": "relu"}, "activation_function 'relu'"), ({"layer_norm_epsilon": 1e-6}, "epsilon"),
      ({"n_head": 3}, "heads"), ({"n_head": None}, "does not say n_head")],
 )  # fmt: skip
 def test_configurations_that_are_not_gpt2s_are_refused(written, change, message):
@@ -83,3 +86,60 @@ def test_what_is_not_gpt2s_is_refused(written, tmp_path):
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             gpt2.read(tmp_path / f"{name}.safetensors", network)
+
+
+def in_layout(folder, network, params, transposed: bool, biases: bool = True):
+    """The file of a network as minGPT and nanoGPT write them: kernels [out, in] if `transposed`, perhaps no biases."""
+    gpt2.write(folder / "model.safetensors", network, params)
+    tensors = load_file(folder / "model.safetensors")
+    kernels = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    changed = {
+        name: np.ascontiguousarray(array.T if transposed and name.endswith(kernels) else array)
+        for name, array in tensors.items()
+        if biases or not name.endswith("bias")
+    }
+    mask = np.tril(np.ones((1, 1, 16, 16), np.float32))  # which these files hold
+    save_file({**changed, "transformer.h.0.attn.bias": mask}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_heads_biases_and_kernels_of_other_files(tmp_path, tied, bias, transposed):
+    network = tiny(vocab=7, window=16).network
+    body = network.body.clone(bias=bias, activation="gelu")
+    network = network.clone(tied=tied, body=body)
+    params = randomised(GPT(network=network))
+    in_layout(tmp_path, network, params, transposed, biases=bias)
+    assert gpt2.network_of(tmp_path / "model.safetensors") == network
+    got = gpt2.read(tmp_path / "model.safetensors", network)
+    assert jax.tree.structure(got) == jax.tree.structure(params["network"])
+    jax.tree.map(np.testing.assert_array_equal, got, params["network"])
+
+
+def test_a_file_whose_heads_nothing_tells_is_refused(written):
+    _, _, file = written
+    (file.parent / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config.json does not say n_head, 1 to 16: write"):
+        gpt2.network_of(file)
+
+
+def test_a_vocabulary_of_characters_or_none(tmp_path):
+    """nanoGPT's runs on characters; and tokens that are known by their numbers alone."""
+    model = tiny(vocab=5, window=8)
+    gpt2.write(tmp_path / "gpt" / "model.safetensors", model.network, randomised(model))
+    file, text = str(tmp_path / "gpt" / "model.safetensors"), tmp_path / "text.txt"
+    text.write_text("adbce" * 40)
+    weights(["import-gpt2", file, str(text), str(tmp_path / "letters")])
+    weights(["import-gpt2", file, str(tmp_path / "numbers")])
+    drawn = []
+    for name, prompt in (("letters", "bad"), ("numbers", "1 0 3")):
+        sample([str(tmp_path / name), "--prompt", prompt, "--device", "cpu"])
+        drawn.append(next((tmp_path / name).rglob("samples.txt")).read_text().splitlines()[-1])
+    assert [str("abcde".index(letter)) for letter in drawn[0]] == drawn[1].split()
+    assert drawn[0].startswith("bad") and len(drawn[0]) == 3 + 8 and len(set(drawn[0])) > 2
+    with pytest.raises(UserError, match="the token 'x' is no number from 0 to 4"):
+        sample([str(tmp_path / "numbers"), "--prompt", "1 x", "--device", "cpu"])
+    text.write_text("abcdef" * 40)
+    with pytest.raises(UserError, match=r"text.txt has 6 tokens, .* is of 5: name its own vocabulary"):
+        weights(["import-gpt2", file, str(text), str(tmp_path / "other")])
