@@ -24,6 +24,10 @@ def to_levels(unit: jax.Array) -> jax.Array:
 class Identity(Codec):
     """For data that is already in model space, such as 2-D points."""
 
+    @property
+    def draws(self) -> bool:
+        return False
+
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         return batch
 
@@ -37,6 +41,10 @@ class Pixels(Codec):
 
     low: float = static(-1.0)
     high: float = static(1.0)
+
+    @property
+    def draws(self) -> bool:
+        return False
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         return {**batch, "x": batch["x"].astype(jnp.float32) / 255 * (self.high - self.low) + self.low}
@@ -57,6 +65,10 @@ class Binarize(Codec):
     """
 
     dynamic: bool = static(True)
+
+    @property
+    def draws(self) -> bool:
+        return self.dynamic
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         p = batch["x"].astype(jnp.float32) / 255
@@ -82,6 +94,10 @@ class Dequantize(Codec):
     low: float = static(0.0)
     high: float = static(1.0)
     noise: bool = static(True)
+
+    @property
+    def draws(self) -> bool:
+        return self.noise
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
         levels = batch["x"] >> (8 - self.bits)

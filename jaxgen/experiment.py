@@ -24,7 +24,7 @@ from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field, with_networks
 from jaxgen.core.ranges import Count, PathName, Samples, Seed
 from jaxgen.core.types import PyTree, TrainState
-from jaxgen.data import Captioned, Dataset, ImageFolder
+from jaxgen.data import Captioned, Dataset, ImageFolder, Mirrored
 from jaxgen.errors import UserError, nearest
 from jaxgen.metrics.retrieval import RECALLS
 from jaxgen.nets.lora import TRAINED, LoRA, adapted
@@ -222,7 +222,7 @@ def on_images(
     that is so already stays so where the folder has classes. Raises UserError for what cannot be fitted.
     """
     model = experiment.model
-    shape = getattr(model, "shape", ())
+    shape = experiment.codec.raw_shape(getattr(model, "shape", ()))
     size = size or (shape[0] if len(shape) == 3 else ImageFolder.size)
     data = ImageFolder(folder=folder, size=size, label=label, channels=channels)
     classes = classes or label not in ("auto", "none")
@@ -234,8 +234,15 @@ def on_images(
     if not conditional or not names:
         data = replace(data, label="none")
     # A second stage sees codes: its first stage alone is of pictures.
-    model = model.fitted((data.size, data.size, data.channels), data.num_classes)
-    return replace(experiment, model=model, data=replace(experiment.data, data=data) if captioned else data)
+    shape = experiment.codec.shape_of((data.size, data.size, data.channels))
+    return replace(experiment, model=model.fitted(shape, data.num_classes), data=_instead(experiment.data, data))
+
+
+def _instead(data: Dataset, folder: ImageFolder) -> Dataset:
+    """The folder in the place of the pictures of `data`, with captions or mirrored as these are."""
+    if isinstance(data, Captioned | Mirrored):
+        return replace(data, data=_instead(data.data, folder))
+    return folder
 
 
 # --- scripts --------------------------------------------------------------------------------------------------

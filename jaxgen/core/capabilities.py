@@ -102,6 +102,11 @@ class LatentStage(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def draws_latents(self) -> bool:
+        """Whether a latent is drawn, rather than computed."""
+        ...
+
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
         """f32[B, h, w, D] of x; key where it is drawn."""
         ...

@@ -1,11 +1,12 @@
 """The interface of codecs, which convert raw data to model space and back."""
 
+from collections.abc import Iterable
 from dataclasses import field
 from typing import Any
 
 import jax
 
-from jaxgen.core.types import Batch
+from jaxgen.core.types import Batch, RawBatch
 from jaxgen.errors import UserError
 
 
@@ -21,6 +22,29 @@ class Codec:
     def provenance(self) -> dict[str, Any]:
         """What was read from files, as JSON; empty if nothing was."""
         return {}
+
+    def measured(self, batches: Iterable[RawBatch]) -> "Codec":
+        """The codec after it has measured what it must of training examples; `provenance` then says it. Called once,
+        when a run begins: a run that is gone on with has the numbers in its record."""
+        return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether `encode` draws noise."""
+        return True
+
+    @property
+    def encode_once(self) -> bool:
+        """Whether examples are better encoded before training than in every step: the encoder is a network."""
+        return False
+
+    def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in model space of raw examples of `shape`. Raises UserError if they cannot be encoded."""
+        return shape
+
+    def raw_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of raw examples that have `shape` in model space."""
+        return shape
 
     def check_model(self, model: Any) -> None:
         """Raises UserError if the model does not fit the codec's output."""

@@ -7,12 +7,13 @@ from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.image_folder import ImageFolder
+from jaxgen.data.mirrored import Mirrored
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
-from jaxgen.data.toys import Toy2D
 from jaxgen.data.token_numbers import TokenNumbers
+from jaxgen.data.toys import Toy2D
 
 __all__ = [
     "SPLITS",
@@ -25,13 +26,14 @@ __all__ = [
     "Emoji",
     "EmojiEdges",
     "ImageFolder",
+    "Mirrored",
     "PairFolder",
     "RandomAccess",
     "RawBatch",
     "SceneFolder",
     "Text",
+    "TokenNumbers",
     "Toy2D",
     "area_resize",
-    "TokenNumbers",
     "feed",
 ]

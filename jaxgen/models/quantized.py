@@ -7,6 +7,7 @@ those of the next finer map, and so on. See `ops.quantize` for the codebook, `ne
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,8 @@ class Quantized(GenerativeModel):
             raise UserError(f"tokens have shape {tokens.shape}, [B, {self.num_tokens}] is expected")
         if (bad := outside(tokens, self.num_codes)) is not None:
             raise UserError(f"token {bad} is out of range: codes go from 0 to {self.num_codes - 1}")
+
+    draws_latents: ClassVar[bool] = False
 
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
         """z before quantization, f32[B, h, w, D], for a second stage that models vectors instead of codes: section 3.1

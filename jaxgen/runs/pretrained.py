@@ -4,10 +4,13 @@
     python experiments/vqvae_prior.py emoji     # reads that run; its samples are images
 
 A run remembers which weights it began with (RUN/first_stage.json): it goes on with these, and is sampled with these,
-or says that they are gone.
+or says that they are gone. Latents z are standardized: (z - m) / s, with the mean m and the deviation s of each channel
+over training examples, measured as the run begins and kept there too.
 """
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +23,7 @@ from flax import struct
 from jaxgen.core.capabilities import CodeStage, LatentStage
 from jaxgen.core.codec import Codec, static
 from jaxgen.core.ranges import CheckpointStep, PathName
-from jaxgen.core.types import Batch, TrainState
+from jaxgen.core.types import Batch, RawBatch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
 from jaxgen.runs.folder import RunFolder
@@ -44,6 +47,8 @@ class Pretrained(Codec):
     """Checkpoint to use; the newest when negative."""
     best: bool = static(False)
     """Use the best checkpoint, of a run trained with --best."""
+    standardize: bool = static(True)
+    """Of latents: whether each channel is shifted and scaled to mean 0 and deviation 1."""
 
     def load(self, record: dict[str, Any] | None = None) -> "Loaded":
         run = RunFolder(user_path(self.run))
@@ -70,14 +75,25 @@ class Pretrained(Codec):
         if step not in steps:
             since = ", with which this run began" if record else ""
             raise UserError(f"{run.path} has no checkpoint of step {step}{since}, only of {steps}")
-        loaded = _load(run.path.resolve(), step, self.form, self.run)
+        loaded = replace(_load(run.path.resolve(), step, self.form, self.run), standardize=self.standardize)
         if record and loaded.provenance["sha256"] != record["sha256"]:
             raise UserError(
                 f"{run.path} has other weights at step {step} than when this run began (SHA-256 "
                 f"{loaded.provenance['sha256'][:12]}..., not {record['sha256'][:12]}...): bring those back, or train "
                 "anew in another folder with --out"
             )
+        if record and "mean" in record:
+            loaded = loaded.standardized(record["mean"], record["deviation"])
         return loaded
+
+    def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.form != "latents":
+            return shape
+        batch = {"x": jax.ShapeDtypeStruct((1, *shape), jnp.uint8)}
+        return jax.eval_shape(self.load().encode, batch, jax.random.key(0))["x"].shape[1:]
+
+    def raw_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.load().model.shape if self.form == "latents" else shape
 
     def _step(self, run: RunFolder, steps: list[int]) -> int:
         if not self.best:
@@ -101,10 +117,44 @@ class Loaded(Codec):
     model: Any = static(None)
     form: Form = static("tokens")
     source: tuple[tuple[str, Any], ...] = static(())
+    standardize: bool = static(True)
+    mean: jax.Array | None = None
+    """Of each channel of latents, f32[D]; None where they stay as they are."""
+    deviation: jax.Array | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return dict(self.source)
+        found = dict(self.source)
+        if self.mean is not None:
+            found |= {"mean": np.asarray(self.mean).tolist(), "deviation": np.asarray(self.deviation).tolist()}
+        return found
+
+    @property
+    def draws(self) -> bool:
+        return self.codec.draws or (self.form == "latents" and self.model.draws_latents)
+
+    @property
+    def encode_once(self) -> bool:
+        return not self.draws
+
+    def standardized(self, mean: Any, deviation: Any) -> "Loaded":
+        """The codec with these statistics of latents, f32[D]."""
+        return replace(self, mean=jnp.asarray(mean, jnp.float32), deviation=jnp.asarray(deviation, jnp.float32))
+
+    def measured(self, batches: Iterable[RawBatch]) -> "Loaded":
+        """The codec with statistics of the latents of these examples."""
+        if self.form != "latents" or not self.standardize:
+            return self
+        encode = jax.jit(lambda codec, batch, key: codec.encode(batch, key)["x"])
+        count, total, squares = 0, np.zeros(()), np.zeros(())
+        for i, batch in enumerate(batches):
+            z = np.asarray(encode(self, batch, jax.random.key(i)), np.float64)
+            z = z.reshape(-1, z.shape[-1])
+            count, total, squares = count + len(z), total + z.sum(axis=0), squares + (z**2).sum(axis=0)
+        mean = total / count
+        # A channel that never changes keeps its scale.
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return self.standardized(mean, np.where(deviation > 1e-6, deviation, 1))
 
     def check_model(self, model: Any) -> None:
         """Raises UserError unless `model` counts codes as the first stage does."""
@@ -129,7 +179,8 @@ class Loaded(Codec):
         batch = self.codec.encode(batch, key_codec)
         x = batch["x"]
         if self.form == "latents":
-            return {**batch, "x": self.model.to_latent(self.state, x, key_latent)}
+            z = self.model.to_latent(self.state, x, key_latent)
+            return {**batch, "x": z if self.mean is None else (z - _row(self.mean)) / _row(self.deviation)}
         tokens = self.model.encode_codes(self.state, x)
         if self.form == "levels":
             (size,) = self.model.maps
@@ -138,7 +189,7 @@ class Loaded(Codec):
 
     def decode(self, x: jax.Array) -> jax.Array:
         if self.form == "latents":
-            return self.codec.decode(self.model.from_latent(self.state, x))
+            return self.codec.decode(self._images(x))
         if self.form == "levels":
             x = jnp.round((x + 1) * ((self.model.num_codes - 1) / 2)).astype(jnp.int32)
         return self.codec.decode(self.model.decode_codes(self.state, x.reshape(x.shape[0], -1)))
@@ -146,7 +197,18 @@ class Loaded(Codec):
     def unrounded(self, x: jax.Array) -> jax.Array:
         if self.form != "latents":
             raise UserError("codes are integers, which no gradient moves: guide the run of the first stage instead")
-        return self.codec.unrounded(self.model.from_latent(self.state, x))
+        return self.codec.unrounded(self._images(x))
+
+    def _images(self, z: jax.Array) -> jax.Array:
+        """The first stage's x of standardized latents."""
+        z = z if self.mean is None else z * _row(self.deviation) + _row(self.mean)
+        return self.model.from_latent(self.state, z)
+
+
+def _row(channels: jax.Array | None) -> jax.Array:
+    """f32[D] as f32[1, 1, 1, D]."""
+    assert channels is not None
+    return channels.reshape(1, 1, 1, -1)
 
 
 # Read once for the check of an experiment and for its training.

@@ -26,6 +26,9 @@ from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import keep_marks
 from jaxgen.runtime.files import check_output
 
+MEASURED, MEASURED_BY = 1024, 64
+"""Training examples that a codec measures as a run begins, and how many at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -68,9 +71,6 @@ class Trained:
         """The first held-out examples, raw."""
         return self.folder.examples() if self.folder else held_out_examples(self.experiment)
 
-    def to(self, experiment: Experiment) -> "Trained":
-        """The same state under other settings of sampling, say."""
-        return replace(self, experiment=experiment)
     def merged(self) -> "Trained":
         """The same with adapters (`nets.lora`) added to the kernels that they adapt: what a run is used by."""
         if not self.experiment.lora.rank:
@@ -79,6 +79,9 @@ class Trained:
         experiment = replace(self.experiment, lora=LoRA())
         return replace(self, experiment=experiment, state=self.state.replace(params=params, ema=ema))
 
+    def to(self, experiment: Experiment) -> "Trained":
+        """The same state under other settings of sampling, say."""
+        return replace(self, experiment=experiment)
 
 
 def restore(
@@ -111,8 +114,14 @@ def held_out_examples(experiment: Experiment) -> RawBatch:
 
 
 def loaded_codec(run: RunFolder | None, experiment: Experiment, layout: Layout | None = None) -> Codec:
-    """The experiment's codec with what it reads from files in place, the same that the run began with."""
-    codec = experiment.codec.load(run.codec_record() if run else None)
+    """The experiment's codec with what it reads from files in place, the same that the run began with, or that it
+    begins with now."""
+    record = run.codec_record() if run else None
+    codec = experiment.codec.load(record)
+    if record is None:
+        size = min(MEASURED_BY, experiment.data.count("train"))
+        batches = (experiment.data.batch_at(0, step, size) for step in range(-(-MEASURED // size)))
+        codec = codec.measured(batches)
     return codec if layout is None else layout.put(codec, layout.everywhere)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxgen.core import compiled
 from jaxgen.core.codec import Codec
@@ -22,8 +23,8 @@ from jaxgen.report import write_report
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment_line
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.lock import locked
 from jaxgen.runs.initial import begin, check_init
+from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Log, NonFinite, Watch
 from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts, saved_state
 from jaxgen.runtime import processes
@@ -32,6 +33,7 @@ from jaxgen.runtime.profiler import Trace
 from jaxgen.runtime.progress import say
 from jaxgen.train.auto_mesh import settled
 from jaxgen.train.best import best_score
+from jaxgen.train.encoding import encoded_once
 
 MAX_ROLLBACKS = 3
 
@@ -70,9 +72,9 @@ def train(
     experiment, layout, facts = _ready(experiment, facts or {})
     run, clock = RunFolder(out), Clock()
     processes.on_main(lambda: run.check(experiment))
+    check_init(experiment, run)
     codec = loaded_codec(run, experiment, layout)
     with ExitStack() as stack:
-    check_init(experiment, run)
         processes.on_main(lambda: stack.enter_context(locked(run.path)))
         processes.on_main(lambda: prepare_run(experiment, out, codec))
         facts = {**run_facts(experiment, run.examples(), codec), **facts}
@@ -141,7 +143,7 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     processes.on_main(lambda: run.record(experiment, session.facts))
     # Data in an order that a rolled-back run has not tried yet; noise and parameters stay those of the seed.
     order = experiment.seed + 1_000_003 * run.rollbacks(start)
-    data, calls = _feed(experiment, order, start, stop, layout)
+    data, calls, training_codec = _feed(experiment, training_codec, order, start, stop, layout)
     skip, poll = experiment.on_nonfinite == "skip", processes.Poll()
     # The log waits for what is queued as it closes, so it is the first to.
     with Trace(run.path, session.profile) as trace, Log(run, experiment, start, session.clock) as log:
@@ -171,12 +173,12 @@ def train_in_memory(experiment: Experiment) -> Trained:
     """Trains `experiment` and writes nothing. Raises UserError for bad input, before any compute, and for a number that
     is not finite: only a run in a folder can go back to what it saved."""
     experiment, layout, _ = _ready(experiment, {})
+    check_init(experiment, None)
     codec = loaded_codec(None, experiment, layout)
     state = begin(experiment, codec, layout)
-    check_init(experiment, None)
     model, key = experiment.compute_model, _train_key(experiment, layout)
     training_codec = experiment.data.augmented(codec)
-    data, calls = _feed(experiment, experiment.seed, 0, experiment.steps, layout)
+    data, calls, training_codec = _feed(experiment, training_codec, experiment.seed, 0, experiment.steps, layout)
     skip = experiment.on_nonfinite == "skip"
     try:
         with Watch(experiment, 0) as watch:
@@ -188,17 +190,21 @@ def train_in_memory(experiment: Experiment) -> Trained:
     return Trained(experiment, codec, state, None, layout).merged()
 
 
-def _feed(experiment: Experiment, order: int, start: int, stop: int, layout: Layout | None) -> tuple[Any, Iterator]:
-    """The data on the devices, or None, and the input of each call, on the mesh. order: seed of the data's order."""
+def _feed(
+    experiment: Experiment, codec: Codec, order: int, start: int, stop: int, layout: Layout | None
+) -> tuple[Any, Iterator, Codec]:
+    """The data on the devices, or None, the input of each call, on the mesh, and the codec of these. order: seed of the
+    data's order."""
     size = experiment.batch_size
-    rows = None if layout is None else layout.rows(size)
+    rows = np.arange(size) if layout is None else layout.rows(size)
     plan = BatchPlan(
         seed=order, batch_size=size, steps_per_call=experiment.steps_per_call, start=start, stop=stop
     )  # fmt: skip
     data, calls = feed(experiment.data, plan, experiment.preload, rows)
+    data, codec = encoded_once(data, codec, experiment.preload, layout)
     if layout is None:
-        return data, calls
-    return layout.put(data, layout.everywhere), (layout.put_rows(call, size) for call in calls)
+        return jax.device_put(data), calls, codec
+    return layout.put(data, layout.everywhere), (layout.put_rows(call, size) for call in calls), codec
 
 
 def roll_back(experiment: Experiment, run: RunFolder, last: int, error: NonFinite) -> None:

@@ -38,6 +38,7 @@ from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.progress import Silent, progress, say
 from jaxgen.train.best import best_score
+from jaxgen.train.encoding import encoded_once
 from jaxgen.train.loop import roll_back
 
 PyTree = Any
@@ -72,8 +73,8 @@ def train_seeds(
     runs = [RunFolder(out / f"seed{one.seed}") for one in each]
     for one, run in zip(each, runs):
         run.check(one)
-    codec = loaded_codec(runs[0], experiment)
         check_init(one, run)
+    codec = loaded_codec(runs[0], experiment)
     stopped = None
     with ExitStack() as stack:
         for run in runs:
@@ -207,6 +208,7 @@ def _train(
     for lane in lanes:
         lane.run.record(lane.experiment, lane.facts)
     data, calls = _calls(lanes, start, stop)
+    data, training_codec = encoded_once(data, training_codec, experiment.preload)
     if data is not None:
         data = jax.device_put(data, NamedSharding(where.mesh, P()))
     keys = jax.device_put(jnp.stack([run_key(lane.experiment.seed, TRAIN) for lane in lanes]), where)
