@@ -22,7 +22,7 @@ from jaxgen.ops.gan import NonSaturating
 from jaxgen.optim import Adam
 
 SMALL = AutoencoderKL(
-    shape=(64, 64, 3), generator=KLCoder(widths=(32, 64, 96), blocks=1, groups=16),
+    shape=(64, 64, 3), generator=KLCoder(widths=(16, 32, 64), blocks=1, groups=8),
     critic=PatchCritic(channels=(24, 48, 96)), gan_start=2000, ema_decay=0.999,
     optimizer=Adam(lr=1e-3, b1=0.9, b2=0.99, warmup=200, decay_steps=3000, final=0.1),
     critic_optimizer=Adam(lr=2e-4, b1=0.5),
