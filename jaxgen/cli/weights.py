@@ -9,23 +9,31 @@ from jaxgen.weights import KINDS, Weights, convert, load
 USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights show KIND FILE
        jaxgen weights export RUN FILE
+       jaxgen weights import-lora FILE RUN OUT
+       jaxgen weights export-lora RUN FILE [peft, diffusers or kohya]
+       jaxgen weights merge-lora RUN OUT
        jaxgen weights import-gpt2 FILE [VOCABULARY] OUT
        jaxgen weights export-gpt2 RUN FILE
        jaxgen weights import-clip FOLDER OUT
        jaxgen weights export-clip RUN FOLDER [huggingface or open_clip]
        jaxgen weights import-taesd FOLDER OUT [--size N] [--images DIR]
+       jaxgen weights import-vae FOLDER|FILE OUT [--size N] [--images DIR]
+       jaxgen weights export-vae RUN FOLDER
        jaxgen weights import-sd FOLDER|FILE OUT [--vocabulary V] [--images DIR]
        jaxgen weights export-sd RUN FOLDER
 
 export writes a run's parameters under jaxgen's own names, as a file for jaxgen train ... --init FILE.
+import-lora adds the adapters in PEFT's, diffusers' or kohya's FILE to RUN, a GPT or a Stable Diffusion; export-lora
+writes those of a run that was trained with --lora.rank, and merge-lora adds them to its kernels.
 GPT-2's FILE is Hugging Face's model.safetensors, or another file in its layout, as of minGPT or nanoGPT; OUT is a run.
 VOCABULARY is a folder of vocab.json and merges.txt, or a text whose characters are the tokens, in order; without one
 prompts and samples are the numbers of tokens.
 CLIP's FOLDER has model.safetensors, config.json, vocab.json and merges.txt as Hugging Face has them, or
 open_clip_model.safetensors, open_clip_config.json and a vocabulary.
 TAESD's FOLDER has NAME_encoder.pth and NAME_decoder.pth, or a safetensors file; OUT is a first stage for pictures of N
-pixels a side, 64 if it is not said.
-Stable Diffusion 1.x is diffusers' FOLDER, or the single safetensors FILE, beside which vocab.json and merges.txt of CLIP
+pixels a side, 64 if it is not said. import-vae takes that of Stable Diffusion, diffusers' FOLDER or a safetensors FILE,
+for 256 pixels if it is not said.
+Stable Diffusion 1.x is diffusers' FOLDER, or the single safetensors FILE, beside which CLIP's vocab.json and merges.txt
 lie, or elsewhere as V says; the data of OUT are enlarged emoji, or the captioned pictures of DIR.
 
 KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
@@ -47,6 +55,21 @@ def command(args: list[str]) -> None:
 
             export_params(user_path(run), user_path(file))
             print(f"written to {file}: jaxgen train SCRIPT PRESET --init {file}")
+        case ["import-lora", file, run, out]:
+            from jaxgen.runs.lora import import_lora
+
+            import_lora(*map(user_path, (file, run, out)))
+            print(f"written to {out}: jaxgen sample {out}")
+        case ["export-lora", run, file] | ["export-lora", run, file, "peft" | "diffusers" | "kohya"]:
+            from jaxgen.runs.lora import export_lora
+
+            export_lora(user_path(run), user_path(file), args[3] if args[3:] else None)  # pyright: ignore[reportArgumentType]
+            print(f"written to {file}")
+        case ["merge-lora", run, out]:
+            from jaxgen.runs.lora import merge_lora
+
+            merge_lora(user_path(run), user_path(out))
+            print(f"written to {out}: jaxgen sample {out}")
         case ["import-gpt2", file, *vocabulary, out] if len(vocabulary) < 2:
             from jaxgen.runs.gpt2 import import_run
 
@@ -70,8 +93,18 @@ def command(args: list[str]) -> None:
         case ["import-taesd", place, out, *flags]:
             from jaxgen.runs.taesd import import_run
 
-            import_run(user_path(place), user_path(out), **_taesd_flags(flags))
+            import_run(user_path(place), user_path(out), **_picture_flags("import-taesd", flags, 64))
             print(f"written to {out}: a second stage takes --codec.run {out} --codec.form latents")
+        case ["import-vae", place, out, *flags]:
+            from jaxgen.runs.autoencoder_kl import import_run
+
+            import_run(user_path(place), user_path(out), **_picture_flags("import-vae", flags, 256))
+            print(f"written to {out}: a second stage takes --codec.run {out} --codec.form latents")
+        case ["export-vae", run, folder]:
+            from jaxgen.runs.autoencoder_kl import export_run
+
+            export_run(user_path(run), user_path(folder))
+            print(f"written to {folder}")
         case ["import-sd", place, out, *flags]:
             from jaxgen.runs.stable_diffusion import import_run
 
@@ -88,12 +121,13 @@ def command(args: list[str]) -> None:
             raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")
 
 
-def _taesd_flags(flags: list[str]) -> dict[str, Any]:
-    """size and images of `import-taesd`. Raises UserError for other flags, or a size that is no number."""
-    given = _flags("import-taesd", flags, ("--size", "--images"))
-    if not (size := given.get("--size", "64")).isdecimal() or not 0 < int(size) <= 4096:
-        raise UserError(f"--size is {size}: a whole number from 8 to 4096 is expected")
-    return {"size": int(size), "images": given.get("--images", "")}
+def _picture_flags(action: str, flags: list[str], size: int) -> dict[str, Any]:
+    """size and images of a first stage. Raises UserError for other flags, or a size that is no number."""
+    given = _flags(action, flags, ("--size", "--images"))
+    words = given.get("--size", str(size))
+    if not words.isdecimal() or len(words) > 4 or not 0 < int(words) <= 4096:
+        raise UserError(f"--size is {words:.20}: a whole number from 8 to 4096 is expected")
+    return {"size": int(words), "images": given.get("--images", "")}
 
 
 def _flags(action: str, flags: list[str], known: tuple[str, ...]) -> dict[str, str]:

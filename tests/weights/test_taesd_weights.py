@@ -147,9 +147,10 @@ def test_sizes_and_flags(tmp_path):
     place, out = str(tmp_path / "tiny.safetensors"), tmp_path / "run"
     for flags, words in (
         (["--size", "60"], "divide by 8"),
-        (["--size", "48"], "64, 32 or 16"),
+        (["--size", "24"], "a multiple of 16"),
         (["--size", "large"], "--size is large"),
         (["--size"], "not --size"),
+        (["--size", "9" * 5000], "--size is 99999"),
         (["--sizes", "64"], "not --sizes 64"),
     ):
         with pytest.raises(UserError, match=words) as error:
