@@ -161,6 +161,14 @@ def change(adapter: Mapping[str, jax.Array]) -> jax.Array:
     return product * jnp.expand_dims(scale, tuple(range(scale.ndim, a.ndim)))
 
 
+def adapters_in(lora: Mapping[str, Any]) -> dict[str, Mapping[str, jax.Array]]:
+    """The adapters of a network by the paths of their kernels."""
+    if "lora_a" in lora:
+        return {"": lora}
+    inner = {name: adapters_in(part) for name, part in lora.items()}
+    return {f"{name}/{path}".rstrip("/"): found for name, part in inner.items() for path, found in part.items()}
+
+
 def merged_networks(params: PyTree) -> PyTree:
     """`merged` of each network of a state's parameters."""
     return {name: merged(tree) for name, tree in params.items()}

@@ -91,11 +91,12 @@ def restore(
     step: int | None = None,
     best: bool = False,
     layout: Layout | None = None,
+    merge: bool = True,
 ) -> Trained:
     """A run for use: the newest intact checkpoint, that of `step`, or the best one, without the optimizer's state.
 
-    experiment: the run's own where None; another may differ in what training does not depend on. Raises UserError where
-    there is no run, no checkpoint, or not the one that is asked for.
+    experiment: the run's own where None; another may differ in what training does not depend on. merge: add adapters to
+    the kernels that they adapt. Raises UserError where there is no run, no checkpoint, or not the one asked for.
     """
     experiment = experiment or run.experiment()
     codec = loaded_codec(run, experiment, layout)
@@ -104,7 +105,8 @@ def restore(
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.best() if best else step
         state = saved_state(experiment, run.examples(), codec, checkpoints, step, layout, optimizer=False)
-    return Trained(experiment, codec, state, run, layout).merged()
+    trained = Trained(experiment, codec, state, run, layout)
+    return trained.merged() if merge else trained
 
 
 def held_out_examples(experiment: Experiment) -> RawBatch:

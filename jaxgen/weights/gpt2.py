@@ -22,6 +22,7 @@ from jaxgen.nets.transformer import Transformer
 from jaxgen.runtime import reading
 from jaxgen.runtime.files import check_output, disk_errors, write_tensors, write_text
 from jaxgen.weights import store, torch_file
+from jaxgen.weights.lora import Slot
 
 BLOCK_LAYERS = {
     "ln_1.weight": "norm_self/scale", "ln_1.bias": "norm_self/bias",
@@ -208,6 +209,20 @@ def parameter_shapes(network: TokenTransformer) -> dict[str, jax.ShapeDtypeStruc
     network = network.clone(body=network.body.clone(bias=True))
     tree = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     return store.flatten_shapes(tree)
+
+
+def lora_slots(network: TokenTransformer) -> dict[str, Slot]:
+    """The kernels of GPT-2's modules, for files of LoRA."""
+    check_form(network)
+    # The channels of the module's output among ours.
+    columns = _reordered_qkv(np.arange(3 * network.body.width), network.body.heads, ours=False)
+    slots = {}
+    for theirs, ours in BLOCK_LAYERS.items():
+        if ours.endswith("kernel"):
+            for i in range(network.body.depth):
+                name, path = theirs.removesuffix(".weight"), f"network/body/blocks/{ours}"
+                slots[f"transformer.h.{i}.{name}"] = Slot(path, i, columns if "qkv" in ours else None)
+    return slots
 
 
 def check_form(network: TokenTransformer) -> None:
