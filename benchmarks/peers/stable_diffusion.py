@@ -50,13 +50,20 @@ def unet(**changes):
         "attention_head_dim": 8, "norm_num_groups": 32, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     }  # fmt: skip
-    return randomise(diffusers.UNet2DConditionModel(**{**settings, **changes}))
+    made = randomise(diffusers.UNet2DConditionModel(**{**settings, **changes}))
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            p *= 8 if ".attn2.to_" in name else 1  # so that texts, most of which is padding, make a difference
+    return made
 
 
 def vae():
     """Pictures are twice as large as latents."""
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return randomise(diffusers.AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, sample_size=16, **blocks))
+    made = diffusers.AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, sample_size=16, **blocks)
+    with torch.no_grad():
+        randomise(made).decoder.conv_out.weight *= 0.2  # pictures within black and white
+    return made
 
 
 def vocabulary():
@@ -80,13 +87,13 @@ def write_tokenizer(folder):
     return tokenizer
 
 
-def pipeline(folder):
-    """The pipeline, and `folder` with what its save_pretrained writes."""
+def pipeline(folder, **changes):
+    """The pipeline, with changes to its U-Net; `folder` / sd gets what its save_pretrained writes."""
     tokenizer = write_tokenizer(folder / "vocabulary")
     theirs = CLIPTokenizer.from_pretrained(folder / "vocabulary", model_max_length=WINDOW, pad_token="<|endoftext|>")
     scheduler = diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False)
     made = diffusers.StableDiffusionPipeline(
-        vae=vae(), text_encoder=text_encoder(tokenizer), tokenizer=theirs, unet=unet(), scheduler=scheduler,
+        vae=vae(), text_encoder=text_encoder(tokenizer), tokenizer=theirs, unet=unet(**changes), scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     made.save_pretrained(folder / "sd")

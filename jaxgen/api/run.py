@@ -125,8 +125,9 @@ class Run(Trained):
         check_fields(wanted := Edit(strength, resample))
         model = self.model
         editing.check_model(model, True, mask is not None, False)
-        if not isinstance(model, Translates) and image.shape != (shape := tuple(editing.shape_of(model))):
-            raise UserError(f"the picture has shape {image.shape}, the model draws {shape}: resize it")
+        shape = image.shape if isinstance(model, Translates) else editing.shape_of(model, self.experiment.codec)
+        if image.shape != tuple(shape):
+            raise UserError(f"the picture has shape {image.shape}, the model draws {tuple(shape)}: resize it")
         if mask is not None and mask.shape != (*image.shape[:2], 1):
             raise UserError(f"the mask has shape {mask.shape}: bool{(*image.shape[:2], 1)} is expected")
         if cond is None and not isinstance(model, Translates):

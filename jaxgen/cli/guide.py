@@ -1,10 +1,8 @@
 """`jaxgen guide RUN`: pictures that CLIP finds near to a prompt."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
-
+from jaxgen.cli.flags import Repeated
 from jaxgen.cli.options import Common, ask
 from jaxgen.core.ranges import OptionalCount, Samples, Seed, Size
 from jaxgen.errors import UserError
@@ -14,8 +12,6 @@ from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime.files import check_output
 from jaxgen.runtime.reading import user_path
-
-Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,22 @@
 """`jaxgen sample RUN`: pictures, arrays or text."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le
 
+from jaxgen.cli.flags import Repeated
 from jaxgen.cli.options import Asked, Common, OnMesh, ask
 from jaxgen.core.capabilities import Translates
 from jaxgen.core.keys import sample_keys
-from jaxgen.core.model import GenerativeModel
 from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, Samples, Seed, Size
 from jaxgen.errors import UserError
-from jaxgen.inference import editing, images, text
+from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
+from jaxgen.inference.prompting import Drawing
 from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
@@ -23,16 +24,24 @@ from jaxgen.runs.restore import restore
 from jaxgen.runtime.files import check_output, write_tensors
 from jaxgen.runtime.reading import user_path
 
+NUM = 64
+"""Samples, where no number is given and no prompts."""
+
 
 @dataclass(frozen=True)
-class SampleOptions(Edit, OnMesh):
-    num: Samples = 64
+class SampleOptions(Edit, OnMesh, Drawing):
+    num: Annotated[int, Ge(0), Le(10_000_000)] = 0
+    """Samples to draw; 64, or with prompts one of each, when 0."""
     seed: Seed = 0
     """Sample i of a seed is the same picture whatever `num` and `batch` are."""
     batch: Size = 256
     """Samples computed at a time."""
     cond: tuple[OptionalCount, ...] = ()
     """Classes to sample, repeated up to `num`; every class in turn when empty."""
+    prompt: Repeated = ()
+    """Of a model trained on texts: what the pictures are to show; given several times, some of `num` each."""
+    negative: str | None = None
+    """With `prompt`: a text that guidance leads away from, instead of an empty one."""
     image: str = ""
     """A picture to start from. A diffusion model varies it (see strength) or, with mask, fills it in; PixelCNN fills it
     in; StyleGAN finds its style and varies that; pix2pix translates a picture of any size, `num` times if dropout
@@ -84,23 +93,28 @@ def command(args: list[str]) -> None:
     if args and (user_path(args[0]) / "tokenizer.json").is_file():
         return _write(args)
     asked = ask(SampleOptions, args, "sample", command.__doc__)
-    options, model, run = asked.options, asked.experiment.compute_model, asked.run
+    options = asked.options
     _check(options)
+    asked = replace(asked, experiment=prompting.drawing(asked.experiment, options))
+    model, num = asked.experiment.compute_model, options.num or len(options.prompt) or NUM
     editing.check_model(model, bool(options.image), bool(options.mask) or options.alpha, bool(options.between))
     translates = model if options.image and isinstance(model, Translates) else None
-    cond = model.sample_cond(options.num, run.examples())
-    if options.cond:
-        if cond is None:
-            raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
-        cond = np.resize(np.asarray(options.cond, np.int32), options.num)
-        model.check_cond(cond)
-    num = options.num
+    cond = _cond(asked, num)
     if translates:
         num = num if translates.noise else 1  # answers that are all alike need no more
         cond = images.sources(user_path(options.image), cond.shape[-1], num)
-    given = _given(options, model) if options.image and not translates else None
-    check_output(out := _folder(asked), folder=True)
+    given = _given(asked) if options.image and not translates else None
+    check_output(out := _folder(asked, num), folder=True)
     trained = asked.restore()
+    if options.sides:
+        trained = prompting.resized(trained, *options.sides)
+    rows = cond
+    if options.prompt:
+        for one in (*options.prompt, options.negative or ""):
+            if cut := prompting.cut_off(trained, one):
+                print(f"more than the model reads, left out: {cut}", file=sys.stderr)
+        cond = prompting.conditions(trained, options.prompt, num, options.negative)
+        rows = prompting.by_prompt(num, len(options.prompt))
     if options.guide:
         step = None if options.guide_step < 0 else options.guide_step
         trained = guided(trained, restore(RunFolder(user_path(options.guide)), step=step))
@@ -108,12 +122,12 @@ def command(args: list[str]) -> None:
         edit = Edit(options.strength, options.resample)
         raw = editing.redraw(trained, sample_keys(options.seed, num), *given, cond, edit)
     elif options.between:
-        rows = max(1, num // options.between)
-        raw = editing.rows_between(trained, options.seed, rows, options.between, cond)
+        lines = max(1, num // options.between)
+        raw = editing.rows_between(trained, options.seed, lines, options.between, cond)
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
     columns = options.between if raw.ndim == 4 else 0
-    shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, cond)
+    shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
     save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size))
     if translates:
         images.save_each(out, raw)
@@ -121,6 +135,24 @@ def command(args: list[str]) -> None:
     if options.files:
         images.save_files(out / "files", raw, cond)
     print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+
+
+def _cond(asked: Asked, num: int) -> Any:
+    """Conditions of `num` samples but those of prompts, which need the run's tokenizer. Raises UserError for flags that
+    the model has no use for."""
+    options, model, run = asked.options, asked.experiment.compute_model, asked.run
+    if options.prompt:
+        prompting.check_told(asked.experiment, str(run.path))
+        return None
+    cond = model.sample_cond(num, run.examples())
+    if options.cond:
+        if cond is None:
+            raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
+        if isinstance(cond, dict):
+            raise UserError(f"--cond names classes, {run.path} is told texts: pass --prompt TEXT")
+        cond = np.resize(np.asarray(options.cond, np.int32), num)
+        model.check_cond(cond)
+    return cond
 
 
 def _check(options: SampleOptions) -> None:
@@ -131,20 +163,26 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--alpha takes the transparency of --image as the mask: give --image, and no --mask")
     if options.image and options.between:
         raise UserError("--image and --between were given: leave one out")
-    if options.between == 1 or options.between > 2 * options.num:
+    if options.negative is not None and not options.prompt:
+        raise UserError("--negative was given without --prompt: say what the pictures are to show")
+    if options.prompt and (options.cond or options.guide):
+        raise UserError("--prompt was given with --cond or --guide: leave these out")
+    if options.between == 1 or options.between > 2 * (options.num or len(options.prompt) or NUM):
         raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")
 
 
-def _folder(asked: Asked) -> Path:
+def _folder(asked: Asked, num: int) -> Path:
     """Where the results go."""
     options = asked.options
-    own = asked.run.path / "samples" / f"seed{options.seed}-num{options.num}"
+    own = asked.run.path / "samples" / f"seed{options.seed}-num{num}"
     return user_path(options.out) if options.out else own
 
 
-def _given(options: SampleOptions, model: GenerativeModel) -> tuple[np.ndarray, np.ndarray | None]:
+def _given(asked: Asked) -> tuple[np.ndarray, np.ndarray | None]:
     """The picture to start from, uint8[H, W, C], and where it stays, bool[H, W, 1], or None."""
-    file, shape = user_path(options.image), editing.shape_of(model)
+    options, experiment = asked.options, asked.experiment
+    file, shape = user_path(options.image), editing.shape_of(experiment.compute_model, experiment.codec)
+    shape = (*options.sides, shape[-1]) if options.sides else shape
     if options.alpha:
         return images.read_with_alpha(file, shape)
     mask = images.read_mask(user_path(options.mask), shape) if options.mask else None
@@ -154,7 +192,7 @@ def _given(options: SampleOptions, model: GenerativeModel) -> tuple[np.ndarray, 
 def _write(args: list[str]) -> None:
     asked = ask(WriteOptions, args, "sample", command.__doc__)
     options = asked.options
-    folder = _folder(asked)
+    folder = _folder(asked, options.num)
     if options.out:  # a text is printed even where the run's own folder cannot keep it
         check_output(folder, folder=True)
     trained = asked.restore()

@@ -54,16 +54,36 @@ class ClipBPE(Tokenizer):
 
     @classmethod
     def read(cls, place: Path) -> "ClipBPE":
-        """The vocabulary in a folder of vocab.json and merges.txt, or in a file of merges such as open_clip's
-        bpe_simple_vocab_16e6.txt.gz, whose first line is no merge. Raises UserError for anything else."""
+        """The vocabulary in a folder of vocab.json and merges.txt, or of tokenizer.json as newer versions of
+        transformers write it, or in a file of merges such as open_clip's bpe_simple_vocab_16e6.txt.gz, whose first line
+        is no merge. Raises UserError for anything else."""
         if not place.is_dir():
             lines = _text(place).split("\n")[1 : MOST_MERGES + 1]
             return cls.of_merges(_pairs(lines, place), str(place))
+        if not (place / "vocab.json").exists() and (file := place / "tokenizer.json").exists():
+            return cls._of_tokenizers(read_json(file, MOST_VOCABULARY), file)
         vocabulary, text = read_json(place / "vocab.json", MOST_VOCABULARY), read_text(place / "merges.txt")
         if not isinstance(vocabulary, dict):
             raise UserError(f"{place / 'vocab.json'} does not map tokens to numbers: pass CLIP's own")
         lines = [line for line in text.split("\n") if not line.startswith("#version")]
         return cls(vocabulary, _pairs(lines, place / "merges.txt"), str(place))
+
+    @classmethod
+    def _of_tokenizers(cls, value: Any, file: Path) -> "ClipBPE":
+        """Of the contents of a tokenizer.json, the package tokenizers' own form."""
+        match value:
+            case {
+                "model": {
+                    "type": "BPE",
+                    "end_of_word_suffix": "</w>",
+                    "vocab": dict(vocabulary),
+                    "merges": list(merges),
+                }
+            }:
+                # Older versions write both tokens of a merge as one text.
+                pairs: list[Any] = [m.split(" ") if isinstance(m, str) else m for m in merges]
+                return cls(vocabulary, [tuple(p) if isinstance(p, list) else p for p in pairs], str(file))
+        raise UserError(f"{file} is not of CLIP's byte-pair encoding: restore it")
 
     @classmethod
     def train(cls, texts: Sequence[str], size: int) -> "ClipBPE":

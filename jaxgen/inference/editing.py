@@ -44,11 +44,11 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
         raise UserError(f"{name} makes nothing of a whole picture: --image without --mask needs {needed}")
 
 
-def shape_of(model: GenerativeModel) -> tuple[int, ...]:
+def shape_of(model: GenerativeModel, codec: Codec) -> tuple[int, ...]:
     """(H, W, C) of the pictures that a model edits. Raises UserError for one that edits none."""
     if not isinstance(model, Varies | Inpaints):
         raise UserError(f"{type(model).__name__} edits no picture of a given size")
-    return model.shape
+    return codec.raw_shape(model.shape)
 
 
 def redraw(
@@ -77,7 +77,19 @@ def _redraw(
     x = jnp.broadcast_to(codec.encode({"x": image[None]}, jax.random.key(0))["x"], (keys.shape[0], *model.shape))
     if mask is None:
         return codec.decode(model.vary(state, keys, x, edit.strength, cond))
-    return codec.decode(model.inpaint(state, keys, x, mask[None], cond, edit.resample))
+    mask = jnp.broadcast_to(mask, (*image.shape[:2], 1))
+    drawn = codec.decode(model.inpaint(state, keys, x, _coarse(mask, model.shape)[None], cond, edit.resample))
+    if image.shape[:2] == model.shape[:2]:
+        return drawn
+    # A first stage gives latents that stay back as other pixels.
+    return jnp.where(mask[None], image[None], drawn)
+
+
+def _coarse(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A mask bool[H, W, 1] for latents of `shape` = (h, w, D), bool[h, w, 1]: those stay all of whose pixels do."""
+    height, width, _ = shape
+    blocks = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width, 1)
+    return jnp.all(blocks, axis=(1, 3))
 
 
 @partial(jax.jit, static_argnums=0)

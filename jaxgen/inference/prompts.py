@@ -15,6 +15,7 @@ from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
 from jaxgen.data.clip_tokenizer import ClipBPE, framed
+from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import UserError
 from jaxgen.models.clip_guidance import Targets, weighted
 from jaxgen.runs.restore import Trained
@@ -68,16 +69,23 @@ def check_clip(trained: Trained) -> ScoresText:
     return model
 
 
-def caption_tokens(trained: Trained, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """`text` i32[N, window] and `text_mask` of texts, by the tokenizer that the run was trained with: the one that it
+def caption_tokenizer(trained: Trained) -> tuple[Tokenizer, int, int]:
+    """The tokenizer that the run was trained with, and the tokens that start and end a text: the one that the run
     keeps, so that its data need not be there."""
     data = trained.experiment.data
     assert isinstance(data, Captioned)
     kept = trained.folder and trained.folder.path / "caption_tokenizer.json"
     if data.tokenizer == "bytes" or kept is None or not kept.exists():
-        return data.tokens(texts)
+        return data.caption_tokenizer
     tokenizer = ClipBPE.of(read_text(kept), str(kept))
-    return framed(tokenizer, tokenizer.start, tokenizer.end, texts, data.window)
+    return tokenizer, tokenizer.start, tokenizer.end
+
+
+def caption_tokens(trained: Trained, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """`text` i32[N, window] and `text_mask` of texts."""
+    data = trained.experiment.data
+    assert isinstance(data, Captioned)
+    return framed(*caption_tokenizer(trained), texts, data.window)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -209,7 +209,9 @@ class Diffusion(Conditioned, LossModel):
         return self._sample(state, keys, cond, Start(image=x, mask=mask, resample=resample))
 
     def vary(self, state: TrainState, keys: jax.Array, x: jax.Array, strength: float, cond: PyTree = None) -> jax.Array:
-        """Images like x, f32[B, *shape]: x is partly noised and denoised again. strength 1 keeps nothing of x."""
+        """Images like x, f32[B, *shape]: x is partly noised and denoised again. strength 0 is x, 1 has none of it."""
+        if strength == 0:
+            return x
         return self._sample(state, keys, cond, Start(image=x, strength=strength))
 
     def interpolate(
