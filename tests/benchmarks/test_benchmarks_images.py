@@ -1,7 +1,8 @@
-"""The benchmark of streamed pictures, on a few of them."""
+"""The benchmarks of streamed pictures and of first stages, on a few pictures."""
 
 import json
 
+import first_stages
 import image_stream
 import pytest
 from conftest import EXPERIMENTS
@@ -20,3 +21,12 @@ def test_a_folder_is_streamed(tmp_path, monkeypatch):
     (row,) = json.loads(out.read_text())["results"]
     assert row["budget"] * 10 == row["bytes"] and 0 < row["busy"]["streamed"] < 3
     assert 0 <= row["waiting"]["streamed"] < 1 and min(row["peak_bytes"].values()) > 0
+
+
+def test_a_published_autoencoder_is_compared(shared_data, tmp_path):
+    if not (shared_data / "taef2").is_dir():
+        pytest.skip("needs the weights of TAEF2")
+    out = tmp_path / "out.json"
+    first_stages.main([str(shared_data / "taef2"), "--num", "8", "--out", str(out)])
+    (row,) = json.loads(out.read_text())["results"]
+    assert row["num"] == 8 and row["psnr"] == pytest.approx(row["psnr_torch"], abs=0.01) and row["psnr"] > 25

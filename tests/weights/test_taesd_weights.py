@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from itertools import chain
 
 import jax
 import numpy as np
@@ -40,57 +39,19 @@ def run(published, tmp_path_factory):
     return out
 
 
-def torch_autoencoder(folder):
-    """TAEF2 in PyTorch: (encoder, decoder) as nn.Sequential of the published names."""
-    torch = pytest.importorskip("torch")
-    from torch import nn
-
-    torch.set_num_threads(1)
-
-    def conv(inputs, outputs, **how):
-        return nn.Conv2d(inputs, outputs, 3, padding=1, **how)
-
-    class Block(nn.Module):
-        def __init__(self, pool):
-            super().__init__()
-            self.conv = nn.Sequential(conv(64, 64), nn.ReLU(), conv(64, 64), nn.ReLU(), conv(64, 64))
-            if pool:
-                ends = (nn.Conv2d(64, 256, 1, bias=False), nn.Conv2d(256, 64, 1, bias=False))
-                self.pool = nn.Sequential(ends[0], nn.GroupNorm(4, 256), nn.ReLU(), ends[1])
-
-        def forward(self, x):
-            x = x + self.pool(x) if hasattr(self, "pool") else x
-            return torch.relu(x + self.conv(x))
-
-    class Clamp(nn.Module):
-        def forward(self, x):
-            return 3 * torch.tanh(x / 3)
-
-    halve = [[conv(64, 64, stride=2, bias=False), *(Block(i == 2) for _ in range(3))] for i in range(3)]
-    double = [
-        [*(Block(i == 0) for _ in range(3)), nn.Upsample(scale_factor=2), conv(64, 64, bias=False)] for i in range(3)
-    ]
-    encoder = nn.Sequential(conv(3, 64), Block(False), *chain(*halve), conv(64, 32))
-    decoder = nn.Sequential(Clamp(), conv(32, 64), nn.ReLU(), *chain(*double), Block(False), conv(64, 3))
-    for part, network in (("encoder", encoder), ("decoder", decoder)):
-        network.load_state_dict(torch.load(folder / f"taef2_{part}.pth", weights_only=True))
-    return encoder, decoder
-
-
 @pytest.mark.parametrize(("name", "least"), [("emoji", 27), ("sprites", 23)])
 def test_pictures_come_back_as_in_pytorch(published, run, shared_data, name, least):
     """PSNR of 8-bit pictures to 0.01 dB, and of latents each number."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch").set_num_threads(1)
+    from peers.taesd import autoencoder, round_trip
+
     data = Emoji(size=64) if name == "emoji" else ImageFolder(folder=str(shared_data / "sprites"), size=64)
     x = next(data.padded_batches(24, "test"))[0]["x"]
     codec = Pretrained(run=str(run), form="latents").load()
     z = jax.jit(codec.model.to_latent)(codec.state, x / np.float32(255), jax.random.key(0))
     ours = evaluate(codec.model, codec.state, sample_keys(0, 24), {"x": x}, codec.codec)["psnr"]
-    encoder, decoder = torch_autoencoder(published)
-    with torch.no_grad():
-        theirs_z = encoder.float()(torch.from_numpy(x / np.float32(255)).permute(0, 3, 1, 2))
-        back = decoder.float()(theirs_z).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(z, theirs_z.permute(0, 2, 3, 1).numpy(), atol=2e-4)
+    their_z, back = round_trip(autoencoder(published), x)
+    np.testing.assert_allclose(z, their_z, atol=2e-4)
     error = np.mean((np.rint(back * 255) - x.astype(np.float64)) ** 2, axis=(1, 2, 3))
     theirs = 10 * np.log10(255**2 / error)
     assert abs(ours.mean() - theirs.mean()) < 0.01
