@@ -150,16 +150,18 @@ def load(
     *,
     step: int | None = None,
     best: bool = False,
+    adapters: float = 1.0,
     changes: Mapping[str, Any] | None = None,
 ) -> Run:
     """The run in a folder that training made: its newest checkpoint, that of `step`, or the best one.
 
-    changes: other settings of the experiment, as {"model": replace(run.experiment.model, sampler=DDIM(50))}. Raises
-    UserError where there is no run, or no such checkpoint.
+    adapters: the strength of those of a run with LoRA, 1 as trained, 0 for the network without. changes: other settings
+    of the experiment, as {"model": replace(run.experiment.model, sampler=DDIM(50))}. Raises UserError where there is no
+    run, or no such checkpoint.
     """
     folder = RunFolder(user_path(path))
     experiment = folder.experiment()
-    return _run(restore(folder, replace(experiment, **(changes or {})), step=step, best=best))
+    return _run(restore(folder, replace(experiment, **(changes or {})), step=step, best=best, adapters=adapters))
 
 
 def fit(

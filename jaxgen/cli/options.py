@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxgen.cli.parse import ahead, parse
-from jaxgen.core.ranges import CheckpointStep
+from jaxgen.core.ranges import CheckpointStep, NonNegative
 from jaxgen.errors import UserError
 from jaxgen.runtime.reading import user_path
 
@@ -22,6 +22,8 @@ class Common:
     """Step of the checkpoint to use; the newest when negative."""
     best: bool = False
     """Use the best checkpoint of a run that was trained with --best."""
+    adapters: NonNegative = 1.0
+    """Strength of the adapters of a run that was trained with --lora.rank: 1 as trained, 0 for what they adapt."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder."""
@@ -72,7 +74,8 @@ class Asked:
         options = self.options
         layout = Layout.make(getattr(options, "mesh", ""))
         step = None if options.step < 0 else options.step
-        return restore(self.run, self.experiment, step=step, best=options.best, layout=layout)
+        chosen = {"step": step, "best": options.best, "adapters": options.adapters}
+        return restore(self.run, self.experiment, layout=layout, **chosen)
 
 
 def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> Asked:

@@ -142,15 +142,16 @@ def base_of(params: PyTree) -> PyTree:
     return params["base"] if is_adapted(params) else params
 
 
-def merged(params: PyTree) -> PyTree:
-    """The parameters that an adapted network computes with, in the form of its own; those of others as they are."""
-    return _merged(params["base"], params["lora"]) if is_adapted(params) else params
+def merged(params: PyTree, strength: float = 1.0) -> PyTree:
+    """The parameters that an adapted network computes with, in the form of its own; those of others as they are.
+    strength: a factor of what adapters add, 0 for the network without them."""
+    return _merged(params["base"], params["lora"], strength) if is_adapted(params) else params
 
 
-def _merged(base: PyTree, lora: Mapping[str, Any]) -> PyTree:
+def _merged(base: PyTree, lora: Mapping[str, Any], strength: float) -> PyTree:
     if "lora_a" in lora:
-        return base + change(lora).astype(base.dtype)
-    return {name: _merged(part, lora[name]) if name in lora else part for name, part in base.items()}
+        return base + (change(lora) * strength).astype(base.dtype)
+    return {name: _merged(part, lora[name], strength) if name in lora else part for name, part in base.items()}
 
 
 def change(adapter: Mapping[str, jax.Array]) -> jax.Array:
@@ -169,6 +170,6 @@ def adapters_in(lora: Mapping[str, Any]) -> dict[str, Mapping[str, jax.Array]]:
     return {f"{name}/{path}".rstrip("/"): found for name, part in inner.items() for path, found in part.items()}
 
 
-def merged_networks(params: PyTree) -> PyTree:
+def merged_networks(params: PyTree, strength: float = 1.0) -> PyTree:
     """`merged` of each network of a state's parameters."""
-    return {name: merged(tree) for name, tree in params.items()}
+    return {name: merged(tree, strength) for name, tree in params.items()}

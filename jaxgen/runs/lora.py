@@ -52,7 +52,7 @@ def export_lora(run: Path, file: Path, form: Form | None = None) -> None:
     gpt = isinstance(experiment.model, GPT)
     form = form or ("peft" if gpt else "diffusers")
     lora.check_place(file, form)
-    found = restore(folder, experiment, merge=False)
+    found = restore(folder, experiment, adapters=None)
     lora.write(file, lora.pairs_of(found.state.sampling_params, slots), form, transposed=gpt)
 
 

@@ -71,11 +71,12 @@ class Trained:
         """The first held-out examples, raw."""
         return self.folder.examples() if self.folder else held_out_examples(self.experiment)
 
-    def merged(self) -> "Trained":
-        """The same with adapters (`nets.lora`) added to the kernels that they adapt: what a run is used by."""
+    def merged(self, strength: float = 1.0) -> "Trained":
+        """The same with adapters (`nets.lora`) added to the kernels that they adapt: what a run is used by. strength: a
+        factor of what they add."""
         if not self.experiment.lora.rank:
             return self
-        params, ema = (tree and merged_networks(tree) for tree in (self.state.params, self.state.ema))
+        params, ema = (tree and merged_networks(tree, strength) for tree in (self.state.params, self.state.ema))
         experiment = replace(self.experiment, lora=LoRA())
         return replace(self, experiment=experiment, state=self.state.replace(params=params, ema=ema))
 
@@ -91,14 +92,17 @@ def restore(
     step: int | None = None,
     best: bool = False,
     layout: Layout | None = None,
-    merge: bool = True,
+    adapters: float | None = 1.0,
 ) -> Trained:
     """A run for use: the newest intact checkpoint, that of `step`, or the best one, without the optimizer's state.
 
-    experiment: the run's own where None; another may differ in what training does not depend on. merge: add adapters to
-    the kernels that they adapt. Raises UserError where there is no run, no checkpoint, or not the one asked for.
+    experiment: the run's own where None; another may differ in what training does not depend on. adapters: with what
+    strength they are added to the kernels that they adapt, 1 as trained; None keeps them apart. Raises UserError where
+    there is no run, no checkpoint, or not the one that is asked for, and for a strength where there are no adapters.
     """
     experiment = experiment or run.experiment()
+    if adapters not in (1.0, None) and not experiment.lora.rank:
+        raise UserError(f"{run.path} has no adapters, whose strength would be {adapters}: it was trained without LoRA")
     codec = loaded_codec(run, experiment, layout)
     if not run.checkpoints.is_dir():
         raise UserError(f"{run.path} has no checkpoints: train it first")
@@ -106,7 +110,7 @@ def restore(
         step = checkpoints.best() if best else step
         state = saved_state(experiment, run.examples(), codec, checkpoints, step, layout, optimizer=False)
     trained = Trained(experiment, codec, state, run, layout)
-    return trained.merged() if merge else trained
+    return trained if adapters is None else trained.merged(adapters)
 
 
 def held_out_examples(experiment: Experiment) -> RawBatch:

@@ -10,6 +10,7 @@ from conftest import EXPERIMENTS
 from safetensors.numpy import save_file
 from small_runs import final_state, same
 
+from jaxgen import load
 from jaxgen.cli.weights import command as weights
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
@@ -164,3 +165,16 @@ def test_what_cannot_be_started_from_is_one_line(base, tmp_path):
         with pytest.raises(UserError, match=message):
             train(experiment, tmp_path / "run")
     assert "init.json" not in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_adapters_have_a_strength_where_a_run_is_used(base, tmp_path):
+    """0 is the base, 1/2 lies half-way between it and the run."""
+    experiment = replace(VAE, init=str(base), lora=LoRA(rank=2), steps=10)
+    train(experiment, tmp_path / "run")
+    params = {strength: flat(load(tmp_path / "run", adapters=strength).state.params) for strength in (0.0, 0.5, 1.0)}
+    for name, leaf in flat(restore(RunFolder(base)).state.ema).items():
+        np.testing.assert_array_equal(params[0.0][name], leaf)
+        np.testing.assert_allclose(params[0.5][name], (leaf + params[1.0][name]) / 2, atol=1e-6)
+    assert any(np.any(params[1.0][name] != leaf) for name, leaf in params[0.0].items())
+    with pytest.raises(UserError, match=r"base has no adapters, whose strength would be 0.5"):
+        load(base, adapters=0.5)

@@ -94,7 +94,7 @@ def test_pefts_adapters_of_gpt2_change_what_they_name(gpt, tmp_path, config, sca
 
 def kept(folder):
     """The parameters of a run as it keeps them: adapters apart."""
-    return restore(RunFolder(folder), merge=False).state.params
+    return restore(RunFolder(folder), adapters=None).state.params
 
 
 @pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
