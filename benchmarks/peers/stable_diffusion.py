@@ -3,6 +3,7 @@
 import os
 import warnings
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,26 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # other packages' deprecations, on import alone
     with suppress(ImportError):
         import_torchvision()
-    import diffusers
+    import diffusers as _diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     from transformers.utils import logging as transformers_logging
 
 from jaxgen.data.clip_tokenizer import ClipBPE
 
-torch.set_num_threads(1)
+diffusers: Any = _diffusers  # it imports its names lazily, of which a type checker knows nothing
 diffusers.utils.logging.set_verbosity_error()
 transformers_logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+SCHEDULERS = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "leading"}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True, "timestep_spacing": "leading"}),
+}
+"""By our samplers' names."""
 WINDOW, WIDTH = 77, 64
 TEXTS = ["a red dragon in the snow", "a blue horse", "blurred, ugly", "the sea at night, oil on canvas"] * 4
 
@@ -87,14 +96,25 @@ def write_tokenizer(folder):
     return tokenizer
 
 
+def scheduler(name):
+    kind, settings = SCHEDULERS[name]
+    return getattr(diffusers, kind)(**SCHEDULE, **settings)
+
+
+def loaded(folder):
+    """The pipeline in a folder."""
+    made = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def pipeline(folder, **changes):
     """The pipeline, with changes to its U-Net; `folder` / sd gets what its save_pretrained writes."""
     tokenizer = write_tokenizer(folder / "vocabulary")
     theirs = CLIPTokenizer.from_pretrained(folder / "vocabulary", model_max_length=WINDOW, pad_token="<|endoftext|>")
-    scheduler = diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False)
     made = diffusers.StableDiffusionPipeline(
-        vae=vae(), text_encoder=text_encoder(tokenizer), tokenizer=theirs, unet=unet(**changes), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=vae(), text_encoder=text_encoder(tokenizer), tokenizer=theirs, unet=unet(**changes),
+        scheduler=scheduler("pndm"), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     made.save_pretrained(folder / "sd")
     made.set_progress_bar_config(disable=True)

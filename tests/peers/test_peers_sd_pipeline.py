@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 from peers import stable_diffusion as tiny  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -22,14 +22,10 @@ from jaxgen.runs.folder import RunFolder  # noqa: E402
 from jaxgen.runs.restore import restore  # noqa: E402
 from jaxgen.runs.stable_diffusion import import_run  # noqa: E402
 
+torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 PROMPTS, NEGATIVE, STEPS, SCALE = ["a red dragon", "the sea at night"], "blurred, ugly", 8, 5.0
-THEIRS = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
-    "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True, "timestep_spacing": "leading"}),
-}
+NAMES = ["ddim", "pndm", "euler", "dpm++"]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +51,7 @@ def noise(shape, seed=3):
 
 
 def their_images(pipeline, name, size=(16, 16), **more):
-    kind, config = THEIRS[name]
-    pipeline.scheduler = getattr(diffusers, kind)(**tiny.SCHEDULE, **config)
+    pipeline.scheduler = tiny.scheduler(name)
     latents = torch.tensor(noise((size[0] // 2, size[1] // 2, 4)).transpose(0, 3, 1, 2))
     settings = {"num_inference_steps": STEPS, "guidance_scale": SCALE, "height": size[0], "width": size[1],
                 "negative_prompt": [NEGATIVE] * 2, "output_type": "np", **more}  # fmt: skip
@@ -77,7 +72,7 @@ def our_images(trained, negative=NEGATIVE):
     return np.clip(np.asarray(trained.codec.unrounded(z)), 0, 1)
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("name", NAMES)
 def test_images_are_theirs(name, theirs, run):
     expected = their_images(theirs, name)
     assert expected.std() > 0.1 and np.mean((expected > 0) & (expected < 1)) > 0.9
@@ -121,8 +116,7 @@ def test_the_first_stage_gives_latents_times_the_scale(theirs, run):
 
 def test_a_run_is_exported_to_what_diffusers_loads(theirs, run, tmp_path):
     commands.call(["weights", "export-sd", str(run), str(tmp_path / "out")])
-    back = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
-    back.set_progress_bar_config(disable=True)
+    back = tiny.loaded(tmp_path / "out")
     np.testing.assert_array_equal(their_images(back, "pndm"), their_images(theirs, "pndm"))
     commands.call(["weights", "import-sd", str(tmp_path / "out"), str(tmp_path / "again")])
     again, before = restore(RunFolder(tmp_path / "again")), restore(RunFolder(run))
