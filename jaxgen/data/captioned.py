@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from jaxgen.codecs import Augmented
 from jaxgen.core.codec import Codec
@@ -15,6 +15,8 @@ from jaxgen.core.types import RawBatch
 from jaxgen.data.clip_tokenizer import ClipBPE, framed
 from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.embedded import Emoji
+from jaxgen.data.image_folder import ImageFolder
+from jaxgen.data.prior import WithPrior
 from jaxgen.data.tokenizers import Bytes, Tokenizer
 from jaxgen.errors import UserError
 from jaxgen.runtime.reading import user_path
@@ -35,7 +37,8 @@ class Captioned(Dataset):
     vocab_size: Vocabulary = 1024
     """With bpe: tokens to learn at most."""
     vocabulary: PathName = ""
-    """With bpe: the folder of CLIP's vocab.json and merges.txt, or its bpe_simple_vocab_16e6.txt.gz, to use instead."""
+    """With bpe: the folder of CLIP's vocab.json and merges.txt, or its bpe_simple_vocab_16e6.txt.gz, to use instead; or
+    a run, whose tokens are used."""
     window: Annotated[int, Ge(3), Le(65_536)] = 32
     """Tokens of a text, start and end among them; longer ones are cut before the end."""
     template: str = "{}"
@@ -44,6 +47,12 @@ class Captioned(Dataset):
     shift: Annotated[int, Ge(0), Le(1_024)] = 0
     """Training moves each picture by up to so many pixels along each axis; edges are reflected."""
 
+    prior: PathName = ""
+    """A folder of captioned pictures that training sees beside the data's, as `jaxgen sample BASE --prompt ... --files`
+    draws them: the model then keeps what it knows of these captions, arXiv:2208.12242."""
+    prior_share: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """Of `prior` in what training sees."""
+
     def problem(self) -> str | None:
         if self.template.count("{}") != 1:
             return f"template is {self.template!r}: one {{}} is expected, for the name of a class"
@@ -51,8 +60,18 @@ class Captioned(Dataset):
 
     def load(self, split: str) -> RawBatch | RandomAccess:
         self._check_classes()
+        if self.prior and split == "train":
+            return self._with_prior()
         arrays, text = self.data.arrays(split), self.tokens(self.data.captions(split))
         return {**arrays, **text} if isinstance(arrays, Mapping) else _WithText(arrays, text)
+
+    def _with_prior(self) -> "_WithText":
+        height, width, channels = self.data.batch_at(0, 0, 1)["x"].shape[1:]
+        if height != width:
+            raise UserError(f"pictures are {height} x {width}: those of a prior are square")
+        prior = ImageFolder(folder=self.prior, size=height, channels=3 if channels == 3 else 1, label="none")
+        both = WithPrior(self.data, prior, self.prior_share)
+        return _WithText(both, self.tokens(both.captions))
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """`text` and `text_mask` of these texts."""
@@ -93,7 +112,9 @@ class Captioned(Dataset):
         return Augmented(codec, False, self.shift) if self.shift else codec
 
     def captions(self, split: str = "train") -> tuple[str, ...]:
-        return self.data.captions(split)
+        loaded = self.arrays(split) if self.prior and split == "train" else None
+        both = loaded.data if isinstance(loaded, _WithText) else None
+        return both.captions if isinstance(both, WithPrior) else self.data.captions(split)
 
     @property
     def caption_tokenizer(self) -> tuple[Tokenizer, int, int]:

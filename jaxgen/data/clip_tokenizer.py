@@ -56,7 +56,9 @@ class ClipBPE(Tokenizer):
     def read(cls, place: Path) -> "ClipBPE":
         """The vocabulary in a folder of vocab.json and merges.txt, or of tokenizer.json as newer versions of
         transformers write it, or in a file of merges such as open_clip's bpe_simple_vocab_16e6.txt.gz, whose first line
-        is no merge. Raises UserError for anything else."""
+        is no merge; or a run's. Raises UserError for anything else."""
+        if (file := place / "caption_tokenizer.json").exists():  # of a run
+            return cls.of(read_text(file), str(file))
         if not place.is_dir():
             lines = _text(place).split("\n")[1 : MOST_MERGES + 1]
             return cls.of_merges(_pairs(lines, place), str(place))

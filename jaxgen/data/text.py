@@ -24,11 +24,11 @@ from jaxgen.core.ranges import Count, PathName, Place, Size, Vocabulary
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, check_split
 from jaxgen.data.prepared import read_texts
-from jaxgen.data.tokenizers import BPE, Bytes, Characters, Tokenizer
+from jaxgen.data.tokenizers import BPE, Bytes, Characters, Tokenizer, from_json
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.cache import private_folder
 from jaxgen.runtime.files import replacing
-from jaxgen.runtime.reading import opened, user_path
+from jaxgen.runtime.reading import opened, read_text, user_path
 
 NAMED = ("docs", "tiny_shakespeare")
 PIECE = 1 << 22  # bytes read and tokenized at a time
@@ -54,6 +54,8 @@ class Text(Dataset):
     """With bpe: the vocabulary size to learn from the train split."""
     gpt2: PathName = ""
     """With bpe: the folder of GPT-2's vocab.json and merges.txt, to use that vocabulary instead."""
+    tokens_of: PathName = ""
+    """A run, whose tokenizer is used whatever `tokenizer` says, as where it is fine-tuned to another text."""
     block: Size = 64
     """Tokens predicted per example."""
     stride: Count = 1
@@ -68,7 +70,7 @@ class Text(Dataset):
         check_split(split)
         if self.block < 1 or self.stride < 1:
             raise UserError(f"block is {self.block}, stride is {self.stride}: both must be 1 or more")
-        tokens = _encoded(self.tokenizer, self._corpus, self.vocab_size, self.gpt2)
+        tokens = _encoded(*self._tokens)
         cut = len(tokens) * 9 // 10
         part = {"train": tokens[:cut], "test": tokens[cut:], "all": tokens}[split]
         stride = self.block if split == "test" else self.stride
@@ -77,7 +79,11 @@ class Text(Dataset):
     @property
     def corpus_tokenizer(self) -> Tokenizer:
         """The tokenizer; its vocabulary comes from the corpus unless it is given."""
-        return _tokenizer(self.tokenizer, self._corpus, self.vocab_size, self.gpt2)
+        return _tokenizer(*self._tokens)
+
+    @property
+    def _tokens(self) -> tuple[str, "Corpus", int, str, str]:
+        return self.tokenizer, self._corpus, self.vocab_size, self.gpt2, self.tokens_of
 
     @property
     def vocab(self) -> int:
@@ -187,7 +193,10 @@ class Windows:
 
 
 @functools.lru_cache(maxsize=4)
-def _tokenizer(kind: str, corpus: Corpus, vocab_size: int, gpt2: str) -> Tokenizer:
+def _tokenizer(kind: str, corpus: Corpus, vocab_size: int, gpt2: str, run: str) -> Tokenizer:
+    if run:
+        file = user_path(run) / "tokenizer.json"
+        return from_json(read_text(file), str(file))
     match kind:
         case "bytes":
             return Bytes()
@@ -203,13 +212,13 @@ def _tokenizer(kind: str, corpus: Corpus, vocab_size: int, gpt2: str) -> Tokeniz
 
 # A small cache: each entry is a whole corpus, shared by all splits.
 @functools.lru_cache(maxsize=2)
-def _encoded(kind: str, corpus: Corpus, vocab_size: int, gpt2: str) -> np.ndarray:
+def _encoded(kind: str, corpus: Corpus, vocab_size: int, gpt2: str, run: str) -> np.ndarray:
     """All tokens of a corpus: in memory, or memory-mapped from a cached file if the corpus is large."""
-    tokenizer = _tokenizer(kind, corpus, vocab_size, gpt2)
+    tokenizer = _tokenizer(kind, corpus, vocab_size, gpt2, run)
     dtype = np.dtype(np.uint16 if tokenizer.size <= 1 << 16 else np.uint32)
 
     def parts() -> Iterator[np.ndarray]:
-        for text in corpus.texts(strict=kind != "bytes"):
+        for text in corpus.texts(strict=not isinstance(tokenizer, Bytes)):
             for piece in text:
                 yield tokenizer.encode(piece).astype(dtype)
             if tokenizer.end >= 0:

@@ -25,7 +25,7 @@ from jaxgen.runs.packing import placed
 from jaxgen.runs.restore import initial_state, restore
 from jaxgen.runtime import processes
 from jaxgen.runtime.files import check_output, disk_errors, write_tensors
-from jaxgen.runtime.reading import read_tensors, user_path
+from jaxgen.runtime.reading import read_bytes, read_tensors, user_path
 from jaxgen.weights.store import content_hash
 
 FORMAT = "jaxgen parameters 1"
@@ -54,6 +54,7 @@ def begin(
         return state
     source = read_source(user_path(experiment.init))
     state, lines, record = taken_over(state, source, experiment.compute_model.trainable)
+    lines += _other_tokens(experiment, source.record.get("run"))
     if not record["taken"]:
         raise UserError(
             f"{experiment.init} has nothing of the names and shapes of this model (it has "
@@ -65,6 +66,17 @@ def begin(
         run.write_json("init.json", {**source.record, **record})
         run.note(0, "initialized", f"from {experiment.init}: {'; '.join(lines)}")
     return state
+
+
+def _other_tokens(experiment: Experiment, run: str | None) -> list[str]:
+    """A line for each tokenizer that is not the one with which the parameters were learnt."""
+    lines = []
+    for name, text in experiment.data.files_to_keep().items() if run else ():
+        file = Path(run or "") / name
+        if file.exists() and read_bytes(file) != text.encode():
+            flag = "--data.tokens-of" if name == "tokenizer.json" else "--data.vocabulary"
+            lines.append(f"its {name} is another one, so tokens mean something else here: see {flag}")
+    return lines
 
 
 def check_init(experiment: Experiment, run: RunFolder | None) -> None:

@@ -12,13 +12,14 @@ from small_runs import final_state, same
 
 from jaxgen import load
 from jaxgen.cli.weights import command as weights
+from jaxgen.core.mesh import Layout
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.nets.lora import LoRA
 from jaxgen.optim import path_name
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.initial import begin
-from jaxgen.runs.restore import restore
+from jaxgen.runs.restore import import_params, initial_state, restore
 from jaxgen.train.loop import train, train_in_memory
 from jaxgen.train.seeds import train_seeds
 from jaxgen.weights.store import content_hash
@@ -178,3 +179,46 @@ def test_adapters_have_a_strength_where_a_run_is_used(base, tmp_path):
     assert any(np.any(params[1.0][name] != leaf) for name, leaf in params[0.0].items())
     with pytest.raises(UserError, match=r"base has no adapters, whose strength would be 0.5"):
         load(base, adapters=0.5)
+
+
+MESH = "data=2,fsdp=2"
+
+
+def test_over_a_mesh_arrays_lie_where_they_would(base):
+    experiment = replace(VAE, init=str(base), lora=LoRA(rank=2))
+    layout = Layout.make(MESH, experiment.batch_size)
+    assert layout is not None
+    state, alone = begin(experiment, VAE.codec, layout), begin(experiment, VAE.codec)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(initial_state(experiment, VAE.codec, layout))):
+        assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+    assert same(state.params, alone.params)
+
+
+@pytest.mark.slow
+def test_over_a_mesh_adapters_are_trained_alike(base):
+    experiment = replace(VAE, init=str(base), lora=LoRA(rank=2), steps=5, log_every=5, save_every=5, sample_every=5)
+    split, whole = train_in_memory(replace(experiment, mesh=MESH)), train_in_memory(experiment)
+    for a, b in zip(jax.tree.leaves(split.state.params), jax.tree.leaves(whole.state.params)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_tokens_of_another_meaning_are_pointed_out(tmp_path, capsys):
+    """Characters of two texts have other numbers, unless the second run takes the first one's."""
+    for name, text in (("first", "abcdefgh"), ("second", "hgfedcbz")):
+        (tmp_path / f"{name}.txt").write_text(text * 40)
+    smoke = presets(EXPERIMENTS["gpt"])["smoke"]
+    network = smoke.model.network.clone(vocab=8, body=smoke.model.network.body.clone(width=8, depth=1))
+    data = replace(smoke.data, tokenizer="characters", source=str(tmp_path / "first.txt"))
+    first = replace(smoke, model=replace(smoke.model, network=network), data=data)
+    import_params(first, initial_state(first, first.codec).params, tmp_path / "run", "here")
+    second = replace(first, init=str(tmp_path / "run"), data=replace(data, source=str(tmp_path / "second.txt")))
+    begin(second, second.codec)
+    assert "its tokenizer.json is another one, so tokens mean something else here: see --data.tokens-of" in (
+        capsys.readouterr().out
+    )
+    same_text = replace(second, data=replace(data, tokens_of=str(tmp_path / "run")))
+    begin(same_text, second.codec)
+    assert "tokenizer" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="the character 'z' is not in the corpus"):
+        replace(second.data, tokens_of=str(tmp_path / "run")).arrays("train")
