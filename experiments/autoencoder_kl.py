@@ -5,9 +5,9 @@
     python experiments/autoencoder_kl.py f8 --model.perceptual VGG16 HEADS
     python experiments/latent_diffusion.py emoji --codec.run runs/autoencoder_kl-emoji-0 --model.shape 16 16 4
 
-f8 and f4 have LPIPS by weights that `jaxgen weights convert vgg16` and `lpips_vgg` wrote. Their settings are those of the
-published KL-f8, whose network is Stable Diffusion's, and KL-f4: after 246,803 and 176,991 steps PSNR is 24.19 and 27.53
-dB, FID of reconstructions 0.90 and 0.27, on ImageNet's validation set. Not yet run: any but smoke.
+f8 and f4 have LPIPS by weights that `jaxgen weights convert vgg16` and `lpips_vgg` wrote. Their settings are those of
+the published KL-f8, whose network is Stable Diffusion's, and KL-f4: after 246,803 and 176,991 steps PSNR is 24.19 and
+27.53 dB, FID of reconstructions 0.90 and 0.27, on ImageNet's validation set. Not yet run: any but smoke.
 """
 
 from dataclasses import replace

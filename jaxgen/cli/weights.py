@@ -16,8 +16,8 @@ USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights export-gpt2 RUN FILE
        jaxgen weights import-clip FOLDER OUT
        jaxgen weights export-clip RUN FOLDER [huggingface or open_clip]
-       jaxgen weights import-taesd FOLDER OUT [--size N] [--images DIR]
-       jaxgen weights import-vae FOLDER|FILE OUT [--size N] [--images DIR]
+       jaxgen weights import-taesd FOLDER OUT [--size N] [--tile T] [--images DIR]
+       jaxgen weights import-vae FOLDER|FILE OUT [--size N] [--tile T] [--images DIR]
        jaxgen weights export-vae RUN FOLDER
        jaxgen weights import-sd FOLDER|FILE OUT [--vocabulary V] [--images DIR]
        jaxgen weights export-sd RUN FOLDER
@@ -32,7 +32,7 @@ CLIP's FOLDER has model.safetensors, config.json, vocab.json and merges.txt as H
 open_clip_model.safetensors, open_clip_config.json and a vocabulary.
 TAESD's FOLDER has NAME_encoder.pth and NAME_decoder.pth, or a safetensors file; OUT is a first stage for pictures of N
 pixels a side, 64 if it is not said. import-vae takes that of Stable Diffusion, diffusers' FOLDER or a safetensors FILE,
-for 256 pixels if it is not said.
+for 256 pixels if it is not said. Maps of latents larger than T are encoded and decoded in tiles of T.
 Stable Diffusion 1.x is diffusers' FOLDER, or the single safetensors FILE, beside which CLIP's vocab.json and merges.txt
 lie, or elsewhere as V says; the data of OUT are enlarged emoji, or the captioned pictures of DIR.
 
@@ -122,19 +122,22 @@ def command(args: list[str]) -> None:
 
 
 def _picture_flags(action: str, flags: list[str], size: int) -> dict[str, Any]:
-    """size and images of a first stage. Raises UserError for other flags, or a size that is no number."""
-    given = _flags(action, flags, ("--size", "--images"))
-    words = given.get("--size", str(size))
-    if not words.isdecimal() or len(words) > 4 or not 0 < int(words) <= 4096:
-        raise UserError(f"--size is {words:.20}: a whole number from 8 to 4096 is expected")
-    return {"size": int(words), "images": given.get("--images", "")}
+    """size, tile and images of a first stage. Raises UserError for other flags, or a number that is none."""
+    given = _flags(action, flags, ("--size", "--tile", "--images"))
+    numbers = {}
+    for name, default in (("size", size), ("tile", 0)):
+        words = given.get(f"--{name}", str(default))
+        if not words.isdecimal() or len(words) > 4 or not min(1, default) <= int(words) <= 4096:
+            raise UserError(f"--{name} is {words:.20}: a whole number of at most 4096 is expected")
+        numbers[name] = int(words)
+    return {**numbers, "images": given.get("--images", "")}
 
 
 def _flags(action: str, flags: list[str], known: tuple[str, ...]) -> dict[str, str]:
     """The values of flags by name. Raises UserError for others than those known, or twice the same."""
     given = dict(zip(flags[::2], flags[1::2]))
     if len(flags) % 2 or given.keys() - set(known) or 2 * len(given) != len(flags):
-        names = " and ".join(f"{name} {'N' if name == '--size' else 'PLACE'}" for name in known)
+        names = ", ".join(f"{name} {'N' if name in ('--size', '--tile') else 'PLACE'}" for name in known)
         raise UserError(f"{action} takes {names}, not {' '.join(flags)}: see --help")
     return given
 

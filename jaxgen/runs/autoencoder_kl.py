@@ -24,24 +24,26 @@ TRAINED = r"gen/network/decoder/|critic/"
 """What is trained where such a run itself is gone on with: latents stay those of other models."""
 
 
-def import_run(place: Path, out: Path, size: int = 256, images: str = "") -> None:
+def import_run(place: Path, out: Path, size: int = 256, images: str = "", tile: int = 0) -> None:
     """Makes `out` a run at step 0 for pictures of `size` pixels a side, a first stage of latents.
 
     place: diffusers' folder of an AutoencoderKL, or one that has it as `vae`; or a safetensors file, of Stable
-    Diffusion too. images: a folder of pictures as the run's data; emoji where there is none. Raises UserError when
-    files are missing or of another network, the size does not divide, or `out` is no folder that can be made, or is not
-    empty.
+    Diffusion too. images: a folder of pictures as the run's data; emoji where there is none. tile: of the model. Raises
+    UserError when files are missing or of another network, the size does not divide, or `out` is no folder that can be
+    made, or is not empty.
     """
     check_new(out)
     network, params, scale = _read(place)
     network.check((size, size, network.channels))
-    save_given(first_stage(network, scale, size, pictures(size, images)), {"gen": {"network": params}}, out, str(place))
+    experiment = first_stage(network, scale, size, pictures(size, images), tile)
+    save_given(experiment, {"gen": {"network": params}}, out, str(place))
 
 
-def first_stage(network: KLCoder, scale: float, side: int, data: Dataset) -> Experiment:
+def first_stage(network: KLCoder, scale: float, side: int, data: Dataset, tile: int = 0) -> Experiment:
     """The experiment of a published network for pictures of `side` pixels a side."""
     critic = PatchCritic() if PatchCritic().logits(side) > 0 else PatchCritic(channels=(64,))
-    model = AutoencoderKL(generator=network, critic=critic, shape=(side, side, network.channels), scale=scale)
+    shape = (side, side, network.channels)
+    model = AutoencoderKL(generator=network, critic=critic, shape=shape, scale=scale, tile=tile)
     return Experiment(
         model=model, data=data, trainable=TRAINED, batch_size=4, steps=1000, steps_per_call=10, num_samples=4
     )

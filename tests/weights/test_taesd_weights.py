@@ -113,13 +113,16 @@ def test_sizes_and_flags(tmp_path):
         (["--size"], "not --size"),
         (["--size", "9" * 5000], "--size is 99999"),
         (["--sizes", "64"], "not --sizes 64"),
+        (["--tile", "-1"], "--tile is -1"),
+        (["--size", "0"], "--size is 0"),
     ):
         with pytest.raises(UserError, match=words) as error:
             weights(["import-taesd", place, str(out), *flags])
         one_line(error)
         assert not out.exists()
-    weights(["import-taesd", place, str(out), "--size", "16"])
-    assert json.loads((out / "experiment.json").read_text())["model"]["shape"] == [16, 16, 3]
+    weights(["import-taesd", place, str(out), "--tile", "8", "--size", "16"])
+    model = json.loads((out / "experiment.json").read_text())["model"]
+    assert model["shape"] == [16, 16, 3] and model["tile"] == 8
     assert jaxgen.load(out).sample(1, seed=0).shape == (1, 16, 16, 3)
     with pytest.raises(UserError, match="holds a run already"):
         weights(["import-taesd", place, str(out)])
