@@ -19,6 +19,7 @@ from jaxgen.ops.attention import attention
 
 EPSILON = 1e-6  # of group normalization
 LOGVAR = (-30.0, 20.0)  # bounds of logvar
+MOST_LEVELS = 10
 SD_SCALE = 0.18215
 """Stable Diffusion's latents are z times this, which gives them a deviation of about 1."""
 
@@ -146,6 +147,8 @@ class KLCoder(nn.Module):
         return "decoder", "conv_out", "kernel"
 
     def problem(self) -> str | None:
+        if len(self.widths) > MOST_LEVELS:
+            return f"widths has {len(self.widths)} entries: at most {MOST_LEVELS} are expected, each halves the picture"
         for width in self.widths:
             if width % self.groups:
                 return f"widths has {width}: multiples of groups = {self.groups} are expected"

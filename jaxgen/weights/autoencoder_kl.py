@@ -170,7 +170,7 @@ def _network(named: Tensors, source: str, groups: int) -> KLCoder:
 
     levels = {int(n.split(".")[2]) for n in named if re.match(rf"encoder\.down_blocks\.{LEVEL}\.", n)}
     if levels != set(range(len(levels))) or not levels:
-        raise UserError(f"{source} has the levels {sorted(levels)}: an AutoencoderKL is expected")
+        raise UserError(f"{source} lacks levels of the encoder: an AutoencoderKL is expected")
     widths = tuple(shape(f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(len(levels)))
     blocks = sum(bool(re.fullmatch(r"encoder\.down_blocks\.0\.resnets\.\d+\.conv1\.weight", name)) for name in named)
     network = KLCoder(

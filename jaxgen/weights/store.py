@@ -76,7 +76,7 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, jax.ShapeDtyp
         if names:
             first = sorted(names)
             more = f" and {len(first) - 1} more" if len(first) > 1 else ""
-            raise UserError(f"{source} {problem} {first[0]}{more}: pass the file of that network")
+            raise UserError(f"{source} {problem} {first[0]:.200}{more}: pass the file of that network")
     for name, leaf in expected.items():
         if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
             found, wanted = (f"{a.dtype}{list(a.shape)}" for a in (arrays[name], leaf))

@@ -21,7 +21,7 @@ from jaxgen.weights import store, torch_file
 from jaxgen.weights.torch_layers import kernel
 
 PARTS = ("encoder", "decoder")
-LAYER = re.compile(r"(encoder|decoder)\.(\d+)\.(?:(conv|pool)\.(\d)\.)?(weight|bias)")
+LAYER = re.compile(r"(encoder|decoder)\.(\d{1,3})\.(?:(conv|pool)\.(\d)\.)?(weight|bias)")
 Tensors = dict[str, np.ndarray]
 
 
@@ -41,7 +41,7 @@ def read(place: Path) -> tuple[TinyAutoencoder, dict[str, Any]]:
     out: Tensors = {}
     for name, array in tensors.items():
         if not (found := LAYER.fullmatch(name)):
-            raise UserError(f"{file} has unknown {name}: a tiny autoencoder of the TAESD family is expected")
+            raise UserError(f"{file} has unknown {name:.90}: a tiny autoencoder of the TAESD family is expected")
         part, layer, branch, of, kind = found.groups()
         if branch == "pool" and array.ndim == 4:
             array = array[:, :, 0, 0]
@@ -60,7 +60,9 @@ def _tensors(place: Path) -> tuple[Path, Tensors]:
     if not re.search(r"_(encoder|decoder)\.\w+$", file.name):
         found = {name.replace(".layers.", "."): array for name, array in reading.read_tensors(file)[0].items()}
         # The clamp before the decoder is no layer there.
-        return file, {re.sub(r"(?<=^decoder\.)\d+", lambda n: str(int(n[0]) + 1), n): a for n, a in found.items()}
+        return file, {
+            re.sub(r"(?<=^decoder\.)\d{1,3}(?=\.)", lambda n: str(int(n[0]) + 1), n): a for n, a in found.items()
+        }
     out: Tensors = {}
     for part in PARTS:
         one = file.with_name(re.sub(r"_(encoder|decoder)(?=\.\w+$)", f"_{part}", file.name))

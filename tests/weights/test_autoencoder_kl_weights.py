@@ -53,6 +53,7 @@ def test_the_first_stage_of_a_single_file_is_read(tensors, tmp_path):
 
 
 def test_other_weights_are_refused(tensors):
+    kernel = tensors["encoder.down_blocks.0.resnets.0.conv1.weight"]
     some = "decoder.mid_block.attentions.0.to_k.weight"
     cases = {
         "lacks decoder/mid_block_attentions_0/to_k/kernel": {n: a for n, a in tensors.items() if n != some},
@@ -61,7 +62,11 @@ def test_other_weights_are_refused(tensors):
         },
         "not finite": {**tensors, some: np.full_like(tensors[some], np.inf)},
         "is expected": {**tensors, some: tensors[some][:3]},
-        "levels": {n: a for n, a in tensors.items() if not n.startswith("encoder.down_blocks.0")},
+        "widths has 11 entries": {
+            **tensors, **{f"encoder.down_blocks.{i}.resnets.0.conv1.weight": kernel for i in range(11)},
+        },
+        "has unknown encoder": {**tensors, f"encoder.{'9' * 5000}.weight": kernel},
+        "lacks levels": {n: a for n, a in tensors.items() if not n.startswith("encoder.down_blocks.0")},
         "an AutoencoderKL is expected": {"weight": np.zeros(3, np.float32)},
         "multiples of groups": {
             n: a[:20] if n == "encoder.down_blocks.1.resnets.0.conv1.weight" else a for n, a in tensors.items()

@@ -135,6 +135,7 @@ def test_other_files_are_refused(tmp_path):
     cases = {
         "lacks": {n: a for n, a in tensors.items() if n != "encoder.layers.1.conv.2.bias"},
         "unknown": {**tensors, "quant_conv.weight": np.zeros((1, 1), np.float32)},
+        "has unknown decoder.9": {**tensors, f"decoder.layers.{'9' * 5000}.weight": np.zeros((1, 1), np.float32)},
         "TAESD family": {"weight": np.zeros((1, 1), np.float32)},
         "not finite": {**tensors, "encoder.layers.1.conv.2.bias": np.full(4, np.nan, np.float32)},
         "is expected": {**tensors, "encoder.layers.1.conv.2.bias": np.zeros(5, np.float32)},
