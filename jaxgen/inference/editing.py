@@ -78,14 +78,14 @@ def _redraw(
     if mask is None:
         return codec.decode(model.vary(state, keys, x, edit.strength, cond))
     mask = jnp.broadcast_to(mask, (*image.shape[:2], 1))
-    drawn = codec.decode(model.inpaint(state, keys, x, _coarse(mask, model.shape)[None], cond, edit.resample))
+    drawn = codec.decode(model.inpaint(state, keys, x, coarse(mask, model.shape)[None], cond, edit.resample))
     if image.shape[:2] == model.shape[:2]:
         return drawn
     # A first stage gives latents that stay back as other pixels.
     return jnp.where(mask[None], image[None], drawn)
 
 
-def _coarse(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def coarse(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """A mask bool[H, W, 1] for latents of `shape` = (h, w, D), bool[h, w, 1]: those stay all of whose pixels do."""
     height, width, _ = shape
     blocks = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width, 1)

@@ -22,7 +22,7 @@ from jaxgen.ops.named_samplers import Name, named_sampler
 from jaxgen.runs.pretrained import Loaded
 from jaxgen.runs.restore import Trained
 
-SIDES = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+SIDES = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def resized(trained: Trained, height: int, width: int) -> Trained:
     if isinstance(codec, Loaded):
         stage = codec.model
         factor = stage.shape[0] // model.shape[0]
-        if height % factor or width % factor or not height * width:
+        if height % factor or width % factor:
             raise UserError(f"the size is {height}x{width}: sides that divide by {factor} are expected")
         stage = dataclasses.replace(stage, shape=(height, width, stage.shape[-1]))
         codec = dataclasses.replace(codec, model=stage)
@@ -91,14 +91,14 @@ def resized(trained: Trained, height: int, width: int) -> Trained:
     model = dataclasses.replace(model, shape=(height, width, model.shape[-1]))
     model.network.check(model.shape)
     experiment = dataclasses.replace(trained.experiment, model=model)
-    _check_sizeless(trained, experiment.compute_model)
+    _check_sizeless(trained, experiment.compute_model, model.shape)
     return dataclasses.replace(trained, experiment=experiment, codec=codec)
 
 
-def _check_sizeless(trained: Trained, model: GenerativeModel) -> None:
-    """Raises UserError unless `model` has the parameters that the run has."""
-    batch = jax.eval_shape(trained.codec.encode, trained.examples, jax.random.key(0))
-    batch = {**batch, "x": jax.ShapeDtypeStruct((len(batch["x"]), *model.shape), "float32")}  # pyright: ignore[reportAttributeAccessIssue]
+def _check_sizeless(trained: Trained, model: GenerativeModel, shape: tuple[int, ...]) -> None:
+    """Raises UserError unless `model`, of x of `shape`, has the parameters that the run has."""
+    batch: dict[str, Any] = dict(trained.examples)
+    batch["x"] = jax.ShapeDtypeStruct((len(batch["x"]), *shape), "float32")
     new = jax.eval_shape(model.init, jax.random.key(0), batch).params
     if jax.tree.map(np.shape, new) != jax.tree.map(np.shape, trained.state.params):
         raise UserError(f"{trained.name} has parameters for pictures of one size: leave --size out")
