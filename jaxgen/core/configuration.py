@@ -11,7 +11,8 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -180,14 +181,32 @@ def paths(value: Any, where: str = "") -> Iterator[str]:
 
 def located(value: T) -> T:
     """A copy of a configuration with absolute paths, where these lead to something."""
+    return _with_paths(value, _absolute)
+
+
+def found_within(value: T, folder: Path, names: Collection[str]) -> T:
+    """A copy of a configuration in which paths that end in one of `names`, and lead to nothing, lead to what `folder`
+    has of that name, if it has."""
+
+    def found(name: str | None, place: Place) -> str | None:
+        if not name or Path(name).name not in names or os.path.exists(name):
+            return name
+        inside = folder / Path(name).name
+        return str(inside.absolute()) if inside.exists() else name
+
+    return _with_paths(value, found)
+
+
+def _with_paths(value: T, change: Callable[[str | None, Place], str | None]) -> T:
+    """A copy of a configuration with every path changed."""
     changed = {}
     for name, hint in field_types(type(value)).items():
         part = getattr(value, name)
         if (place := _place(hint)) is not None:
             several = isinstance(part, tuple)
-            changed[name] = tuple(_absolute(p, place) for p in part) if several else _absolute(part, place)
+            changed[name] = tuple(change(p, place) for p in part) if several else change(part, place)
         elif dataclasses.is_dataclass(part):
-            changed[name] = located(part)
+            changed[name] = _with_paths(part, change)
     changed = {name: part for name, part in changed.items() if part != getattr(value, name)}
     return dataclasses.replace(value, **changed) if changed else value  # pyright: ignore[reportArgumentType]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.core.configuration import differences, from_json, modernised, paths, to_json
+from jaxgen.core.configuration import differences, found_within, from_json, modernised, paths, to_json
 from jaxgen.errors import UserError
 from jaxgen.experiment import EXTENDABLE, Experiment
 from jaxgen.runs.environment import environment
@@ -18,6 +18,9 @@ from jaxgen.runtime import processes
 from jaxgen.runtime.files import PARTIAL, check_output, sync, write_bytes, write_tensors, write_text
 from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_bytes, read_json, read_records, read_tensors, record_of
+
+FIRST_STAGE, TOKENIZER = HELD = ("first_stage_run", "tokenizer")
+"""Folders that a run of published weights may hold itself: a run, and a vocabulary. They move with it."""
 
 
 class RunFolder:
@@ -62,7 +65,7 @@ class RunFolder:
         experiment = from_json(modernised(read_json(self.path / "experiment.json")), str(self.path / "experiment.json"))
         if not isinstance(experiment, Experiment):
             raise UserError(f"{self.path / 'experiment.json'} holds a {type(experiment).__name__}, no Experiment")
-        return experiment
+        return found_within(experiment, self.path, HELD)
 
     def examples(self) -> dict[str, np.ndarray]:
         """The first held-out examples, raw. Pictures are made of them, so that sampling needs no data set."""

@@ -19,7 +19,7 @@ from jaxgen.ops.named_samplers import name_of, named_sampler
 from jaxgen.ops.samplers import DDIM
 from jaxgen.ops.schedules import ScaledLinear
 from jaxgen.runs.autoencoder_kl import first_stage
-from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.folder import FIRST_STAGE, TOKENIZER, RunFolder
 from jaxgen.runs.imported import pictures, save_given
 from jaxgen.runs.pretrained import Loaded, Pretrained
 from jaxgen.runs.restore import check_new, restore
@@ -30,8 +30,6 @@ VOCABULARIES = ("vocab.json", "tokenizer.json")
 """Files of which one tells of a folder that has a vocabulary."""
 MERGES = "bpe_simple_vocab_16e6.txt.gz"
 """OpenAI's vocabulary, where there is no folder of vocab.json and merges.txt."""
-FIRST_STAGE, TOKENIZER = "first_stage_run", "tokenizer"
-"""Folders within the run: the first stage's run, and the vocabulary."""
 SCALE, DROPOUT, STEPS = 7.5, 0.1, 50
 """Of guidance; of captions that were dropped in training; of the sampler. All as published."""
 TRAINED = r"network/.*/attn2/to_[kv]/"

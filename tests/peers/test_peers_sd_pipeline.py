@@ -1,6 +1,7 @@
 """A run of a tiny Stable Diffusion 1.x against diffusers' pipeline: pictures of the same noise, and folders written."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -124,6 +125,22 @@ def test_a_run_is_exported_to_what_diffusers_loads(theirs, run, tmp_path):
         jax.tree.leaves((again.state, again.codec)), jax.tree.leaves((before.state, before.codec)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_that_was_moved_has_its_first_stage_with_it(run, tmp_path):
+    before = restore(RunFolder(run))
+    shutil.copytree(run, tmp_path / "moved")
+    run.rename(tmp_path / "away")
+    try:
+        moved = restore(RunFolder(tmp_path / "moved"))
+        assert moved.experiment.codec.run == str(tmp_path / "moved" / "first_stage_run")
+        assert moved.experiment.data.vocabulary == str(tmp_path / "moved" / "tokenizer")
+        for a, b in zip(jax.tree.leaves(moved.codec), jax.tree.leaves(before.codec), strict=True):
+            np.testing.assert_array_equal(a, b)
+    finally:
+        (tmp_path / "away").rename(run)
+    # Where the first place is still there, it is kept.
+    assert RunFolder(tmp_path / "moved").experiment().codec == before.experiment.codec
 
 
 def sample(run, *flags):
