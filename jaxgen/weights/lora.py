@@ -121,6 +121,8 @@ def _parsed(name: str, file: Path) -> tuple[str, str]:
             if ".processor." in module:
                 module = module.replace(".processor.", ".")
                 module = f"{module}.0" if module.endswith(".to_out") else module
+            elif old := re.fullmatch(r"(.+\.self_attn)\.to_(q|k|v|out)", module):  # of text encoders
+                module = f"{old[1]}.{old[2]}_proj"
             return module, parts[found[2]]
     what = next((what for mark, what in OTHERS.items() if mark in name), "something else")
     raise UserError(f"{file} has {name:.80}, of {what}: a file of LoRA alone is expected")

@@ -182,22 +182,24 @@ def test_every_module_of_stable_diffusion_is_changed_as_in_its_own_layout():
 NAMES = {
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": Slot("network/q/kernel"),
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0": Slot("network/o/kernel"),
-    "text_encoder.text_model.encoder.layers.0.mlp.fc1": Slot("text/fc/kernel"),
+    "text_encoder.text_model.encoder.layers.0.self_attn.out_proj": Slot("text/out/kernel"),
 }
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
 @pytest.mark.parametrize(
     ("q", "out", "fc", "down", "up"),
-    [(f"unet.{ATTENTION}.to_q", f"unet.{ATTENTION}.to_out.0", "text_encoder.text_model.encoder.layers.0.mlp.fc1",
-      "lora_A.weight", "lora_B.weight"),
-     (f"unet.{ATTENTION}.to_q", f"unet.{ATTENTION}.to_out.0", "text_encoder.encoder.layers.0.mlp.fc1",
+    [(f"unet.{ATTENTION}.to_q", f"unet.{ATTENTION}.to_out.0",
+      "text_encoder.text_model.encoder.layers.0.self_attn.out_proj", "lora_A.weight", "lora_B.weight"),
+     (f"unet.{ATTENTION}.to_q", f"unet.{ATTENTION}.to_out.0", "text_encoder.encoder.layers.0.self_attn.out_proj",
       "lora.down.weight", "lora.up.weight"),
      (f"unet.{ATTENTION}.processor.to_q_lora", f"unet.{ATTENTION}.processor.to_out_lora",
-      "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_linear_layer", "down.weight", "up.weight"),
+      "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora", "down.weight", "up.weight"),
+     (f"unet.{ATTENTION}.to_q.lora", f"unet.{ATTENTION}.to_out.0.lora",
+      "text_encoder.text_model.encoder.layers.0.self_attn.out_proj.lora_linear_layer", "down.weight", "up.weight"),
      ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
       "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0",
-      "lora_te_text_model_encoder_layers_0_mlp_fc1", "lora_down.weight", "lora_up.weight")],
+      "lora_te_text_model_encoder_layers_0_self_attn_out_proj", "lora_down.weight", "lora_up.weight")],
 )  # fmt: skip
 def test_names_of_diffusers_old_and_new_and_of_kohya(tmp_path, q, out, fc, down, up):
     tensors = {}
