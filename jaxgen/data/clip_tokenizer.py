@@ -74,17 +74,10 @@ class ClipBPE(Tokenizer):
     def _of_tokenizers(cls, value: Any, file: Path) -> "ClipBPE":
         """Of the contents of a tokenizer.json, the package tokenizers' own form."""
         match value:
-            case {
-                "model": {
-                    "type": "BPE",
-                    "end_of_word_suffix": "</w>",
-                    "vocab": dict(vocabulary),
-                    "merges": list(merges),
-                }
-            }:
+            case {"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": dict(vocab), "merges": list(merges)}}:
                 # Older versions write both tokens of a merge as one text.
                 pairs: list[Any] = [m.split(" ") if isinstance(m, str) else m for m in merges]
-                return cls(vocabulary, [tuple(p) if isinstance(p, list) else p for p in pairs], str(file))
+                return cls(vocab, [tuple(p) if isinstance(p, list) else p for p in pairs], str(file))
         raise UserError(f"{file} is not of CLIP's byte-pair encoding: restore it")
 
     @classmethod

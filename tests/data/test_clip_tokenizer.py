@@ -98,3 +98,25 @@ def test_vocabularies_that_are_none_are_refused(trained, tmp_path):
         ClipBPE.train(["a"], 514)
     with pytest.raises(UserError, match="half of a pair"):
         trained.encode("a\ud800")
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_the_file_of_newer_transformers_is_read(as_text, trained, tmp_path):
+    """In place of vocab.json and merges.txt, which come first where both are there."""
+    trained.backend.save(str(tmp_path / "tokenizer.json"))
+    value = json.loads((tmp_path / "tokenizer.json").read_text())
+    if as_text:
+        value["model"]["merges"] = [" ".join(pair) for pair in value["model"]["merges"]]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    read = ClipBPE.read(tmp_path)
+    assert (read.vocabulary, read.merges) == (trained.vocabulary, trained.merges)
+    for change in ({"end_of_word_suffix": None}, {"merges": {}}, {"type": "WordPiece"}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**value, "model": {**value["model"], **change}}))
+        with pytest.raises(UserError, match=r"tokenizer\.json is not of CLIP's byte-pair encoding"):
+            ClipBPE.read(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**value, "model": {**value["model"], "merges": [["a"], 3]}}))
+    with pytest.raises(UserError, match=r"tokenizer\.json is not CLIP's"):
+        ClipBPE.read(tmp_path)
+    for file, text in trained.write(tmp_path).items():
+        file.write_text(text)
+    assert ClipBPE.read(tmp_path).vocabulary == trained.vocabulary
