@@ -33,7 +33,7 @@ class GuideOptions(CLIPGuidance, Common):
     seed: Seed = 0
     """Picture i of a seed and prompt is the same whatever `num`, `batch` and the other prompts are."""
     cond: tuple[OptionalCount, ...] = ()
-    """Classes to choose from, where the run is conditional; all when empty, and of a diffusion model none."""
+    """Classes to choose from, where the run is conditional; all when empty."""
     batch: Size = 64
     """Pictures computed at a time."""
     out: str = ""
@@ -51,10 +51,11 @@ def command(args: list[str]) -> None:
     out = user_path(options.out) if options.out else asked.run.path / "guided"
     check_output(out, folder=True)
     clip, judge = _clip(options.clip), _clip(options.judge) if options.judge else None
-    for one in (clip, judge):
-        if one is not None:
-            prompts.check_clip(one)
+    clips = [one for one in (clip, judge) if one is not None]
+    for one in clips:
+        prompts.check_clip(one)
     trained = asked.restore()
+    guiding.check(trained, clips, wanted)
     settings = CLIPGuidance(**{name: getattr(options, name) for name in CLIPGuidance.__dataclass_fields__})
     numbers = guiding.write_guided(out, trained, clip, judge, wanted, settings, options.batch)
     for name, found in numbers["similarity"].items():

@@ -17,6 +17,7 @@ from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
+from jaxgen.inference.prompts import asked_texts
 from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
@@ -59,8 +60,8 @@ class SampleOptions(Edit, OnMesh, Drawing):
     between: OptionalDepth = 0
     """Diffusion models and StyleGAN: draw rows of this many pictures that go from one sample to another."""
     files: bool = False
-    """Also write each sample of images as a PNG of its own into the folder `files`, for scorers outside; classes go to
-    metadata.jsonl beside them, as ImageFolder reads it."""
+    """Also write each sample of images as a PNG of its own into the folder `files`, for scorers outside; classes and
+    captions go to metadata.jsonl beside them, as ImageFolder reads it."""
     out: str = ""
     """Folder for samples.png and samples.safetensors; RUN/samples/seedSEED-numNUM when empty."""
 
@@ -133,7 +134,7 @@ def command(args: list[str]) -> None:
         images.save_each(out, raw)
     write_tensors(out / "samples.safetensors", {"x": raw})
     if options.files:
-        images.save_files(out / "files", raw, cond)
+        images.save_files(out / "files", raw, cond, asked_texts(trained, cond))
     print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
 
 

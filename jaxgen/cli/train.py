@@ -4,7 +4,7 @@ import ast
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps, 
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
+from jaxgen.runs.pretrained import Pretrained
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.processes import is_main
 from jaxgen.runtime.reading import user_path
@@ -131,7 +132,8 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
     start_jax(options.device, options.compilation_cache, count, processes, options.seeds)
     out = user_path(options.out or f"runs/{script}-{name}-{experiment.seed}")
     began = time.monotonic()
-    facts = {"experiment": script, "preset": name}
+    images = parse.ahead(flags, images={"nargs": "?"}).images
+    facts = {"experiment": script, "preset": f"{name} on {user_path(images).name}" if images else name}
     if options.seeds != 1:
         stopped = train_seeds(experiment, options.seeds, out, facts, options.max_hours)
     else:
@@ -159,9 +161,12 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
     classes: dict[str, Any] = {"action": "store_true"}
     number: dict[str, Any] = {"nargs": "?", "type": _number}
     of_data: dict[str, dict[str, Any]] = {"data.label": {"default": "auto"}, "data.channels": number}
-    asked = parse.ahead(flags, images={"nargs": "?"}, size=number, classes=classes, **of_data)
+    stage: dict[str, dict[str, Any]] = {"codec.run": {"nargs": "?"}}
+    asked = parse.ahead(flags, images={"nargs": "?"}, size=number, classes=classes, **of_data, **stage)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         label, channels = (getattr(asked, name) for name in of_data)
+        if isinstance(preset.codec, Pretrained) and (run := getattr(asked, "codec.run")):
+            preset = replace(preset, codec=replace(preset.codec, run=run))
         preset = on_images(
             preset, asked.images, asked.size or 0, asked.classes, label, channels=1 if channels == 1 else 3
         )

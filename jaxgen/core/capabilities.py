@@ -103,6 +103,11 @@ class LatentStage(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(h, w, D)."""
+        ...
+
+    @property
     def draws_latents(self) -> bool:
         """Whether a latent is drawn, rather than computed."""
         ...

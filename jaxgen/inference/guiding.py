@@ -33,9 +33,10 @@ class Wanted(NamedTuple):
     """To choose from; all when empty."""
 
 
-def check(trained: Trained, clip: Trained, wanted: Wanted) -> None:
-    """Raises UserError for a run whose pictures cannot be guided by that CLIP, or classes that it does not know."""
-    model, channels = trained.model, check_clip(clip).shape[2]
+def check(trained: Trained, clips: Sequence[Trained], wanted: Wanted) -> None:
+    """Raises UserError for a run whose pictures one of the CLIPs cannot see, or no gradient moves, and for classes that
+    it does not know."""
+    model = trained.model
     if not isinstance(model, HasLatents | Steers):
         name = type(model).__name__
         raise UserError(
@@ -43,9 +44,15 @@ def check(trained: Trained, clip: Trained, wanted: Wanted) -> None:
             "or diffusion model"
         )
     image = jax.eval_shape(trained.codec.unrounded, jax.ShapeDtypeStruct((1, *model.shape), jnp.float32))
-    if image.ndim != 4 or image.shape[3] not in (1, channels):
-        given = list(image.shape[1:])
-        raise UserError(f"{trained.name} draws {given}, {clip.name} sees pictures of {channels} channels: name another")
+    for clip in clips:
+        channels = check_clip(clip).shape[2]
+        if image.ndim != 4 or image.shape[3] not in (1, channels):
+            given = list(image.shape[1:])
+            raise UserError(
+                f"{trained.name} draws {given}, {clip.name} sees pictures of {channels} channels: name another"
+            )
+    if getattr(model, "text", None):
+        raise UserError(f"{trained.name} is told texts itself: jaxgen sample {trained.name} --prompt ... draws them")
     if wanted.classes:
         if not getattr(model, "num_classes", 0):
             raise UserError(f"--cond was given, but {trained.name} is not conditional: leave it out")
@@ -53,14 +60,10 @@ def check(trained: Trained, clip: Trained, wanted: Wanted) -> None:
 
 
 def conditions(trained: Trained, wanted: Wanted) -> Any:
-    """What `models.clip_guidance.guide` takes as `cond` for the rows of one prompt: classes to choose candidates from,
-    or of a diffusion model the class of each sample, the null one where it knows it and none is asked."""
+    """What `models.clip_guidance.guide` takes as `cond`: classes to choose candidates from."""
     model = trained.model
     if not isinstance(model, ClassConditional) or not model.num_classes:
         return None
-    if not isinstance(model, HasLatents):
-        null = (-1,) if getattr(model, "class_dropout", 0) else tuple(range(model.num_classes))
-        return np.resize(np.asarray(wanted.classes or null, np.int32), wanted.num)
     return np.asarray(wanted.classes or range(model.num_classes), np.int32)
 
 
@@ -80,17 +83,16 @@ def guided_pictures(
     """Pictures by `guide` for P prompts times num samples, a prompt after the other; `batch` rows at a time, by one
     program. Raises UserError for runs that cannot guide or be guided."""
     judge = check_clip(clip)
-    check(trained, clip, wanted)
+    check(trained, [clip], wanted)
     goals, num, cond = targets(clip, wanted.prompts), wanted.num, conditions(trained, wanted)
-    total, by_row = len(wanted.prompts) * num, not isinstance(trained.model, HasLatents)
+    total = len(wanted.prompts) * num
     batch, parts = min(batch, total), []
     for first in range(0, total, batch):
         rows = np.arange(first, first + batch) % total  # past the end they start over, and are cut off below
         keys = sample_keys(wanted.seed, num)[jnp.asarray(rows % num)]
         some = Targets(*(part[jnp.asarray(rows // num)] for part in goals))
-        own = cond[rows % num] if by_row and cond is not None else cond
         made = guide(
-            settings, trained.model, judge, trained.codec, trained.state, clip.state.sampling_params, keys, some, own
+            settings, trained.model, judge, trained.codec, trained.state, clip.state.sampling_params, keys, some, cond
         )  # fmt: skip
         parts.append(jax.tree.map(np.asarray, made))
 

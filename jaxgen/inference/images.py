@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +33,18 @@ def save_each(folder: Path, images: np.ndarray) -> None:
         save_image(image, folder / f"{i}.png")
 
 
-def save_files(folder: Path, images: np.ndarray, cond: Any = None) -> None:
-    """Images as `save_each` writes them, and their labels i32[N] in metadata.jsonl, where `cond` has any. Raises
-    UserError for what is no images."""
+def save_files(folder: Path, images: np.ndarray, cond: Any = None, texts: Sequence[str] = ()) -> None:
+    """Images as `save_each` writes them, and in metadata.jsonl their labels i32[N], where `cond` has any, and the texts
+    that say what each was asked to show. Raises UserError for what is no images."""
     if images.ndim != 4 or images.dtype != np.uint8:
         raise UserError(f"samples are {images.dtype}{list(images.shape)}: --files needs images")
     save_each(folder, images)
-    if getattr(cond, "shape", None) == (len(images),):
-        rows = [{"file_name": f"{i}.png", "label": int(label)} for i, label in enumerate(cond)]
+    rows: list[dict[str, Any]] = [{"file_name": f"{i}.png"} for i in range(len(images))]
+    if labelled := getattr(cond, "shape", None) == (len(images),):
+        rows = [{**row, "label": int(label)} for row, label in zip(rows, cond)]
+    if texts:
+        rows = [{**row, "text": text} for row, text in zip(rows, texts)]
+    if labelled or texts:
         write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 

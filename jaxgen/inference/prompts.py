@@ -88,6 +88,22 @@ def caption_tokens(trained: Trained, texts: Sequence[str]) -> dict[str, np.ndarr
     return framed(*caption_tokenizer(trained), texts, data.window)
 
 
+def asked_texts(trained: Trained, cond: PyTree) -> list[str]:
+    """What samples drawn under `cond` were asked to show: their captions, or the names of their classes; none of a run
+    that has no words for it."""
+    data = trained.experiment.data
+    if isinstance(cond, dict) and "text" in cond and isinstance(data, Captioned):
+        tokenizer = caption_tokenizer(trained)[0]
+        text = np.asarray(cond["text"])
+        mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
+        # Without the start and the end.
+        return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
+    classes = getattr(trained.model, "num_classes", 0)
+    if not classes or len(data.class_names) != classes or np.ndim(cond) != 1:
+        return []
+    return [data.class_names[int(label)] if label >= 0 else "" for label in np.asarray(cond)]
+
+
 @partial(jax.jit, static_argnums=0)
 def _embed_text(model: Any, params: PyTree, text: jax.Array, mask: jax.Array) -> jax.Array:
     return model.embed_text(params, text, mask)

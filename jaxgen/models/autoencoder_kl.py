@@ -47,6 +47,10 @@ class AutoencoderKL(PatchAutoencoder):
     draws_latents: ClassVar[bool] = True
 
     @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.generator.latent_shape(self.shape)
+
+    @property
     def last(self) -> tuple[str, ...]:
         return "network", *self.generator.last
 
@@ -106,7 +110,7 @@ class AutoencoderKL(PatchAutoencoder):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Decoded draws from N(0, 1) / scale, f32[len(keys), *shape]: textures, as the prior is for a second stage to
         learn."""
-        return self.from_latent(state, normal_each(keys, self.generator.latent_shape(self.shape)))
+        return self.from_latent(state, normal_each(keys, self.latent_shape))
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """f32[B] each: errors of the decoded mean, `mse` per element in model space and `psnr` in dB of 8-bit images;

@@ -9,8 +9,9 @@ angle between two embeddings. The loss is s times the mean over random cutouts c
 Both are the same where theta is small. Far away theta^2 / 2 keeps its slope, so that it attracts from everywhere; what
 repels by it would win over all that attracts.
 
-A generator with latents (GAN, StyleGAN's W+, VAE, codes) descends strength * loss + prior * cost of the latents, by
-Adam. A diffusion model has the loss of its predictions draw aside its sampling (arXiv:2105.05233, arXiv:2209.14687).
+Both kinds of generators start from the nearest of a few samples, drawn under each condition in turn. One with latents
+(GAN, StyleGAN's W+, VAE, codes) descends strength * loss + prior * cost of the latents, by Adam. A diffusion model
+draws that sample anew, and the loss of its predictions draws the sampling aside (arXiv:2105.05233, arXiv:2209.14687).
 """
 
 from collections.abc import Callable
@@ -25,11 +26,12 @@ import optax
 from jaxgen.core.capabilities import HasLatents, LatentSpace, ScoresText, Steers
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import fold_each
-from jaxgen.core.ranges import Depth, NonNegative, OptionalDepth, Positive, Steps
+from jaxgen.core.ranges import NonNegative, OptionalDepth, Positive, Steps
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.ops.cutouts import Cutouts, spherical
 
-START, CUT = 1, 2  # streams of a sample's key, beside 0 in diffusion; candidates fold further
+START, CUT = 1, 2  # streams of a sample's key; candidates fold further
+CANDIDATES = 32
 
 
 class Targets(NamedTuple):
@@ -40,9 +42,9 @@ class Targets(NamedTuple):
 
 
 class Guided(NamedTuple):
-    """x: raw pictures [B, ...]. start: what guidance started from, raw: the nearest candidate, or a diffusion model's
-    sample without guidance. similarity: f32[steps, B], `Judge.similarity` before each step; f32[0, B] of a diffusion
-    model. film: raw pictures on the way, [frames, B, ...]. cond: the conditions that pictures were drawn under."""
+    """x: raw pictures [B, ...]. start: what guidance started from, raw: the nearest candidate. similarity:
+    f32[steps, B], `Judge.similarity` before each step; f32[0, B] of a diffusion model. film: raw pictures on the way,
+    [frames, B, ...]. cond: the conditions that pictures were drawn under."""
 
     x: jax.Array
     start: jax.Array
@@ -64,8 +66,9 @@ class CLIPGuidance:
     """Of Adam; a diffusion model takes those of its sampler."""
     lr: Positive = 0.05
     """Adam's rate, which falls to 0 by a cosine. Latents have about unit variance."""
-    candidates: Depth = 32
-    """The latents nearest to the targets among so many of samples are what Adam starts from."""
+    candidates: OptionalDepth = 0
+    """Samples, the nearest of which to the targets guidance starts from. 0: one of each class, but of a generator with
+    latents, whose samples take a single pass, 32 at least."""
     frames: OptionalDepth = 0
     """Pictures of the way to keep."""
 
@@ -119,43 +122,49 @@ def guide(
     """Pictures by a generator `model` (`HasLatents` or `Steers`), one for each of keys [B] and targets, that CLIP
     (`ScoresText`, with params) finds near to its targets. Row i depends on keys[i], targets[i] and cond alone.
 
-    cond: conditions to draw candidates under, leading axis K, in turn: of a generator with latents the nearest
-    candidate's is kept. Of a diffusion model they are of the B samples. None for an unconditional one.
+    cond: conditions to draw candidates under, leading axis K, in turn; the nearest candidate's is kept. None for an
+    unconditional generator.
     """
     judge = Judge(clip, params)
+    classes = 1 if cond is None else len(jax.tree.leaves(cond)[0])
+    count = settings.candidates or max(classes, CANDIDATES if isinstance(model, HasLatents) else 1)
 
+    def near(keys: jax.Array, cond: PyTree) -> jax.Array:
+        if isinstance(model, HasLatents):
+            space = model.latent_space(state, cond)
+            x = space.decode(space.draw(keys))
+        else:
+            x = model.sample(state, keys, cond)
+        return judge.similarity(pictures(codec, x), targets)
+
+    keys_start, cond = _nearest(count, near, fold_each(keys, START), cond)
     if isinstance(model, HasLatents):
-        return _optimized(settings, model, judge, codec, state, keys, targets, cond)
+        space = model.latent_space(state, cond)
+        return _optimized(settings, space, judge, codec, space.draw(keys_start), keys, targets, cond)
     assert isinstance(model, Steers)
 
     def loss(x: jax.Array, keys: jax.Array) -> jax.Array:
         return settings.strength * judge.far(settings.cutouts, keys, pictures(codec, x), targets)
 
-    film = jax.lax.map(codec.decode, model.steer(state, keys, loss, cond, max(1, settings.frames)))
-    start = codec.decode(model.sample(state, keys, cond))
+    film = jax.lax.map(codec.decode, model.steer(state, keys_start, loss, cond, max(1, settings.frames)))
+    start = codec.decode(model.sample(state, keys_start, cond))
     return Guided(film[-1], start, jnp.zeros((0, len(keys))), film[: settings.frames], cond)
 
 
 def _optimized(
     settings: CLIPGuidance,
-    model: HasLatents,
+    space: LatentSpace,
     judge: Judge,
     codec: Codec,
-    state: TrainState,
+    latents: PyTree,
     keys: jax.Array,
     targets: Targets,
     cond: PyTree,
 ) -> Guided:
-    """`guide` for a generator with latents."""
+    """`guide` for a generator with latents, from these on."""
 
     def similarity(x: jax.Array) -> jax.Array:
         return judge.similarity(pictures(codec, x), targets)
-
-    def space_of(cond: PyTree) -> LatentSpace:
-        return model.latent_space(state, cond)
-
-    latents, cond = _nearest(settings.candidates, space_of, similarity, fold_each(keys, START), cond)
-    space = space_of(cond)
 
     def loss(latents: PyTree, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = space.decode(latents)
@@ -182,34 +191,24 @@ def _optimized(
 
 
 def _nearest(
-    candidates: int,
-    space_of: Callable[[PyTree], LatentSpace],
-    similarity: Callable[[jax.Array], jax.Array],
-    keys: jax.Array,
-    cond: PyTree,
-) -> tuple[PyTree, PyTree]:
-    """The latents, and the condition they were drawn under, whose pictures are the most similar of so many candidates
-    for each of keys. similarity: f32[B] of x."""
+    candidates: int, similarity: Callable[[jax.Array, PyTree], jax.Array], keys: jax.Array, cond: PyTree
+) -> tuple[jax.Array, PyTree]:
+    """The key [B], and the condition, of the most similar of so many candidates for each of keys [B]. Row i does not
+    know how many rows there are. similarity: (keys [B], conditions) -> f32[B]."""
 
-    def candidate(k: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        # Every condition in turn; row i does not know how many rows there are.
-        own = jax.tree.map(lambda c: jnp.broadcast_to(c[k % len(c)], (len(keys), *c.shape[1:])), cond)
-        space = space_of(own)
-        latents = space.draw(fold_each(keys, k))
-        return similarity(space.decode(latents)), latents, own
+    def own(k: jax.Array) -> tuple[jax.Array, PyTree]:
+        """The keys of candidates k, i32[B], and their conditions: every one in turn."""
+        return jax.vmap(jax.random.fold_in)(keys, k), jax.tree.map(lambda c: c[k % len(c)], cond)
 
-    def keep(best: tuple[jax.Array, PyTree, PyTree], k: jax.Array) -> tuple[tuple[jax.Array, PyTree, PyTree], None]:
-        new = candidate(k)
-        nearer = new[0] > best[0]
+    def keep(best: tuple[jax.Array, jax.Array], k: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        near, which = best
+        new = similarity(*own(jnp.full(len(keys), k)))
+        return (jnp.maximum(new, near), jnp.where(new > near, k, which)), None
 
-        def chosen(a: jax.Array, b: jax.Array) -> jax.Array:
-            return jnp.where(nearer.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-        return jax.tree.map(chosen, new, best), None
-
-    best = candidate(jnp.int32(0))
-    (_, latents, cond), _ = jax.lax.scan(keep, best, jnp.arange(1, candidates))
-    return latents, cond
+    none = jnp.full(len(keys), -jnp.inf), jnp.zeros(len(keys), jnp.int32)
+    # One candidate needs no search.
+    (_, which), _ = jax.lax.scan(keep, none, jnp.arange(candidates)) if candidates > 1 else (none, None)
+    return own(which)
 
 
 def pictures(codec: Codec, x: jax.Array) -> jax.Array:

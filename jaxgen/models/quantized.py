@@ -178,6 +178,10 @@ class Quantized(GenerativeModel):
 
     draws_latents: ClassVar[bool] = False
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return *self.maps[-1], self.codebook.dim
+
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
         """z before quantization, f32[B, h, w, D], for a second stage that models vectors instead of codes: section 3.1
         of arXiv:2112.10752. `key` is not used."""

@@ -58,6 +58,11 @@ class TAESD(LossModel):
 
     draws_latents: ClassVar[bool] = False
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        height, width, _ = self.shape
+        return height // FACTOR, width // FACTOR, self.network.latent
+
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
         """z of x. `key` is not used."""
         return tiled(partial(self.encode, state.sampling_params), x, self.tile, FACTOR)

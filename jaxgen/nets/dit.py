@@ -31,6 +31,14 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> ja
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
+def masked_mean(context: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean of f32[B, L, D] over the tokens where mask, bool[B, L], is true, f32[B, D]; zero where there is none."""
+    if mask is None:
+        return jnp.mean(context, axis=1)
+    seen = mask[..., None].astype(context.dtype)
+    return jnp.sum(context * seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)
+
+
 class DiTBlock(nn.Module):
     """Attention, then an MLP, each with modulated input and an output gate that starts at zero: figure 3, right.
     Between them attention to the context, if there is one, whose output layer starts at zero.
@@ -111,9 +119,7 @@ class DiT(nn.Module):
         if y is not None:
             embedding += Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
         if context is not None:
-            seen = jnp.ones(context.shape[:2], bool) if context_mask is None else context_mask
-            seen = seen[..., None].astype(context.dtype)
-            mean = jnp.sum(context * seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)
+            mean = masked_mean(context, context_mask)
             embedding += Dense(self.width, kernel_init=SMALL, dtype=dtype, name="context_mean")(mean)
 
         block = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock

@@ -41,10 +41,10 @@ would copy the whole cache at every step if they were two and B is 1."""
 class Placement(NamedTuple):
     """Where the tokens of a pass stand, and what they attend to.
 
-    positions: i32[B or 1, T] for rotary positions, 0 to T - 1 if None. mask: bool[B or 1, T or 1, S], true where a token may
-    see a key, in addition to `causal`; all True if None. cache: keys and values in S slots, to which those of the
-    tokens are written from `slot` on (0 if None); the mask, then required, says which slots each token sees, its own
-    among them.
+    positions: i32[B or 1, T] for rotary positions, 0 to T - 1 if None. mask: bool[B or 1, T or 1, S], true where a
+    token may see a key, in addition to `causal`; all True if None. cache: keys and values in S slots, to which those
+    of the tokens are written from `slot` on (0 if None); the mask, then required, says which slots each token sees,
+    its own among them.
     """
 
     positions: jax.Array | None = None

@@ -50,7 +50,8 @@ class Pretrained(Codec):
     standardize: bool = static(True)
     """Of latents: whether each channel is shifted and scaled to mean 0 and deviation 1."""
 
-    def load(self, record: dict[str, Any] | None = None) -> "Loaded":
+    def _stage(self) -> tuple[RunFolder, Any]:
+        """The run and its model. Raises UserError if it is no first stage of this form."""
         run = RunFolder(user_path(self.run))
         if not self.run or not (run.path / "experiment.json").exists():
             named = re.fullmatch(r"(\w+)-(\w+)-(\d+)", run.path.name)
@@ -68,6 +69,10 @@ class Pretrained(Codec):
             )
         if self.form == "levels" and isinstance(model, CodeStage) and len(model.maps) > 1:
             raise UserError(f"{run.path} has {len(model.maps)} maps of codes, form levels takes one: use form tokens")
+        return run, model
+
+    def load(self, record: dict[str, Any] | None = None) -> "Loaded":
+        run, _ = self._stage()
         steps = saved_steps(run.checkpoints)
         if not steps:
             raise UserError(f"{run.path} has no checkpoints: train it first")
@@ -89,11 +94,13 @@ class Pretrained(Codec):
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.form != "latents":
             return shape
-        batch = {"x": jax.ShapeDtypeStruct((1, *shape), jnp.uint8)}
-        return jax.eval_shape(self.load().encode, batch, jax.random.key(0))["x"].shape[1:]
+        _, model = self._stage()
+        if tuple(shape) != tuple(model.shape):
+            raise UserError(f"images have shape {tuple(shape)}, the first stage {self.run} takes {tuple(model.shape)}")
+        return model.latent_shape
 
     def raw_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return self.load().model.shape if self.form == "latents" else shape
+        return self._stage()[1].shape if self.form == "latents" else shape
 
     def _step(self, run: RunFolder, steps: list[int]) -> int:
         if not self.best:

@@ -101,7 +101,8 @@ def score_run(
         records.append({**record, "subject": subject, "environment": environment()})
     if template is not None:
         assert held_out is not None
-        record = texts.clip_score(network, rows, said, held_out, texts.of_split(trained, template, "test"))
+        held_out_said, every = texts.of_split(trained, template, "test"), texts.of_classes(trained, template)
+        record = texts.clip_score(network, rows, said, held_out, held_out_said, every)
         reference = {"split": "test", "num": len(held_out["features"]), "hash": held_out_hash}
         record["protocol"] = {**protocol, "reference": reference, **record.pop("settings")}
         records.append({**record, "subject": subject, "environment": environment()})

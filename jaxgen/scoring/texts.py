@@ -8,13 +8,14 @@ import numpy as np
 from jaxgen.core.capabilities import ClassConditional
 from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
+from jaxgen.inference.prompts import asked_texts
 from jaxgen.metrics.clip_score import WEIGHT, clip_scores, directions, mismatched
 from jaxgen.metrics.retrieval import DEPTHS, ranks
 from jaxgen.runs.restore import Trained
 from jaxgen.scoring.features import Network, Rows, digest
 
 SEED = 0  # of the texts that stand beside others' pictures
-Said = list[str]
+Said = Sequence[str]
 
 
 def conditions(trained: Trained) -> str:
@@ -31,12 +32,7 @@ def of_samples(trained: Trained, template: str, cond: PyTree) -> Said:
     data = trained.experiment.data
     if conditions(trained) == "classes":
         return _of_labels(data.class_names, template, np.asarray(cond))
-    assert isinstance(data, Captioned)  # as `conditions` says
-    tokenizer = data.caption_tokenizer[0]
-    text = np.asarray(cond["text"])
-    mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
-    # Without the start and the end.
-    return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
+    return asked_texts(trained, cond)
 
 
 def of_split(trained: Trained, template: str, split: str) -> Said:
@@ -48,16 +44,24 @@ def of_split(trained: Trained, template: str, split: str) -> Said:
     return _of_labels(data.class_names, template, np.concatenate([raw["cond"][mask] for raw, mask in batches]))
 
 
+def of_classes(trained: Trained, template: str) -> Said:
+    """What the template says of each class, of models that are asked for one."""
+    names = trained.experiment.data.class_names if conditions(trained) == "classes" else ()
+    return _of_labels(names, template, np.arange(len(names)))
+
+
 def _of_labels(names: Sequence[str], template: str, labels: np.ndarray) -> Said:
     return [template.replace("{}", names[int(label)]) for label in labels]
 
 
-def clip_score(network: Network, samples: Rows, said: Said, real: Rows, real_said: Said) -> dict[str, Any]:
+def clip_score(
+    network: Network, samples: Rows, said: Said, real: Rows, real_said: Said, others: Said = ()
+) -> dict[str, Any]:
     """CLIP score of samples and their texts, of real pictures and theirs, and of real pictures and others' (by a
-    seed), with standard errors; and, for samples and real pictures, R@k of their text among all that differ here, for
-    each k below the number of these."""
+    seed), with standard errors; and, for samples and real pictures, R@k of their text among all that differ here,
+    `others` among them, for each k below the number of these."""
     assert network.texts is not None  # as the caller has checked
-    every = list(dict.fromkeys([*said, *real_said]))
+    every = list(dict.fromkeys([*said, *real_said, *others]))
     tokens = network.texts.tokens(every)
     # Texts that the network cannot tell apart are one.
     text, rows, group = np.unique(tokens["text"], axis=0, return_index=True, return_inverse=True)

@@ -112,11 +112,13 @@ def test_the_command_line(folder, tmp_path):
     train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, flags, "cvae")
     written = json.loads((out / "experiment.json").read_text())
     assert written["data"]["flip"] and written["model"]["shape"] == [8, 8, 3] and written["model"]["num_classes"] == 2
+    assert json.loads((out / "environment.json").read_text())["preset"] == f"smoke on {folder.name}"
     (final,) = [path.parent for path in out.glob("pictures/*/nearest_training_images.png")]
     assert (final / "held_out_images.png").is_file()
     commands.call(["sample", str(out), "--num", "20", "--files"])
     drawn = ImageFolder(folder=str(out / "samples" / "seed0-num20" / "files"), size=8, label="label")
     assert drawn.count("all") == 20 and drawn.class_names == ("0", "1")
+    assert set(drawn.captions("all")) == set(ImageFolder(folder=str(folder), size=8).class_names)
     with pytest.raises(UserError, match="cannot be read"):
         train_preset("cvae", presets(EXPERIMENTS["cvae"]), None, ["smoke", "--images", "/nowhere"], "cvae")
     wrong = (

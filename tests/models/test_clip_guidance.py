@@ -15,7 +15,7 @@ from jaxgen.core.capabilities import HasLatents, LatentSpace, Steers
 from jaxgen.core.keys import normal_each
 from jaxgen.core.types import TrainState
 from jaxgen.experiment import presets
-from jaxgen.models.clip_guidance import CLIPGuidance, Targets, guide
+from jaxgen.models.clip_guidance import CANDIDATES, CLIPGuidance, Targets, guide
 from jaxgen.models.ddpm import DDPM
 from jaxgen.ops.cutouts import Cutouts
 from jaxgen.ops.diffusion import Denoised
@@ -128,6 +128,13 @@ def test_the_nearest_condition_is_kept():
     assert np.asarray(made.start).mean() > 200
 
 
+def test_every_condition_is_tried():
+    cond = jnp.full(CANDIDATES + 9, -9).at[-1].set(9)
+    settings, bright = replace(SETTINGS, candidates=0, steps=1), unit(1, 1, 1, 1)[None, None]
+    made = guided(settings, bright, np.ones((1, 1)), cond, model=Sketch(num_classes=3))
+    assert list(np.asarray(made.cond)) == [9]
+
+
 def test_a_film_ends_with_the_picture():
     made = guided(replace(SETTINGS, frames=7), DIRECTIONS, np.ones((3, 1)))
     assert made.film.shape == (7, 3, 2, 2, 1)
@@ -169,6 +176,29 @@ def test_no_loss_steers_nowhere():
     keys = core.sample_keys(0, 3)
     still = model.steer(state, keys, lambda x, keys: jnp.zeros(len(x)))
     np.testing.assert_allclose(still, model.sample(state, core.sample_keys(0, 3)), atol=1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Normal):
+    """Of data N(cond, 1)."""
+
+    def denoiser(self, params, cond=None, guided=True):
+        shift = cond.reshape(-1, 1, 1, 1).astype(jnp.float32)
+
+        def denoise(x, t):
+            alpha, sigma = self.schedule.at(t, x.ndim)
+            return Denoised(shift + alpha * (x - alpha * shift) / (alpha**2 + sigma**2))
+
+        return denoise
+
+
+def test_a_diffusion_model_draws_the_nearest_of_its_classes():
+    """And what no loss steers is the sample that was found."""
+    model = Shifted(shape=(2, 2, 1), schedule=Cosine(num_steps=1000), sampler=DDIM(steps=10, clip=0.0), num_classes=3)
+    settings, bright = replace(SETTINGS, strength=0.0, candidates=0), np.stack([unit(1, 1, 1, 1)] * 2)[:, None]
+    made = guided(settings, bright, np.ones((2, 1)), jnp.array([-3, 0, 3]), model=model)
+    assert list(np.asarray(made.cond)) == [3, 3]
+    assert np.abs(np.asarray(made.x, int) - np.asarray(made.start, int)).max() <= 1
 
 
 # --- the latents of each family ---

@@ -140,7 +140,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(UserError, match="the data has no captions"):
         Experiment(model=replace(MODEL, shape=(8, 8, 1)), data=Digits(), batch_size=4).check()
     data = Captioned(data=Emoji(size=16), tokenizer="bytes", window=6)
-    with pytest.raises(UserError, match="--model.text.vocab 258"):
+    with pytest.raises(UserError, match=r"--model\.text\.vocab 258"):
         Experiment(model=replace(MODEL, shape=(16, 16, 3)), data=data, batch_size=4).check()
 
 

@@ -232,6 +232,15 @@ def test_pictures_look_for_texts_and_not_texts_for_pictures():
     for k in (1, 5, 10):
         hits = [own[i] in np.argsort(-near[i])[:k] for i in range(60)]
         assert values[f"text_r{k}_colours"] == values[f"text_r{k}_real_colours"] == np.mean(hits)
+    # Texts that nobody was asked for are looked among too.
+    few = own < 9
+    some = {"features": rows["features"][few]}
+    said = [str(n) for n in own[few]]
+    values = texts.clip_score(network, some, said, some, said, [str(n) for n in range(12)])["values"]
+    hits = [n in np.argsort(-row)[:5] for n, row in zip(own[few], near[few])]
+    assert values["text_r5_colours"] == np.mean(hits)
+    said = [str(n) for n in own]
+    values = texts.clip_score(network, rows, said, rows, said)["values"]
     swapped = [own[np.argmax(unit(rows["features"]) @ vectors[j])] == j for j in range(12)]
     assert np.mean(swapped) != values["text_r1_colours"]
     assert values["clip_score_colours"] == values["clip_score_real_colours"] > values["clip_score_mismatched_colours"]
