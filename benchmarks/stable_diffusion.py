@@ -3,7 +3,7 @@
     python benchmarks/stable_diffusion.py --devices 2                  # on two CPU cores
     python benchmarks/stable_diffusion.py --precision bfloat16         # on a GPU
 
-A Stable Diffusion 1.x of small sizes and random weights: texts, guidance, all steps, the first stage. Before anything
+A Stable Diffusion 1.x of tiny or small sizes and random weights: texts, guidance, all steps, the first stage. Before anything
 is timed, both sides' pictures of the same noise must agree to 1e-3 of white. Ours begin with tokens and end with uint8,
 theirs with words and f32. Compile time stands apart; theirs has a first call, which is given too.
 """
@@ -58,8 +58,8 @@ class Options:
     """Of all networks."""
     devices: Size = 1
     """CPU devices to split each batch of ours over; PyTorch has every core in any case."""
-    tiny: bool = False
-    """Of the smallest sizes, for a test of this script."""
+    size: Literal["tiny", "small"] = "tiny"
+    """Of the networks: 8 x 8 latents and two resolutions, or 32 x 32 and three."""
     out: str = ""
     """JSON file; benchmarks/results/stable-diffusion.json when empty."""
 
@@ -111,6 +111,7 @@ def measure(
     return {
         "name": name,
         "diffusers": version("diffusers"),
+        "size": options.size,
         "shape": list(model.shape),  # pyright: ignore[reportAttributeAccessIssue]
         "precision": options.precision,
         "devices": options.devices,
@@ -149,7 +150,7 @@ def main(args: Sequence[str] | None = None) -> None:
     where = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     matmul = common.measure_matmul_flops()
     with tempfile.TemporaryDirectory() as folder:
-        peer.pipeline(Path(folder), **({} if options.tiny else SMALL))
+        peer.pipeline(Path(folder), **(SMALL if options.size == "small" else {}))
         import_run(Path(folder) / "sd", Path(folder) / "run")
         trained = restore(RunFolder(Path(folder) / "run"))
         pipelines = {name: peer.loaded(Path(folder) / "sd") for name in LAYOUTS}
