@@ -3,9 +3,9 @@
     python benchmarks/stable_diffusion.py --devices 2                  # on two CPU cores
     python benchmarks/stable_diffusion.py --precision bfloat16         # on a GPU
 
-A Stable Diffusion 1.x of tiny or small sizes and random weights: texts, guidance, all steps, the first stage. Before anything
-is timed, both sides' pictures of the same noise must agree to 1e-3 of white. Ours begin with tokens and end with uint8,
-theirs with words and f32. Compile time stands apart; theirs has a first call, which is given too.
+A Stable Diffusion 1.x of tiny or small sizes and random weights: texts, guidance, all steps, the first stage. Before
+anything is timed, both sides' pictures of the same noise must agree to 1e-3 of white. Ours begin with tokens and end
+with uint8, theirs with words and f32. Compile time stands apart; theirs has a first call, which is given too.
 """
 
 import sys
