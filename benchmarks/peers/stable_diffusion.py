@@ -52,8 +52,9 @@ def randomise(module):
     return module.eval()
 
 
-def unet(**changes):
-    """8 heads and 32 groups, as a single file's have."""
+def unet(told=1, **changes):
+    """8 heads and 32 groups, as a single file's have. told: scales attention to texts, most of which is padding, so
+    that they make more of a difference."""
     settings = {
         "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 2, "cross_attention_dim": WIDTH,
         "attention_head_dim": 8, "norm_num_groups": 32, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -62,7 +63,7 @@ def unet(**changes):
     made = randomise(diffusers.UNet2DConditionModel(**{**settings, **changes}))
     with torch.no_grad():
         for name, p in made.named_parameters():
-            p *= 8 if ".attn2.to_" in name else 1  # so that texts, most of which is padding, make a difference
+            p *= told if ".attn2.to_" in name else 1
     return made
 
 

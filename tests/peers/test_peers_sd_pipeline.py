@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(folder):
-    return tiny.pipeline(folder, layers_per_block=1)
+    return tiny.pipeline(folder, layers_per_block=1, told=8)
 
 
 @pytest.fixture(scope="module")
