@@ -5,7 +5,7 @@ images = run.sample(64, seed=7)
 numbers = run.evaluate("test")
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from jaxgen.core.types import PyTree
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.inference import editing
+from jaxgen.inference import editing, prompting
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.export import export_run
+from jaxgen.inference.guiding import Wanted, guided_pictures
 from jaxgen.inference.held_out import evaluation, held_out_numbers
+from jaxgen.inference.prompts import part
 from jaxgen.inference.sampling import check_numbers, draw
+from jaxgen.models.clip_guidance import CLIPGuidance
 from jaxgen.report import write_report
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
@@ -45,13 +48,30 @@ class Run(Trained):
     """A trained model: `experiment`, `codec`, `state`, the run's `folder` (None if it was trained in memory) and
     `layout` (the mesh it lies on). Immutable, like all it holds."""
 
-    def sample(self, num: int = 64, *, seed: int = 0, cond: PyTree = None, batch: int = 256) -> np.ndarray:
+    def sample(
+        self,
+        num: int = 64,
+        *,
+        seed: int = 0,
+        cond: PyTree = None,
+        prompts: Sequence[str] = (),
+        negative: str | None = None,
+        batch: int = 256,
+    ) -> np.ndarray:
         """Samples 0 to num - 1 of a seed as raw data, [num, ...]: images uint8[num, H, W, C], tokens i32[num, T].
 
         Sample i is the same for any num and batch. cond: leading axis num (labels i32[num], say); of a conditional
-        model every class in turn when None. batch: samples computed at once. Raises UserError for a bad condition.
+        model every class in turn when None. prompts: instead, of a diffusion model of texts, what is to be drawn, each
+        as often as the others, and `negative`, what guidance leads away from. batch: samples computed at once. Raises
+        UserError for a bad condition.
         """
         check_numbers(num, batch, seed)
+        if prompts:
+            if cond is not None:
+                raise UserError("both cond and prompts were given: leave one of them out")
+            cond = prompting.conditions(self, prompts, num, negative)
+        elif negative is not None:
+            raise UserError("negative was given without prompts: say what is to be drawn")
         if cond is None:
             cond = self.model.sample_cond(num, self.examples)
         self.model.check_cond(cond)
@@ -134,6 +154,30 @@ class Run(Trained):
             cond = model.sample_cond(num, self.examples)
         keys = sample_keys(seed, num)
         return editing.redraw(self, keys, image, mask, cond, wanted)
+
+    def guide(
+        self,
+        clip: Trained,
+        prompts: Sequence[str],
+        *,
+        num: int = 4,
+        seed: int = 0,
+        classes: tuple[int, ...] = (),
+        settings: CLIPGuidance | None = None,
+        batch: int = 64,
+    ) -> np.ndarray:
+        """`num` pictures near to each of P prompts by the measure of a CLIP run: uint8[P, num, H, W, C].
+
+        prompts: texts, or parts with weights as "a red dragon | blurred:-0.5". classes: to choose from; all when empty.
+        batch: pictures computed at once. Raises UserError for runs that cannot guide or be guided.
+        """
+        check_numbers(num, batch, seed)
+        check_fields(settings := settings or CLIPGuidance())
+        if not prompts:
+            raise UserError("no prompts were given: say what is to be drawn")
+        parts = [tuple(part(words) for words in prompt.split("|")) for prompt in prompts]
+        made = guided_pictures(self, clip, Wanted(parts, num, seed, classes), settings, batch)
+        return made.x.reshape(len(prompts), num, *made.x.shape[1:])
 
     def export(self, out: Path | str, platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")) -> str:
         """Writes the sampler into the folder `out` as a file that needs jax alone, with a script that calls it. Returns

@@ -91,7 +91,7 @@ def jaxgen(monkeypatch, *argv):
         (["smaple", "RUN"], ["smaple", "did you mean sample?"]),
         (["sample"], ["no run folder"]),
         (["sample", "nowhere"], ["nowhere", "experiment.json"]),
-        (["sample", "RUN", "--num", "0"], ["num is 0"]),
+        (["sample", "RUN", "--num", "10000001"], ["num is 10000001"]),
         (["sample", "RUN", "--step", "5"], ["no checkpoint of step 5", "[10, 20]"]),
         (["sample", "RUN", "--cond", "3"], ["not conditional"]),
         (["evaluate", "RUN", "--split", "tset"], ["tset"]),

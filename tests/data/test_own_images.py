@@ -64,7 +64,10 @@ def test_classes_are_asked_for(folder):
     assert one_kind.model.num_classes == 0
 
 
-SIZES = {1: ("halved", "halve", "patches", "4 to 7"), 16: (), 33: ("halved", "halve", "patches", "4 to 7", "whole")}
+SIZES = {
+    1: ("halved", "halve", "patches", "4 to 7", "divide"), 16: (),
+    33: ("halved", "halve", "patches", "4 to 7", "whole", "divide"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("script", [name for name in EXPERIMENTS if name not in REFUSED])

@@ -9,9 +9,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 from small_runs import smoke_run
 
+import jaxgen
 from jaxgen import __main__ as commands
 from jaxgen.errors import UserError
 from jaxgen.inference.prompts import Part, part, read_prompts
+from jaxgen.models.clip_guidance import CLIPGuidance
+from jaxgen.ops.cutouts import Cutouts
 
 FAST = ("--num", "2", "--steps", "4", "--candidates", "3", "--cutouts.num", "2", "--frames", "3")
 
@@ -42,6 +45,20 @@ def test_prompts_have_weights(tmp_path):
     file.write_text("\n")
     with pytest.raises(UserError, match="no prompts"):
         read_prompts(file)
+
+
+def test_a_run_guides_as_the_command_does(runs, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("smiling face\nred heart | blue:-0.5\n")
+    arrays, _ = guide(runs, "cgan", *FAST, "--prompts", str(file))
+    settings = CLIPGuidance(steps=4, candidates=3, cutouts=Cutouts(num=2))
+    generator, clip = (jaxgen.load(runs[name]) for name in ("cgan", "clip"))
+    made = generator.guide(clip, ["smiling face", "red heart | blue:-0.5"], num=2, settings=settings)
+    np.testing.assert_array_equal(made.reshape(arrays["x"].shape), arrays["x"])
+    with pytest.raises(UserError, match="no prompts"):
+        generator.guide(clip, [])
+    with pytest.raises(UserError, match="embeds no text"):
+        generator.guide(generator, ["heart"])
 
 
 @pytest.mark.parametrize("name", ["cgan", "vqvae", "ddpm"])

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from small_runs import smoke_run
 
+import jaxgen
 from jaxgen import __main__ as commands
 from jaxgen import core
 from jaxgen.codecs import Pixels
@@ -82,6 +83,17 @@ def test_flags_of_prompts(run, capsys):
     image = np.asarray(Image.open(run / "image.png"))
     kept = sample(run, "--prompt", "apple", "--num", "2", "--image", str(run / "image.png"), "--strength", "0")
     np.testing.assert_array_equal(kept, np.broadcast_to(image, kept.shape))
+
+
+def test_a_run_draws_prompts_as_the_command_does(run):
+    x = sample(run, "--prompt", "red apple", "--prompt", "fish", "--negative", "blurred", "--num", "4", "--seed", "3")
+    loaded = jaxgen.load(run)
+    told = {"prompts": ["red apple", "fish"], "negative": "blurred"}
+    np.testing.assert_array_equal(loaded.sample(4, seed=3, **told), x)
+    with pytest.raises(UserError, match="both cond and prompts"):
+        loaded.sample(2, cond={"text": np.zeros((2, 12), np.int32)}, prompts=["fish"])
+    with pytest.raises(UserError, match="negative was given without prompts"):
+        loaded.sample(2, negative="blurred")
 
 
 @pytest.mark.parametrize(("flags", "words"), [

@@ -33,7 +33,7 @@ def test_paths_become_absolute_where_they_lead_to_something(tmp_path, monkeypatc
     assert located(experiment).data.source == str(tmp_path / "text.txt")
     assert located(dataclasses.replace(SMOKE, data=Text(source="docs"))).data.source == "docs", "the name of a text"
     assert located(dataclasses.replace(SMOKE, data=Text(source="none.txt"))).data.source == "none.txt"
-    assert set(paths(experiment)) == {"data.source", "data.gpt2", "data.data_dir"}
+    assert set(paths(experiment)) == {"init", "data.source", "data.gpt2", "data.tokens_of", "data.data_dir"}
     pairs = PairFolder(folder="docs", targets="~")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert located(pairs) == PairFolder(folder=str(tmp_path / "docs"), targets=str(tmp_path))
