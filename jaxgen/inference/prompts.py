@@ -18,6 +18,7 @@ from jaxgen.data.clip_tokenizer import ClipBPE, framed
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import UserError
 from jaxgen.models.clip_guidance import Targets, weighted
+from jaxgen.models.conditions import label_of
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.picture import read_picture
 from jaxgen.runtime.reading import read_text, user_path
@@ -98,10 +99,10 @@ def asked_texts(trained: Trained, cond: PyTree) -> list[str]:
         mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
         # Without the start and the end.
         return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
-    classes = getattr(trained.model, "num_classes", 0)
-    if not classes or len(data.class_names) != classes or np.ndim(cond) != 1:
+    classes, labels = getattr(trained.model, "num_classes", 0), label_of(cond)
+    if not classes or len(data.class_names) != classes or labels is None or labels.ndim != 1:
         return []
-    return [data.class_names[int(label)] if label >= 0 else "" for label in np.asarray(cond)]
+    return [data.class_names[int(label)] if label >= 0 else "" for label in np.asarray(labels)]
 
 
 @partial(jax.jit, static_argnums=0)
