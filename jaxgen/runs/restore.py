@@ -4,6 +4,7 @@ The loop, the command line, first stages, scores and benchmarks all work on a `T
 loaded and a state.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxgen.core.keys import INIT, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel, count_params
 from jaxgen.core.types import PyTree, RawBatch, TrainState
+from jaxgen.data import Dataset
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.nets.lora import LoRA, merged_networks
@@ -125,10 +127,16 @@ def loaded_codec(run: RunFolder | None, experiment: Experiment, layout: Layout |
     record = run.codec_record() if run else None
     codec = experiment.codec.load(record)
     if record is None:
-        size = min(MEASURED_BY, experiment.data.count("train"))
-        batches = (experiment.data.batch_at(0, step, size) for step in range(-(-MEASURED // size)))
-        codec = codec.measured(batches)
+        codec = codec.measured(_to_measure(experiment.data))
     return codec if layout is None else layout.put(codec, layout.everywhere)
+
+
+def _to_measure(data: Dataset) -> Iterator[RawBatch]:
+    """Batches of training examples, read only as they are asked for: most codecs measure nothing, and a run is used
+    where its data are not."""
+    size = min(MEASURED_BY, data.count("train"))
+    for step in range(-(-MEASURED // size)):
+        yield data.batch_at(0, step, size)
 
 
 def initial_state(experiment: Experiment, codec: Codec, layout: Layout | None = None) -> TrainState:

@@ -65,6 +65,12 @@ def test_a_run_keeps_what_it_measured(experiment, codec, tmp_path):
     assert loaded_codec(None, replace(experiment, codec=as_they_are)).mean is None
 
 
+def test_a_run_is_read_where_its_data_are_not():
+    """Most codecs measure nothing, so that sampling needs no data set."""
+    gone = replace(SMOKE, codec=Pixels(), data=ImageFolder(folder="/nowhere"))
+    assert loaded_codec(None, gone) == Pixels()
+
+
 def test_a_channel_that_never_changes_keeps_its_scale(experiment):
     codec = experiment.codec.load()
     blind = replace(codec, state=jax.tree.map(jnp.zeros_like, codec.state))
