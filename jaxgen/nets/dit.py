@@ -122,20 +122,30 @@ class DiT(nn.Module):
             mean = masked_mean(context, context_mask)
             embedding += Dense(self.width, kernel_init=SMALL, dtype=dtype, name="context_mean")(mean)
 
-        block = nn.remat(DiTBlock, prevent_cse=False) if self.remat else DiTBlock
-        stack = nn.scan(
-            lambda block, tokens, *told: (block(tokens, *told), None), length=self.depth,
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
-            variable_axes={"params": 0}, split_rngs={"params": True},
-        )  # fmt: skip
-        told = (embedding,) if context is None else (embedding, context, context_mask)
-        tokens, _ = stack(block(self.heads, dtype=dtype, name="blocks"), tokens, *told)
+        tokens = self._blocks(tokens, embedding, context, context_mask)
 
         gains = Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
         shift, scale = jnp.split(gains, 2, axis=-1)
         tokens = modulate(tokens, shift, scale, dtype)
         patches = Dense(self.patch**2 * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
         return depth_to_space(patches.reshape(batch, rows, columns, -1), self.patch)
+
+    def _blocks(
+        self, tokens: jax.Array, embedding: jax.Array, context: jax.Array | None, context_mask: jax.Array | None
+    ) -> jax.Array:
+        """f32[B, T, width] of tokens: f32[B, T, width]."""
+        told = (embedding,) if context is None else (embedding, context, context_mask)
+        return self._scanned(DiTBlock, tokens, *told)
+
+    def _scanned(self, kind: type[nn.Module], tokens: Any, *told: Any) -> Any:
+        """`tokens` after `depth` blocks of this kind, each of which is told the same."""
+        block: Any = nn.remat(kind, prevent_cse=False) if self.remat else kind
+        stack = nn.scan(
+            lambda block, tokens, *told: (block(tokens, *told), None), length=self.depth,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
+            variable_axes={"params": 0}, split_rngs={"params": True},
+        )  # fmt: skip
+        return stack(block(self.heads, dtype=self.dtype, name="blocks"), tokens, *told)[0]
 
 
 def dit(size: str, patch: int = 2, **fields: Any) -> DiT:

@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
 from jaxgen.nets.dense import Dense
-from jaxgen.nets.dit import SMALL, DiT, masked_mean, modulate
-from jaxgen.nets.transformer import MLP, XAVIER, BlockSettings, sinusoids
-from jaxgen.nets.unet import ZERO, time_embedding
+from jaxgen.nets.dit import DiT, modulate
+from jaxgen.nets.transformer import MLP, XAVIER, BlockSettings
+from jaxgen.nets.unet import ZERO
 from jaxgen.ops.attention import attention
-from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 STREAMS = ("image", "text")
 
@@ -60,65 +58,17 @@ class MMDiTBlock(nn.Module):
         return out[0], out[1]
 
 
-class MMDiT(nn.Module):
-    """`depth` blocks over tokens of `width` channels, one for each patch of `patch` x `patch` pixels and one for each
-    token of the text. The blocks are one scanned block with stacked parameters, [depth, ...]; the last one's output for
-    the text is not used. remat: the backward pass recomputes each block, which takes less memory.
-    """
+class MMDiT(DiT):
+    """A DiT whose blocks have a stream for the picture's tokens and one for the text's: `MMDiTBlock`. What the last
+    block returns for the text is not used."""
 
-    width: Size = 384
-    depth: Depth = 12
-    heads: Size = 6
-    patch: Size = 2
-    remat: bool = False
-    dtype: Any = None
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError if images of `shape` = (H, W, C) cannot be cut into patches, or the width into heads."""
-        DiT(self.width, self.depth, self.heads, self.patch, parent=None).check(shape)
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        out: int,
-        y: jax.Array | None = None,
-        context: jax.Array | None = None,
-        context_mask: jax.Array | None = None,
-        train: bool = False,
+    def _blocks(
+        self, tokens: jax.Array, embedding: jax.Array, context: jax.Array | None, context_mask: jax.Array | None
     ) -> jax.Array:
-        """f32[B, H, W, out]."""
         if context is None:
             raise UserError("an MMDiT was given no text: use a DiT, or set --model.text")
-        dtype = self.dtype
-        patches = space_to_depth(x, self.patch)
-        batch, rows, columns, channels = patches.shape
-        patches = patches.reshape(batch, rows * columns, channels)
-        tokens = Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="patches")(patches)
-        tokens += jnp.asarray(sinusoids(rows, columns, self.width), tokens.dtype)[None]
-        words = Dense(self.width, kernel_init=XAVIER, dtype=dtype, name="words")(context)
-
-        embedding = Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_in")(time_embedding(t, 256))
-        embedding = Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
-        mean = masked_mean(context, context_mask)
-        embedding += Dense(self.width, kernel_init=SMALL, dtype=dtype, name="context_mean")(mean)
-        if y is not None:
-            embedding += Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
-
+        words = Dense(self.width, kernel_init=XAVIER, dtype=self.dtype, name="words")(context)
         mask = None
         if context_mask is not None:
-            mask = jnp.concatenate([jnp.ones((batch, rows * columns), bool), context_mask], axis=1)
-        block = nn.remat(MMDiTBlock, prevent_cse=False) if self.remat else MMDiTBlock
-        stack = nn.scan(
-            lambda block, both, *told: (block(both, *told), None), length=self.depth,
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
-            variable_axes={"params": 0}, split_rngs={"params": True},
-        )  # fmt: skip
-        (tokens, _), _ = stack(block(self.heads, dtype=dtype, name="blocks"), (tokens, words), embedding, mask)
-
-        gains = Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
-        shift, scale = jnp.split(gains, 2, axis=-1)
-        tokens = modulate(tokens, shift, scale, dtype)
-        patches = Dense(self.patch**2 * out, kernel_init=ZERO, dtype=dtype, name="out")(tokens).astype(jnp.float32)
-        return depth_to_space(patches.reshape(batch, rows, columns, -1), self.patch)
+            mask = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), context_mask], axis=1)
+        return self._scanned(MMDiTBlock, (tokens, words), embedding, mask)[0]
