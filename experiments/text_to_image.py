@@ -5,7 +5,8 @@
     python experiments/text_to_image.py sprites --images DIR --mesh data=2     # captions lie beside the pictures
     jaxgen sample runs/text_to_image-emoji-0 --prompt "red apple"
 
-A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one.
+A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. Not yet
+run to the end: emoji, sprites.
 """
 
 from jaxgen.cli.train import main

@@ -25,7 +25,7 @@ from jaxgen.core.model import GenerativeModel, with_field, with_networks
 from jaxgen.core.ranges import Count, PathName, Samples, Seed
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.data import Captioned, Dataset, ImageFolder, Mirrored
-from jaxgen.errors import UserError, nearest
+from jaxgen.errors import UserError, first_few, nearest
 from jaxgen.metrics.retrieval import RECALLS
 from jaxgen.nets.lora import TRAINED, LoRA, adapted
 from jaxgen.optim import path_name
@@ -136,11 +136,10 @@ class Experiment:
         self.model.check({**shapes, **labels})
         vocab = getattr(self.model, "vocab", 0) or self.data.vocab  # 0: a model without texts
         if self.data.vocab > vocab:
-            part = "network.text" if isinstance(self.model, ScoresText) else "network"
-            part = "text" if getattr(self.model, "text", None) else part
+            field = getattr(self.model, "vocab_field", "network.vocab")
             raise UserError(
-                f"the data has {self.data.vocab} tokens, the model knows {vocab}: pass "
-                f"--model.{part}.vocab {self.data.vocab}"
+                f"the data has {self.data.vocab} tokens, the model knows {vocab}: pass --model.{field} "
+                f"{self.data.vocab}"
             )
         given = getattr(self.codec, "bits", 0)
         if (bits := getattr(self.model, "bits", given)) != given:
@@ -171,8 +170,8 @@ class Experiment:
             ("lora.targets", self.lora.targets, self.lora.rank and len(own) == len(names), kernels),
         ):
             if nothing:
-                shown = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
-                raise UserError(f"{field} is {given!r}, which matches nothing: there are {shown or 'no kernels'}")
+                shown = first_few(some) or "no kernels"
+                raise UserError(f"{field} is {given!r}, which matches nothing: there are {shown}")
 
     @contextmanager
     def _building(self) -> Iterator[None]:

@@ -23,6 +23,8 @@ from jaxgen.runtime.reading import opened, parse_json, read_json, read_text, why
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What a word is: section 2.4's code."""
+MERGES = "bpe_simple_vocab_16e6.txt.gz"
+"""OpenAI's and open_clip's vocabulary, where there is no folder of vocab.json and merges.txt."""
 MOST_MERGES = 49_152 - 256 - 2
 """Merges that OpenAI's file is read up to; it holds five times as many."""
 

@@ -8,7 +8,7 @@ Both are over the whole batch, on whichever devices its parts lie: the products 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class CLIP(LossModel):
     def fitted(self, shape: tuple[int, ...], num_classes: int) -> "CLIP":
         """Classes are told by their names, of which the network need not know."""
         return super().fitted(shape, 0)  # pyright: ignore[reportReturnType]
+
+    vocab_field: ClassVar[str] = "network.text.vocab"
 
     @property
     def vocab(self) -> int:

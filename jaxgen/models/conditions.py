@@ -6,7 +6,7 @@ A condition is None, labels i32[B], or a dict of arrays with leading axis B: `la
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +150,8 @@ class Conditioned(ClassConditionalModel):
     def guidable(self) -> bool:
         """Whether the network has learnt what no condition means."""
         return bool(self.class_dropout and (self.num_classes or self.text))
+
+    vocab_field: ClassVar[str] = "text.vocab"
 
     @property
     def vocab(self) -> int:

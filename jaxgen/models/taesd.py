@@ -72,8 +72,7 @@ class TAESD(LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Decoded draws from N(0, 1), f32[len(keys), *shape]: textures, as the prior is for a second stage to learn."""
-        height, width, _ = self.shape
-        z = normal_each(keys, (height // FACTOR, width // FACTOR, self.network.latent))
+        z = normal_each(keys, self.latent_shape)
         return self.from_latent(state, z)
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:

@@ -17,11 +17,10 @@ from jaxgen.errors import UserError
 from jaxgen.nets.conv import Conv, DoubleConv, linen_conv
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.norm import GroupNorm
-from jaxgen.nets.unet import time_embedding
+from jaxgen.nets.unet import ZERO, time_embedding
 from jaxgen.ops.attention import attention
 from jaxgen.ops.resize import double
 
-ZERO = nn.initializers.zeros
 RES_EPSILON, TRANSFORMER_EPSILON = 1e-5, 1e-6
 """Of group normalization in residual blocks and at the end, and before the transformer blocks."""
 

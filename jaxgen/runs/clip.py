@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.data import Captioned, Emoji
-from jaxgen.data.clip_tokenizer import ClipBPE
+from jaxgen.data.clip_tokenizer import MERGES, ClipBPE
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.clip import CLIP
@@ -14,9 +14,6 @@ from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import check_new, import_params, restore
 from jaxgen.runtime.files import disk_errors, write_text
 from jaxgen.weights import clip
-
-MERGES = "bpe_simple_vocab_16e6.txt.gz"
-"""OpenAI's and open_clip's vocabulary, where a folder has no vocab.json."""
 
 
 def import_run(folder: Path, out: Path) -> None:

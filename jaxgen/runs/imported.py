@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.codec import Codec
+from jaxgen.core.compiled import QUICK_TO_COMPILE
 from jaxgen.core.keys import INIT, run_key
 from jaxgen.core.types import PyTree
 from jaxgen.data import Dataset, Emoji, ImageFolder
@@ -39,7 +40,7 @@ def save_given(experiment: Experiment, given: PyTree, out: Path, source: str) ->
         return state.replace(params={name: tree for name, tree in state.params.items() if name not in given})
 
     # What is given is not drawn: the compiler leaves out what the result lacks.
-    begin = jax.jit(fresh, compiler_options={"xla_backend_optimization_level": 0})
+    begin = jax.jit(fresh, compiler_options=QUICK_TO_COMPILE)
     state = begin(codec, experiment.data.batch_at(experiment.seed, 0, 1))
     state = state.replace(params={**state.params, **jax.tree.map(jnp.asarray, given)})
     run = open_run(experiment, out, {"source": source}, codec)

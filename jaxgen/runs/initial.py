@@ -4,7 +4,6 @@ An array is taken where its path and shape are the same here and there. What is 
 each reason, and kept in RUN/init.json beside where the parameters come from.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from jaxgen.core.codec import Codec
 from jaxgen.core.mesh import Layout
 from jaxgen.core.types import PyTree, TrainState
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, first_few
 from jaxgen.experiment import Experiment
 from jaxgen.nets.lora import base_of, is_adapted
 from jaxgen.optim import path_name, trained
@@ -31,8 +30,6 @@ from jaxgen.weights.store import content_hash
 FORMAT = "jaxgen parameters 1"
 EXTRA = "extra"
 """The first name of what a state has beside parameters: batch statistics, codebooks."""
-SHOWN = 3
-"""Names in a line of what was left out."""
 
 
 class Source(NamedTuple):
@@ -58,7 +55,7 @@ def begin(
     if not record["taken"]:
         raise UserError(
             f"{experiment.init} has nothing of the names and shapes of this model (it has "
-            f"{_names(source.arrays)}): name a run of the same network with --init"
+            f"{first_few(source.arrays)}): name a run of the same network with --init"
         )
     if processes.is_main():
         print("\n".join(f"{experiment.init}: {line}" for line in lines))
@@ -166,7 +163,7 @@ def taken_over(
         (_fixed(params, {*other, *missing}, trainable), "of those at random are not trained: see --trainable"),
     ):
         if names:
-            lines.append(f"{len(names)} {words}: {_names(names)}")
+            lines.append(f"{len(names)} {words}: {first_few(names)}")
     record = {"taken": len(taken), "other_shape": [*other.values()], "missing": missing, "left_out": unused}
     return state.replace(params=params, ema=ema, extra=extra), lines, record
 
@@ -181,9 +178,3 @@ def _fixed(params: PyTree, random: set[str], trainable: str | None) -> list[str]
 def _flat(tree: PyTree, start: str = "") -> dict[str, np.ndarray]:
     begin = f"{start}/" if start else ""
     return {begin + path_name(p): np.asarray(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _names(names: Iterable[str]) -> str:
-    """The first names of several."""
-    every = list(names)
-    return ", ".join(every[:SHOWN]) + (f" and {len(every) - SHOWN} more" if len(every) > SHOWN else "")

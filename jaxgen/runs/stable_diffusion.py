@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxgen.data import Captioned
-from jaxgen.data.clip_tokenizer import ClipBPE
+from jaxgen.data.clip_tokenizer import MERGES, ClipBPE
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.autoencoder_kl import AutoencoderKL
@@ -28,8 +28,6 @@ from jaxgen.weights import stable_diffusion as sd
 
 VOCABULARIES = ("vocab.json", "tokenizer.json")
 """Files of which one tells of a folder that has a vocabulary."""
-MERGES = "bpe_simple_vocab_16e6.txt.gz"
-"""OpenAI's vocabulary, where there is no folder of vocab.json and merges.txt."""
 SCALE, DROPOUT, STEPS = 7.5, 0.1, 50
 """Of guidance; of captions that were dropped in training; of the sampler. All as published."""
 TRAINED = r"network/.*/attn2/to_[kv]/"
