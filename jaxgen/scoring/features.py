@@ -23,6 +23,7 @@ from jaxgen.data import Captioned, Dataset, ImageFolder
 from jaxgen.errors import UserError
 from jaxgen.inference.prompts import caption_tokens
 from jaxgen.metrics.inputs import check_images
+from jaxgen.ops.resize import clean_bicubic
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.cache import no_cache, private_folder
 from jaxgen.runtime.files import write_tensors
@@ -105,26 +106,31 @@ def of_run(trained: Trained) -> Network:
 
 
 def classifier(trained: Trained, model: Classifies) -> Network:
-    """The features of a classifier, of images of its own shape."""
-    codec, state = trained.codec, trained.state
+    """The features of a classifier, of square images of any size: those that are not of its own are resized to it, as
+    for published features, by an antialiased cubic (arXiv:2104.11222)."""
+    codec, state, (height, width, channels) = trained.codec, trained.state, model.shape
 
-    @jax.jit
-    def network(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = codec.encode({"x": images}, jax.random.key(0))["x"]
-        return model.classify(state.sampling_params, x)
+    def classify(params: Any, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if raw.shape[1:3] != (height, width):
+            raw = jnp.clip(clean_bicubic(raw.astype(jnp.float32), height), 0, 255)
+        return model.classify(params, codec.encode({"x": raw}, jax.random.key(0))["x"])
+
+    compiled = jax.jit(classify)
 
     def apply(images: np.ndarray) -> Rows:
-        if images.dtype != np.uint8 or images.shape[1:] != model.shape:
-            given, expected = f"{images.dtype}{list(images.shape)}", f"uint8[B, {', '.join(map(str, model.shape))}]"
+        shape = images.shape[1:]
+        square = len(shape) == 3 and shape[0] == shape[1] and height == width and shape[2] == channels
+        if images.dtype != np.uint8 or not (square or shape == model.shape):
+            given, expected = f"{images.dtype}{list(images.shape)}", f"uint8{['B', *model.shape]}".replace("'", "")
             raise UserError(f"images are {given}, the classifier {trained.name} takes {expected}: choose another")
-        features, logits = network(images)
+        features, logits = compiled(state.sampling_params, images)
         return {"features": np.asarray(features), "logits": np.asarray(logits)}
 
     name = f"{_data_name(trained.experiment.data)}_cnn"
-    provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16]}
+    provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16], "resize": f"clean to {height}"}
 
     def features(params: Any, images: jax.Array) -> jax.Array:
-        return model.classify(params, codec.encode({"x": 255 * images}, jax.random.key(0))["x"])[0]
+        return classify(params, 255 * images)[0]
 
     return Network(name, apply, provenance, by_features(name, features, state.sampling_params, provenance))
 

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
+from PIL import Image
 from safetensors.numpy import load_file
 
 from jaxgen import __main__ as commands
@@ -186,6 +189,21 @@ def test_a_classifier_of_other_images_is_refused(runs, tmp_path):
         commands.call(["evaluate", str(runs / "vae"), "--metrics", "fid", "--classifier", str(tmp_path / "emoji")])
     with pytest.raises(UserError, match="is a run of VAE"):
         commands.call(["evaluate", str(runs / "vae"), "--metrics", "fid", "--classifier", str(runs / "vae")])
+
+
+def test_a_classifier_sees_images_of_other_sizes_at_its_own(runs):
+    """Resized by Pillow's bicubic filter, a channel at a time and in floating point."""
+    network = features.of_run(restore(RunFolder(runs / "classifier")))
+    images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 1), np.uint8)
+    small = [np.asarray(Image.fromarray(one[..., 0].astype(np.float32)).resize((8, 8), Image.BICUBIC)) for one in images]
+    trained = restore(RunFolder(runs / "classifier"))
+    model, codec = trained.experiment.model, trained.codec
+    x = codec.encode({"x": jnp.clip(jnp.asarray(np.stack(small))[..., None], 0, 255)}, jax.random.key(0))["x"]
+    expected, _ = model.classify(trained.state.sampling_params, x)
+    np.testing.assert_allclose(network.apply(images)["features"], expected, rtol=1e-4, atol=1e-4)
+    assert network.provenance["resize"] == "clean to 8"
+    with pytest.raises(UserError, match=r"uint8\[6, 20, 10, 1\], the classifier .* takes uint8\[B, 8, 8, 1\]"):
+        network.apply(images[:, :, :10])
 
 
 def test_inception_needs_weights_of_inception(tmp_path):
