@@ -63,13 +63,14 @@ def guided(trained: Trained, guide: Trained) -> Trained:
 
 def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:
     """Images uint8[N, h, w, c] whose labels i32[N] come in several equal runs, of two or more each, as
-    [classes, N / classes, h, w, c], for a picture with a row for each class; anything else as it is."""
+    [classes, N / classes, h, w, c], for a picture with a row for each class; anything else as it is, and so are many
+    classes of few images each, as their picture would be a tower."""
     if raw.ndim != 4 or getattr(cond, "shape", None) != (len(raw),):
         return raw
     (ends,) = np.nonzero(np.diff(np.asarray(cond)))
     runs = len(ends) + 1
     length = len(raw) // runs
-    if runs == 1 or length * runs != len(raw) or length < 2 or np.any((ends + 1) % length):
+    if runs == 1 or length * runs != len(raw) or length < 2 or runs > 8 * length or np.any((ends + 1) % length):
         return raw
     return raw.reshape(runs, length, *raw.shape[1:])
 

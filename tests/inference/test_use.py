@@ -38,6 +38,8 @@ def test_other_labels_stay_a_list(labels):
 def test_what_has_no_classes_stays_a_list():
     raw, points = images(6), np.zeros((6, 2), np.float32)
     assert in_rows(raw, None) is raw
+    many = np.zeros((86, 2, 2, 3), np.uint8)
+    assert in_rows(many, class_grid(86, 43)) is many
     assert in_rows(raw, raw) is raw
     assert in_rows(points, jnp.arange(6) // 3) is points
 
