@@ -15,13 +15,14 @@ from jaxgen.experiment import Experiment
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.clip import TextTower, tower
 from jaxgen.nets.dit import DiT, dit
+from jaxgen.nets.unet import UNet
 from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.samplers import Euler, Heun
 from jaxgen.optim import Adam
 from jaxgen.runs.pretrained import Pretrained
 
 TINY = {
-    "network": dit("tiny", patch=1), "text": TextTower(vocab=1024, window=16, body=tower(192, 2, 3, activation="gelu")),
+    "text": TextTower(vocab=1024, window=16, body=tower(192, 2, 3, activation="gelu")),
     "sampler": Heun(steps=25, clip=0.0), "logit_std": 1.0, "ema_decay": 0.999, "class_dropout": 0.1,
     "guidance": Guidance(scale=3.0), "optimizer": Adam(lr=6e-4, warmup=200, decay_steps=6000, clip=1.0),
 }  # fmt: skip
@@ -42,12 +43,16 @@ PRESETS = {
         log_every=10, save_every=10, sample_every=10, num_samples=8,
     ),
     "emoji": Experiment(
-        model=FlowMatching(shape=(8, 8, 32), **TINY), codec=TAEF2,
+        model=FlowMatching(shape=(8, 8, 32), network=dit("tiny", patch=1), **TINY), codec=TAEF2,
         data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16), **HOUR,
     ),
+    # Of pixels: first stages of photographs blur drawings of 32 pixels.
     "sprites": Experiment(
-        model=FlowMatching(shape=(8, 8, 32), **TINY), codec=TAEF2,
-        data=Captioned(data=Mirrored(data=ImageFolder(size=64)), window=16), **HOUR,
+        model=FlowMatching(
+            shape=(32, 32, 3), network=UNet(48, (1, 2, 4), 1, (8,), 48, 0.0, (16, 8), pooled_context=True, patch=2),
+            **TINY | {"sampler": Heun(steps=25, clip=1.0)},
+        ),
+        data=Captioned(data=Mirrored(data=ImageFolder(size=32)), window=16), **HOUR,
     ),
 }  # fmt: skip
 

@@ -35,6 +35,8 @@ from jaxgen.runtime.reading import why
 HELD_OUT = 1024
 """Examples that `best` is measured on."""
 
+WINDOW = 16
+"""Tokens of a caption of pictures that a model is fitted to."""
 AUTO = "auto"
 """The mesh that is chosen when training begins."""
 
@@ -213,18 +215,22 @@ class Experiment:
 
 def on_images(
     experiment: Experiment, folder: str, size: int = 0, classes: bool = False, label: str = "auto",
-    channels: Literal[3, 1] = 3,
+    channels: Literal[3, 1] = 3, captions: bool = False,
 ) -> Experiment:  # fmt: skip
     """The experiment on a folder of pictures instead of its own data, its model fitted to their shape and classes.
 
     size: height and width; those of the model's images when 0. classes: make it conditional, as a `label` does; a model
-    that is so already stays so where the folder has classes. Raises UserError for what cannot be fitted.
+    that is so already stays so where the folder has classes. captions: make it draw by the pictures' captions, in the
+    place of classes. Raises UserError for what cannot be fitted.
     """
     model = experiment.model
     shape = experiment.codec.raw_shape(getattr(model, "shape", ()))
     size = size or (shape[0] if len(shape) == 3 else ImageFolder.size)
     data = ImageFolder(folder=folder, size=size, label=label, channels=channels)
     classes = classes or label not in ("auto", "none")
+    if captions and not isinstance(experiment.data, Captioned):
+        model = model.captioned(WINDOW)
+        experiment = replace(experiment, data=Captioned(data=experiment.data, window=WINDOW))
     captioned = isinstance(experiment.data, Captioned)
     conditional = classes or captioned or getattr(model, "num_classes", 0) > 0
     names = data.class_names  # of every folder, so that a wrong one is said before all else

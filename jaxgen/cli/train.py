@@ -47,6 +47,8 @@ class Options:
     --data is theirs."""
     size: Annotated[int, Ge(0), Le(4_096)] = 0
     """Height and width that `images` are resized to; those of the preset when 0."""
+    captions: bool = False
+    """Draw images by their captions, which lie beside `images`; for diffusion models."""
     classes: bool = False
     """Draw images by class: the folders within `images`. A preset that draws by class does so without this flag."""
     coordinator: str = ""
@@ -55,8 +57,8 @@ class Options:
     process_id: OptionalSize = 0
 
     def problem(self) -> str | None:
-        if (self.size or self.classes) and not self.images:
-            return "--size and --classes are of --images: name a folder, or leave them out"
+        if (self.size or self.classes or self.captions) and not self.images:
+            return "--size, --classes and --captions are of --images: name a folder, or leave them out"
 
 
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
@@ -158,18 +160,17 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         options: Annotated[Options, tyro.conf.arg(name="")]
 
-    classes: dict[str, Any] = {"action": "store_true"}
+    switch: dict[str, Any] = {"action": "store_true"}
     number: dict[str, Any] = {"nargs": "?", "type": _number}
     of_data: dict[str, dict[str, Any]] = {"data.label": {"default": "auto"}, "data.channels": number}
     stage: dict[str, dict[str, Any]] = {"codec.run": {"nargs": "?"}}
-    asked = parse.ahead(flags, images={"nargs": "?"}, size=number, classes=classes, **of_data, **stage)
+    asked = parse.ahead(flags, images={"nargs": "?"}, size=number, classes=switch, captions=switch, **of_data, **stage)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         label, channels = (getattr(asked, name) for name in of_data)
         if isinstance(preset.codec, Pretrained) and (run := getattr(asked, "codec.run")):
             preset = replace(preset, codec=replace(preset.codec, run=run))
-        preset = on_images(
-            preset, asked.images, asked.size or 0, asked.classes, label, channels=1 if channels == 1 else 3
-        )
+        grey = 1 if channels == 1 else 3
+        preset = on_images(preset, asked.images, asked.size or 0, asked.classes, label, grey, asked.captions)
     args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
     check_fields(args.options)
     return args.experiment, args.options

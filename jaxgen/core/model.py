@@ -46,6 +46,11 @@ class GenerativeModel:
         changed: dict[str, Any] = {"shape": shape, "num_classes": num_classes}
         return replace(self, **{field: value for field, value in changed.items() if field in own})
 
+    def captioned(self, window: int) -> "GenerativeModel":
+        """A copy that is told texts of `window` tokens at most instead of classes. Raises UserError for a family or a
+        network that draws no captions."""
+        raise UserError(f"{type(self).__name__} draws no captions: leave --captions out, or train a diffusion model")
+
     def check(self, batch: Batch | RawBatch) -> None:
         """Raises UserError if the model cannot take data of these shapes. `batch` may hold ShapeDtypeStructs."""
 

@@ -51,13 +51,13 @@ def save_pictures(trained: Trained, final: bool) -> None:
 
 def _beside_data(samples: np.ndarray, real: np.ndarray, data: Dataset) -> dict[str, np.ndarray]:
     """Of samples uint8[N, H, W, C]: held-out images, and some samples above the training images nearest to them by the
-    distance of pixels. Nothing for samples of another kind, or for sets that are not in memory."""
-    train = data.arrays("train")
-    x = train["x"] if isinstance(train, dict) else None
-    if samples.ndim != 4 or samples.dtype != np.uint8 or x is None or x.shape[1:] != samples.shape[1:]:
+    distance of pixels, of a set that is in memory. Nothing for samples of another kind."""
+    if samples.ndim != 4 or samples.dtype != np.uint8 or real.shape[1:] != samples.shape[1:]:
         return {}
     shown = {"held_out_images.png": real}
-    if x.nbytes <= MOST_BYTES:
+    train = data.arrays("train")
+    x = train["x"] if isinstance(train, dict) else None
+    if x is not None and x.nbytes <= MOST_BYTES:
         some = samples[:COMPARED]
         base, queries = centred(x.reshape(len(x), -1), some.reshape(len(some), -1))
         nearest = x[np.asarray(nearest_rows(queries, base)[1])]

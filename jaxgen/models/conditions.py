@@ -6,7 +6,7 @@ A condition is None, labels i32[B], or a dict of arrays with leading axis B: `la
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxgen.core.types import Batch, PyTree
 from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_labels, check_rows, concrete, outside
 from jaxgen.nets.apply import apply
-from jaxgen.nets.clip import TextTower
+from jaxgen.nets.clip import TextTower, tower
 from jaxgen.ops.guidance import Guidance
 
 Inputs = dict[str, jax.Array]
@@ -26,6 +26,8 @@ Inputs = dict[str, jax.Array]
 concatenated to x_t as channels."""
 CLASS_DROPOUT = 0.1
 """Of a model that is fitted to classes or texts, so that it can be guided."""
+CAPTIONS = TextTower(vocab=1024, body=tower(128, 2, 2, activation="gelu"))
+"""What reads the captions of a model that is fitted to them."""
 NO_CLASS = -1
 TEXT = ("text", "text_mask")
 
@@ -100,6 +102,15 @@ def check_text(cond: PyTree, vocab: int, window: int) -> None:
         raise UserError(f"texts have {tokens} tokens, the model knows {window}: pass --data.window {window}")
 
 
+@runtime_checkable
+class ToldTexts(Protocol):
+    """A network that can be given the tokens of a text as a context."""
+
+    def told_texts(self, shape: tuple[int, ...]) -> Any:
+        """A copy that is given one, beside images of `shape` = (H, W, C)."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditioned(ClassConditionalModel):
     """A model whose network is told a class, a text, or both, and in a fraction of training nothing.
@@ -125,6 +136,15 @@ class Conditioned(ClassConditionalModel):
         if self.text or num_classes:
             return replace(model, class_dropout=self.class_dropout or CLASS_DROPOUT)
         return replace(model, class_dropout=0.0, guidance=replace(self.guidance, scale=1.0))
+
+    def captioned(self, window: int) -> "Conditioned":
+        """By a text transformer that is trained along."""
+        network, shape = getattr(self, "network", None), getattr(self, "shape", ())
+        if not isinstance(network, ToldTexts):
+            return super().captioned(window)  # pyright: ignore[reportReturnType]
+        text = self.text or TextTower(vocab=CAPTIONS.vocab, window=window, body=CAPTIONS.body)
+        told: dict[str, Any] = {"network": network.told_texts(shape), "text": text, "num_classes": 0}
+        return replace(self, **told, class_dropout=self.class_dropout or CLASS_DROPOUT)
 
     # --- checks ---
 

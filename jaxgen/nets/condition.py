@@ -1,4 +1,4 @@
-"""Conditioning by concatenation."""
+"""Conditions as further channels, and the mean of a context."""
 
 import jax
 import jax.numpy as jnp
@@ -15,3 +15,11 @@ def concat_condition(x: jax.Array, condition: jax.Array | None) -> jax.Array:
         condition = jnp.expand_dims(condition, range(1, x.ndim - 1))
         condition = jnp.broadcast_to(condition, (*x.shape[:-1], condition.shape[-1]))
     return jnp.concatenate([x, condition.astype(x.dtype)], axis=-1)
+
+
+def masked_mean(context: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean of f32[B, L, D] over the tokens where mask, bool[B, L], is true, f32[B, D]; zero where there is none."""
+    if mask is None:
+        return jnp.mean(context, axis=1)
+    seen = mask[..., None].astype(context.dtype)
+    return jnp.sum(context * seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)

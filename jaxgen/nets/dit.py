@@ -15,12 +15,12 @@ from flax import linen as nn
 
 from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
+from jaxgen.nets.condition import masked_mean
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, Placement, sinusoids
-from jaxgen.nets.unet import ZERO, time_embedding
+from jaxgen.nets.unet import SMALL, ZERO, time_embedding
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
-SMALL = nn.initializers.normal(0.02)
 SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 """Width, depth and heads by name: those of table 1, and a tiny one that trains on two CPU cores."""
 
@@ -29,14 +29,6 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> ja
     """x: f32[B, T, C] normalized over C, then scaled by 1 + scale and shifted; shift and scale: f32[B, C]."""
     x = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(x)
     return x * (1 + scale[:, None]) + shift[:, None]
-
-
-def masked_mean(context: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The mean of f32[B, L, D] over the tokens where mask, bool[B, L], is true, f32[B, D]; zero where there is none."""
-    if mask is None:
-        return jnp.mean(context, axis=1)
-    seen = mask[..., None].astype(context.dtype)
-    return jnp.sum(context * seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)
 
 
 class DiTBlock(nn.Module):
@@ -94,6 +86,10 @@ class DiT(nn.Module):
             )
         if self.width % self.heads or self.width % 4:
             raise UserError(f"width is {self.width}: a multiple of 4 and of heads = {self.heads} is expected")
+
+    def told_texts(self, shape: tuple[int, ...]) -> "DiT":
+        """Itself: every network of this kind attends to a context that it is given."""
+        return self
 
     @nn.compact
     def __call__(

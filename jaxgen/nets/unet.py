@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from jaxgen.core.ranges import Decay, Depth, Size, Sizes
 from jaxgen.errors import UserError
+from jaxgen.nets.condition import masked_mean
 from jaxgen.nets.conv import Conv, DoubleConv
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.norm import GroupNorm
@@ -22,6 +23,7 @@ from jaxgen.ops.patches import depth_to_space, space_to_depth
 from jaxgen.ops.resize import double, halve
 
 ZERO = nn.initializers.zeros
+SMALL = nn.initializers.normal(0.02)
 
 
 def time_embedding(t: jax.Array, dim: int, longest: float = 10_000.0) -> jax.Array:
@@ -107,6 +109,7 @@ class UNet(nn.Module):
 
     attention: heights at which self-attention follows each residual block; the middle always has it.
     cross_attention: heights at which attention to a context follows as well; if there are any, the middle has it too.
+    pooled_context: the context's mean is added to the time embedding, as in Imagen (arXiv:2205.11487, section 2.3).
     patch: side of the patches of pixels that the network treats as one pixel with patch^2 times the channels
     (arXiv:2301.11093); the heights above count patches.
     scale_shift: see `ResBlock`. resample_blocks: halve and double by residual blocks instead of a convolution.
@@ -120,6 +123,7 @@ class UNet(nn.Module):
     head_dim: Size = 64
     dropout: Decay = 0.0
     cross_attention: tuple[Size, ...] = ()
+    pooled_context: bool = False
     scale_shift: bool = False
     resample_blocks: bool = False
     patch: Size = 1
@@ -135,6 +139,12 @@ class UNet(nn.Module):
                 f"height and width must be multiples of {factor}; give --model.network.mults fewer entries or resize "
                 f"the data"
             )
+
+    def told_texts(self, shape: tuple[int, ...]) -> "UNet":
+        """A copy that is given a context beside images of `shape` = (H, W, C): it attends to that where it attends to
+        the image, and in the middle."""
+        lowest = shape[0] // self.patch // 2 ** (len(self.mults) - 1)
+        return self.clone(cross_attention=self.attention or (lowest,), pooled_context=True)
 
     @nn.compact
     def __call__(
@@ -156,6 +166,10 @@ class UNet(nn.Module):
         embedding = Dense(embed_dim, dtype=self.dtype)(nn.silu(embedding))
         if y is not None:
             embedding += Dense(embed_dim, use_bias=False, dtype=self.dtype, name="label")(y)
+
+        if context is not None and self.pooled_context:
+            mean = masked_mean(context, context_mask)
+            embedding += Dense(embed_dim, kernel_init=SMALL, dtype=self.dtype, name="context_mean")(mean)
 
         # Explicit names: Flax's automatic ones would differ with remat.
         residual = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock

@@ -1,6 +1,7 @@
 """Every script of images on a folder of the user's own: the model is fitted, or one line says why it cannot be."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -19,6 +20,8 @@ REFUSED = {
     "vit_generator": "pairs", "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
 }  # fmt: skip
 
+TOLD = {"ddpm", "dit", "edm", "flow_matching", "improved_ddpm", "text_to_image"}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -30,6 +33,16 @@ def folder(tmp_path_factory):
         for i in range(120):
             pixels = np.clip(rng.normal(colour, 40, (12, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / kind / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def captioned(folder, tmp_path_factory):
+    """The same with a text beside each."""
+    root = tmp_path_factory.mktemp("told") / "pictures"
+    shutil.copytree(folder, root)
+    for file in root.rglob("*.png"):
+        file.with_suffix(".txt").write_text(f"something {file.parent.name}")
     return root
 
 
@@ -62,6 +75,25 @@ def test_classes_are_asked_for(folder):
         on_images(preset, str(folder / "warm"), classes=True)
     one_kind = on_images(presets(EXPERIMENTS["cvae"])["smoke"], str(folder / "warm"))
     assert one_kind.model.num_classes == 0
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_captions_are_drawn_by_diffusion_models(script, captioned):
+    preset = presets(EXPERIMENTS[script])["smoke"]
+    try:
+        fitted = on_images(preset, str(captioned), captions=True)
+        fitted.check()
+    except UserError as error:
+        assert script not in TOLD and "\n" not in str(error), error
+        return
+    assert script in TOLD or script == "clip"
+    batch = fitted.data.batch_at(0, 0, fitted.batch_size)
+    assert batch["text"].shape == (fitted.batch_size, fitted.data.window)
+    if script in TOLD:
+        assert fitted.model.num_classes == 0 and fitted.model.text and fitted.model.class_dropout > 0
+        state, *_ = arguments = fitted.step_arguments(batch, fitted.codec.load())
+        assert "text" in state.params
+        jax.eval_shape(fitted.compute_model.train_step, *arguments)
 
 
 SIZES = {

@@ -86,6 +86,9 @@ def test_streamed_stopped_and_resumed_is_straight_and_resident(experiment, tmp_p
     same(straight, run)
     texts = [RunFolder(tmp_path / name).metrics.read_text() for name in ("straight", "run")]
     assert texts[0] == texts[1]
+    pictures = RunFolder(tmp_path / "run").pictures(experiment.steps)
+    assert (pictures / "held_out_images.png").exists()
+    assert not (pictures / "nearest_training_images.png").exists()  # for which the set would have to be in memory
     # Another program, that gathers within the scan: the compiler may round sums otherwise.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), resident, run)
 

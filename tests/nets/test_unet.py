@@ -114,6 +114,23 @@ def test_context_is_attended_to_at_its_heights():
     np.testing.assert_allclose(apply(context[:, ::-1]), one, atol=1e-4)
 
 
+def test_a_network_that_is_told_texts_adds_the_mean_of_those_seen_to_the_time():
+    """Tokens that are masked count neither in attention nor in the mean."""
+    told = PLAIN.told_texts((8, 8, 2))
+    assert told.cross_attention == PLAIN.attention == (4,)
+    assert PLAIN.clone(attention=()).told_texts((8, 8, 2)).cross_attention == (4,)
+    x, t, out, y, context = inputs(told)
+    params, seen = randomised(params_of(told)), jnp.arange(5) < 3
+    apply = jax.jit(lambda c, mask: told.apply(params, x, t, out, y, c, jnp.broadcast_to(mask, (2, 5))))
+    np.testing.assert_allclose(apply(context, seen), apply(context.at[:, 3:].set(99.0), seen), atol=1e-5)
+    # Without attention, only the mean is left: its weight times the mean is what the time gains.
+    no_heads = jax.tree.map_with_path(lambda path, p: 0 * p if "ross" in jax.tree_util.keystr(path) else p, params)
+    only = jax.jit(lambda c: told.apply(no_heads, x, t, out, y, c))
+    mean = jnp.broadcast_to(context.mean(axis=1, keepdims=True), context.shape)
+    np.testing.assert_allclose(only(context), only(mean), atol=1e-4)
+    assert np.abs(only(context) - only(2 * context)).max() > 1e-3
+
+
 def test_a_context_without_cross_attention_is_refused():
     x, t, out, y, context = inputs(ADM)
     with pytest.raises(UserError, match="a context was given"):

@@ -195,7 +195,8 @@ def test_a_classifier_sees_images_of_other_sizes_at_its_own(runs):
     """Resized by Pillow's bicubic filter, a channel at a time and in floating point."""
     network = features.of_run(restore(RunFolder(runs / "classifier")))
     images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 1), np.uint8)
-    small = [np.asarray(Image.fromarray(one[..., 0].astype(np.float32)).resize((8, 8), Image.BICUBIC)) for one in images]
+    grey = [Image.fromarray(one[..., 0].astype(np.float32)) for one in images]
+    small = [np.asarray(one.resize((8, 8), Image.Resampling.BICUBIC)) for one in grey]
     trained = restore(RunFolder(runs / "classifier"))
     model, codec = trained.experiment.model, trained.codec
     x = codec.encode({"x": jnp.clip(jnp.asarray(np.stack(small))[..., None], 0, 255)}, jax.random.key(0))["x"]
