@@ -17,7 +17,7 @@ from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
-from jaxgen.inference.prompts import asked_texts
+from jaxgen.inference.prompts import asked_texts, captions
 from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
@@ -129,7 +129,8 @@ def command(args: list[str]) -> None:
         raw = draw(trained, options.seed, num, cond, options.batch)
     columns = options.between if raw.ndim == 4 else 0
     shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
-    save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size))
+    said = captions(trained, cond) if len(raw) == num else ()
+    save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size), texts=said)
     if translates:
         images.save_each(out, raw)
     write_tensors(out / "samples.safetensors", {"x": raw})

@@ -5,6 +5,7 @@ import numpy as np
 from jaxgen.core import compiled
 from jaxgen.core.keys import sample_keys
 from jaxgen.data import Dataset
+from jaxgen.inference.prompts import captions
 from jaxgen.inference.sampling import draw, in_frames, in_one, in_rows
 from jaxgen.metrics.modes import mode_coverage
 from jaxgen.metrics.neighbours import centred, nearest_rows
@@ -45,8 +46,9 @@ def save_pictures(trained: Trained, final: bool) -> None:
         pictures |= _beside_data(samples, np.asarray(batch["x"]), experiment.data)
     if texts is not None:
         write_text(folder / "samples.txt", in_one(texts))
+    said = captions(trained, cond)
     for name, picture in pictures.items():
-        save_picture(folder / name, in_frames(picture, frame))
+        save_picture(folder / name, in_frames(picture, frame), texts=said if name == "samples.png" else ())
 
 
 def _beside_data(samples: np.ndarray, real: np.ndarray, data: Dataset) -> dict[str, np.ndarray]:

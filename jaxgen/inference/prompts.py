@@ -89,16 +89,23 @@ def caption_tokens(trained: Trained, texts: Sequence[str]) -> dict[str, np.ndarr
     return framed(*caption_tokenizer(trained), texts, data.window)
 
 
+def captions(trained: Trained, cond: PyTree) -> list[str]:
+    """The captions that samples drawn under `cond` are told; none of a run that is told no text."""
+    if not (isinstance(cond, dict) and "text" in cond and isinstance(trained.experiment.data, Captioned)):
+        return []
+    tokenizer = caption_tokenizer(trained)[0]
+    text = np.asarray(cond["text"])
+    mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
+    # Without the start and the end.
+    return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
+
+
 def asked_texts(trained: Trained, cond: PyTree) -> list[str]:
     """What samples drawn under `cond` were asked to show: their captions, or the names of their classes; none of a run
     that has no words for it."""
     data = trained.experiment.data
-    if isinstance(cond, dict) and "text" in cond and isinstance(data, Captioned):
-        tokenizer = caption_tokenizer(trained)[0]
-        text = np.asarray(cond["text"])
-        mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
-        # Without the start and the end.
-        return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
+    if said := captions(trained, cond):
+        return said
     classes, labels = getattr(trained.model, "num_classes", 0), label_of(cond)
     if not classes or len(data.class_names) != classes or labels is None or labels.ndim != 1:
         return []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxgen.errors import UserError
+from jaxgen.report.words import strips
 from jaxgen.runtime.files import write_bytes
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 Limits = tuple[float, float] | tuple[tuple[float, float], tuple[float, float]]
 """(low, high) for both axes, or one such pair for x and one for y."""
 
+READABLE = 96  # px; the same of tiles with texts below
 TILE = 48  # px; smaller tiles are enlarged, as an 8x8 image would be hard to see on a page
 WIDTH = 1600  # px; the largest width of a grid that is enlarged or laid out automatically
 GREY = (160, 160, 160)  # stands out against white emoji and black digits alike
+WHITE = (255, 255, 255)
 MAX_FRAMES = 100
 ACCEPTED = (
     "pictures are made of uint8[N, h, w, c] or [R, C, h, w, c] with c 1 or 3, and float[N, 2], [P, N, 2] or "
@@ -35,7 +38,8 @@ def grid(
     cols: int | None = None,
     pad: int = 1,
     scale: int | None = None,
-    background: tuple[int, int, int] = GREY,
+    background: tuple[int, int, int] | None = None,
+    texts: Sequence[str] = (),
 ) -> np.ndarray:
     """Tiles in rows, enlarged by repeating pixels, with `pad` output pixels between and around them.
 
@@ -44,10 +48,11 @@ def grid(
       cols: tiles per row of a flat list; by default about square, without empty cells if possible.
       pad: width of the separators in output pixels.
       scale: output pixels per pixel; by default the least with tiles of 48 px, as far as the grid stays within 1600 px.
-      background: colour of separators and empty cells, in [0, 255].
+      background: colour of separators and empty cells, in [0, 255]; by default grey, and white with texts.
+      texts: one for each image, written below it.
 
-    Returns: uint8[R * (scale * h + pad) + pad, C * (scale * w + pad) + pad, 3].
-    Raises: UserError for another shape or dtype.
+    Returns: uint8[R * (scale * h + pad) + pad, C * (scale * w + pad) + pad, 3], higher by the texts.
+    Raises: UserError for another shape or dtype, or another number of texts.
     """
     images = np.asarray(images)
     if not _is_images(images, (4, 5)):
@@ -58,12 +63,22 @@ def grid(
             raise UserError(f"cols={cols} was given for {images.shape[1]} columns of images: leave it out, or reshape")
         cols = images.shape[1]
     images = images.reshape(-1, h, w, c)
+    if texts and len(texts) != len(images):
+        raise UserError(f"{len(texts)} texts were given for {len(images)} images: give one for each")
+    tile = READABLE if texts else TILE
+    if scale is None and cols is None:
+        least = -(-tile // min(h, w)) if texts else 1
+        cols = _columns(len(images), least * h, least * w, pad)
     cols = cols or _columns(len(images), h, w, pad)
     rows = -(-len(images) // cols)
     if scale is None:
-        scale = max(1, min(-(-TILE // min(h, w)), (WIDTH - pad) // cols // w))
+        scale = max(1, min(-(-tile // min(h, w)), (WIDTH - pad) // cols // w))
+    background = background or (WHITE if texts else GREY)
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    H, W = scale * h + pad, scale * w + pad
+    if texts:
+        below = strips(texts, scale * w, background)
+        tiles = np.concatenate([np.broadcast_to(tiles, (*tiles.shape[:3], 3)), below], axis=1)
+    H, W = tiles.shape[1] + pad, scale * w + pad
     canvas = np.empty((rows * H + pad, cols * W + pad, 3), np.uint8)
     canvas[:] = background
     for i, tile in enumerate(tiles):
@@ -141,18 +156,19 @@ def _is_points(raw: np.ndarray) -> bool:
     return np.issubdtype(raw.dtype, np.floating) and raw.ndim in (2, 3, 4) and raw.shape[-1] == 2 and raw.size > 0
 
 
-def picture(raw: Any, limits: Limits | None = None) -> np.ndarray:
+def picture(raw: Any, limits: Limits | None = None, texts: Sequence[str] = ()) -> np.ndarray:
     """The picture of raw samples: images as a grid, points as a scatter plot.
 
     Args:
       raw: uint8[h, w, c], [N, h, w, c] or [R, C, h, w, c]; or float[N, 2], [P, N, 2] or [R, C, N, 2].
       limits: of the axes of a scatter plot.
+      texts: one for each image, written below it.
 
     Returns: uint8[H, W, 3]. Raises: UserError for anything else.
     """
     raw = np.asarray(raw)
     if _is_images(raw, (3, 4, 5)):
-        return grid(raw[None] if raw.ndim == 3 else raw)
+        return grid(raw[None] if raw.ndim == 3 else raw, texts=texts)
     if _is_points(raw):
         return scatter(raw, limits)
     raise UserError(
@@ -164,7 +180,7 @@ def _describe(raw: np.ndarray) -> str:
     return f"{raw.dtype}{list(raw.shape)}"
 
 
-def save_picture(path: Path | str, raw: Any, limits: Limits | None = None) -> None:
+def save_picture(path: Path | str, raw: Any, limits: Limits | None = None, texts: Sequence[str] = ()) -> None:
     """Writes a picture of raw samples to `path` atomically, and creates missing folders.
 
     Args:
@@ -172,6 +188,7 @@ def save_picture(path: Path | str, raw: Any, limits: Limits | None = None) -> No
       raw: as for `picture`. For .gif it has an additional leading axis F of frames, of which at most 100 are kept,
         evenly spaced and including the last.
       limits: of the axes of a scatter plot.
+      texts: one for each image of a .png, written below it.
 
     Raises: UserError for another suffix, shape or dtype.
     """
@@ -179,7 +196,7 @@ def save_picture(path: Path | str, raw: Any, limits: Limits | None = None) -> No
 
     path, raw, buffer = Path(path), np.asarray(raw), io.BytesIO()
     if path.suffix == ".png":
-        Image.fromarray(picture(raw, limits)).save(buffer, format="PNG")
+        Image.fromarray(picture(raw, limits, texts)).save(buffer, format="PNG")
     elif path.suffix == ".gif":
         if raw.ndim < 3 or not len(raw):
             raise UserError(f"no animation can be made of {_describe(raw)}: put an axis of frames first; {ACCEPTED}")
