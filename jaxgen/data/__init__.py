@@ -10,6 +10,7 @@ from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.mirrored import Mirrored
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
+from jaxgen.data.speech import Speech, SpeechFolder, Spoken
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.token_numbers import TokenNumbers
@@ -31,6 +32,9 @@ __all__ = [
     "RandomAccess",
     "RawBatch",
     "SceneFolder",
+    "Speech",
+    "SpeechFolder",
+    "Spoken",
     "Text",
     "TokenNumbers",
     "Toy2D",

@@ -34,6 +34,15 @@ class RandomAccess(Protocol):
         ...
 
 
+@runtime_checkable
+class Padded(RandomAccess, Protocol):
+    """Examples of different lengths, which are padded together."""
+
+    def take_among(self, indices: np.ndarray, whole: np.ndarray) -> RawBatch:
+        """The examples at `indices`, padded as those at `whole`: a part of a batch has the shape of all of it."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Base of all data sets. A subclass adds its configuration, as fields with hashable values, and `load`.
@@ -169,10 +178,12 @@ def check_split(split: str) -> None:
         raise UserError(f"split is {split!r}{nearest(split, SPLITS)}: choose one of {', '.join(SPLITS)}")
 
 
-def take(data: RawBatch | RandomAccess, indices: np.ndarray) -> RawBatch:
-    """The examples at `indices` of a loaded split."""
+def take(data: RawBatch | RandomAccess, indices: np.ndarray, whole: np.ndarray | None = None) -> RawBatch:
+    """The examples at `indices` of a loaded split, which may be a part of those at `whole`."""
     if isinstance(data, Mapping):
         return {name: array[indices] for name, array in data.items()}
+    if whole is not None and isinstance(data, Padded):
+        return data.take_among(indices, whole)
     return data.take(indices)
 
 

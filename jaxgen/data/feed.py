@@ -78,7 +78,8 @@ def _prefetched(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None) -> I
     def stacked(first: int) -> RawBatch:
         indices = _indices(dataset, plan, rows, first)
         # All steps of the call at once: files are read forwards once, and nothing is copied to be stacked.
-        batch = take(arrays, indices.reshape(-1))
+        whole = indices if rows is None else _indices(dataset, plan, None, first)
+        batch = take(arrays, indices.reshape(-1), whole.reshape(-1))
         return {name: array.reshape(*indices.shape, *array.shape[1:]) for name, array in batch.items()}
 
     # grain only prefetches; `batch_at` alone decides on examples and order. Each call is read by one thread. A few

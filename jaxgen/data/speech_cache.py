@@ -1,0 +1,74 @@
+"""Log mel spectrograms of clips, made once and kept in the user's cache."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.data.tfds import THREADS
+from jaxgen.ops.audio import Mel, log_mel
+from jaxgen.runtime.cache import private_folder
+from jaxgen.runtime.files import disk_errors, replacing, write_tensors
+from jaxgen.runtime.reading import read_tensors
+
+FORMAT = 1
+"""To be raised when spectrograms change."""
+SHAPE = 128
+"""Frames: spectrograms are computed in multiples of these, each compiled once."""
+
+
+def mel_of(x: np.ndarray, mel: Mel) -> np.ndarray:
+    """The log mel f32[F, bands] of a waveform f32[N]."""
+    half, frames = mel.n_fft // 2, mel.frames(len(x))
+    length = -(-frames // SHAPE) * SHAPE * mel.hop + mel.n_fft
+    # Reflected here, at the clip's own end; the frames of the zeros after it are cut off.
+    padded = np.pad(np.pad(x, half, mode="reflect"), (0, length - len(x) - 2 * half))
+    return np.asarray(_log_mel(padded, mel))[:frames]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _log_mel(x: jax.Array, mel: Mel) -> jax.Array:
+    return log_mel(x, mel, centred=False)
+
+
+def mels_of(sounds: Callable[[int], np.ndarray], num: int, mel: Mel, known: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Log mels of the waveforms sounds(0), ..., sounds(num - 1), one after another, f32[frames of all, bands], and the
+    frames of each, i64[num]. They are computed if the cache has none that were made of the same settings.
+
+    known: all that they depend on beside `mel`, as JSON.
+    """
+    folder = private_folder("speech")
+    if folder is None:
+        parts = list(_computed(sounds, num, mel))
+        return np.concatenate(parts), np.array([len(part) for part in parts])
+    key = json.dumps([FORMAT, {**vars(mel)}, *known], default=str)
+    file = folder / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:20]}.mels"
+    heads = file.with_suffix(".frames")
+    # The frames are written last: where they are, the mels are whole.
+    if not (heads.is_file() and file.is_file()):
+        frames = []
+        with disk_errors(), replacing(file) as partial, partial.open("wb") as out:
+            for part in _computed(sounds, num, mel):
+                out.write(part.tobytes())
+                frames.append(len(part))
+        with disk_errors():
+            write_tensors(heads, {"frames": np.array(frames)})
+    frames = read_tensors(heads)[0]["frames"]
+    return np.memmap(file, np.float32, "r", shape=(int(frames.sum()), mel.bands)), frames
+
+
+def _computed(sounds: Callable[[int], np.ndarray], num: int, mel: Mel) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for x in _ahead(pool, sounds, num):
+            yield mel_of(x, mel)
+
+
+def _ahead(pool: ThreadPoolExecutor, sounds: Callable[[int], np.ndarray], num: int) -> Iterable[np.ndarray]:
+    """Waveforms in order, read ahead, a few at a time: all of a set do not fit in memory."""
+    for start in range(0, num, 64):
+        yield from pool.map(sounds, range(start, min(start + 64, num)))

@@ -1,0 +1,93 @@
+"""What is in a folder of speech: clips, texts and splits, before any sound is read.
+
+The layout is LJSpeech's: `metadata.csv` has a line `name|text` or `name|text|text with numbers as words` for each clip,
+whose sound is `wavs/NAME.wav` or `.flac`, or lies in the folder itself; a name may have a path and an ending, as in
+NVIDIA's lists. Lines of `test.csv`, or `val.csv`, are held out; else a tenth of the clips, chosen by a hash of their
+names.
+"""
+
+import functools
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgen.data.dataset import held_out_tenth
+from jaxgen.errors import UserError
+from jaxgen.runtime.reading import read_text
+from jaxgen.runtime.sound import ENDINGS
+
+METADATA = ("metadata.csv", "train.csv")
+HELD_OUT = ("test.csv", "val.csv")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip."""
+
+    name: str
+    text: str
+    file: Path
+    held_out: bool
+    stamp: tuple[int, int]
+    """Size and modification time in nanoseconds, which stand for its contents."""
+
+
+@functools.lru_cache(maxsize=4)
+def clips(root: Path) -> tuple[Clip, ...]:
+    """The clips of a folder in the order of its metadata.
+
+    Raises UserError for a folder without metadata, a line without a name or a text, a clip that is named twice or has
+    no sound, and where none is held out or none is left to train on.
+    """
+    if not os.path.isdir(root):
+        raise UserError(f"{root} is no folder: pass one in LJSpeech's layout, of metadata.csv and wavs")
+    metadata = next((root / name for name in METADATA if os.path.exists(root / name)), None)
+    if metadata is None:
+        raise UserError(f"{root} has no metadata.csv: write a line name|text for each clip in wavs")
+    rows = _rows(metadata)
+    apart = next((root / name for name in HELD_OUT if os.path.exists(root / name)), None)
+    held_out = _rows(apart) if apart else {name: rows[name] for name in held_out_tenth(rows)}
+    every = {**rows, **held_out}
+    if len(held_out) in (0, len(every)):
+        raise UserError(
+            f"{root} has {len(every) - len(held_out)} clips to train on and {len(held_out)} held out, one each at "
+            "least is expected: add some"
+        )
+    return tuple(_clip(root, name, text, name in held_out) for name, text in every.items())
+
+
+def _rows(file: Path) -> dict[str, str]:
+    """Texts by name of clip: the last column of each line."""
+    rows: dict[str, str] = {}
+    for i, line in enumerate(read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        name, *columns = (column.strip() for column in line.split("|"))
+        text = next((column for column in reversed(columns) if column), "")
+        if not name or not text:
+            what = "text" if name else "name"
+            raise UserError(f"{file} has a clip without a {what} in line {i}: write name|text, or remove the line")
+        if name in rows:
+            raise UserError(f"{file} names {name} again in line {i}: names must be unique, remove one")
+        rows[name] = text
+    if not rows:
+        raise UserError(f"{file} has no clips: write a line name|text for each")
+    return rows
+
+
+def _clip(root: Path, name: str, text: str, held_out: bool) -> Clip:
+    endings = ("",) if name.lower().endswith(ENDINGS) else ENDINGS
+    for place in (root / "wavs", root):
+        for ending in endings:
+            file = place / f"{name}{ending}"
+            try:
+                found = os.stat(file)
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(found.st_mode):
+                return Clip(name, text, file, held_out, (found.st_size, found.st_mtime_ns))
+    raise UserError(
+        f"{root} has no sound of {name}: add wavs/{name}{'' if endings == ('',) else '.wav or .flac'}, or remove its "
+        "line from the metadata"
+    )
