@@ -5,19 +5,25 @@
     python experiments/text_to_image.py sprites --images DIR --mesh data=2     # captions lie beside the pictures
     jaxgen sample runs/text_to_image-emoji-0 --prompt "red apple"
 
-A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. Not yet
-run to the end: emoji, sprites.
+A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. ldm_kl8 and
+sd15 take captioned pictures by --images DIR, CLIP's vocabulary by --data.vocabulary FOLDER, and a first stage of
+autoencoder_kl.py or `jaxgen weights import-vae`. Not yet run: emoji_mmdit, ldm_kl8, sd15.
 """
 
 from jaxgen.cli.train import main
 from jaxgen.data import Captioned, Emoji, ImageFolder, Mirrored
 from jaxgen.experiment import Experiment
+from jaxgen.models.ddpm import DDPM
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.clip import TextTower, tower
 from jaxgen.nets.dit import DiT, dit
+from jaxgen.nets.mmdit import MMDiT
 from jaxgen.nets.unet import UNet
+from jaxgen.nets.unet_sd import SDUNet
 from jaxgen.ops.guidance import Guidance
-from jaxgen.ops.samplers import Euler, Heun
+from jaxgen.ops.pndm import PNDM
+from jaxgen.ops.samplers import DDIM, Euler, Heun
+from jaxgen.ops.schedules import ScaledLinear
 from jaxgen.optim import Adam
 from jaxgen.runs.pretrained import Pretrained
 
@@ -30,6 +36,10 @@ TAEF2 = Pretrained(run="runs/taef2-64", form="latents")
 HOUR = {
     "batch_size": 32, "steps": 6000, "steps_per_call": 20, "log_every": 100, "sample_every": 2000, "save_every": 500,
     "num_samples": 64,
+}  # fmt: skip
+BIG = {
+    "steps_per_call": 100, "log_every": 500, "save_every": 5000, "sample_every": 10_000, "precision": "bfloat16",
+    "remat": True,
 }  # fmt: skip
 
 PRESETS = {
@@ -46,6 +56,11 @@ PRESETS = {
         model=FlowMatching(shape=(8, 8, 32), network=dit("tiny", patch=1), **TINY), codec=TAEF2,
         data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16), **HOUR,
     ),
+    # The same with a stream of its own for the words, as in Stable Diffusion 3 (arXiv:2403.03206).
+    "emoji_mmdit": Experiment(
+        model=FlowMatching(shape=(8, 8, 32), network=MMDiT(width=192, depth=6, heads=3, patch=1), **TINY), codec=TAEF2,
+        data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16), **HOUR,
+    ),
     # Of pixels: first stages of photographs blur drawings of 32 pixels.
     "sprites": Experiment(
         model=FlowMatching(
@@ -53,6 +68,30 @@ PRESETS = {
             **TINY | {"sampler": Heun(steps=25, clip=1.0)},
         ),
         data=Captioned(data=Mirrored(data=ImageFolder(size=32)), window=16), **HOUR,
+    ),
+    # The text-to-image model of table 15 of arXiv:2112.10752: FID 12.63 on MS-COCO with guidance 1.5. Attention among
+    # its words is 512 channels wide, here 1,280, which makes 1.56 G parameters of 1.45 G.
+    "ldm_kl8": Experiment(
+        model=DDPM(
+            shape=(32, 32, 4), network=SDUNet(), schedule=ScaledLinear(),
+            text=TextTower(vocab=49408, window=77, body=tower(1280, 32, 20, activation="gelu")),
+            sampler=DDIM(steps=250, clip=0.0), class_dropout=0.1, guidance=Guidance(scale=1.5), ema_decay=0.9999,
+            optimizer=Adam(lr=1e-4),
+        ),
+        codec=Pretrained(run="runs/autoencoder_kl-f8-0", form="latents"),
+        data=Captioned(data=ImageFolder(size=256), window=77), batch_size=680, steps=390_000, **BIG,
+    ),
+    # Stable Diffusion 1.5 as its model card has it: 860 M parameters beside CLIP ViT-L/14's text transformer, which is
+    # not trained. --init FILE starts from its weights.
+    "sd15": Experiment(
+        model=DDPM(
+            shape=(64, 64, 4), network=SDUNet(), schedule=ScaledLinear(),
+            text=TextTower(vocab=49408, window=77, body=tower(768, 12, 12, causal=True)), empty=(49406, 49407),
+            sampler=PNDM(steps=50, clip=0.0), class_dropout=0.1, guidance=Guidance(scale=7.5), ema_decay=0.9999,
+            optimizer=Adam(lr=1e-4, warmup=10_000, weight_decay=1e-2),
+        ),
+        codec=Pretrained(run="runs/sd-vae", form="latents", standardize=False), trainable="network/.*",
+        data=Captioned(data=ImageFolder(size=512), window=77), batch_size=2048, steps=595_000, **BIG,
     ),
 }  # fmt: skip
 
