@@ -68,6 +68,9 @@ def _rows(file: Path) -> dict[str, str]:
         if not name or not text:
             what = "text" if name else "name"
             raise UserError(f"{file} has a clip without a {what} in line {i}: write name|text, or remove the line")
+        # One clip has one name, as whichever file of it a list says.
+        name = name.removeprefix("wavs/")
+        name = name[: -len(Path(name).suffix)] if name.lower().endswith(ENDINGS) else name
         if name in rows:
             raise UserError(f"{file} names {name} again in line {i}: names must be unique, remove one")
         rows[name] = text
@@ -77,9 +80,8 @@ def _rows(file: Path) -> dict[str, str]:
 
 
 def _clip(root: Path, name: str, text: str, held_out: bool) -> Clip:
-    endings = ("",) if name.lower().endswith(ENDINGS) else ENDINGS
     for place in (root / "wavs", root):
-        for ending in endings:
+        for ending in ENDINGS:
             file = place / f"{name}{ending}"
             try:
                 found = os.stat(file)
@@ -87,7 +89,4 @@ def _clip(root: Path, name: str, text: str, held_out: bool) -> Clip:
                 continue
             if stat.S_ISREG(found.st_mode):
                 return Clip(name, text, file, held_out, (found.st_size, found.st_mtime_ns))
-    raise UserError(
-        f"{root} has no sound of {name}: add wavs/{name}{'' if endings == ('',) else '.wav or .flac'}, or remove its "
-        "line from the metadata"
-    )
+    raise UserError(f"{root} has no sound of {name}: add wavs/{name}.wav or .flac, or remove its line of metadata")

@@ -113,7 +113,8 @@ def _month(text: str) -> str:
     return next(month for month in MONTHS if month.startswith(text.rstrip(".")))
 
 
-# In this order: each rule sees what those before it have left.
+# In this order: each rule sees what those before it have left. No pattern begins within a run of digits: of a long one,
+# each would be tried to its end.
 _RULES = (
     (
         r"(?P<sign>[$£€])\s?(?P<amount>\d+(?:,\d{3})*(?:\.\d+)?)(?:\s(?P<scale>thousand|million|billion|trillion)\b)?",
@@ -134,8 +135,8 @@ _RULES = (
     ),
     (r"\b([01]?\d|2[0-3]):([0-5]\d)\b(\s?[ap]\.?m\b)?", _time),
     (r"\b(\d0|\d{3}0)s\b", _decades),
-    (r"(\d+)\.(\d+)", lambda m: _decimal(m[1], m[2])),
-    (r"(\d+)(?:st|nd|rd|th)\b", lambda m: _whole(m[1], ordinal)),
+    (r"(?<!\d)(\d+)\.(\d+)", lambda m: _decimal(m[1], m[2])),
+    (r"(?<!\d)(\d+)(?:st|nd|rd|th)\b", lambda m: _whole(m[1], ordinal)),
     (r"(?<![\w)])-(?=\d)", "minus "),
     # Next to letters, as in "mp3", words need a space between them.
     (r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])", " "),

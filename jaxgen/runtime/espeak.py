@@ -60,7 +60,7 @@ def spoken(text: str, voice: str = "en-us", words_a_minute: int = 175, pitch: in
             library.espeak_Terminate()
         finally:
             system.dlclose(handle)
-    if not parts:
+    if not any(part.any() for part in parts):
         raise UserError(f"eSpeak NG makes no sound of the text {text!r:.80}: write a word at least")
     return np.concatenate(parts).astype(np.float32) / 32768, int(rate)
 
