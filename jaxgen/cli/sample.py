@@ -17,7 +17,7 @@ from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
-from jaxgen.inference.prompts import asked_texts, captions
+from jaxgen.inference.prompts import asked_texts, captions, read_lines
 from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
@@ -41,6 +41,8 @@ class SampleOptions(Edit, OnMesh, Drawing):
     """Classes to sample, repeated up to `num`; every class in turn when empty."""
     prompt: Repeated = ()
     """Of a model trained on texts: what the pictures are to show; given several times, some of `num` each."""
+    prompts: str = ""
+    """A file of such texts, one a line."""
     negative: str | None = None
     """With `prompt`: a text that guidance leads away from, instead of an empty one."""
     image: str = ""
@@ -96,7 +98,9 @@ def command(args: list[str]) -> None:
     asked = ask(SampleOptions, args, "sample", command.__doc__)
     options = asked.options
     _check(options)
-    asked = replace(asked, experiment=prompting.drawing(asked.experiment, options))
+    if options.prompts:
+        options = replace(options, prompt=read_lines(user_path(options.prompts)))
+    asked = replace(asked, options=options, experiment=prompting.drawing(asked.experiment, options))
     model, num = asked.experiment.compute_model, options.num or len(options.prompt) or NUM
     editing.check_model(model, bool(options.image), bool(options.mask) or options.alpha, bool(options.between))
     translates = model if options.image and isinstance(model, Translates) else None
@@ -165,9 +169,11 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--alpha takes the transparency of --image as the mask: give --image, and no --mask")
     if options.image and options.between:
         raise UserError("--image and --between were given: leave one out")
-    if options.negative is not None and not options.prompt:
+    if options.prompt and options.prompts:
+        raise UserError("--prompt and --prompts were given: leave one out")
+    if options.negative is not None and not (options.prompt or options.prompts):
         raise UserError("--negative was given without --prompt: say what the pictures are to show")
-    if options.prompt and (options.cond or options.guide):
+    if (options.prompt or options.prompts) and (options.cond or options.guide):
         raise UserError("--prompt was given with --cond or --guide: leave these out")
     if options.between == 1 or options.between > 2 * (options.num or len(options.prompt) or NUM):
         raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")

@@ -52,12 +52,16 @@ def part(words: str, picture: bool = False) -> Part:
     return Part(text.strip(), weight, picture)
 
 
+def read_lines(file: Path) -> tuple[str, ...]:
+    """The prompts of a file, one a line. Raises UserError where there is none."""
+    if not (lines := tuple(line.strip() for line in read_text(file).splitlines() if line.strip())):
+        raise UserError(f"{file} has no prompts: write one a line")
+    return lines
+
+
 def read_prompts(file: Path) -> list[Prompt]:
     """A prompt a line, of parts between bars as 'a red dragon | blurred:-0.5'. Raises UserError where there is none."""
-    lines = [line for line in read_text(file).splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{file} has no prompts: write one a line")
-    return [tuple(part(words) for words in line.split("|")) for line in lines]
+    return [tuple(part(words) for words in line.split("|")) for line in read_lines(file)]
 
 
 def check_clip(trained: Trained) -> ScoresText:

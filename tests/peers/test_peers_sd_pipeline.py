@@ -172,12 +172,14 @@ def test_pictures_are_edited_from_the_command_line(run, tmp_path):
     assert near < far
 
 
-def test_prompts_share_the_samples_and_are_cut(run, capsys):
+def test_prompts_share_the_samples_and_are_cut(run, tmp_path, capsys):
     flags = ("--seed", "1", "--sampler", "euler-ancestral", "--guidance", "3")
     both = sample(run, "--prompt", "a red dragon", "--prompt", "a blue horse", "--num", "4", *flags)
     one = sample(run, "--prompt", "a red dragon", "--num", "2", *flags)
     assert np.abs(both[:2].astype(int) - one).max() <= 1
     assert np.abs(both[2:].astype(int) - sample(run, "--prompt", "a blue horse", "--num", "4", *flags)[2:]).max() <= 1
+    (tmp_path / "prompts.txt").write_text("a red dragon\n\na blue horse\n")
+    np.testing.assert_array_equal(both, sample(run, "--prompts", str(tmp_path / "prompts.txt"), "--num", "4", *flags))
     assert np.abs(both[0].astype(int) - both[2]).max() > 10
     assert "left out" not in capsys.readouterr().err
     sample(run, "--prompt", "red " * 75 + "dragon in the snow")
@@ -190,6 +192,8 @@ def test_prompts_share_the_samples_and_are_cut(run, capsys):
     (("--negative", "a"), "--negative was given without --prompt"),
     (("--prompt", "a", "--negative", "b", "--guidance", "1"), "--negative was given, but guidance leads away"),
     (("--prompt", "a", "--cond", "1"), "--prompt was given with --cond"),
+    (("--prompt", "a", "--prompts", "b.txt"), "--prompt and --prompts were given"),
+    (("--prompts", "b.txt"), "b.txt"),
     (("--cond", "1"), "--cond names classes"),
     (("--prompt", "a", "--sampler", "dim"), "dim"),
     (("--prompt", "a", "--guidance", "-1"), "guidance is -1"),
