@@ -1,8 +1,9 @@
 """Speech with its text: a folder in LJSpeech's layout, or made by eSpeak NG from the texts of the package.
 
-A batch holds text: i32[B, T], the symbols of `speech_text` with zeros after them; text_length: i32[B]; mel: f32[B, F,
-bands], log mel spectrograms with the log of the floor after them; mel_length: i32[B]. F is a multiple of `frames`, and
-T follows from F, so that there are few shapes to compile a step for. Batches are of clips of similar lengths.
+A batch holds text: i32[B, T], the symbols of `speech_text` with zeros after them; text_length: i32[B]; x: f32[B, F,
+bands], log mel spectrograms with the log of the floor after them; length: i32[B], their frames. F is a multiple of
+`frames`, and T follows from F, so that there are few shapes to compile a step for. Batches are of clips of similar
+lengths.
 """
 
 import dataclasses
@@ -117,8 +118,8 @@ class Clips:
         return {
             "text": _padded(texts, int(self.text_sizes[bucket])),
             "text_length": np.array([len(text) for text in texts], np.int32),
-            "mel": mel,
-            "mel_length": self.lengths[indices].astype(np.int32),
+            "x": mel,
+            "length": self.lengths[indices].astype(np.int32),
         }
 
 
