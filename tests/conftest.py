@@ -52,6 +52,8 @@ SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
     "stylegan", "vit_vqgan", "vit_vqgan_prior",
 }  # fmt: skip
+# Optimised programs that take long to compile, whose parts others have: a DDPM, a GPT over codes, a VQGAN.
+PRODUCTION, COVERED = "test_production_equals", {"autoencoder_kl", "edm", "vit_vqgan_prior"}
 
 
 @functools.cache
@@ -73,7 +75,8 @@ def pytest_collection_modifyitems(items):
         given = item.callspec.params if hasattr(item, "callspec") else {}
         script = given.get("smoke") or given.get("script") or ""
         repeats = script and not item.name.startswith(SHORT) and script not in first_of_their_code()
-        if repeats or (script in SPARED and item.name.startswith(LONG)):
+        spared = script in SPARED and item.name.startswith(LONG)
+        if repeats or spared or (script in COVERED and item.name.startswith(PRODUCTION)):
             item.add_marker(pytest.mark.slow)
         group = f"{item.path.name} {script}" if item.path.name in BY_SCRIPT else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))

@@ -23,6 +23,7 @@ def test_a_folder_is_streamed(tmp_path, monkeypatch):
     assert 0 <= row["waiting"]["streamed"] < 1 and min(row["peak_bytes"].values()) > 0
 
 
+@pytest.mark.slow
 def test_a_published_autoencoder_is_compared(shared_data, tmp_path):
     if not (shared_data / "taef2").is_dir():
         pytest.skip("needs the weights of TAEF2")

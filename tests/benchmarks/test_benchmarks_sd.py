@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.slow
 def test_both_sides_draw_the_same_pictures(monkeypatch, tmp_path, capsys):
     import stable_diffusion
 

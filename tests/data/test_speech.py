@@ -44,18 +44,18 @@ def test_a_batch_holds_what_the_files_say(tmp_path):
     batch = data.batch_at(0, 0, 8)
     indices = data.indices_at(0, 0, 8)
     assert {name: array.dtype for name, array in batch.items()} == {
-        "text": np.int32, "text_length": np.int32, "mel": np.float32, "mel_length": np.int32
+        "text": np.int32, "text_length": np.int32, "x": np.float32, "length": np.int32
     }  # fmt: skip
     for row, i in enumerate(indices):
-        text, frames = data.captions("train")[i], batch["mel_length"][row]
+        text, frames = data.captions("train")[i], batch["length"][row]
         symbols = batch["text"][row]
         assert decoded(symbols) == text.strip() and batch["text_length"][row] == len(encoded(text))
         assert not symbols[batch["text_length"][row] :].any() and symbols[: batch["text_length"][row]].all()
         x = data.sound(int(i), "train")
         assert frames == SMALL.frames(len(x))
-        np.testing.assert_array_equal(batch["mel"][row, :frames], mel_of(x, SMALL))
-        np.testing.assert_array_equal(batch["mel"][row, frames:], np.float32(SMALL.silence))
-    assert batch["mel"].shape[1] % 32 == 0 and batch["text"].shape[1] % 16 == 0
+        np.testing.assert_array_equal(batch["x"][row, :frames], mel_of(x, SMALL))
+        np.testing.assert_array_equal(batch["x"][row, frames:], np.float32(SMALL.silence))
+    assert batch["x"].shape[1] % 32 == 0 and batch["text"].shape[1] % 16 == 0
 
 
 def test_shapes_are_few_and_each_epoch_holds_each_clip_once(tmp_path):
@@ -68,10 +68,10 @@ def test_shapes_are_few_and_each_epoch_holds_each_clip_once(tmp_path):
     shapes = {}
     for step in range(n):
         batch = data.batch_at(3, step, size)
-        shapes.setdefault(batch["mel"].shape[1], set()).add(batch["text"].shape[1])
+        shapes.setdefault(batch["x"].shape[1], set()).add(batch["text"].shape[1])
     assert len(shapes) <= data.arrays().buckets.max() and all(len(texts) == 1 for texts in shapes.values())
     filled = [
-        batch["mel_length"].mean() / batch["mel"].shape[1] for batch in (data.batch_at(3, s, size) for s in range(n))
+        batch["length"].mean() / batch["x"].shape[1] for batch in (data.batch_at(3, s, size) for s in range(n))
     ]
     assert np.mean(filled) > 0.7
     other = np.concatenate([data.indices_at(4, step, size) for step in range(n)])
@@ -89,13 +89,13 @@ def test_a_part_of_a_batch_has_the_shape_of_all_of_it(tmp_path):
                 np.testing.assert_array_equal(array, all_of_it[name][:, rows])
     first = [data.batch_at(0, step, 8) for step in (0, 1)]
     for step in (0, 1):
-        frames = first[step]["mel"].shape[1]
-        np.testing.assert_array_equal(whole[0]["mel"][step, :, :frames], first[step]["mel"])
+        frames = first[step]["x"].shape[1]
+        np.testing.assert_array_equal(whole[0]["x"][step, :, :frames], first[step]["x"])
 
 
 def test_held_out_batches_are_in_order_and_padded(tmp_path):
     data = speech_folder(tmp_path / "a")
-    lengths = np.concatenate([b["mel_length"][mask] for b, mask in data.padded_batches(2, "test")])
+    lengths = np.concatenate([b["length"][mask] for b, mask in data.padded_batches(2, "test")])
     np.testing.assert_array_equal(lengths, [SMALL.frames(len(data.sound(i))) for i in range(data.count("test"))])
 
 
@@ -104,11 +104,11 @@ def test_mels_are_kept_and_made_anew_where_a_file_changes(tmp_path, monkeypatch)
     before = data.batch_at(0, 0, 4)
     monkeypatch.setattr("jaxgen.data.speech.read_sound", lambda *a: pytest.fail("a clip is read again"))
     again = dataclasses.replace(data, frames=64)
-    assert again.batch_at(0, 0, 4)["mel"].shape[1] % 64 == 0
+    assert again.batch_at(0, 0, 4)["x"].shape[1] % 64 == 0
     monkeypatch.undo()
     monkeypatch.setenv("JAXGEN_CACHE", "/proc/none")  # which cannot be made
     other = dataclasses.replace(data, longest=20.0)
-    np.testing.assert_array_equal(other.batch_at(0, 0, 4)["mel"], before["mel"])
+    np.testing.assert_array_equal(other.batch_at(0, 0, 4)["x"], before["x"])
 
 
 def test_the_end_of_a_clip_is_reflected_there():
@@ -174,8 +174,8 @@ def test_stereo_and_other_rates_are_the_same_clip(tmp_path):
     odd = folder_of(tmp_path / "odd", "a|one\nb|two", {"a": stereo, "b": stereo}, rate=16_000)
     plain = folder_of(tmp_path / "plain", "a|one\nb|two", {"a": tone(0.6), "b": tone(0.6)})
     found, true = (data.batch_at(0, 0, 1) for data in (odd, plain))
-    assert found["mel_length"] == true["mel_length"]
-    np.testing.assert_allclose(found["mel"][:, 3:60], true["mel"][:, 3:60], atol=0.2)
+    assert found["length"] == true["length"]
+    np.testing.assert_allclose(found["x"][:, 3:60], true["x"][:, 3:60], atol=0.2)
 
 
 def test_long_clips_are_left_out_and_counted(tmp_path, capsys):
@@ -218,10 +218,10 @@ def test_spoken_is_made_of_them():
     for row, i in enumerate(data.indices_at(0, 0, 8)):
         assert decoded(batch["text"][row]) == train[i].lower()
         x = data.sound(int(i), "train")
-        assert batch["mel_length"][row] == SMALL.frames(len(x))
-        np.testing.assert_array_equal(batch["mel"][row, : batch["mel_length"][row]], mel_of(x, SMALL))
+        assert batch["length"][row] == SMALL.frames(len(x))
+        np.testing.assert_array_equal(batch["x"][row, : batch["length"][row]], mel_of(x, SMALL))
     # Speech is louder than silence by far, and 0.3 to 6 s long.
-    assert batch["mel"].max() > -2 and 0.3 < batch["mel_length"].min() * 64 / 8_000 < 6
+    assert batch["x"].max() > -2 and 0.3 < batch["length"].min() * 64 / 8_000 < 6
     with pytest.raises(UserError, match="voice is 'nobody'"):
         Spoken(num=24, voice="nobody").count()
     with pytest.raises(UserError, match="speed"):

@@ -50,6 +50,7 @@ def test_the_loss_is_its_terms(state, distance):
     assert float(numbers["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_is_the_step():
     """Draws of z go with the example, not with the part."""
     model = replace(TINY, critic=PatchCritic(channels=(4, 8), norm="instance"))
