@@ -144,16 +144,18 @@ def write_guided(
     settings: CLIPGuidance,
     batch: int = 64,
 ) -> dict[str, Any]:
-    """Draws, and writes into the folder: samples.png, a row for each prompt, and samples.safetensors; start.png, what
-    guidance started from; way.gif, if frames were kept; guided.json, how near all are to the prompts. Returns that."""
+    """Draws, and writes into the folder: samples.png, a row for each prompt, which stands below its first picture, and
+    samples.safetensors; start.png, what guidance started from; way.gif, if frames were kept; guided.json, how near all
+    are to the prompts. Returns that."""
     made = guided_pictures(trained, clip, wanted, settings, batch)
     count, num = len(wanted.prompts), wanted.num
 
     def rows(images: np.ndarray) -> np.ndarray:
         return images.reshape(*images.shape[:-4], count, num, *images.shape[-3:])
 
-    save_picture(folder / "samples.png", rows(made.x))
-    save_picture(folder / "start.png", rows(made.start))
+    said = [" | ".join(map(str, prompt)) if i == 0 else "" for prompt in wanted.prompts for i in range(num)]
+    for name, images in (("samples.png", made.x), ("start.png", made.start)):
+        save_picture(folder / name, rows(images), texts=said)
     if len(made.film):
         save_picture(folder / "way.gif", rows(made.film))
     arrays = {name: rows for name, rows in made._asdict().items() if name != "film" and rows is not None}
