@@ -66,16 +66,19 @@ class Run(Trained):
         UserError for a bad condition.
         """
         check_numbers(num, batch, seed)
+        cond = self._condition(num, cond, prompts, negative)
+        self.model.check_cond(cond)
+        return draw(self, seed, num, cond, batch)
+
+    def _condition(self, num: int, cond: PyTree, prompts: Sequence[str], negative: str | None) -> PyTree:
+        """What `num` samples are drawn under. Raises UserError for what does not go together."""
         if prompts:
             if cond is not None:
                 raise UserError("both cond and prompts were given: leave one of them out")
-            cond = prompting.conditions(self, prompts, num, negative)
-        elif negative is not None:
+            return prompting.conditions(self, prompts, num, negative)
+        if negative is not None:
             raise UserError("negative was given without prompts: say what is to be drawn")
-        if cond is None:
-            cond = self.model.sample_cond(num, self.examples)
-        self.model.check_cond(cond)
-        return draw(self, seed, num, cond, batch)
+        return self.model.sample_cond(num, self.examples) if cond is None else cond
 
     def evaluate(
         self, split: str = "test", *, limit: int | None = None, batch: int = 200, seed: int = 0
@@ -131,6 +134,8 @@ class Run(Trained):
         num: int = 1,
         seed: int = 0,
         cond: PyTree = None,
+        prompts: Sequence[str] = (),
+        negative: str | None = None,
         strength: float = Edit.strength,
         resample: int = Edit.resample,
     ) -> np.ndarray:
@@ -138,8 +143,8 @@ class Run(Trained):
 
         mask: bool[H, W, 1], true where the image stays and the rest is filled in. Without a mask the picture is
         translated by a model that answers pictures with pictures, and varied by others, from strength 0 (as it is) to 1
-        (nothing of it is kept). Raises UserError for a model that does not do what is asked, or a picture of another
-        size.
+        (nothing of it is kept). cond, prompts, negative: as in `sample`. Raises UserError for a model that does not do
+        what is asked, or a picture of another size.
         """
         check_numbers(num, 1, seed)
         check_fields(wanted := Edit(strength, resample))
@@ -150,8 +155,8 @@ class Run(Trained):
             raise UserError(f"the picture has shape {image.shape}, the model draws {tuple(shape)}: resize it")
         if mask is not None and mask.shape != (*image.shape[:2], 1):
             raise UserError(f"the mask has shape {mask.shape}: bool{(*image.shape[:2], 1)} is expected")
-        if cond is None and not isinstance(model, Translates):
-            cond = model.sample_cond(num, self.examples)
+        if not isinstance(model, Translates):
+            cond = self._condition(num, cond, prompts, negative)
         keys = sample_keys(seed, num)
         return editing.redraw(self, keys, image, mask, cond, wanted)
 

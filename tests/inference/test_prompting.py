@@ -90,6 +90,10 @@ def test_a_run_draws_prompts_as_the_command_does(run):
     loaded = jaxgen.load(run)
     told = {"prompts": ["red apple", "fish"], "negative": "blurred"}
     np.testing.assert_array_equal(loaded.sample(4, seed=3, **told), x)
+    file = str(run / "image.png")
+    varied = sample(run, "--prompt", "red apple", "--num", "2", "--image", file, "--strength", "0.7")
+    again = loaded.edit(np.asarray(Image.open(file)), num=2, prompts=["red apple"], strength=0.7)
+    np.testing.assert_array_equal(again, varied)
     with pytest.raises(UserError, match="both cond and prompts"):
         loaded.sample(2, cond={"text": np.zeros((2, 12), np.int32)}, prompts=["fish"])
     with pytest.raises(UserError, match="negative was given without prompts"):
