@@ -196,9 +196,41 @@ def against_peer(ms: dict[str, dict[str, float]], ours: str) -> dict[str, Any]:
     return {"peer": best, "peer_ratio": peers[best] / ms[ours]["median"]}
 
 
+def sampling_rates(
+    ms: dict[str, dict[str, float]], num: int, evaluations: int, work: float, matmul: float
+) -> dict[str, Any]:
+    """Of batches of `num` samples, timed as `ms` has them, of `work` operations in so many evaluations of a network."""
+    ours = ms["ours"]["median"]
+    return {
+        "evaluations": evaluations,
+        "flops_per_batch": work,
+        "ms_per_batch": ms,
+        "ms_per_evaluation": ours / evaluations,
+        "samples_per_second": 1000 * num / ours,
+        "flops_per_second": 1000 * work / ours,
+        "matmul_share": 1000 * work / ours / matmul,
+        **against_peer(ms, "ours"),
+    }
+
+
 # --- output -------------------------------------------------------------------------------------------------------
 
 Row = dict[str, Any]
+
+
+# Of the rows of `sampling_rates` beside a pipeline whose samples were compared.
+BESIDE: dict[str, Callable[[Row], str]] = {
+    "batch": lambda r: str(r["num_samples"]),
+    "evaluations": lambda r: str(r["evaluations"]),
+    "difference": lambda r: f"{r['largest_difference']:.1e}",
+    "compile s": lambda r: f"{r['compile_seconds']:.1f}",
+    "ms/batch": lambda r: ms(r["ms_per_batch"]["ours"]["median"]),
+    "theirs": lambda r: ms(r["ms_per_batch"][r["peer"]]["median"]),
+    "ms/evaluation": lambda r: ms(r["ms_per_evaluation"]),
+    "of matmul": lambda r: f"{r['matmul_share']:.0%}",
+    "peer": lambda r: r["peer"],
+    "theirs/ours": lambda r: f"{r['peer_ratio']:.2f}",
+}
 
 
 def show(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> None:

@@ -102,7 +102,6 @@ def measure(
         sides[f"torch {layout}"] = lambda pipeline=pipeline: pipeline(options.num)
     first = {side: common.timed(call)[1] for side, call in sides.items()}
     ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.rounds).items()}
-    ours_ms, evaluations = ms["ours"]["median"], sampler.evaluations(model.schedule)
     return {
         "name": type(sampler).__name__,
         "preset": options.preset,
@@ -112,34 +111,15 @@ def measure(
         "devices": options.devices,
         "num_samples": options.num,
         "params": params,
-        "evaluations": evaluations,
-        "flops_per_batch": work,
         "compile_seconds": seconds,
         "first_call_seconds": first,
         "peak_bytes": common.peak_bytes(ours),
         "process_peak_bytes": common.process_peak_bytes(),
-        "ms_per_batch": ms,
-        "ms_per_evaluation": ours_ms / evaluations,
-        "samples_per_second": 1000 * options.num / ours_ms,
-        "flops_per_second": 1000 * work / ours_ms,
-        "matmul_share": 1000 * work / ours_ms / matmul,
-        **common.against_peer(ms, "ours"),
+        **common.sampling_rates(ms, options.num, sampler.evaluations(model.schedule), work, matmul),
     }
 
 
-COLUMNS = {
-    "experiment": lambda r: f"{r['preset']}, {r['name']}",
-    "batch": lambda r: str(r["num_samples"]),
-    "evaluations": lambda r: str(r["evaluations"]),
-    "difference": lambda r: f"{r['largest_difference']:.1e}",
-    "compile s": lambda r: f"{r['compile_seconds']:.1f}",
-    "ms/batch": lambda r: common.ms(r["ms_per_batch"]["ours"]["median"]),
-    "theirs": lambda r: common.ms(r["ms_per_batch"][r["peer"]]["median"]),
-    "ms/evaluation": lambda r: common.ms(r["ms_per_evaluation"]),
-    "of matmul": lambda r: f"{r['matmul_share']:.0%}",
-    "peer": lambda r: r["peer"],
-    "theirs/ours": lambda r: f"{r['peer_ratio']:.2f}",
-}
+COLUMNS = {"experiment": lambda r: f"{r['preset']}, {r['name']}", **common.BESIDE}
 
 
 def main(args: Sequence[str] | None = None) -> None:

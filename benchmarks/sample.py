@@ -69,24 +69,16 @@ def measure(
         sides |= common.peer_sides(experiment, params, lambda peer: lambda: peer.sample(num).sum().item())
     times = common.in_turns(sides, calls)
     ms = {side: common.summary(times[side]) for side in sides}
-    ours_ms = ms["ours"]["median"]
     return {
         "name": name,
         "model": type(model).__name__,
         "devices": devices,
         "num_samples": num,
         "params": core.count_params(params),
-        "evaluations": evaluations(model),
-        "flops_per_batch": work,
         "compile_seconds": seconds,
         "peak_bytes": common.peak_bytes(ours),
         "process_peak_bytes": common.process_peak_bytes(),
-        "ms_per_batch": ms,
-        "ms_per_evaluation": ours_ms / evaluations(model),
-        "samples_per_second": 1000 * num / ours_ms,
-        "flops_per_second": 1000 * work / ours_ms,
-        "matmul_share": 1000 * work / ours_ms / matmul,
-        **common.against_peer(ms, "ours"),
+        **common.sampling_rates(ms, num, evaluations(model), work, matmul),
     }
 
 

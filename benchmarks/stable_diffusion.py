@@ -106,7 +106,7 @@ def measure(
     if options.precision == "float32" and not error <= CLOSE:
         raise UserError(f"pictures by {name} differ by {error:.1e} of white: both sides must draw the same ones")
     ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.rounds).items()}
-    ours_ms, evaluations = ms["ours"]["median"], model.sampler.evaluations(model.schedule)  # pyright: ignore[reportAttributeAccessIssue]
+    evaluations = model.sampler.evaluations(model.schedule)  # pyright: ignore[reportAttributeAccessIssue]
     work = flops(lambda *args: core.sample(model, *args), state, keys, cond, codec)
     return {
         "name": name,
@@ -117,31 +117,15 @@ def measure(
         "devices": options.devices,
         "num_samples": options.num,
         "params": {part: core.count_params(tree) for part, tree in trained.state.params.items()},
-        "evaluations": evaluations,
-        "flops_per_batch": work,
         "compile_seconds": seconds,
         "first_call_seconds": {side: time for side, (_, time) in first.items()},
         "largest_difference": max(0.0, error),
         "peak_bytes": common.peak_bytes(ours),
-        "ms_per_batch": ms,
-        "ms_per_evaluation": ours_ms / evaluations,
-        "matmul_share": 1000 * work / ours_ms / matmul,
-        **common.against_peer(ms, "ours"),
+        **common.sampling_rates(ms, options.num, evaluations, work, matmul),
     }
 
 
-COLUMNS = {
-    "experiment": lambda r: f"{'x'.join(map(str, r['shape']))} latents, {r['name']}",
-    "batch": lambda r: str(r["num_samples"]),
-    "evaluations": lambda r: str(r["evaluations"]),
-    "difference": lambda r: f"{r['largest_difference']:.1e}",
-    "compile s": lambda r: f"{r['compile_seconds']:.1f}",
-    "ms/batch": lambda r: common.ms(r["ms_per_batch"]["ours"]["median"]),
-    "theirs": lambda r: common.ms(r["ms_per_batch"][r["peer"]]["median"]),
-    "of matmul": lambda r: f"{r['matmul_share']:.0%}",
-    "peer": lambda r: r["peer"],
-    "theirs/ours": lambda r: f"{r['peer_ratio']:.2f}",
-}
+COLUMNS = {"experiment": lambda r: f"{'x'.join(map(str, r['shape']))} latents, {r['name']}", **common.BESIDE}
 
 
 def main(args: Sequence[str] | None = None) -> None:
