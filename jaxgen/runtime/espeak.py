@@ -47,6 +47,7 @@ def spoken(text: str, voice: str = "en-us", words_a_minute: int = 175, pitch: in
             rate = library.espeak_Initialize(SYNCHRONOUS, 0, loader.get_data_path().encode(), 0)
             if rate <= 0:
                 raise UserError("eSpeak NG cannot be started: install espeakng-loader again")
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the breath of some voices
             library.espeak_SetSynthCallback(keep)
             if library.espeak_SetVoiceByName(voice.encode()):
                 raise UserError(

@@ -99,6 +99,8 @@ def test_espeak_says_a_text_as_it_did_before():
     assert rate == 22_050 and first.dtype == np.float32 and 0.1 < np.abs(first).max() <= 1
     spoken("Something else is said in between.")
     np.testing.assert_array_equal(spoken("The quick brown fox.")[0], first)
+    breathing = [spoken("The fishes swim.", "en-us+f5")[0] for _ in range(2)]
+    np.testing.assert_array_equal(*breathing)
     assert len(spoken("The quick brown fox.", words_a_minute=350)[0]) < 0.7 * len(first)
     assert len(spoken("The quick brown fox jumps over the lazy dog.")[0]) > 1.5 * len(first)
     with pytest.raises(UserError, match="voice is 'nobody'"):
