@@ -45,4 +45,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[peers]" \
 		|| echo "the extra 'peers' does not install here: parity tests will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[speech]" \
+		|| echo "the extra 'speech' does not install here: tests of sound will be skipped"
 	touch $@
