@@ -75,7 +75,7 @@ def score_run(
     cond, said = None, list[str]()
     template = network.texts.template if network.texts and "clip_score" in metrics else None
     if of == "samples":
-        cond = model.sample_cond(num, trained.examples)
+        cond = texts.asked(trained, num)
         subject |= {"model": type(model).__name__, "step": trained.step, "parameters": trained.state.sampling_field}
         subject |= {"sampler": _sampler(model), "first_sample": 0, "seed": seed, "experiment": _fixed(experiment)}
         rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxgen.core.capabilities import ClassConditional
 from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
-from jaxgen.inference.prompts import asked_texts
+from jaxgen.inference.prompts import asked_texts, caption_tokens
 from jaxgen.metrics.clip_score import WEIGHT, clip_scores, directions, mismatched
 from jaxgen.metrics.retrieval import DEPTHS, ranks
 from jaxgen.runs.restore import Trained
@@ -25,6 +25,14 @@ def conditions(trained: Trained) -> str:
         return "classes" if len(data.class_names) == model.num_classes else ""
     cond = model.sample_cond(1, trained.examples) if isinstance(data, Captioned) else None
     return "captions" if isinstance(cond, dict) and "text" in cond else ""
+
+
+def asked(trained: Trained, num: int) -> PyTree:
+    """What `num` samples are asked for: every class equally often, or the held-out captions, from the first on."""
+    data, told = trained.experiment.data, trained.examples
+    if conditions(trained) == "captions":
+        told = caption_tokens(trained, data.captions("test"))
+    return trained.model.sample_cond(num, told)
 
 
 def of_samples(trained: Trained, template: str, cond: PyTree) -> Said:

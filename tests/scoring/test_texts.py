@@ -14,6 +14,7 @@ from jaxgen import __main__ as commands
 from jaxgen.data import Captioned, ImageFolder
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.inference.prompts import caption_tokens
 from jaxgen.inference.sampling import draw
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
@@ -188,11 +189,13 @@ def test_the_clip_score_is_that_of_numpy(runs, clip):
 
 
 def test_samples_of_prompts_are_scored_by_them(runs, clip):
-    """The samples of the CLIP itself, which climb towards captions of held-out examples; and these examples."""
+    """The samples of the CLIP itself, which climb towards the held-out captions, also those whose pictures are not
+    among a run's few examples; and the held-out pictures."""
     found = evaluate(runs, "clip", num=12)[-1]["values"]
     captions = clip.experiment.data.captions("test")
-    said = [captions[i % 8] for i in range(12)]  # as many examples as a grid has samples
-    cond = clip.model.sample_cond(12, clip.examples)
+    said = list(captions[:12])
+    assert len(clip.examples["x"]) == 8
+    cond = caption_tokens(clip, said)
     images = draw(clip, 0, 12, cond, batch=12)
     scores = 2.5 * np.maximum(np.sum(unit(of_pixels(clip, normalized(clip, images))) * of_words(clip, said), axis=1), 0)
     # Ascent takes steps of length one along gradients, whose rounding another batch changes.
