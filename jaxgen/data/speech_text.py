@@ -65,6 +65,7 @@ def cleaned(text: str) -> str:
     text = text.lower().translate(_CHARACTERS)
     # Accents become characters of their own, which are left out.
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    text = text.lower().translate(_CHARACTERS)  # of letters in other forms, as \uff21
     text = _ABBREVIATED.sub(lambda m: ABBREVIATIONS[m[1]], text)
     text = re.sub(r"\s+([,.;:!?)])", r"\1", numbers_read_out(text))
     return " ".join(text.split())

@@ -70,9 +70,7 @@ def test_shapes_are_few_and_each_epoch_holds_each_clip_once(tmp_path):
         batch = data.batch_at(3, step, size)
         shapes.setdefault(batch["x"].shape[1], set()).add(batch["text"].shape[1])
     assert len(shapes) <= data.arrays().buckets.max() and all(len(texts) == 1 for texts in shapes.values())
-    filled = [
-        batch["length"].mean() / batch["x"].shape[1] for batch in (data.batch_at(3, s, size) for s in range(n))
-    ]
+    filled = [batch["length"].mean() / batch["x"].shape[1] for batch in (data.batch_at(3, s, size) for s in range(n))]
     assert np.mean(filled) > 0.7
     other = np.concatenate([data.indices_at(4, step, size) for step in range(n)])
     assert not np.array_equal(other, stream[: len(other)])
@@ -226,3 +224,20 @@ def test_spoken_is_made_of_them():
         Spoken(num=24, voice="nobody").count()
     with pytest.raises(UserError, match="speed"):
         check_fields(Spoken(speed=1000))
+
+
+@pytest.mark.slow
+def test_a_real_reader_is_read_whole_and_understood(shared_data):
+    """468 prompts of one reader. A recogniser of English in general hears most words of those held out."""
+    pytest.importorskip("pocketsphinx", reason="needs the extra speech")
+    from jaxgen.metrics.recognition import recogniser
+    from jaxgen.metrics.speech import error_rate
+
+    data = SpeechFolder(folder=str(shared_data / "prompts_en"), longest=8.0)
+    train, test = data.count(), data.count("test")
+    assert train + test > 440 and 20 < test < 80
+    for step in range(0, train // 16, 4):
+        batch = data.batch_at(0, step, 16)
+        assert np.isfinite(batch["x"]).all() and batch["length"].min() > 20
+    heard = [recogniser()(data.sound(i), data.mel.rate) for i in range(test)]
+    assert error_rate(data.captions("test"), heard) < 0.6

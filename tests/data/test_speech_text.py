@@ -1,6 +1,8 @@
 """English text as symbols: what is read out how, against readings written by hand."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxgen.data.speech_text import INDEX, SYMBOLS, cleaned, decoded, encoded, read_dictionary
 from jaxgen.data.spoken_numbers import cardinal, ordinal
@@ -135,3 +137,15 @@ def test_what_cannot_be_spoken_is_one_line(text: str, said: str):
     with pytest.raises(UserError) as error:
         encoded(text)
     assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@given(st.one_of(st.text(max_size=60), st.text("0123456789.,:$£-%sthdnpm jan may{}()/²½", max_size=40)))
+def test_any_text_is_read_out_or_one_line(text: str):
+    try:
+        symbols = encoded(text)
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 400
+        return
+    assert len(symbols) and symbols.min() > 0 and symbols.max() < 148
+    # What is read out is written as it is said.
+    assert encoded(decoded(symbols)).tolist() == symbols.tolist()
