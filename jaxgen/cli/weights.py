@@ -21,6 +21,10 @@ USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights export-vae RUN FOLDER
        jaxgen weights import-sd FOLDER|FILE OUT [--vocabulary V] [--images DIR]
        jaxgen weights export-sd RUN FOLDER
+       jaxgen weights import-tacotron2 FILE OUT [--folder DIR]
+       jaxgen weights export-tacotron2 RUN FILE
+       jaxgen weights import-hifigan FILE OUT [--folder DIR]
+       jaxgen weights export-hifigan RUN FOLDER
 
 export writes a run's parameters under jaxgen's own names, as a file for jaxgen train ... --init FILE.
 import-lora adds the adapters in PEFT's, diffusers' or kohya's FILE to RUN, a GPT or a Stable Diffusion; export-lora
@@ -35,6 +39,9 @@ pixels a side, 64 if it is not said. import-vae takes that of Stable Diffusion, 
 for 256 pixels if it is not said. Maps of latents larger than T are encoded and decoded in tiles of T.
 Stable Diffusion 1.x is diffusers' FOLDER, or the single safetensors FILE, beside which CLIP's vocab.json and merges.txt
 lie, or elsewhere as V says; the data of OUT are enlarged emoji, or the captioned pictures of DIR.
+Tacotron 2's FILE is a checkpoint of NVIDIA's code, or its tensors as safetensors, as export-tacotron2 writes them; the
+data of OUT are speech made by eSpeak NG, or that of DIR, in LJSpeech's layout. HiFi-GAN's FILE is a generator, as the
+published generator_v1, with config.json beside it, or a FOLDER that export-hifigan wrote.
 
 KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
 """ + "\n".join(f"  {name:10} {' or '.join(kind.published.values())}" for name, kind in KINDS.items())
@@ -114,6 +121,29 @@ def command(args: list[str]) -> None:
             print(f"written to {out}: jaxgen sample {out} --prompt ...")
         case ["export-sd", run, folder]:
             from jaxgen.runs.stable_diffusion import export_run
+
+            export_run(user_path(run), user_path(folder))
+            print(f"written to {folder}")
+        case ["import-tacotron2", file, out, *flags]:
+            from jaxgen.runs.tacotron2 import import_run
+
+            import_run(
+                user_path(file), user_path(out), _flags("import-tacotron2", flags, ("--folder",)).get("--folder", "")
+            )
+            print(f"written to {out}: jaxgen speak {out} TEXT FILE.wav")
+        case ["export-tacotron2", run, file]:
+            from jaxgen.runs.tacotron2 import export_run
+
+            export_run(user_path(run), user_path(file))
+            print(f"written to {file}")
+        case ["import-hifigan", file, out, *flags]:
+            from jaxgen.runs.hifigan import import_run
+
+            folder = _flags("import-hifigan", flags, ("--folder",)).get("--folder", "")
+            import_run(user_path(file), user_path(out), folder)
+            print(f"written to {out}: jaxgen speak RUN TEXT FILE.wav --vocoder {out}")
+        case ["export-hifigan", run, folder]:
+            from jaxgen.runs.hifigan import export_run
 
             export_run(user_path(run), user_path(folder))
             print(f"written to {folder}")

@@ -29,9 +29,9 @@ def pictures(side: int, images: str = "") -> Dataset:
     raise UserError(f"emoji cannot be enlarged to {side} pixels a side, a multiple of 16: name pictures, --images DIR")
 
 
-def save_given(experiment: Experiment, given: PyTree, out: Path, source: str) -> None:
-    """Makes `out` a run at step 0 with these parameters; networks that are not given start at random. source: where
-    they come from."""
+def save_given(experiment: Experiment, given: PyTree, out: Path, source: str, extra: PyTree = None) -> None:
+    """Makes `out` a run at step 0 with these parameters, and with `extra` in the place of what training would measure;
+    networks that are not given start at random. source: where they come from."""
     model, codec = experiment.compute_model, experiment.codec.load()
     key_codec, key_init = jax.random.split(run_key(experiment.seed, INIT))
 
@@ -43,6 +43,7 @@ def save_given(experiment: Experiment, given: PyTree, out: Path, source: str) ->
     begin = jax.jit(fresh, compiler_options=QUICK_TO_COMPILE)
     state = begin(codec, experiment.data.batch_at(experiment.seed, 0, 1))
     state = state.replace(params={**state.params, **jax.tree.map(jnp.asarray, given)})
+    state = state.replace(extra={**state.extra, **jax.tree.map(jnp.asarray, extra or {})})
     run = open_run(experiment, out, {"source": source}, codec)
     with Checkpoints(run.checkpoints) as checkpoints:
         checkpoints.save(state)

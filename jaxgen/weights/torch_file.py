@@ -97,7 +97,11 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _described(value: Any, size: int) -> tuple[Mapping[str, Tensor], dict[str, Storage]]:
-    """The tensors by name and their storages by key, which a file of `size` bytes can hold."""
+    """The tensors by name and their storages by key, which a file of `size` bytes can hold. Some files have
+    them under `state_dict` or `generator`."""
+    for part in ("state_dict", "generator"):
+        if isinstance(value, dict) and isinstance(value.get(part), dict):
+            value = value[part]
     if not isinstance(value, dict) or not value or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise ValueError("not a mapping from names to tensors")
     storages = {tensor.storage.key: tensor.storage for tensor in value.values()}
