@@ -219,6 +219,37 @@ class WritesText(Protocol):
         ...
 
 
+@runtime_checkable
+class Speaks(Protocol):
+    """Reads texts out."""
+
+    def check_cond(self, cond: PyTree) -> None:
+        """Raises UserError for texts that cannot be read out."""
+        ...
+
+    def speak(
+        self, state: TrainState, keys: jax.Array, cond: PyTree
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Log mels f32[N, F, bands] of texts, cond {"text": i32[N, T], "length": i32[N]}; their frames i32[N]; the
+        weights of each symbol at each step, f32[N, S, T]; and whether each came to an end by itself, bool[N]."""
+        ...
+
+
+@runtime_checkable
+class Vocodes(Protocol):
+    """Makes sound of log mels."""
+
+    @property
+    def mel(self) -> Any:
+        """`ops.audio.Mel`: the spectrogram that it reads, frame f around sample (f + 1/2) hop."""
+        ...
+
+    def vocode(self, state: TrainState, keys: jax.Array, mel: jax.Array, length: jax.Array) -> jax.Array:
+        """Waveforms f32[N, F hop] in [-1, 1] of mels f32[N, F, bands], of which length[i] frames are real: zeros after
+        these, and nothing depends on the frames that are not."""
+        ...
+
+
 # --- numbers --------------------------------------------------------------------------------------------------
 
 
