@@ -3,10 +3,12 @@
 import numpy as np
 
 from jaxgen.core import compiled
+from jaxgen.core.capabilities import Speaks
 from jaxgen.core.keys import sample_keys
 from jaxgen.data import Dataset
 from jaxgen.inference.prompts import captions
 from jaxgen.inference.sampling import draw, in_frames, in_one, in_rows
+from jaxgen.inference.speech import save_speech
 from jaxgen.metrics.modes import mode_coverage
 from jaxgen.metrics.neighbours import centred, nearest_rows
 from jaxgen.report import save_picture
@@ -26,6 +28,8 @@ def save_pictures(trained: Trained, final: bool) -> None:
     goes to RUN/held_out.jsonl."""
     experiment, model, run, layout = trained.experiment, trained.model, trained.run, trained.layout
     folder, batch, num = run.pictures(trained.step), run.examples(), experiment.num_samples
+    if isinstance(model, Speaks):
+        return save_speech(trained, folder)
     cond = model.sample_cond(num, batch)
     samples = draw(trained, experiment.seed, num, cond, num)
     texts = experiment.data.texts(samples)
