@@ -26,16 +26,27 @@ class Optimizer:
     """Step at which the cosine decay from `lr` reaches `lr * final`; 0 for a constant rate."""
     final: Fraction = 0.0
     """The rate at `decay_steps`, as a fraction of `lr`."""
+    half_life: OptionalCount = 0
+    """Steps in which the rate halves, over and over, where there is no cosine decay; 0 for a constant rate."""
     clip: NonNegative = 0.0
     """Largest global norm of the gradient; 0 for no clipping."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay (arXiv:1711.05101) of the arrays named in `DECAYED`, such as kernels and embeddings."""
+
+    def problem(self) -> str | None:
+        if self.decay_steps and self.half_life:
+            return (
+                f"decay_steps is {self.decay_steps} and half_life {self.half_life}: choose one, and leave the other 0"
+            )
+        return None
 
     @property
     def schedule(self) -> optax.Schedule:
         """The learning rate as a function of the number of steps taken before."""
         if self.decay_steps:
             main = optax.cosine_decay_schedule(self.lr, max(1, self.decay_steps - self.warmup), self.final)
+        elif self.half_life:
+            main = optax.exponential_decay(self.lr, self.half_life, 0.5)
         else:
             main = optax.constant_schedule(self.lr)
         if not self.warmup:

@@ -9,7 +9,7 @@ lengths.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -50,6 +50,10 @@ class Speech(Dataset):
 
     def sound(self, index: int, split: str = "test") -> np.ndarray:
         """The waveform of a clip, f32[N] at `mel.rate`, silence cut."""
+        raise NotImplementedError
+
+    def known(self, split: str) -> list[Any]:
+        """All that the waveforms of a split depend on beside `mel`, as JSON."""
         raise NotImplementedError
 
     @property
@@ -181,6 +185,9 @@ class SpeechFolder(Speech):
     def sound(self, index: int, split: str = "test") -> np.ndarray:
         return self.sound_of(_folder(self, split)[0][index])
 
+    def known(self, split: str) -> list[Any]:
+        return ["folder", self.trim, [(str(clip.file), *clip.stamp) for clip in self.clips(split)]]
+
     def sound_of(self, clip: Clip) -> np.ndarray:
         return self._trimmed(read_sound(clip.file, self.mel.rate), str(clip.file))
 
@@ -204,8 +211,7 @@ def _folder(data: SpeechFolder, split: str) -> tuple[list[Clip], list[np.ndarray
     """Clips of a split that are not too long, their symbols, mels and frames."""
     every = data.clips(split)
     texts = [data.symbols_of(clip) for clip in every]
-    known = ["folder", data.trim, [(str(clip.file), *clip.stamp) for clip in every]]
-    mels, frames = mels_of(lambda i: data.sound_of(every[i]), len(every), data.mel, known)
+    mels, frames = mels_of(lambda i: data.sound_of(every[i]), len(every), data.mel, data.known(split))
     fits = frames <= data.mel.frames(int(data.longest * data.mel.rate))
     if fits.all():
         return every, texts, mels, frames
@@ -243,8 +249,7 @@ class Spoken(Speech):
 
     def load(self, split: str) -> Clips:
         texts = self.captions(split)
-        known = ["spoken", self.trim, self.voice, self.speed, self.pitch, texts]
-        mels, frames = mels_of(lambda i: self.speech_of(texts[i]), len(texts), self.mel, known)
+        mels, frames = mels_of(lambda i: self.speech_of(texts[i]), len(texts), self.mel, self.known(split))
         return Clips(self, [self._encoded(text) for text in texts], mels, frames)
 
     def captions(self, split: str = "train") -> tuple[str, ...]:
@@ -252,6 +257,9 @@ class Spoken(Speech):
         chosen = phrases(self.longest)[: self.num]
         held_out = held_out_tenth(chosen)
         return tuple(text for text in chosen if split == "all" or (text in held_out) == (split == "test"))
+
+    def known(self, split: str) -> list[Any]:
+        return ["spoken", self.trim, self.voice, self.speed, self.pitch, self.captions(split)]
 
     def sound(self, index: int, split: str = "test") -> np.ndarray:
         return self.speech_of(self.captions(split)[index])

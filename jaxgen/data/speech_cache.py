@@ -1,4 +1,4 @@
-"""Log mel spectrograms of clips, made once and kept in the user's cache."""
+"""Log mel spectrograms and waveforms of clips, made once and kept in the user's cache."""
 
 import functools
 import hashlib
@@ -22,6 +22,10 @@ SHAPE = 128
 """Frames: spectrograms are computed in multiples of these, each compiled once."""
 
 
+LOUDEST = 32_767
+"""The integer of a sample of 1."""
+
+
 def mel_of(x: np.ndarray, mel: Mel) -> np.ndarray:
     """The log mel f32[F, bands] of a waveform f32[N]."""
     half, frames = mel.n_fft // 2, mel.frames(len(x))
@@ -42,24 +46,43 @@ def mels_of(sounds: Callable[[int], np.ndarray], num: int, mel: Mel, known: list
 
     known: all that they depend on beside `mel`, as JSON.
     """
+    return _kept("mels", lambda: _computed(sounds, num, mel), [{**vars(mel)}, *known], np.float32, (mel.bands,))
+
+
+def waves_of(sounds: Callable[[int], np.ndarray], num: int, known: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The waveforms sounds(0), ..., sounds(num - 1) in [-1, 1], one after another, as i16[samples of all] of 32,767 at
+    most, and the samples of each, i64[num]. They are kept as `mels_of` keeps mels."""
+
+    def rounded() -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for x in _ahead(pool, sounds, num):
+                yield np.round(np.clip(x, -1, 1) * LOUDEST).astype(np.int16)
+
+    return _kept("waves", rounded, known, np.int16, ())
+
+
+def _kept(
+    kind: str, parts: Callable[[], Iterator[np.ndarray]], known: list[Any], dtype: type, row: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays [n, *row] one after another, and the n of each, from the cache, or else computed by `parts`."""
     folder = private_folder("speech")
     if folder is None:
-        parts = list(_computed(sounds, num, mel))
-        return np.concatenate(parts), np.array([len(part) for part in parts])
-    key = json.dumps([FORMAT, {**vars(mel)}, *known], default=str)
-    file = folder / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:20]}.mels"
-    heads = file.with_suffix(".frames")
-    # The frames are written last: where they are, the mels are whole.
+        every = list(parts())
+        return np.concatenate(every), np.array([len(part) for part in every])
+    key = json.dumps([FORMAT, *known], default=str)
+    file = folder / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:20]}.{kind}"
+    heads = file.with_suffix(".frames" if kind == "mels" else ".samples")
+    # The lengths are written last: where they are, the rest is whole.
     if not (heads.is_file() and file.is_file()):
-        frames = []
+        lengths = []
         with disk_errors(), replacing(file) as partial, partial.open("wb") as out:
-            for part in _computed(sounds, num, mel):
+            for part in parts():
                 out.write(part.tobytes())
-                frames.append(len(part))
+                lengths.append(len(part))
         with disk_errors():
-            write_tensors(heads, {"frames": np.array(frames)})
-    frames = read_tensors(heads)[0]["frames"]
-    return np.memmap(file, np.float32, "r", shape=(int(frames.sum()), mel.bands)), frames
+            write_tensors(heads, {"frames": np.array(lengths)})
+    lengths = read_tensors(heads)[0]["frames"]
+    return np.memmap(file, dtype, "r", shape=(int(lengths.sum()), *row)), lengths
 
 
 def _computed(sounds: Callable[[int], np.ndarray], num: int, mel: Mel) -> Iterator[np.ndarray]:

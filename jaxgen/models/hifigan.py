@@ -1,0 +1,221 @@
+"""HiFi-GAN, arXiv:2010.05646: a mel to its waveform, by a generator G and critics of periods and of scales.
+
+x is a waveform, s its mel, D_k a critic and D_k^i its layer i, phi the log mel of all frequencies:
+
+    L_D = sum_k E[(D_k(x) - 1)^2 + D_k(G(s))^2]                                                            (eq. 1)
+    L_G = sum_k (E (D_k(G(s)) - 1)^2 + 2 sum_i E |D_k^i(x) - D_k^i(G(s))|) + 45 E |phi(x) - phi(G(s))|     (eqs. 2 to 6)
+
+where each E | | is a mean over the values. A training step draws a segment of each example by its key and makes one
+fake of it. The critics take a step first; the generator then takes its step against the updated critics.
+
+Mels are of the waveform itself, frame f around sample (f + 1/2) hop, so that F frames are of F hop samples.
+cond = {"mel": f32[N, F, bands], "length": i32[N]}, of which the first length[i] frames are real.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from annotated_types import Ge, Le
+
+from jaxgen.core.gradients import Seen, once
+from jaxgen.core.keys import fold_each, integer_each
+from jaxgen.core.ranges import NonNegative
+from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
+from jaxgen.errors import UserError
+from jaxgen.models.adversarial import AdversarialModel
+from jaxgen.models.shared import concrete
+from jaxgen.nets.apply import apply
+from jaxgen.nets.hifigan import Generator, Judged, WaveCritic
+from jaxgen.ops.audio import Mel, log_mel
+from jaxgen.ops.gan import LeastSquares, Objective
+from jaxgen.optim import Adam, Optimizer
+
+HALF_LIFE = 561_000
+"""Steps in which the published rate halves: it is multiplied by 0.999 after each epoch of 809 steps."""
+PUBLISHED = Adam(lr=2e-4, b1=0.8, b2=0.99, weight_decay=0.01, half_life=HALF_LIFE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiFiGAN(AdversarialModel):
+    """x: f32[B, N] in [-1, 1]. `loss` is the generator's; it need not fall while both networks improve, but `mel_l1`
+    falls. Samples are deterministic: a mel has one waveform."""
+
+    generator: Generator = Generator()
+    critic: WaveCritic = WaveCritic()
+    objective: Objective = LeastSquares()
+    optimizer: Optimizer = PUBLISHED
+    critic_optimizer: Optimizer = PUBLISHED
+    mel: Mel = Mel()
+    """s: the spectrogram that the generator reads."""
+    segment: Annotated[int, Ge(1), Le(1 << 20)] = 8192
+    """Samples of each example that a step trains on."""
+    feature_weight: NonNegative = 2.0
+    """Of the distance of the critics' layers."""
+    mel_weight: NonNegative = 45.0
+    """Of the distance of phi."""
+
+    # --- checks ---
+
+    def problem(self) -> str | None:
+        if self.generator.hop != self.mel.hop or self.generator.bands != self.mel.bands:
+            return (
+                f"the generator makes {self.generator.hop} samples of a frame of {self.generator.bands} bands, mel has "
+                f"frames of {self.mel.bands} bands every {self.mel.hop} samples: set generator.rates, whose product is "
+                "the samples, or mel"
+            )
+        if (self.mel.n_fft - self.mel.hop) % 2 or self.segment % self.mel.hop:
+            return (
+                f"n_fft is {self.mel.n_fft}, hop {self.mel.hop} and segment {self.segment}: an n_fft that differs from "
+                "the hop by an even number, and a segment of whole hops, are expected"
+            )
+        if self.segment <= self.margin:
+            return f"segment is {self.segment}, more than {self.margin} are expected: half of what frames overlap"
+        return None
+
+    def check(self, batch: Batch | RawBatch) -> None:
+        shape = tuple(batch["x"].shape[1:])
+        if len(shape) != 1 or not jnp.issubdtype(batch["x"].dtype, jnp.floating):
+            raise UserError(
+                f"examples are {batch['x'].dtype}{list(shape)}: waveforms are expected, as the data Sounds gives them"
+            )
+        if shape[0] < self.segment or shape[0] % self.mel.hop:
+            raise UserError(
+                f"examples have {shape[0]} samples: a multiple of {self.mel.hop}, model.mel.hop, of at least "
+                f"{self.segment}, model.segment, is expected: set --data.samples"
+            )
+
+    def check_cond(self, cond: PyTree) -> None:
+        if not isinstance(cond, dict) or not {"mel", "length"} <= cond.keys():
+            raise UserError("mels are expected as condition: `mel` and their frames `length`")
+        mel, length = cond["mel"], cond["length"]
+        if mel.ndim != 3 or mel.shape[2] != self.mel.bands or length.shape != mel.shape[:1]:
+            raise UserError(
+                f"the condition is a mel {list(mel.shape)} with length {list(length.shape)}: [N, F, {self.mel.bands}] "
+                "and [N] are expected"
+            )
+        if concrete(length) and len(length) and not 0 <= int(jnp.min(length)) <= int(jnp.max(length)) <= mel.shape[1]:
+            raise UserError(f"length has numbers outside 0 to {mel.shape[1]}, the frames of mel: correct it")
+
+    # --- mels ---
+
+    @property
+    def margin(self) -> int:
+        """Samples by which frames reach beyond both ends of their waveform."""
+        return (self.mel.n_fft - self.mel.hop) // 2
+
+    def mels(self, x: jax.Array, all_frequencies: bool = False) -> jax.Array:
+        """Log mels f32[B, N / hop, bands] of x, f32[B, N], continued by its reflection: s or phi."""
+        mel = replace(self.mel, low=0.0, high=self.mel.rate / 2) if all_frequencies else self.mel
+        return log_mel(jnp.pad(x, ((0, 0), (self.margin, self.margin)), mode="reflect"), mel, centred=False)
+
+    def _pairs(self, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Mels and waveforms f32[B, segment] of random segments. A mel knows the samples beside its segment."""
+        x = batch["x"]
+        start = integer_each(keys, 0, x.shape[1] - self.segment + 1)
+        wide = self.segment + 2 * self.margin
+        x = jnp.pad(x, ((0, 0), (self.margin, self.margin)), mode="reflect")
+        x = jax.vmap(lambda row, i: jax.lax.dynamic_slice(row, (i,), (wide,)))(x, start)
+        return log_mel(x, self.mel, centred=False), x[:, self.margin : wide - self.margin]
+
+    # --- training ---
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        key_gen, key_critic = jax.random.split(key)
+        x = batch["x"][:1, : self.segment]
+        gen = self.generator.init(key_gen, self.mels(x))
+        return self._start(gen, self.critic.init(key_critic, x))
+
+    def critic_loss(
+        self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """Eq. 1. fakes: fakes and true segments, as a function of the generator's parameters, keys and batch.
+        `Seen.extra` is the critics' extra."""
+        fake, x = fakes(state.params["gen"], keys, batch)
+        # One pass over both: no layer mixes the examples of a batch.
+        judged, extra = self._critic_logits(params, state.extra["critic"], "real", jnp.concatenate([x, fake]))
+        pairs = [(logits[: len(x)], logits[len(x) :]) for logits in judged.logits]
+        # Twice: `LeastSquares` is half of eq. 1.
+        value = 2 * sum(self.objective.critic(real, fake) for real, fake in pairs)
+        metrics = {"real_logit": _mean([real for real, _ in pairs]), "fake_logit": _mean([fake for _, fake in pairs])}
+        return value, Seen(metrics, extra=extra)
+
+    def generator_loss(
+        self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, Seen]:
+        """Eqs. 2 to 6 on the same fakes by the state's critics. `Seen.extra` is the critics' extra."""
+        fake, x = fakes(params, keys, batch)
+        judge: Any = partial(self._critic_logits, state.params["critic"])
+        on_fake, extra = judge(state.extra["critic"], "generator", fake)
+        # What is learnt of the spectral norms is learnt in the critics' step.
+        on_real: Judged = judge(state.extra["critic"], "generator", x)[0]
+        layers = zip(on_real.features, on_fake.features)
+        mel = jnp.mean(jnp.abs(self.mels(x, True) - self.mels(fake, True)))
+        metrics = {
+            "gan": 2 * sum(self.objective.generator(logits) for logits in on_fake.logits),
+            "features": sum(jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))) for a, b in layers),
+            "mel_l1": mel,
+        }
+        value = metrics["gan"] + self.feature_weight * metrics["features"] + self.mel_weight * mel
+        return value, Seen(metrics, extra=extra)
+
+    def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step of the critics, then one of the generator against the updated critics, on the same fakes."""
+        batch, num = dict(batch), len(batch["x"])
+
+        def made(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            mel, x = self._pairs(keys, batch)
+            return apply(self.generator, {"params": params}, mel), x
+
+        if self.accumulate == 1:
+            keys = fold_each(key, jnp.arange(num))
+            shared = once(lambda params: made(params, keys, batch), state.params["gen"])
+
+        def fakes(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            return shared(params) if self.accumulate == 1 else made(params, keys, batch)
+
+        loss = partial(self.critic_loss, state, fakes)
+        (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch, "critic")
+        critic, critic_opt = self._critic_descent(state, critic_grads)
+        state = state.replace(
+            params={**state.params, "critic": critic},
+            opt_state={**state.opt_state, "critic": critic_opt},
+            extra={**state.extra, "critic": judged.extra},
+        )
+        loss = partial(self.generator_loss, state, fakes)
+        (value, seen), grads = self._gradient(loss, state.params["gen"], key, num, batch, "gen")
+        state = self._generator_descent(state, grads)
+        norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
+        metrics = {"loss": value, "critic_loss": critic_loss, **judged.metrics, **seen.metrics, **norms}
+        return state.replace(step=state.step + 1), metrics
+
+    # --- use ---
+
+    def vocode(self, state: TrainState, keys: jax.Array, mel: jax.Array, length: jax.Array) -> jax.Array:
+        """Waveforms f32[N, F hop] in [-1, 1] of mels f32[N, F, bands], of which length[i] frames are real; zeros after
+        them. What is beyond them has no influence. keys: for other vocoders; this one draws nothing."""
+        return apply(self.generator, {"params": state.sampling_params["gen"]}, mel, length)
+
+    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
+        """`vocode` of the condition's mel and length."""
+        return self.vocode(state, keys, cond["mel"], cond["length"])
+
+    def sample_cond(self, num: int, batch: Batch | RawBatch) -> PyTree:
+        """The mels of `batch`, repeated as needed."""
+        mel = self.mels(jnp.asarray(batch["x"])[jnp.arange(num) % len(batch["x"])])
+        return {"mel": mel, "length": jnp.full(num, mel.shape[1], jnp.int32)}
+
+    def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
+        """f32[B]: `mel_l1`, the mean distance of the log mels of all frequencies of x and of what is made of its s."""
+        x = batch["x"]
+        fake = apply(self.generator, {"params": state.sampling_params["gen"]}, self.mels(x))
+        return {"mel_l1": jnp.mean(jnp.abs(self.mels(x, True) - self.mels(fake, True)), axis=(1, 2))}
+
+
+def _mean(logits: list[jax.Array]) -> jax.Array:
+    """The mean over critics of their mean logits."""
+    return jnp.mean(jnp.stack([jnp.mean(one) for one in logits]))
