@@ -14,6 +14,7 @@ from jaxgen.data.speech import Speech, SpeechFolder, Spoken
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.token_numbers import TokenNumbers
+from jaxgen.data.tones import Tones
 from jaxgen.data.toys import Toy2D
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Spoken",
     "Text",
     "TokenNumbers",
+    "Tones",
     "Toy2D",
     "area_resize",
     "feed",
