@@ -5,9 +5,10 @@
     python experiments/text_to_image.py sprites --images DIR --mesh data=2     # captions lie beside the pictures
     jaxgen sample runs/text_to_image-emoji-0 --prompt "red apple"
 
-A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. ldm_kl8 and
-sd15 take captioned pictures by --images DIR, CLIP's vocabulary by --data.vocabulary FOLDER, and a first stage of
-autoencoder_kl.py or `jaxgen weights import-vae`. emoji draws what half of its held-out captions say. Not yet run: sprites, emoji_mmdit, ldm_kl8, sd15.
+A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. sprites goes
+on from the run of emoji. ldm_kl8 and sd15 take captioned pictures by --images DIR, CLIP's vocabulary by
+--data.vocabulary FOLDER, and a first stage of autoencoder_kl.py or `jaxgen weights import-vae`. emoji draws what half
+of its held-out captions say. Not yet run: emoji_mmdit, ldm_kl8, sd15.
 """
 
 from jaxgen.cli.train import main
@@ -18,7 +19,6 @@ from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.clip import TextTower, tower
 from jaxgen.nets.dit import DiT, dit
 from jaxgen.nets.mmdit import MMDiT
-from jaxgen.nets.unet import UNet
 from jaxgen.nets.unet_sd import SDUNet
 from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.pndm import PNDM
@@ -61,16 +61,15 @@ PRESETS = {
         model=FlowMatching(shape=(8, 8, 32), network=MMDiT(width=192, depth=6, heads=3, patch=1), **TINY), codec=TAEF2,
         data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16), **HOUR,
     ),
-    # Of pixels: first stages of photographs blur drawings of 32 pixels.
+    # Goes on from the run of emoji, in their tokens: from nothing, 2,000 steps draw blobs.
     "sprites": Experiment(
         model=FlowMatching(
-            shape=(32, 32, 3), network=UNet(48, (1, 2, 4), 1, (8,), 48, 0.0, (16, 8), pooled_context=True, patch=2),
-            **TINY | {
-                "sampler": Heun(steps=25, clip=1.0),
-                "optimizer": Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
-            },
+            shape=(8, 8, 32), network=dit("tiny", patch=1),
+            **TINY | {"ema_decay": 0.998, "optimizer": Adam(lr=5e-4, warmup=100, decay_steps=2000, clip=1.0)},
         ),
-        data=Captioned(data=Mirrored(data=ImageFolder(size=32)), window=16), **HOUR | {"steps": 4000},
+        codec=TAEF2, init="runs/text_to_image-emoji-0",
+        data=Captioned(data=Mirrored(data=ImageFolder(size=64)), window=16, vocabulary="runs/text_to_image-emoji-0"),
+        **HOUR | {"steps": 2000, "sample_every": 1000},
     ),
     # The text-to-image model of table 15 of arXiv:2112.10752: FID 12.63 on MS-COCO with guidance 1.5. Attention among
     # its words is 512 channels wide, here 1,280, which makes 1.56 G parameters of 1.45 G.
