@@ -10,6 +10,7 @@ from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.mirrored import Mirrored
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
+from jaxgen.data.sounds import Sounds
 from jaxgen.data.speech import Speech, SpeechFolder, Spoken
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
@@ -33,6 +34,7 @@ __all__ = [
     "RandomAccess",
     "RawBatch",
     "SceneFolder",
+    "Sounds",
     "Speech",
     "SpeechFolder",
     "Spoken",
