@@ -12,6 +12,7 @@ COMMANDS = {
     "guide": "Draw pictures that a trained CLIP finds near to a text: jaxgen guide RUN --clip RUN --prompt TEXT.",
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",
     "compare": "Show the scores of several runs side by side; refused where they were not taken alike.",
+    "speak": "Read a text out by a run of a model that speaks: jaxgen speak RUN TEXT OUT.wav.",
     "render": "Render a radiance field: held-out views, a turntable, a mesh.",
     "export": "Write the run's sampler as a file that needs jax alone.",
     "compress": "Compress pictures without loss by a run of an autoregressive model.",

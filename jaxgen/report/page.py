@@ -24,6 +24,7 @@ from jaxgen.report.parts import (
     read_json,
     reproduce,
     section,
+    sounds,
     write_page,
 )
 from jaxgen.runtime.reading import read_bytes
@@ -58,6 +59,7 @@ def write_report(run: Path | str) -> Path:
         _facts(experiment, environment, metrics, timing) + "</header>",
         _texts(run / "pictures"),
         _final(pictures),
+        sounds(run / "pictures"),
         _film(pictures),
         section("Curves", div("curves", curves({**metrics, **held_out, **rates}))),
         _evaluation(evaluation),

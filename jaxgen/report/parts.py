@@ -90,6 +90,27 @@ def img(picture: Picture, alt: str, up_to: int = 0) -> str:
     )
 
 
+def sounds(folder: Path) -> str:
+    """The section with the sounds of the newest of folder/STEP that has some, as players with their data inside. What
+    each is, sounds.json beside them says."""
+    found = [file for file in sorted(folder.glob("*/*.wav")) if file.parent.name.isdecimal()]
+    if not found:
+        return ""
+    newest = max((file.parent for file in found), key=lambda step: int(step.name))
+    said = read_json(newest / "sounds.json", [])
+    players = []
+    for file in found:
+        if file.parent == newest:
+            data = base64.b64encode(reading.read_bytes(file)).decode()
+            name = escape(str(said.get(file.name, file.stem.replace("_", " "))))
+            players.append(
+                f'<figure><audio controls src="data:audio/wav;base64,{data}"></audio>'
+                f"<figcaption>{name}</figcaption></figure>"
+            )
+    step = f'<p class="quiet">step {int(newest.name):,}</p>'
+    return section("Sounds", div("sounds", "\n".join(players)) + step)
+
+
 def configuration(experiment: dict[str, Any], environment: dict[str, Any]) -> str:
     """The section with all settings of the run."""
     shown = {k: v for k, v in environment.items() if k != "command"}

@@ -28,7 +28,7 @@ img { display: block; max-width: 100%; height: auto; }
 img.pixels { image-rendering: pixelated; }
 pre.text { max-height: 40rem; overflow: auto; padding: 1rem; background: var(--raised); white-space: pre-wrap;
   overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
+.pictures, .sounds { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
   gap: 2rem; }
 .pictures .wide { grid-column: 1 / -1; }
 .film input { width: min(100%, 35rem); margin: .75rem 0 0; accent-color: var(--line); display: block; }
