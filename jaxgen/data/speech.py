@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Le
 
-from jaxgen.core.ranges import PathName, Positive, Samples, Size
+from jaxgen.core.ranges import PathName, Positive, Samples
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, check_split, held_out_tenth
 from jaxgen.data.embedded_texts import SHORTEST, phrases
@@ -37,7 +37,7 @@ class Speech(Dataset):
     """Base of sets of speech. A subclass says its texts and sounds."""
 
     mel: Mel = Mel()
-    frames: Size = 64
+    frames: Annotated[int, Ge(1), Le(4_096)] = 64
     """Frames of a batch are padded to a multiple of this."""
     dictionary: PathName = ""
     """A pronouncing dictionary in the format of CMU's: its words are read as phonemes, not as letters."""
@@ -212,7 +212,7 @@ def _folder(data: SpeechFolder, split: str) -> tuple[list[Clip], list[np.ndarray
     every = data.clips(split)
     texts = [data.symbols_of(clip) for clip in every]
     mels, frames = mels_of(lambda i: data.sound_of(every[i]), len(every), data.mel, data.known(split))
-    fits = frames <= data.mel.frames(int(data.longest * data.mel.rate))
+    fits = (frames - 1) * data.mel.hop / data.mel.rate <= data.longest
     if fits.all():
         return every, texts, mels, frames
     if not fits.any():

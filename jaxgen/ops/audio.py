@@ -30,13 +30,13 @@ class Mel:
 
     rate: Rate = 22_050
     """Samples a second of the sound; sound of another rate is resampled."""
-    n_fft: Annotated[int, Ge(16), Le(65_536)] = 1024
+    n_fft: Annotated[int, Ge(16), Le(16_384)] = 1024
     """Samples of a frame."""
     hop: Size = 256
     """Samples from one frame to the next."""
-    window: Annotated[int, Ge(16), Le(65_536)] = 1024
+    window: Annotated[int, Ge(16), Le(16_384)] = 1024
     """Samples of the Hann window, in the middle of a frame."""
-    bands: Size = 80
+    bands: Annotated[int, Ge(1), Le(1_024)] = 80
     low: NonNegative = 0.0
     """Lowest frequency in Hz."""
     high: Positive = 8_000.0
@@ -52,10 +52,15 @@ class Mel:
                 f"low is {self.low:g} and high is {self.high:g}: low below high, and high of at most half the rate, "
                 f"{self.rate / 2:g}, are expected"
             )
-        if self.n_fft % 2 or self.window > self.n_fft or 2 * self.hop > self.window:
+        if self.n_fft % 2 or not 16 * self.hop >= self.window >= 2 * self.hop or self.window > self.n_fft:
             return (
                 f"n_fft is {self.n_fft}, window {self.window}, hop {self.hop}: an even n_fft, a window of at most that "
-                "and a hop of at most half the window are expected"
+                "and a hop of 1/16 to 1/2 of the window are expected"
+            )
+        if empty := int(np.sum(~mel_bank(self).any(axis=0))):
+            return (
+                f"bands is {self.bands}, of which {empty} lie between two frequencies of n_fft = {self.n_fft}: choose "
+                "fewer, or a larger n_fft"
             )
         return None
 

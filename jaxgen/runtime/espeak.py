@@ -50,9 +50,7 @@ def spoken(text: str, voice: str = "en-us", words_a_minute: int = 175, pitch: in
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the breath of some voices
             library.espeak_SetSynthCallback(keep)
             if library.espeak_SetVoiceByName(voice.encode()):
-                raise UserError(
-                    f"voice is {voice!r}, which eSpeak NG does not know: choose en-us, en or another of it"
-                )
+                raise UserError(f"voice is {voice!r}, which eSpeak NG does not know: choose en-us, en or another of it")
             library.espeak_SetParameter(RATE, words_a_minute, 0)
             library.espeak_SetParameter(PITCH, pitch, 0)
             data = text.encode()

@@ -185,6 +185,7 @@ def test_long_clips_are_left_out_and_counted(tmp_path, capsys):
     np.testing.assert_array_equal(
         [SMALL.frames(len(data.sound(i, "all"))) for i in range(data.count("all"))], data.arrays("all").lengths
     )
+    assert dataclasses.replace(data, longest=1e308).count("all") == 30
     with pytest.raises(UserError, match=r"all .* clips of .* are longer than 0\.1 s"):
         dataclasses.replace(data, longest=0.1).count()
 

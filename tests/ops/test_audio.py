@@ -234,7 +234,10 @@ def test_magnitudes_have_the_mel_they_come_from():
     [
         ({"high": 5_000.0}, "low is 0 and high is 5000"),
         ({"low": 4_000.0}, "low below high"),
-        ({"hop": 40}, "a hop of at most half the window"),
+        ({"hop": 40}, "a hop of 1/16 to 1/2 of the window"),
+        ({"hop": 2}, "a hop of 1/16 to 1/2 of the window"),
+        ({"bands": 40}, "bands is 40, of which 2 lie between two frequencies of n_fft = 64"),
+        ({"bands": 65_536}, "bands is 65536"),
         ({"window": 65}, "a window of at most that"),
         ({"n_fft": 65}, "an even n_fft"),
     ],
