@@ -35,16 +35,18 @@ class Options:
     out: str = str(common.RESULTS / "speech-recognition.json")
 
 
-def recognised(data: Speech, num: int, general: int) -> dict[str, dict]:
+def recognised(source: str, data: Speech, num: int, general: int) -> list[dict]:
     """Error rates of the first held-out clips by each model."""
     known = data.captions("test")
-    found = {}
+    rows = []
     for name, texts, most in (("texts", known, num), ("english", (), general)):
         said = known[:most]
         sounds = [data.sound(i) for i in range(len(said))]
         hear, start = recogniser(texts), time.process_time()
         heard = [hear(x, data.mel.rate) for x in sounds]
-        found[name] = {
+        row = {
+            "source": source,
+            "known": name,
             "clips": len(said),
             "speech_seconds": sum(map(len, sounds)) / data.mel.rate,
             "cpu_seconds": time.process_time() - start,
@@ -52,7 +54,10 @@ def recognised(data: Speech, num: int, general: int) -> dict[str, dict]:
             "character_error_rate": error_rate(said, heard, "character"),
             "heard": dict(list(zip(said, heard))[:10]),
         }
-    return found
+        rows.append(row)
+        rates = [f"{row[f'{unit}_error_rate']:.3f} of {unit}s" for unit in ("word", "character")]
+        print(f"{source:20} {name:8} {row['clips']:4} clips: wrong {', '.join(rates)}", flush=True)
+    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,14 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     devices.start_jax()
     sources = {Path(folder).name: SpeechFolder(folder=folder) for folder in options.folders}
     sources |= {f"espeak {voice}": Spoken(voice=voice) for voice in options.voices}
-    out, results = Path(options.out), {}
-    for name, data in sources.items():
-        results[name] = recognised(data, options.num, options.general)
-        for model, numbers in results[name].items():
-            rates = [f"{numbers[f'{unit}_error_rate']:.3f} of {unit}s" for unit in ("word", "character")]
-            print(f"{name:20} {model:8} {numbers['clips']:4} clips: wrong {', '.join(rates)}", flush=True)
+    out = Path(options.out)
+    results = [row for name, data in sources.items() for row in recognised(name, data, options.num, options.general)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"provenance": common.provenance(), "result": results}, indent=2) + "\n")
+    out.write_text(json.dumps({"provenance": common.provenance(), "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
