@@ -12,6 +12,7 @@ from jaxgen.cli.evaluate import EvaluateOptions
 from jaxgen.cli.export import ExportOptions
 from jaxgen.cli.render import RenderOptions
 from jaxgen.cli.sample import SampleOptions, WriteOptions
+from jaxgen.cli.speak import SpeakOptions
 from jaxgen.cli.train import Options, train_preset
 from jaxgen.core.configuration import check_fields, fits, range_of
 from jaxgen.errors import UserError
@@ -19,10 +20,10 @@ from jaxgen.experiment import presets
 from jaxgen.inference.editing import Edit
 from jaxgen.scoring.records import Scoring
 
-COMMANDS = (CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, WriteOptions)
+COMMANDS = (CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, SpeakOptions, WriteOptions)
 LONGEST = 5.0
 """CPU seconds within which settings are accepted or refused."""
-UNBOUNDED = {"scale", "psi", "shift", "low", "high", "real", "log_sigma_mean", "logit_mean", "level"}
+UNBOUNDED = {"scale", "psi", "shift", "low", "high", "real", "log_sigma_mean", "logit_mean", "level", "mean", "silence"}
 """Numbers of which every finite value has a meaning."""
 
 

@@ -18,7 +18,7 @@ from jaxgen.models.vae import VAE
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 # Scripts whose networks normalize by the batch and cannot do otherwise, or share something over it.
 REFUSED = {
-    **dict.fromkeys(("dcgan", "sngan", "wgan_gp"), "batch normalization mixes the examples"),
+    **dict.fromkeys(("dcgan", "sngan", "tacotron2", "wgan_gp"), "batch normalization mixes the examples"),
     "ngp": "share one budget",
     "clip": "each example is compared with all others",
 }
