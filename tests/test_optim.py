@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 
 from jaxgen.core import abstract_state
+from jaxgen.core.configuration import check_fields
+from jaxgen.errors import UserError
 from jaxgen.optim import Adam, decayed
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([1.0, 2.0]), "scale": jnp.array(2.0)}
@@ -46,6 +48,13 @@ def test_cosine_reaches_its_end_at_decay_steps():
     schedule = Adam(lr=1.0, warmup=10, decay_steps=110, final=0.2).schedule
     at = {0: 0.1, 4: 0.5, 9: 1, 10: 1, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2, 60: 0.6, 110: 0.2, 10_000: 0.2}
     assert [float(schedule(i)) for i in at] == pytest.approx(list(at.values()), abs=1e-6)
+
+
+def test_half_life():
+    schedule = Adam(lr=0.4, warmup=10, half_life=100).schedule
+    assert [float(schedule(i)) for i in (9, 10, 60, 110, 310)] == pytest.approx([0.4, 0.4, 0.4 / 2**0.5, 0.2, 0.05])
+    with pytest.raises(UserError, match="decay_steps is 5 and half_life 7: choose one"):
+        check_fields(Adam(decay_steps=5, half_life=7))
 
 
 def test_adam_is_the_papers_algorithm_1():

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from jaxgen.cli.flags import Repeated
 from jaxgen.cli.options import Asked, Common, OnMesh, ask
-from jaxgen.core.capabilities import Translates
+from jaxgen.core.capabilities import Translates, Vocodes
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, Samples, Seed, Size
 from jaxgen.errors import UserError
@@ -19,6 +19,7 @@ from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
 from jaxgen.inference.prompts import asked_texts, captions, read_lines
 from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
+from jaxgen.inference.vocoding import save_sounds
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
@@ -65,7 +66,8 @@ class SampleOptions(Edit, OnMesh, Drawing):
     """Also write each sample of images as a PNG of its own into the folder `files`, for scorers outside; classes and
     captions go to metadata.jsonl beside them, as ImageFolder reads it."""
     out: str = ""
-    """Folder for samples.png and samples.safetensors; RUN/samples/seedSEED-numNUM when empty."""
+    """Folder for samples.png and samples.safetensors, and of sound 0.wav, 1.wav, ...; RUN/samples/seedSEED-numNUM when
+    empty."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,13 @@ def command(args: list[str]) -> None:
         raw = editing.rows_between(trained, options.seed, lines, options.between, cond)
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
-    columns = options.between if raw.ndim == 4 else 0
-    shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
-    said = captions(trained, cond) if len(raw) == num else ()
-    save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size), texts=said)
+    if isinstance(model, Vocodes):
+        save_sounds(out, raw, model.mel)
+    else:
+        columns = options.between if raw.ndim == 4 else 0
+        shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
+        said = captions(trained, cond) if len(raw) == num else ()
+        save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size), texts=said)
     if translates:
         images.save_each(out, raw)
     write_tensors(out / "samples.safetensors", {"x": raw})

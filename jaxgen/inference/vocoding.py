@@ -1,6 +1,7 @@
 """Sound of log mels by a trained vocoder."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from jaxgen.core.capabilities import Vocodes
 from jaxgen.core.keys import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.inference.sampling import draw
-from jaxgen.ops.audio import Mel
+from jaxgen.ops.audio import Mel, log_mel
 from jaxgen.report import save_picture
 from jaxgen.report.heat import heat
 from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_text
 from jaxgen.runtime.processes import is_main, whole
 from jaxgen.runtime.sound import write_sound
 
@@ -39,17 +41,17 @@ def check_vocoder(vocoder: Trained, mel: Mel) -> None:
         )
 
 
-def vocoded(vocoder: Trained, log_mel: np.ndarray, mel: Mel, seed: int = 0, index: int = 0) -> np.ndarray:
-    """f32[(F - 1) hop] in [-1, 1] of a log mel f32[F, bands], whose frame f is around sample f hop, as the mels of
-    speech are; by key `index` of the seed. Raises UserError as `check_vocoder` does."""
+def vocoded(vocoder: Trained, frames: np.ndarray, mel: Mel, seed: int = 0, index: int = 0) -> np.ndarray:
+    """f32[(F - 1) hop] in [-1, 1] of the frames f32[F, bands] of a log mel, frame f around sample f hop, as those of
+    data are; by key `index` of the seed. Raises UserError as `check_vocoder` does."""
     check_vocoder(vocoder, mel)
-    frames = len(log_mel)
-    padded = np.full((1, max(1, -(-frames // FRAMES)) * FRAMES, mel.bands), mel.silence, np.float32)
-    padded[0, :frames] = log_mel
-    length = np.array([frames], np.int32)
+    count = len(frames)
+    padded = np.full((1, max(1, -(-count // FRAMES)) * FRAMES, mel.bands), mel.silence, np.float32)
+    padded[0, :count] = frames
+    length = np.array([count], np.int32)
     x = vocode_program(vocoder.model, vocoder.state, sample_keys(seed, 1, index), padded, length)
     # A vocoder's frames are half a hop later.
-    return np.asarray(whole(x))[0, mel.hop // 2 :][: max(1, frames - 1) * mel.hop]
+    return np.asarray(whole(x))[0, mel.hop // 2 :][: max(1, count - 1) * mel.hop]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -59,17 +61,31 @@ def vocode_program(model: Any, state: Any, keys: jax.Array, mel: jax.Array, leng
 
 
 def save_vocoded(trained: Trained, folder: Path) -> None:
-    """Sound made of the mels of held-out sound: samples.png, true mels beside those of what was made, and both as
-    WAV."""
-    model, num = trained.model, trained.experiment.num_samples
+    """Sound made of the mels of held-out sound: samples.png, true mels beside those of what was made; both as WAV; and
+    what each of these is, sounds.json."""
+    model: Any = trained.model
+    num = trained.experiment.num_samples
     x = np.asarray(trained.examples["x"])[:num]
     made = draw(trained, trained.experiment.seed, len(x), model.sample_cond(len(x), {"x": x}), len(x))
     if not is_main():
         return
-    limits = (model.mel.silence, LOUD)
-    mels = (np.asarray(model.sample_cond(len(some), {"x": some})["mel"]) for some in (x, made))
-    rows = [[heat(mel, TALL, WIDE, limits) for mel in pair] for pair in zip(*mels)]
+    rows = [list(pair) for pair in zip(_pictures(x, model.mel), _pictures(made, model.mel))]
     save_picture(folder / "samples.png", np.array(rows), texts=["true", "made of its mel"] * len(rows))
+    said = {}
     for i, pair in enumerate(zip(x, made)):
-        for name, sound in zip(("true", "made"), pair):
+        for name, what, sound in zip(("true", "made"), ("true", "made of its mel"), pair):
             write_sound(folder / f"{name}_{i}.wav", sound, model.mel.rate)
+            said[f"{name}_{i}.wav"] = f"Held-out sound {i}, {what}"
+    write_text(folder / "sounds.json", json.dumps(said, indent=2) + "\n")
+
+
+def save_sounds(folder: Path, x: np.ndarray, mel: Mel) -> None:
+    """Waveforms f32[N, samples] as 0.wav, 1.wav, ..., and their mels as samples.png."""
+    for i, sound in enumerate(x):
+        write_sound(folder / f"{i}.wav", sound, mel.rate)
+    save_picture(folder / "samples.png", np.array(_pictures(x, mel)))
+
+
+def _pictures(x: np.ndarray, mel: Mel) -> list[np.ndarray]:
+    """uint8[TALL, WIDE, 3] of the log mel of each waveform."""
+    return [heat(np.asarray(log_mel(sound, mel)), TALL, WIDE, (mel.silence, LOUD)) for sound in x]

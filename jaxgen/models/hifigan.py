@@ -137,10 +137,11 @@ class HiFiGAN(AdversarialModel):
         `Seen.extra` is the critics' extra."""
         fake, x = fakes(state.params["gen"], keys, batch)
         # One pass over both: no layer mixes the examples of a batch.
-        judged, extra = self._critic_logits(params, state.extra["critic"], "real", jnp.concatenate([x, fake]))
+        judge: Any = self._critic_logits
+        judged, extra = judge(params, state.extra["critic"], "real", jnp.concatenate([x, fake]))
         pairs = [(logits[: len(x)], logits[len(x) :]) for logits in judged.logits]
         # Twice: `LeastSquares` is half of eq. 1.
-        value = 2 * sum(self.objective.critic(real, fake) for real, fake in pairs)
+        value = 2 * _sum([self.objective.critic(real, fake) for real, fake in pairs])
         metrics = {"real_logit": _mean([real for real, _ in pairs]), "fake_logit": _mean([fake for _, fake in pairs])}
         return value, Seen(metrics, extra=extra)
 
@@ -156,8 +157,8 @@ class HiFiGAN(AdversarialModel):
         layers = zip(on_real.features, on_fake.features)
         mel = jnp.mean(jnp.abs(self.mels(x, True) - self.mels(fake, True)))
         metrics = {
-            "gan": 2 * sum(self.objective.generator(logits) for logits in on_fake.logits),
-            "features": sum(jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))) for a, b in layers),
+            "gan": 2 * _sum([self.objective.generator(logits) for logits in on_fake.logits]),
+            "features": _sum([jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))) for a, b in layers]),
             "mel_l1": mel,
         }
         value = metrics["gan"] + self.feature_weight * metrics["features"] + self.mel_weight * mel
@@ -214,6 +215,10 @@ class HiFiGAN(AdversarialModel):
         x = batch["x"]
         fake = apply(self.generator, {"params": state.sampling_params["gen"]}, self.mels(x))
         return {"mel_l1": jnp.mean(jnp.abs(self.mels(x, True) - self.mels(fake, True)), axis=(1, 2))}
+
+
+def _sum(values: list[jax.Array]) -> jax.Array:
+    return jnp.sum(jnp.stack(values))
 
 
 def _mean(logits: list[jax.Array]) -> jax.Array:

@@ -70,7 +70,8 @@ class ColumnConv(nn.Module):
         kernel = self._bounded(kernel) if self.spectral else _weight_normed(self, kernel, (0, 1))
         bias = _uniform(self, "bias", (self.features,), fan_in)
         x, kernel, bias = promote_dtype(x, kernel[:, None], bias, dtype=self.dtype)
-        strides, pads = (self.stride, 1), ((self.size // 2,) * 2, (0, 0))
+        around = self.size // 2
+        strides, pads = (self.stride, 1), ((around, around), (0, 0))
         if self.groups == 1:
             x = conv(x, kernel, strides, pads)
         else:

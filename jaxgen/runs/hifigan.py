@@ -8,6 +8,7 @@ from jaxgen.data import Sounds, SpeechFolder, Spoken
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.hifigan import HiFiGAN
+from jaxgen.nets.hifigan import WaveCritic
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.imported import save_given
 from jaxgen.runs.restore import check_new, restore
@@ -15,6 +16,8 @@ from jaxgen.runtime.files import disk_errors, write_tensors, write_text
 from jaxgen.weights import hifigan
 
 FILE = "generator.safetensors"
+CRITIC = WaveCritic()
+"""Which starts at random."""
 SEGMENT = 8192
 """Samples, at least, that a step trains on."""
 
@@ -31,7 +34,7 @@ def import_run(file: Path, out: Path, folder: str = "") -> None:
     data = SpeechFolder(folder=folder, mel=mel) if folder else Spoken(mel=mel)
     segment = -(-max(SEGMENT, mel.n_fft) // mel.hop) * mel.hop
     experiment = Experiment(
-        model=HiFiGAN(generator=network, mel=mel, segment=segment), codec=Identity(),
+        model=HiFiGAN(generator=network, critic=CRITIC, mel=mel, segment=segment), codec=Identity(),
         data=Sounds(data=data, samples=2 * segment), batch_size=16, steps=100_000, steps_per_call=10, num_samples=8,
     )  # fmt: skip
     save_given(experiment, {"gen": params}, out, file.name)

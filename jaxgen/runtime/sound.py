@@ -1,6 +1,8 @@
-"""Sound files: WAV and FLAC in and out, as waveforms f32[N] in [-1, 1] of one channel. Needs the extra `speech`."""
+"""Sound files: WAV and FLAC in and out, as waveforms f32[N] in [-1, 1] of one channel. All but writing WAV needs the
+extra `speech`."""
 
 import math
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ from jaxgen.runtime.files import disk_errors, replacing
 from jaxgen.runtime.reading import opened, why
 
 ENDINGS = (".wav", ".flac")
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 LONGEST = 3600
 """Seconds of a file that are read at once."""
 TRIM_FRAME, TRIM_HOP = 2048, 512
@@ -66,9 +67,16 @@ def write_sound(path: Path, x: np.ndarray, rate: int) -> None:
     Raises UserError for another ending, and where the file cannot be written.
     """
     check_sound_name(path)
-    soundfile = speech_extra("soundfile", "a sound file")
+    x = np.clip(np.nan_to_num(x), -1, 1)
+    if path.suffix.lower() == ".wav":  # without the extra: runs leave sound as WAV
+        levels = np.minimum(np.rint(x * 32_768), 32_767).astype("<i2")
+        with disk_errors(), replacing(path) as partial, wave.open(str(partial), "wb") as file:
+            file.setparams((1, 2, rate, len(levels), "NONE", ""))
+            file.writeframes(levels.tobytes())
+        return
+    soundfile = speech_extra("soundfile", "a FLAC file")
     with disk_errors(), replacing(path) as partial:
-        soundfile.write(str(partial), np.clip(x, -1, 1), rate, "PCM_16", format=FORMATS[path.suffix.lower()])
+        soundfile.write(str(partial), x, rate, "PCM_16", format="FLAC")
 
 
 def check_sound_name(path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data import Sounds, Tones
+from jaxgen.data.dataset import take
 from jaxgen.data.sounds import Pieces
 from jaxgen.ops.audio import Mel
 
@@ -41,10 +42,10 @@ def test_pieces_are_of_the_sounds_of_their_split(split, tmp_path):
     sounds = [DATA.data.sound(i, split) for i in range(num)]
     counts = [max(1, -(-len(x) // 512)) for x in sounds]
     assert DATA.count(split) == sum(counts)
-    first = DATA.arrays(split).take(np.array([0]))["x"][0]
+    first = take(DATA.arrays(split), np.array([0]))["x"][0]
     assert first.dtype == np.float32
     np.testing.assert_allclose(first, sounds[0][:512], atol=0.5001 / 32_767)
-    last = DATA.arrays(split).take(np.array([sum(counts) - 1]))["x"][0]
+    last = take(DATA.arrays(split), np.array([sum(counts) - 1]))["x"][0]
     np.testing.assert_allclose(last, sounds[-1][-512:], atol=0.5001 / 32_767)
     # The second time they come from the cache.
     kept = {name for name in os.listdir(tmp_path / "cache" / "speech") if name.endswith((".waves", ".samples"))}
@@ -57,7 +58,7 @@ def test_peak():
     """Each clip by itself: its largest sample, in whichever piece it is, is the peak."""
     quiet = Sounds(data=Tones(mel=MEL, num=3), samples=4096)
     loud = dataclasses.replace(quiet, peak=0.9)
-    one, other = (data.arrays("all").take(np.arange(3))["x"] for data in (quiet, loud))
+    one, other = (take(data.arrays("all"), np.arange(3))["x"] for data in (quiet, loud))
     assert np.abs(one).max() < 0.6
     np.testing.assert_allclose(np.abs(other).max(axis=1), 0.9, atol=1e-4)
     np.testing.assert_allclose(other / 0.9, one / np.abs(one).max(axis=1, keepdims=True), atol=2e-4)
