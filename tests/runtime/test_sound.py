@@ -1,5 +1,7 @@
 """Sound files of odd kinds, and the library that speaks."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,18 @@ def test_espeak_says_a_text_as_it_did_before():
         spoken("Hello", voice="nobody")
     with pytest.raises(UserError, match="no sound of the text ''"):
         spoken("")
+
+
+@pytest.mark.parametrize("module", ["soundfile", "espeakng_loader", "pocketsphinx"])
+def test_a_missing_package_is_named_with_its_extra(module: str, tmp_path, monkeypatch):
+    from jaxgen.metrics.recognition import recogniser
+    from jaxgen.runtime.espeak import spoken
+
+    monkeypatch.setitem(sys.modules, module, None)  # as the import system marks what cannot be imported
+    needs = {
+        "soundfile": lambda: write_sound(tmp_path / "x.flac", tone(8_000), 8_000),
+        "espeakng_loader": lambda: spoken("Hello"),
+        "pocketsphinx": lambda: recogniser(("one text", "for this test alone")),
+    }
+    with pytest.raises(UserError, match=rf"needs the package {module}: pip install 'jaxgen\[speech\]'"):
+        needs[module]()
