@@ -56,6 +56,13 @@ class Speech(Dataset):
         """All that the waveforms of a split depend on beside `mel`, as JSON."""
         raise NotImplementedError
 
+    def texts_of(self, split: str) -> tuple[str, ...]:
+        """`captions`. Raises UserError where there is none: nothing could be made of them."""
+        texts = self.captions(split)
+        if not texts:
+            raise UserError(f"split {split!r} of {self} has no texts: choose others, or more of them")
+        return texts
+
     @property
     def vocab(self) -> int:
         return len(SYMBOLS)
@@ -248,7 +255,7 @@ class Spoken(Speech):
     pitch: Annotated[int, Ge(PITCHES[0]), Le(PITCHES[1])] = 50
 
     def load(self, split: str) -> Clips:
-        texts = self.captions(split)
+        texts = self.texts_of(split)
         mels, frames = mels_of(lambda i: self.speech_of(texts[i]), len(texts), self.mel, self.known(split))
         return Clips(self, [self._encoded(text) for text in texts], mels, frames)
 

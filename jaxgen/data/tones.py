@@ -32,7 +32,7 @@ class Tones(Speech):
     """Hops of the mel that a letter or a space lasts."""
 
     def load(self, split: str) -> Clips:
-        texts = self.captions(split)
+        texts = self.texts_of(split)
         mels, frames = mels_of(lambda i: self.sound(i, split), len(texts), self.mel, self.known(split))
         return Clips(self, [self._encoded(text) for text in texts], mels, frames)
 
