@@ -1,9 +1,14 @@
 """Tacotron 2 (arXiv:1712.05884): text in, a voice out.
 
-python experiments/tacotron2.py spoken      # speech made by eSpeak NG, with the extra `speech`
-python experiments/tacotron2.py prompts --data.folder DIR
-python experiments/tacotron2.py ljspeech --data.folder LJSpeech-1.1
-jaxgen speak runs/tacotron2-spoken-0 "A text that nobody has read." out.wav
+    python experiments/tacotron2.py spoken      # speech made by eSpeak NG, with the extra `speech`
+    python experiments/tacotron2.py prompts --data.folder DIR
+    python experiments/tacotron2.py ljspeech --data.folder LJSpeech-1.1
+    jaxgen speak runs/tacotron2-spoken-0 "A text that nobody has read." out.wav
+
+spoken takes 39 minutes of CPU time (2.6 M parameters, 3,000 steps of 24 clips). Of 100 held-out texts all end by
+themselves, after 0.88 to 1.15 of the reference's frames, and attention never goes back nor skips; the recogniser takes
+76 % of their words for others, of eSpeak NG's own sound 62 %, and of true mels by the Griffin-Lim algorithm 22 %. Not
+yet run to the end: toy, ljspeech.
 """
 
 from dataclasses import replace
