@@ -25,7 +25,8 @@ def import_run(file: Path, out: Path, folder: str = "") -> None:
     network, params, stats = tacotron2.read(file)
     if network.vocab != len(SYMBOLS):
         raise UserError(f"{file} has {network.vocab} symbols, English text has {len(SYMBOLS)}: pass another checkpoint")
-    data = SpeechFolder(folder=folder) if folder else Spoken()
+    # Long texts, as those that published checkpoints have learnt from are.
+    data = SpeechFolder(folder=folder) if folder else Spoken(num=200, longest=200)
     experiment = Experiment(
         model=Tacotron2(network=network), codec=Identity(), data=data, batch_size=1, steps=1000, steps_per_call=1,
         num_samples=4,
