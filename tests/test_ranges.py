@@ -20,7 +20,9 @@ from jaxgen.experiment import presets
 from jaxgen.inference.editing import Edit
 from jaxgen.scoring.records import Scoring
 
-COMMANDS = (CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, SpeakOptions, WriteOptions)
+COMMANDS = (
+    CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, SpeakOptions, WriteOptions,
+)  # fmt: skip
 LONGEST = 5.0
 """CPU seconds within which settings are accepted or refused."""
 UNBOUNDED = {"scale", "psi", "shift", "low", "high", "real", "log_sigma_mean", "logit_mean", "level", "mean", "silence"}
