@@ -341,15 +341,12 @@ class Tacotron2Net(nn.Module):
     ) -> tuple[Carried, tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
         """One step in use: what is carried, a group of frames f32[B, r bands], and the gate's logit f32[B]. group: the
         one before."""
-        inputs = jnp.concatenate([self._prenet(group, mask), read_attention(carry)], axis=-1)
-        cell = self.attention_lstm
-        kernel = jnp.concatenate([cell.input.kernel, cell.hidden.kernel])
-        u = matmul(inputs, kernel).astype(jnp.float32) + cell.input.bias[None]
+        # Two products a cell: joined kernels would be copied at every step.
+        cell, inputs = self.attention_lstm, jnp.concatenate([self._prenet(group, mask), carry.context], axis=-1)
+        u = cell.input(inputs) + matmul(carry.h, cell.hidden.kernel).astype(jnp.float32)
         carry, (h, context, _) = attend(m, carry, u, self._zones())
         cell = self.decoder_lstm
-        kernel = jnp.concatenate([cell.input.kernel, cell.hidden.kernel])
-        inputs = jnp.concatenate([h, context, last[0]], axis=-1)
-        u = matmul(inputs, kernel).astype(jnp.float32) + cell.input.bias[None]
+        u = cell.input(jnp.concatenate([h, context], axis=-1)) + matmul(last[0], cell.hidden.kernel).astype(jnp.float32)
         last, d = decode((), last, u, self._zones())
         joint = jnp.concatenate([d, context], axis=-1)
         return carry, last, self.projection(joint), self.gate(joint)[:, 0]
