@@ -17,8 +17,9 @@ from jaxgen.runtime.reading import read_text
 from jaxgen.runtime.sound import resampled, speech_extra
 
 RATE = 16_000
-PEAK, SILENCE = 0.7, 0.2
-"""Level that sound is brought to, and seconds of silence before and after it."""
+PEAK, SILENCE, NOISE = 0.7, 0.2, 0.005
+"""Level that sound is brought to, seconds of silence before and after it, and the deviation of white noise under all:
+of a speech synthesizer's silences, which are zeros, the recogniser would take logarithms."""
 DISCOUNT = 0.5
 
 
@@ -50,6 +51,7 @@ def recogniser(texts: tuple[str, ...] = ()) -> Callable[[np.ndarray, int], str]:
         x = resampled(np.asarray(x, np.float32), rate, RATE)
         peak = float(np.abs(x).max(initial=0.0))
         x = np.pad(x * (PEAK / peak if peak else 0.0), round(SILENCE * RATE))
+        x = x + NOISE * np.random.default_rng(0).standard_normal(len(x))
         decoder.start_utt()
         decoder.process_raw((x * 32767).astype("<i2").tobytes(), no_search=False, full_utt=True)
         decoder.end_utt()

@@ -43,8 +43,10 @@ def test_warping_finds_a_stretched_copy():
 def test_cepstra_are_cosine_sums():
     mel = np.random.default_rng(1).normal(size=(2, 8))
     for k, found in enumerate(speech.cepstra(mel, 4).T, 1):
-        slow = [math.sqrt(2 / 8) * sum(row[n] * math.cos(math.pi * k * (n + 0.5) / 8) for n in range(8)) for row in mel]
+        slow = [sum(row[n] * math.cos(math.pi * k * (n + 0.5) / 8) for n in range(8)) / 8 for row in mel]
         np.testing.assert_allclose(found, slow)
+    cosines = np.cos(np.pi * np.arange(1, 8)[:, None] * (np.arange(8) + 0.5) / 8)
+    np.testing.assert_allclose(2 * speech.cepstra(mel, 7) @ cosines, mel - mel.mean(axis=1, keepdims=True))
 
 
 def test_distortion_is_its_formula_and_blind_to_loudness_and_length():
@@ -53,7 +55,7 @@ def test_distortion_is_its_formula_and_blind_to_loudness_and_length():
     assert speech.mel_cepstral_distortion(mel + 3, mel) == pytest.approx(0, abs=1e-5)
     assert speech.mel_cepstral_distortion(np.repeat(mel, 2, axis=0), mel) == pytest.approx(0, abs=1e-5)
     # Both constant over time, and apart by 0.1 in the first cepstrum alone.
-    wave = 0.1 * math.sqrt(2 / 16) * np.cos(np.pi * (np.arange(16) + 0.5) / 16)
+    wave = 2 * 0.1 * np.cos(np.pi * (np.arange(16) + 0.5) / 16)
     found = speech.mel_cepstral_distortion(np.tile(mel[0] + wave, (5, 1)), np.tile(mel[0], (7, 1)))
     assert found == pytest.approx(10 / math.log(10) * math.sqrt(2) * 0.1)
 
