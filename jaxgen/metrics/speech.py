@@ -36,8 +36,9 @@ def dynamic_time_warping(cost: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def cepstra(log_mel: np.ndarray, num: int = CEPSTRA) -> np.ndarray:
-    """f64[F, num]: c_1 to c_num of a log mel f[F, bands], which at band n is c_0 + 2 sum_k c_k cos(pi k (n + 1/2) / bands);
-    c_0, the loudness, is left out."""
+    """f64[F, num]: c_1 to c_num of a log mel f[F, bands], without c_0, the loudness.
+
+    At band n a log mel is c_0 + 2 sum_k c_k cos(pi k (n + 1/2) / bands)."""
     log_mel = np.asarray(log_mel, np.float64)
     every = np.asarray(dct(log_mel, axis=1)) / (2 * log_mel.shape[1])
     return every[:, 1 : num + 1]
