@@ -7,8 +7,9 @@
 
 spoken takes 39 minutes of CPU time (2.6 M parameters, 3,000 steps of 24 clips). Of 100 held-out texts all end by
 themselves, after 0.88 to 1.15 of the reference's frames, and attention never goes back nor skips; the recogniser takes
-76 % of their words for others, and 22 % of true mels' by the Griffin-Lim algorithm. prompts, 500 steps of it from that
-run: all of 37 end, one of them too early or late, and 86 % of words are not understood, of the true sound 2 %. Not yet
+76 % of their words for others, 8 % of true mels' by the Griffin-Lim algorithm and 7 % of the true sound's: spectra are
+still too smooth. prompts, 500 steps of it from that run: all of 37 end, one of them too early or late, and 87 % of
+words are not understood, of the true sound 1 %. Not yet
 run to the end: toy, ljspeech.
 """
 
