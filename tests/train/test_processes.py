@@ -64,9 +64,9 @@ feed = sys.modules["jaxgen.data.feed"]
 image_folder.IN_MEMORY = 0
 taken, read = feed.take, image_folder._read
 log = open(f"{OUT}/reads{sys.argv[-1]}", "w", buffering=1)
-def take(arrays, indices):
+def take(arrays, indices, whole):
     print(json.dumps(["rows", indices.tolist()]), file=log)
-    return taken(arrays, indices)
+    return taken(arrays, indices, whole)
 def decode(data, file):
     print(json.dumps(["decoded", str(file)]), file=log)
     return read(data, file)
