@@ -50,7 +50,7 @@ SHORT = (
 LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
 SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
-    "stylegan", "vit_vqgan", "vit_vqgan_prior",
+    "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior",
 }  # fmt: skip
 # Optimised programs that take long to compile, whose parts others have: a DDPM, a GPT over codes, a VQGAN.
 PRODUCTION, COVERED = "test_production_equals", {"autoencoder_kl", "edm", "vit_vqgan_prior"}
