@@ -2,24 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from jaxgen.core.gradients import gradient
-from jaxgen.core.keys import one_key
+from jaxgen.core.gradients import Seen, gradient, once
+from jaxgen.core.keys import fold_each, one_key
 from jaxgen.core.model import GenerativeModel, update_ema
 from jaxgen.core.ranges import Decay, Size
-from jaxgen.core.types import PyTree, TrainState
+from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply_mutable
 from jaxgen.ops.gan import NonSaturating, Objective
 from jaxgen.optim import Adam, Optimizer, trained, with_frozen
 
 PASSES = ("real", "fake", "generator")
+Make = Callable[[PyTree, TrainState, jax.Array, Batch], tuple[Any, Any]]
+"""(the generator's parameters, state, keys, batch) -> (fakes, whatever else the losses need)."""
+Made = Callable[[PyTree, jax.Array, Batch], tuple[Any, Any]]
+"""The same of the state before a step."""
+Loss = Callable[[TrainState, Made, PyTree, jax.Array, Batch], tuple[jax.Array, Seen]]
+"""(state, fakes, parameters, keys, batch) -> (loss, what was seen)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,36 @@ class AdversarialModel(GenerativeModel):
             return loss(with_frozen(part, params), *args)
 
         return gradient(of_part, part, key, num, batch, self.accumulate, self.block)
+
+    def _shared(self, make: Make, state: TrainState, key: jax.Array, batch: Batch) -> Made:
+        """`make` of the state before the step, computed once for all losses where the batch is in one part."""
+        if self.accumulate > 1:
+            return lambda params, keys, batch: make(params, state, keys, batch)
+        keys = fold_each(key, jnp.arange(len(batch["x"])))
+        shared = once(lambda params: make(params, state, keys, batch), state.params["gen"])
+        return lambda params, keys, batch: shared(params)
+
+    def _take_turns(
+        self, state: TrainState, key: jax.Array, batch: Batch, make: Make, critic_loss: Loss, generator_loss: Loss
+    ) -> tuple[TrainState, Metrics]:
+        """One step of the critic, then one of the generator against the updated critic, on the same fakes. `Seen.extra`
+        is the critic's extra; of the generator's loss, a dict of what of the state's changes."""
+        batch, num = dict(batch), len(batch["x"])
+        fakes = self._shared(make, state, key, batch)
+        loss = partial(critic_loss, state, fakes)
+        (critic_value, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch, "critic")
+        critic, critic_opt = self._critic_descent(state, critic_grads)
+        state = state.replace(
+            params={**state.params, "critic": critic},
+            opt_state={**state.opt_state, "critic": critic_opt},
+            extra={**state.extra, "critic": judged.extra},
+        )
+        loss = partial(generator_loss, state, fakes)
+        (value, made), grads = self._gradient(loss, state.params["gen"], key, num, batch, "gen")
+        state = self._generator_descent(state.replace(extra={**state.extra, **made.extra}), grads)
+        norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
+        metrics = {"loss": value, "critic_loss": critic_value, **judged.metrics, **made.metrics, **norms}
+        return state.replace(step=state.step + 1), metrics
 
     def _critic_logits(
         self, params: PyTree, extra: PyTree, which: str, *args: jax.Array | None, keys: jax.Array | None = None

@@ -19,11 +19,10 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from annotated_types import Ge, Le
 
-from jaxgen.core.gradients import Seen, once
-from jaxgen.core.keys import fold_each, integer_each
+from jaxgen.core.gradients import Seen
+from jaxgen.core.keys import integer_each
 from jaxgen.core.ranges import NonNegative
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 from jaxgen.errors import UserError
@@ -130,6 +129,11 @@ class HiFiGAN(AdversarialModel):
         gen = self.generator.init(key_gen, self.mels(x))
         return self._start(gen, self.critic.init(key_critic, x))
 
+    def _fakes(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Fakes and true segments."""
+        mel, x = self._pairs(keys, batch)
+        return apply(self.generator, {"params": params}, mel), x
+
     def critic_loss(
         self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
@@ -148,11 +152,11 @@ class HiFiGAN(AdversarialModel):
     def generator_loss(
         self, state: TrainState, fakes: Callable, params: PyTree, keys: jax.Array, batch: Batch
     ) -> tuple[jax.Array, Seen]:
-        """Eqs. 2 to 6 on the same fakes by the state's critics. `Seen.extra` is the critics' extra."""
+        """Eqs. 2 to 6 on the same fakes by the state's critics."""
         fake, x = fakes(params, keys, batch)
         judge: Any = partial(self._critic_logits, state.params["critic"])
-        on_fake, extra = judge(state.extra["critic"], "generator", fake)
-        # What is learnt of the spectral norms is learnt in the critics' step.
+        # What is learnt of the spectral norms is learnt in the critics' step, and there are no other statistics.
+        on_fake: Judged = judge(state.extra["critic"], "generator", fake)[0]
         on_real: Judged = judge(state.extra["critic"], "generator", x)[0]
         layers = zip(on_real.features, on_fake.features)
         mel = jnp.mean(jnp.abs(self.mels(x, True) - self.mels(fake, True)))
@@ -162,37 +166,11 @@ class HiFiGAN(AdversarialModel):
             "mel_l1": mel,
         }
         value = metrics["gan"] + self.feature_weight * metrics["features"] + self.mel_weight * mel
-        return value, Seen(metrics, extra=extra)
+        return value, Seen(metrics, extra={})
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step of the critics, then one of the generator against the updated critics, on the same fakes."""
-        batch, num = dict(batch), len(batch["x"])
-
-        def made(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            mel, x = self._pairs(keys, batch)
-            return apply(self.generator, {"params": params}, mel), x
-
-        if self.accumulate == 1:
-            keys = fold_each(key, jnp.arange(num))
-            shared = once(lambda params: made(params, keys, batch), state.params["gen"])
-
-        def fakes(params: PyTree, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            return shared(params) if self.accumulate == 1 else made(params, keys, batch)
-
-        loss = partial(self.critic_loss, state, fakes)
-        (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch, "critic")
-        critic, critic_opt = self._critic_descent(state, critic_grads)
-        state = state.replace(
-            params={**state.params, "critic": critic},
-            opt_state={**state.opt_state, "critic": critic_opt},
-            extra={**state.extra, "critic": judged.extra},
-        )
-        loss = partial(self.generator_loss, state, fakes)
-        (value, seen), grads = self._gradient(loss, state.params["gen"], key, num, batch, "gen")
-        state = self._generator_descent(state, grads)
-        norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
-        metrics = {"loss": value, "critic_loss": critic_loss, **judged.metrics, **seen.metrics, **norms}
-        return state.replace(step=state.step + 1), metrics
+        return self._take_turns(state, key, batch, self._fakes, self.critic_loss, self.generator_loss)
 
     # --- use ---
 

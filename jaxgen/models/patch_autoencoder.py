@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core.gradients import Seen, once
+from jaxgen.core.gradients import Seen
 from jaxgen.core.ranges import NonNegative, OptionalCount, PathName, Shape
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
@@ -155,7 +155,8 @@ class PatchAutoencoder(AdversarialModel):
         """One step of the critic, then one of the network against the updated critic, on the same images."""
         key_loss, key_finish = jax.random.split(key)
         batch, num, playing = dict(batch), len(batch["x"]), self._playing(state)
-        before, answer = (state.params["critic"], state.opt_state["critic"]), self._shared(state, key_loss, batch)
+        before = (state.params["critic"], state.opt_state["critic"])
+        answer = self._shared(self.answer, state, key_loss, batch)
 
         loss = partial(self.critic_loss, state, answer)
         (critic_loss, judged), critic_grads = self._gradient(loss, before[0], key_loss, num, batch, "critic")
@@ -179,14 +180,6 @@ class PatchAutoencoder(AdversarialModel):
         norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
         metrics |= {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **finished, **norms}
         return state.replace(step=state.step + 1), metrics
-
-    def _shared(self, start: TrainState, key: jax.Array, batch: Batch) -> Answer:
-        """`answer` of the state before the step, computed once for all losses where the batch is in one part."""
-        if self.accumulate > 1:
-            return lambda weights, keys, batch: self.answer(weights, start, keys, batch)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["x"])))
-        shared = once(lambda weights: self.answer(weights, start, keys, batch), start.params["gen"])
-        return lambda weights, keys, batch: shared(weights)
 
     def balance(self, state: TrainState, answer: Answer, key: jax.Array, batch: Batch) -> jax.Array:
         """lambda of eq. 7, f32[]. key: that of the losses."""

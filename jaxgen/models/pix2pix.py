@@ -10,17 +10,15 @@ The critic takes a step on these fakes first; the generator then takes its step 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import optax
 from annotated_types import Ge, Le
 from flax import linen as nn
 
-from jaxgen.core.gradients import Seen, once
-from jaxgen.core.keys import fold_each, one_key, split_each
+from jaxgen.core.gradients import Seen
+from jaxgen.core.keys import one_key, split_each
 from jaxgen.core.ranges import NonNegative, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
@@ -115,28 +113,7 @@ class Pix2Pix(AdversarialModel):
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step of the critic, then one of the generator against the updated critic, on the same fakes."""
-        batch, num, start = dict(batch), len(batch["x"]), state
-        if self.accumulate == 1:
-            keys = fold_each(key, jnp.arange(num))
-            shared = once(lambda params: self._fakes(params, start, keys, batch), state.params["gen"])
-
-        def fakes(params: PyTree, keys: jax.Array, batch: Batch):
-            return shared(params) if self.accumulate == 1 else self._fakes(params, start, keys, batch)
-
-        loss = partial(self.critic_loss, state, fakes)
-        (critic_loss, judged), critic_grads = self._gradient(loss, state.params["critic"], key, num, batch, "critic")
-        critic, critic_opt = self._critic_descent(state, critic_grads)
-        state = state.replace(
-            params={**state.params, "critic": critic},
-            opt_state={**state.opt_state, "critic": critic_opt},
-            extra={**state.extra, "critic": judged.extra},
-        )
-        loss = partial(self.generator_loss, state, fakes)
-        (value, made), grads = self._gradient(loss, state.params["gen"], key, num, batch, "gen")
-        state = self._generator_descent(state.replace(extra=made.extra), grads)
-        norms = {"generator_grad_norm": optax.tree.norm(grads), "critic_grad_norm": optax.tree.norm(critic_grads)}
-        metrics = {"loss": value, "critic_loss": critic_loss, **judged.metrics, **made.metrics, **norms}
-        return state.replace(step=state.step + 1), metrics
+        return self._take_turns(state, key, batch, self._fakes, self.critic_loss, self.generator_loss)
 
     # --- use ---
 
