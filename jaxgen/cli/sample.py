@@ -17,14 +17,14 @@ from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
-from jaxgen.inference.prompts import asked_texts, captions, read_lines
+from jaxgen.inference.prompts import asked_texts, captions
 from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
 from jaxgen.inference.vocoding import save_sounds
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
 from jaxgen.runtime.files import check_output, write_tensors
-from jaxgen.runtime.reading import user_path
+from jaxgen.runtime.reading import read_lines, user_path
 
 NUM = 64
 """Samples, where no number is given and no prompts."""
@@ -101,7 +101,7 @@ def command(args: list[str]) -> None:
     options = asked.options
     _check(options)
     if options.prompts:
-        options = replace(options, prompt=read_lines(user_path(options.prompts)))
+        options = replace(options, prompt=read_lines(user_path(options.prompts), "prompts"))
     asked = replace(asked, options=options, experiment=prompting.drawing(asked.experiment, options))
     model, num = asked.experiment.compute_model, options.num or len(options.prompt) or NUM
     editing.check_model(model, bool(options.image), bool(options.mask) or options.alpha, bool(options.between))

@@ -6,7 +6,14 @@ from pathlib import Path
 from jaxgen.cli.options import Common, ask
 from jaxgen.core.ranges import PathName, Seed
 from jaxgen.errors import UserError
-from jaxgen.runtime.reading import user_path
+from jaxgen.inference.speech import save_spoken, speak, speech_of
+from jaxgen.inference.vocoding import check_vocoder
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import restore
+from jaxgen.runtime.files import check_output
+from jaxgen.runtime.progress import say
+from jaxgen.runtime.reading import read_lines, user_path
+from jaxgen.runtime.sound import check_sound_name, write_sound
 
 
 @dataclass(frozen=True)
@@ -30,13 +37,6 @@ def command(args: list[str]) -> None:
         raise UserError(
             f"speak takes RUN TEXT OUT.wav, or RUN OUT --lines FILE, not {len(given) + 1} words before the flags"
         )
-    from jaxgen.inference.speech import save_spoken, speak, speech_of
-    from jaxgen.runs.folder import RunFolder
-    from jaxgen.runs.restore import restore
-    from jaxgen.runtime.files import check_output
-    from jaxgen.runtime.progress import say
-    from jaxgen.runtime.sound import check_sound_name, write_sound
-
     texts, files = _texts(options.lines, given)
     check_output(user_path(given[-1]), folder=bool(options.lines))
     for file in files:
@@ -47,8 +47,6 @@ def command(args: list[str]) -> None:
         check_output(user_path(options.picture), folder=False)
     vocoder = None
     if options.vocoder:
-        from jaxgen.inference.vocoding import check_vocoder
-
         vocoder = restore(RunFolder(user_path(options.vocoder)))
         check_vocoder(vocoder, data.mel)
     found = speak(asked.restore(), texts, options.seed, vocoder)
@@ -64,12 +62,8 @@ def command(args: list[str]) -> None:
 
 def _texts(lines: str, given: list[str]) -> tuple[list[str], list[Path]]:
     """Texts, and the files that they are spoken to. Raises UserError for a file without lines."""
-    from jaxgen.runtime.reading import read_text
-
     out = user_path(given[-1])
     if not lines:
         return [given[0]], [out]
-    texts = [line.strip() for line in read_text(user_path(lines)).splitlines() if line.strip()]
-    if not texts:
-        raise UserError(f"{lines} has no text: write one in each line")
+    texts = list(read_lines(user_path(lines), "text"))
     return texts, [out / f"{i}.wav" for i in range(len(texts))]

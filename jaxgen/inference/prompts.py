@@ -21,7 +21,7 @@ from jaxgen.models.clip_guidance import Targets, weighted
 from jaxgen.models.conditions import label_of
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.picture import read_picture
-from jaxgen.runtime.reading import read_text, user_path
+from jaxgen.runtime.reading import read_lines, read_text, user_path
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,9 @@ def part(words: str, picture: bool = False) -> Part:
     return Part(text.strip(), weight, picture)
 
 
-def read_lines(file: Path) -> tuple[str, ...]:
-    """The prompts of a file, one a line. Raises UserError where there is none."""
-    if not (lines := tuple(line.strip() for line in read_text(file).splitlines() if line.strip())):
-        raise UserError(f"{file} has no prompts: write one a line")
-    return lines
-
-
 def read_prompts(file: Path) -> list[Prompt]:
     """A prompt a line, of parts between bars as 'a red dragon | blurred:-0.5'. Raises UserError where there is none."""
-    return [tuple(part(words) for words in line.split("|")) for line in read_lines(file)]
+    return [tuple(part(words) for words in line.split("|")) for line in read_lines(file, "prompts")]
 
 
 def check_clip(trained: Trained) -> ScoresText:

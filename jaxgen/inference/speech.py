@@ -2,8 +2,6 @@
 looked at."""
 
 import functools
-import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.capabilities import Speaks
@@ -21,25 +18,19 @@ from jaxgen.data.speech import Speech
 from jaxgen.data.speech_text import ABBREVIATIONS, cleaned, decoded
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
+from jaxgen.inference.sounds import TALL, WIDE, in_frames_of, mel_picture, samples_of, save_played
+from jaxgen.inference.vocoding import vocoded
 from jaxgen.ops.audio import Mel
 from jaxgen.ops.griffin_lim import mel_to_wave
 from jaxgen.report import save_picture
 from jaxgen.report.heat import heat
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.files import write_text
 from jaxgen.runtime.processes import is_main, whole
-from jaxgen.runtime.sound import write_sound
 
 SHOWN = 4
 """Held-out texts that are spoken while a run trains."""
 BATCH = 8
 """Texts that are spoken at once."""
-TALL, WIDE = 160, 320
-"""Pixels of a picture of a mel or an alignment."""
-LOUD = 1.0
-"""The log mel of the brightest colour."""
-FRAMES = 128
-"""Frames of a waveform are padded to a multiple of this, so that few shapes are compiled."""
 PAUSE = 0.2
 """Seconds of silence between the pieces of a long text."""
 _PHONEMES = re.compile(r"\{([^{}]*)\}")
@@ -92,11 +83,8 @@ def speak_program(model: Any, state: Any, keys: jax.Array, cond: Any) -> Any:
 
 def waveform(log_mel: np.ndarray, mel: Mel, seed: int = 0, index: int = 0) -> np.ndarray:
     """f32[(F - 1) hop] of a log mel f32[F, bands], phases by key `index` of the seed."""
-    frames = math.ceil(len(log_mel) / FRAMES) * FRAMES
-    padded = np.full((1, frames, mel.bands), mel.silence, np.float32)
-    padded[0, : len(log_mel)] = log_mel
     keys = fold_each(sample_keys(seed, 1, index), 1)
-    return np.asarray(_wave(jnp.asarray(padded), keys, mel))[0, : max(1, len(log_mel) - 1) * mel.hop]
+    return np.asarray(_wave(in_frames_of(log_mel, mel), keys, mel))[0, : samples_of(len(log_mel), mel)]
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -182,8 +170,6 @@ def speak(
 def _sound(log_mel: np.ndarray, mel: Mel, seed: int, index: int, vocoder: Trained | None) -> np.ndarray:
     if vocoder is None:
         return waveform(log_mel, mel, seed, index)
-    from jaxgen.inference.vocoding import vocoded
-
     return vocoded(vocoder, log_mel, mel, seed, index)
 
 
@@ -193,8 +179,7 @@ def _sound(log_mel: np.ndarray, mel: Mel, seed: int, index: int, vocoder: Traine
 def tiles(utterance: Utterance, mel: Mel, true: np.ndarray | None = None) -> list[np.ndarray]:
     """Pictures uint8[TALL, WIDE, 3] of the true mel, where it is given, the one spoken, and the alignment, steps from
     left to right and symbols upwards."""
-    limits = (mel.silence, LOUD)
-    shown = [heat(part, TALL, WIDE, limits) for part in (true, utterance.mel) if part is not None]
+    shown = [mel_picture(part, mel) for part in (true, utterance.mel) if part is not None]
     return [*shown, heat(utterance.alignment, TALL, WIDE, (0.0, 1.0))]
 
 
@@ -218,9 +203,9 @@ def save_speech(trained: Trained, folder: Path) -> None:
         name for u in spoken for name in (u.text, "spoken" if u.stopped else "spoken, without an end", "alignment")
     ]
     save_picture(folder / "samples.png", np.array(rows), texts=texts)
-    said = {}
-    for i, (utterance, x) in enumerate(zip(spoken, true)):
-        for name, mel in (("spoken", utterance.mel), ("true", x)):
-            write_sound(folder / f"{name}_{i}.wav", waveform(mel, data.mel, seed, i), data.mel.rate)
-            said[f"{name}_{i}.wav"] = f"{utterance.text} ({name})"
-    write_text(folder / "sounds.json", json.dumps(said, indent=2) + "\n")
+    sounds = (
+        (f"{name}_{i}", f"{utterance.text} ({name})", waveform(mel, data.mel, seed, i))
+        for i, (utterance, x) in enumerate(zip(spoken, true))
+        for name, mel in (("spoken", utterance.mel), ("true", x))
+    )
+    save_played(folder, sounds, data.mel.rate)

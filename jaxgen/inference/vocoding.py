@@ -1,7 +1,6 @@
 """Sound of log mels by a trained vocoder."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ from jaxgen.core.capabilities import Vocodes
 from jaxgen.core.keys import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.inference.sampling import draw
+from jaxgen.inference.sounds import in_frames_of, mel_picture, samples_of, save_played
 from jaxgen.ops.audio import Mel, log_mel
 from jaxgen.report import save_picture
-from jaxgen.report.heat import heat
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.files import write_text
 from jaxgen.runtime.processes import is_main, whole
 from jaxgen.runtime.sound import write_sound
-
-FRAMES = 128
-"""Mels are padded to a multiple of this, so that few shapes are compiled."""
-TALL, WIDE = 160, 320
-"""Pixels of a picture of a mel."""
-LOUD = 1.0
-"""The log mel of the brightest colour."""
 
 
 def check_vocoder(vocoder: Trained, mel: Mel) -> None:
@@ -46,12 +37,10 @@ def vocoded(vocoder: Trained, frames: np.ndarray, mel: Mel, seed: int = 0, index
     data are; by key `index` of the seed. Raises UserError as `check_vocoder` does."""
     check_vocoder(vocoder, mel)
     count = len(frames)
-    padded = np.full((1, max(1, -(-count // FRAMES)) * FRAMES, mel.bands), mel.silence, np.float32)
-    padded[0, :count] = frames
-    length = np.array([count], np.int32)
+    length, padded = np.array([count], np.int32), in_frames_of(frames, mel)
     x = vocode_program(vocoder.model, vocoder.state, sample_keys(seed, 1, index), padded, length)
     # A vocoder's frames are half a hop later.
-    return np.asarray(whole(x))[0, mel.hop // 2 :][: max(1, count - 1) * mel.hop]
+    return np.asarray(whole(x))[0, mel.hop // 2 :][: samples_of(count, mel)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -71,12 +60,12 @@ def save_vocoded(trained: Trained, folder: Path) -> None:
         return
     rows = [list(pair) for pair in zip(_pictures(x, model.mel), _pictures(made, model.mel))]
     save_picture(folder / "samples.png", np.array(rows), texts=["true", "made of its mel"] * len(rows))
-    said = {}
-    for i, pair in enumerate(zip(x, made)):
-        for name, what, sound in zip(("true", "made"), ("true", "made of its mel"), pair):
-            write_sound(folder / f"{name}_{i}.wav", sound, model.mel.rate)
-            said[f"{name}_{i}.wav"] = f"Held-out sound {i}, {what}"
-    write_text(folder / "sounds.json", json.dumps(said, indent=2) + "\n")
+    sounds = (
+        (f"{name}_{i}", f"Held-out sound {i}, {what}", sound)
+        for i, pair in enumerate(zip(x, made))
+        for name, what, sound in zip(("true", "made"), ("true", "made of its mel"), pair)
+    )
+    save_played(folder, sounds, model.mel.rate)
 
 
 def save_sounds(folder: Path, x: np.ndarray, mel: Mel) -> None:
@@ -88,4 +77,4 @@ def save_sounds(folder: Path, x: np.ndarray, mel: Mel) -> None:
 
 def _pictures(x: np.ndarray, mel: Mel) -> list[np.ndarray]:
     """uint8[TALL, WIDE, 3] of the log mel of each waveform."""
-    return [heat(np.asarray(log_mel(sound, mel)), TALL, WIDE, (mel.silence, LOUD)) for sound in x]
+    return [mel_picture(np.asarray(log_mel(sound, mel)), mel) for sound in x]

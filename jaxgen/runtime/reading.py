@@ -94,6 +94,14 @@ def read_text(path: Path, encoding: str = "utf-8-sig", most: int = MOST_TEXT) ->
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_lines(path: Path, what: str) -> tuple[str, ...]:
+    """The lines of a text file that are not blank, without white space at their ends. Raises UserError where there is
+    none. what: they are, in the error's words."""
+    if not (lines := tuple(line.strip() for line in read_text(path).splitlines() if line.strip())):
+        raise UserError(f"{path} has no {what}: write one a line")
+    return lines
+
+
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """The value of a JSON file. most: bytes that it can have; the value takes up to 25 times as much memory."""
     return parse_json(read_text(path, most=most), str(path))
