@@ -231,11 +231,44 @@ def _folder(data: SpeechFolder, split: str) -> tuple[list[Clip], list[np.ndarray
     return [every[i] for i in kept], [texts[i] for i in kept], mels[np.repeat(fits, frames)], frames[fits]
 
 
-# --- eSpeak NG ------------------------------------------------------------------------------------------------
+# --- made of texts --------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Spoken(Speech):
+class MadeSpeech(Speech):
+    """Base of sets whose sound is made of their texts, of which a tenth is held out by a hash. A subclass says all
+    texts, and how one sounds."""
+
+    def every_text(self) -> tuple[str, ...]:
+        """Of both splits, all different."""
+        raise NotImplementedError
+
+    def speech_of(self, text: str) -> np.ndarray:
+        """The waveform of any text, f32[N] at `mel.rate`."""
+        raise NotImplementedError
+
+    def load(self, split: str) -> Clips:
+        texts = self.texts_of(split)
+        mels, frames = mels_of(lambda i: self.speech_of(texts[i]), len(texts), self.mel, self.known(split))
+        return Clips(self, [self._encoded(text) for text in texts], mels, frames)
+
+    def captions(self, split: str = "train") -> tuple[str, ...]:
+        check_split(split)
+        return _split(self.every_text(), split)
+
+    def sound(self, index: int, split: str = "test") -> np.ndarray:
+        return self.speech_of(self.captions(split)[index])
+
+
+@functools.lru_cache(maxsize=8)
+def _split(every: tuple[str, ...], split: str) -> tuple[str, ...]:
+    """Those of the texts that are of a split. Kept, as the sound of each is asked for by its place among them."""
+    held_out = held_out_tenth(every)
+    return tuple(text for text in every if split == "all" or (text in held_out) == (split == "test"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spoken(MadeSpeech):
     """Phrases of the package's texts, spoken by eSpeak NG: no files are needed. A tenth is held out by a hash.
 
     They are made once, and kept in the user's cache.
@@ -254,22 +287,11 @@ class Spoken(Speech):
     """Words a minute."""
     pitch: Annotated[int, Ge(PITCHES[0]), Le(PITCHES[1])] = 50
 
-    def load(self, split: str) -> Clips:
-        texts = self.texts_of(split)
-        mels, frames = mels_of(lambda i: self.speech_of(texts[i]), len(texts), self.mel, self.known(split))
-        return Clips(self, [self._encoded(text) for text in texts], mels, frames)
-
-    def captions(self, split: str = "train") -> tuple[str, ...]:
-        check_split(split)
-        chosen = phrases(self.longest)[: self.num]
-        held_out = held_out_tenth(chosen)
-        return tuple(text for text in chosen if split == "all" or (text in held_out) == (split == "test"))
+    def every_text(self) -> tuple[str, ...]:
+        return phrases(self.longest)[: self.num]
 
     def known(self, split: str) -> list[Any]:
         return ["spoken", self.trim, self.voice, self.speed, self.pitch, self.captions(split)]
-
-    def sound(self, index: int, split: str = "test") -> np.ndarray:
-        return self.speech_of(self.captions(split)[index])
 
     def speech_of(self, text: str) -> np.ndarray:
         """The waveform of any text, f32[N] at `mel.rate`, silence cut."""

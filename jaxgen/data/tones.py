@@ -9,10 +9,8 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from jaxgen.core.ranges import Samples
-from jaxgen.data.dataset import check_split, held_out_tenth
 from jaxgen.data.embedded_texts import phrases
-from jaxgen.data.speech import Clips, Speech
-from jaxgen.data.speech_cache import mels_of
+from jaxgen.data.speech import MadeSpeech
 from jaxgen.data.speech_text import LETTERS
 
 LOWEST = 220.0
@@ -20,7 +18,7 @@ LOWEST = 220.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tones(Speech):
+class Tones(MadeSpeech):
     """Words of the package's texts, each letter a tone of its own pitch with one overtone. A tenth is held out by a
     hash."""
 
@@ -31,26 +29,18 @@ class Tones(Speech):
     beat: Annotated[int, Ge(1), Le(100)] = 4
     """Hops of the mel that a letter or a space lasts."""
 
-    def load(self, split: str) -> Clips:
-        texts = self.texts_of(split)
-        mels, frames = mels_of(lambda i: self.sound(i, split), len(texts), self.mel, self.known(split))
-        return Clips(self, [self._encoded(text) for text in texts], mels, frames)
-
-    def captions(self, split: str = "train") -> tuple[str, ...]:
-        check_split(split)
-        chosen = _texts(self.longest)[: self.num]
-        held_out = held_out_tenth(chosen)
-        return tuple(text for text in chosen if split == "all" or (text in held_out) == (split == "test"))
+    def every_text(self) -> tuple[str, ...]:
+        return _texts(self.longest)[: self.num]
 
     def known(self, split: str) -> list[Any]:
         return ["tones", self.beat, self.captions(split)]
 
-    def sound(self, index: int, split: str = "test") -> np.ndarray:
+    def speech_of(self, text: str) -> np.ndarray:
         size = self.beat * self.mel.hop
         time = np.arange(size) / self.mel.rate
         # Letters begin and end softly.
         loud = 0.3 * np.minimum(1, np.minimum(np.arange(size), np.arange(size)[::-1]) / (size / 8))
-        places = [LETTERS.find(letter.upper()) for letter in self.captions(split)[index]]
+        places = [LETTERS.find(letter.upper()) for letter in text]
         pitches = [LOWEST * 2 ** (place / 16) if place >= 0 else 0.0 for place in places]
         waves = [np.sin(2 * np.pi * pitch * time) + 0.5 * np.sin(4 * np.pi * pitch * time) for pitch in pitches]
         return np.concatenate([loud * wave for wave in waves]).astype(np.float32)
