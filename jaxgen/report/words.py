@@ -22,21 +22,29 @@ def _font() -> "FreeTypeFont | ImageFont":
 
 def wrapped(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` px, three at most; an ellipsis stands for what is left out."""
-    font, lines = _font(), [""]
+    lines = [""]
     for word in text.split():
-        while font.getlength(word) > width:  # a word without end
-            word = word[:-2] + "…" if word.endswith("…") else word[:-1] + "…"
+        word = word if _fits(word, width) else _cut(word, width)
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
+        if _fits(longer, width):
             lines[-1] = longer
         elif len(lines) < MOST_LINES:
             lines.append(word)
         else:
-            while lines[-1] and font.getlength(lines[-1] + "…") > width:
-                lines[-1] = lines[-1][:-1]
-            lines[-1] += "…"
+            lines[-1] = _cut(lines[-1], width)
             break
     return lines
+
+
+def _fits(text: str, width: int) -> bool:
+    return _font().getlength(text) <= width
+
+
+def _cut(text: str, width: int) -> str:
+    """The beginning of a text, as much as fits before an ellipsis."""
+    while text and not _fits(text + "…", width):
+        text = text[:-1]
+    return text + "…"
 
 
 def strips(texts: Sequence[str], width: int, background: tuple[int, int, int]) -> np.ndarray:
