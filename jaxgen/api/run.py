@@ -28,7 +28,7 @@ from jaxgen.inference.editing import Edit
 from jaxgen.inference.export import export_run
 from jaxgen.inference.guiding import Wanted, guided_pictures
 from jaxgen.inference.held_out import evaluation, held_out_numbers
-from jaxgen.inference.prompts import part
+from jaxgen.inference.prompts import parts_of
 from jaxgen.inference.sampling import check_numbers, draw
 from jaxgen.models.clip_guidance import CLIPGuidance
 from jaxgen.report import write_report
@@ -180,7 +180,7 @@ class Run(Trained):
         check_fields(settings := settings or CLIPGuidance())
         if not prompts:
             raise UserError("no prompts were given: say what is to be drawn")
-        parts = [tuple(part(words) for words in prompt.split("|")) for prompt in prompts]
+        parts = [parts_of(prompt) for prompt in prompts]
         made = guided_pictures(self, clip, Wanted(parts, num, seed, classes), settings, batch)
         return made.x.reshape(len(prompts), num, *made.x.shape[1:])
 

@@ -99,9 +99,11 @@ def command(args: list[str]) -> None:
         return _write(args)
     asked = ask(SampleOptions, args, "sample", command.__doc__)
     options = asked.options
-    _check(options)
     if options.prompts:
+        if options.prompt:
+            raise UserError("--prompt and --prompts were given: leave one out")
         options = replace(options, prompt=read_lines(user_path(options.prompts), "prompts"))
+    _check(options)
     asked = replace(asked, options=options, experiment=prompting.drawing(asked.experiment, options))
     model, num = asked.experiment.compute_model, options.num or len(options.prompt) or NUM
     editing.check_model(model, bool(options.image), bool(options.mask) or options.alpha, bool(options.between))
@@ -174,11 +176,9 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--alpha takes the transparency of --image as the mask: give --image, and no --mask")
     if options.image and options.between:
         raise UserError("--image and --between were given: leave one out")
-    if options.prompt and options.prompts:
-        raise UserError("--prompt and --prompts were given: leave one out")
-    if options.negative is not None and not (options.prompt or options.prompts):
+    if options.negative is not None and not options.prompt:
         raise UserError("--negative was given without --prompt: say what the pictures are to show")
-    if (options.prompt or options.prompts) and (options.cond or options.guide):
+    if options.prompt and (options.cond or options.guide):
         raise UserError("--prompt was given with --cond or --guide: leave these out")
     if options.between == 1 or options.between > 2 * (options.num or len(options.prompt) or NUM):
         raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")

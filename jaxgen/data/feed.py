@@ -76,9 +76,9 @@ def _prefetched(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None) -> I
     arrays = dataset.arrays("train")
 
     def stacked(first: int) -> RawBatch:
-        indices = _indices(dataset, plan, rows, first)
+        whole = _indices(dataset, plan, None, first)
+        indices = whole if rows is None else whole[:, rows]
         # All steps of the call at once: files are read forwards once, and nothing is copied to be stacked.
-        whole = indices if rows is None else _indices(dataset, plan, None, first)
         batch = take(arrays, indices.reshape(-1), whole.reshape(-1))
         return {name: array.reshape(*indices.shape, *array.shape[1:]) for name, array in batch.items()}
 

@@ -52,9 +52,14 @@ def part(words: str, picture: bool = False) -> Part:
     return Part(text.strip(), weight, picture)
 
 
+def parts_of(line: str) -> Prompt:
+    """Of a prompt with bars between its parts, as 'a red dragon | blurred:-0.5'. Raises UserError as `part` does."""
+    return tuple(part(words) for words in line.split("|"))
+
+
 def read_prompts(file: Path) -> list[Prompt]:
     """A prompt a line, of parts between bars as 'a red dragon | blurred:-0.5'. Raises UserError where there is none."""
-    return [tuple(part(words) for words in line.split("|")) for line in read_lines(file, "prompts")]
+    return [parts_of(line) for line in read_lines(file, "prompts")]
 
 
 def check_clip(trained: Trained) -> ScoresText:

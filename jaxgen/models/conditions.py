@@ -142,7 +142,7 @@ class Conditioned(ClassConditionalModel):
         network, shape = getattr(self, "network", None), getattr(self, "shape", ())
         if not isinstance(network, ToldTexts):
             return super().captioned(window)  # pyright: ignore[reportReturnType]
-        text = self.text or TextTower(vocab=CAPTIONS.vocab, window=window, body=CAPTIONS.body)
+        text = self.text or CAPTIONS.clone(window=window)
         told: dict[str, Any] = {"network": network.told_texts(shape), "text": text, "num_classes": 0}
         return replace(self, **told, class_dropout=self.class_dropout or CLASS_DROPOUT)
 
