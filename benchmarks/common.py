@@ -1,11 +1,11 @@
-"""What the benchmarks share: provenance, timing in turns, operations counted in a jaxpr, memory, tables and JSON.
+"""What the benchmarks share: provenance, timing in turns, peers, memory; rows.py has their tables and JSON.
 
 A time is the median of its calls, with quartiles; two things are compared by the ratio of medians taken in turns, as
 a machine's speed drifts more between minutes than between neighbours.
 """
 
 import contextlib
-import json
+import math
 import resource
 import statistics
 import sys
@@ -18,8 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from rich.console import Console
-from rich.table import Table
+from rows import Columns, Row, Rows, say
 
 from jaxgen.data import BatchPlan, feed
 from jaxgen.errors import UserError, nearest
@@ -28,6 +27,10 @@ from jaxgen.runs.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+QUICK_SECONDS = 20.0
+"""Of --quick: rounds begin for so long."""
+QUICK_CALL = 2.0
+"""Of --quick: seconds that a call should take at most."""
 
 # --- provenance ---------------------------------------------------------------------------------------------------
 
@@ -64,15 +67,21 @@ def timed(fn: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def in_turns(sides: dict[str, Callable[[], Any]], rounds: int, seconds: float = 0.3) -> dict[str, list[float]]:
+def in_turns(
+    sides: dict[str, Callable[[], Any]], rounds: int, case: str, quick: bool = False, seconds: float = 0.3
+) -> dict[str, list[float]]:
     """Seconds of each call, by name, the sides taking turns: A B A B.
 
     One untimed call begins each turn, as the other side's threads may still be spinning; then calls until `seconds`
-    have passed, one at least.
+    have passed, one at least. case: what progress is told of. quick: no new round begins after QUICK_SECONDS.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
+    last = time.perf_counter() + (QUICK_SECONDS if quick else math.inf)
+    for i in range(rounds):
+        if i and time.perf_counter() > last:
+            break
         for name, fn in sides.items():
+            say(case, "jaxgen" if name == "ours" else name, f"measure {i + 1} of {rounds}")
             timed(fn)
             stop = time.perf_counter() + seconds
             while True:
@@ -89,8 +98,10 @@ def summary(times: list[float], per: int = 1) -> dict[str, float]:
     return {"median": statistics.median(ms), "low": low, "high": high, "calls": len(ms)}
 
 
-def compiled(function, *args) -> tuple[Any, float]:
-    """The executable of a jitted function for these arguments, and the seconds it took to build."""
+def compiled(function, *args, case: str = "") -> tuple[Any, float]:
+    """The executable of a jitted function for these arguments, and the seconds it took to build. case: what progress is
+    told of."""
+    say(case or function.__name__, "jaxgen", "compile")
     start = time.perf_counter()
     executable = function.lower(*args).compile()
     return executable, time.perf_counter() - start
@@ -175,31 +186,79 @@ def fed(experiment: Experiment, steps: int) -> tuple[Any, Any]:
 # --- peers --------------------------------------------------------------------------------------------------------
 
 
+Sides = dict[str, Callable[[], Any]]
+LEFT_OUT = "left out by --quick"
+
+
 def peer_sides(
-    experiment: Experiment, params: Any, call: Callable[[Any], Callable[[], Any]]
-) -> dict[str, Callable[[], Any]]:
-    """`call(peer)` for a peer in each memory layout worth trying, by name; empty for an experiment without a peer."""
+    experiment: Experiment, params: Any, call: Callable[[Any], Callable[[], Any]], case: str, quick: bool = False
+) -> tuple[Sides, str]:
+    """`call(peer)` by name for a peer in each memory layout worth trying, as it is (`torch ...`) and compiled
+    (`torch.compile ...`), and why no compiled one is there, else "". No sides for an experiment without a peer.
+
+    quick: no peer is compiled, which alone can take minutes.
+    """
     import peers  # here, as PyTorch is needed for --peer alone
 
     if not peers.has_peer(experiment):
-        return {}
+        return {}, "no peer"
     peers.use_all_cores()
-    return {f"torch {layout}": call(peers.Peer(experiment, params, layout)) for layout in peers.layouts(experiment)}
+    layouts = peers.layouts(experiment)
+    sides: Sides = {f"torch {layout}": call(peers.Peer(experiment, params, layout)) for layout in layouts}
+    if quick:
+        return sides, LEFT_OUT
+    for layout in layouts:
+        peer = peers.Peer(experiment, params, layout)
+        reason = tried(case, f"torch.compile {layout}", sides, lambda peer=peer: call(peer.compiled()))
+        if reason:
+            return sides, reason
+    return sides, ""
 
 
-def against_peer(ms: dict[str, dict[str, float]], ours: str) -> dict[str, Any]:
-    """The fastest peer of the sides timed, and its time divided by ours: above 1 ours is the faster."""
-    peers = {name: side["median"] for name, side in ms.items() if name.startswith("torch ")}
-    if not peers:
-        return {"peer": "no peer", "peer_ratio": None}
-    best = min(peers, key=peers.get)
-    return {"peer": best, "peer_ratio": peers[best] / ms[ours]["median"]}
+def tried(case: str, name: str, sides: Sides, build: Callable[[], Callable[[], Any]]) -> str:
+    """Adds the side that `build` makes of something compiled by torch.compile, once it has run; returns why it does not
+    run here, else ""."""
+    import peers
+
+    if reason := peers.cannot_compile():
+        return reason
+    say(case, name, "compile")
+    try:
+        side = build()
+        side()
+    except Exception as error:  # whatever dynamo, inductor or the C++ compiler raise
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    sides[name] = side
+    return ""
+
+
+def against_peer(ms: dict[str, dict[str, float]], ours: str, reason: str = "not compiled here") -> dict[str, Any]:
+    """The fastest peer of the sides timed, as it is and compiled, and its time divided by ours: above 1 ours is the
+    faster. reason: why no compiled peer is there."""
+    row: dict[str, Any] = {}
+    for field, prefix, none in (("peer", "torch ", "no peer"), ("compiled", "torch.compile ", reason)):
+        found = {name: side["median"] for name, side in ms.items() if name.startswith(prefix)}
+        best = min(found, key=found.__getitem__, default=none)
+        row |= {field: best, f"{field}_ratio": found[best] / ms[ours]["median"] if found else None}
+    return row
+
+
+def time_ratio(ms: dict[str, dict[str, float]], one: str, other: str) -> float | None:
+    """The median of one side over that of another, None where one was not timed."""
+    return ms[one]["median"] / ms[other]["median"] if one in ms and other in ms else None
+
+
+def ratio(row: Row, field: str = "peer") -> str:
+    """A row's ratio to its peer for the table, or why there is none."""
+    value = row[f"{field}_ratio"]
+    return (row[field] if field == "peer" else "") if value is None else f"{value:.2f}"
 
 
 def sampling_rates(
-    ms: dict[str, dict[str, float]], num: int, evaluations: int, work: float, matmul: float
+    ms: dict[str, dict[str, float]], num: int, evaluations: int, work: float, matmul: float, reason: str
 ) -> dict[str, Any]:
-    """Of batches of `num` samples, timed as `ms` has them, of `work` operations in so many evaluations of a network."""
+    """Of batches of `num` samples, timed as `ms` has them, of `work` operations in so many evaluations of a network.
+    reason: why no compiled peer is among the sides."""
     ours = ms["ours"]["median"]
     return {
         "evaluations": evaluations,
@@ -209,17 +268,14 @@ def sampling_rates(
         "samples_per_second": 1000 * num / ours,
         "flops_per_second": 1000 * work / ours,
         "matmul_share": 1000 * work / ours / matmul,
-        **against_peer(ms, "ours"),
+        **against_peer(ms, "ours", reason),
     }
 
 
 # --- output -------------------------------------------------------------------------------------------------------
 
-Row = dict[str, Any]
-
-
 # Of the rows of `sampling_rates` beside a pipeline whose samples were compared.
-BESIDE: dict[str, Callable[[Row], str]] = {
+BESIDE: Columns = {
     "batch": lambda r: str(r["num_samples"]),
     "evaluations": lambda r: str(r["evaluations"]),
     "difference": lambda r: f"{r['largest_difference']:.1e}",
@@ -229,26 +285,15 @@ BESIDE: dict[str, Callable[[Row], str]] = {
     "ms/evaluation": lambda r: ms(r["ms_per_evaluation"]),
     "of matmul": lambda r: f"{r['matmul_share']:.0%}",
     "peer": lambda r: r["peer"],
-    "theirs/ours": lambda r: f"{r['peer_ratio']:.2f}",
+    "theirs/ours": ratio,
+    "compiled/ours": lambda r: ratio(r, "compiled"),
 }
 
 
-def show(title: str, rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> None:
-    """A table with one line for each row; a column is its heading and what it says of a row."""
-    table = Table(title=title)
-    for heading in columns:
-        table.add_column(heading, justify="left" if heading == "experiment" else "right")
-    for row in rows:
-        table.add_row(*(value(row) for value in columns.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def write(path: Path | str, kind: str, rows: list[Row], matmul: float) -> None:
-    """The rows and their provenance as JSON."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"benchmark": kind, "provenance": provenance(matmul), "results": rows}, indent=2) + "\n")
-    Console().print(f"written to {path}")
+def rows(path: Path | str, kind: str, columns: Columns, options: Any) -> Rows:
+    """The rows of one benchmark's file, which goes on where it was stopped."""
+    say(kind, "this machine", "measure matrix products")
+    return Rows(path, kind, columns, options, provenance())
 
 
 def ms(value: float) -> str:

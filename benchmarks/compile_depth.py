@@ -59,23 +59,25 @@ def seconds(experiment: Experiment, what: str) -> tuple[float, float]:
     return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
-def measure(options: Options) -> list[common.Row]:
+def measure(options: Options, rows: common.Rows) -> None:
     script = scripts(common.ROOT / "experiments")["gpt"]
     experiment = presets(script)[options.preset]
     experiments = {depth: of_depth(experiment, depth) for depth in options.depths}
-    rows = []
     for what in ("train", "sample") if options.sampler else ("train",):
+        if all(rows.has(f"{what}, {depth} layers") for depth in options.depths):
+            continue
         seconds(experiments[options.depths[0]], what)  # the first of all is slower
         times = {depth: [] for depth in options.depths}
-        for _ in range(options.calls):
+        for turn in range(options.calls):
             for depth, one in experiments.items():
+                common.say(f"{what}, {depth} layers", "jaxgen", f"compile {turn + 1} of {options.calls}")
                 times[depth].append(seconds(one, what))
         medians = {depth: np.median(np.array(times[depth]), axis=0) for depth in options.depths}
         for depth, (wall, cpu) in medians.items():
             base_wall, base_cpu = medians[options.depths[0]]
             row = {"program": what, "depth": depth, "calls": options.calls, "seconds": wall, "cpu_seconds": cpu}
-            rows.append({**row, "ratio": wall / base_wall, "cpu_ratio": cpu / base_cpu})
-    return rows
+            row |= {"ratio": wall / base_wall, "cpu_ratio": cpu / base_cpu}
+            rows.add(f"{what}, {depth} layers", lambda row=row: row)
 
 
 COLUMNS = {
@@ -92,10 +94,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "compile_depth.py", __doc__)
     # What is kept on disk would be found there.
     jax.config.update("jax_enable_compilation_cache", False)
-    rows = measure(options)
-    common.show("compile time by depth", rows, COLUMNS)
-    matmul = common.measure_matmul_flops()
-    common.write(options.out or common.RESULTS / "compile-depth.json", "compile time by depth", rows, matmul)
+    out = options.out or common.RESULTS / "compile-depth.json"
+    rows = common.rows(out, "compile time by depth", COLUMNS, options)
+    measure(options, rows)
+    rows.finish("compile time by depth")
 
 
 if __name__ == "__main__":

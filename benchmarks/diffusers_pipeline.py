@@ -8,8 +8,9 @@ of the largest answer. Ours ends with uint8, theirs with f32, both on the host. 
 first call, which is given too. Needs no data: the weights are random.
 """
 
+import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -44,6 +45,8 @@ class Options:
     rounds: int = 3
     """Turns of each side, with one call that does not count before each. A turn of 1,000 steps may take minutes."""
     samplers: tuple[Literal["ancestral", "ddim"], ...] = ("ddim", "ancestral")
+    quick: bool = False
+    """Ratios within two minutes a row: fewer turns, and no compiled peer."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of both networks."""
     devices: int = 1
@@ -92,18 +95,30 @@ def measure(
 ) -> common.Row:
     """All numbers of one sampler; modules: their network by memory layout, where it is to compute."""
     model, codec = replace(experiment.compute_model, sampler=sampler), experiment.codec.load()
-    params = core.count_params(state.params)
+    params, name = core.count_params(state.params), type(sampler).__name__
     (state, codec), keys = common.spread(options.devices, (state, codec), (core.sample_keys(0, options.num), 0))
-    ours, seconds = common.compiled(core.sample_program, model, state, keys, None, codec)
+    ours, seconds = common.compiled(core.sample_program, model, state, keys, None, codec, case=name)
     work = flops(lambda *args: core.sample(model, *args), state, keys, None, codec)
     sides = {"ours": lambda: np.asarray(ours(state, keys, None, codec))}
     for layout, module in modules.items():
         pipeline = unet2d.Pipeline(model, module)
         sides[f"torch {layout}"] = lambda pipeline=pipeline: pipeline(options.num)
+    reason = common.LEFT_OUT
+    if not options.quick:
+        # The module would be compiled for the eager sides too.
+        fastest = copy.deepcopy(modules["channels_last"])
+
+        def compiled_side() -> Callable[[], Any]:
+            fastest.compile()
+            pipeline = unet2d.Pipeline(model, fastest)
+            return lambda: pipeline(options.num)
+
+        reason = common.tried(name, "torch.compile channels_last", sides, compiled_side)
     first = {side: common.timed(call)[1] for side, call in sides.items()}
-    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.rounds).items()}
+    measured = common.in_turns(sides, options.rounds, name, options.quick)
+    ms = {side: common.summary(times) for side, times in measured.items()}
     return {
-        "name": type(sampler).__name__,
+        "name": name,
         "preset": options.preset,
         "diffusers": version("diffusers"),
         "network": to_json(model.network),
@@ -115,7 +130,7 @@ def measure(
         "first_call_seconds": first,
         "peak_bytes": common.peak_bytes(ours),
         "process_peak_bytes": common.process_peak_bytes(),
-        **common.sampling_rates(ms, options.num, sampler.evaluations(model.schedule), work, matmul),
+        **common.sampling_rates(ms, options.num, sampler.evaluations(model.schedule), work, matmul, reason),
     }
 
 
@@ -129,7 +144,8 @@ def main(args: Sequence[str] | None = None) -> None:
     experiment = replace(experiment, precision=options.precision)
     unet2d.check(experiment.model)
     samplers = {"ancestral": Ancestral(), "ddim": DDIM(steps=options.ddim_steps)}
-    matmul = common.measure_matmul_flops()
+    out = options.out or common.RESULTS / f"diffusers-{options.preset}.json"
+    rows = common.rows(out, "diffusers_pipeline", COLUMNS, options)
     state = random_state(experiment)
     params = jax.device_get(state.params)
     modules = {layout: unet2d.unet2d(experiment.model, params["network"]) for layout in LAYOUTS}
@@ -138,12 +154,14 @@ def main(args: Sequence[str] | None = None) -> None:
     for layout, module in modules.items():
         module.to(where, dtype, memory_format=LAYOUTS[layout])
     use_all_cores()
-    rows = []
+
+    def measured(name: str) -> common.Row:
+        row = measure(experiment, samplers[name], state, modules, options, rows.matmul)
+        return {**row, "largest_difference": error}
+
     for name in options.samplers:
-        row = measure(experiment, samplers[name], state, modules, options, matmul)
-        rows.append({**row, "largest_difference": error})
-    common.show("sampling, beside diffusers' pipelines", rows, COLUMNS)
-    common.write(options.out or common.RESULTS / f"diffusers-{options.preset}.json", "diffusers_pipeline", rows, matmul)
+        rows.add(name, lambda name=name: measured(name))
+    rows.finish("sampling, beside diffusers' pipelines")
 
 
 if __name__ == "__main__":

@@ -103,10 +103,10 @@ def main(args: Sequence[str] | None = None) -> None:
     sets: dict[str, Dataset] = {"emoji": Emoji(size=SIDE, label="none")}
     if options.sprites:
         sets["sprites"] = ImageFolder(folder=options.sprites, size=SIDE, label="none")
-    rows = [measure(name, data, options.folder, options.num) for name, data in sets.items()]
-    common.show("TAEF2, there and back", rows, COLUMNS)
-    matmul = common.measure_matmul_flops()
-    common.write(options.out or common.RESULTS / "first-stages.json", "first_stages", rows, matmul)
+    rows = common.rows(options.out or common.RESULTS / "first-stages.json", "first_stages", COLUMNS, options)
+    for name, data in sets.items():
+        rows.add(name, lambda name=name, data=data: measure(name, data, options.folder, options.num))
+    rows.finish("TAEF2, there and back")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ write another. Takes a minute on two cores. The time to compile is told apart.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import common
@@ -39,13 +39,16 @@ class Options:
     calls: int = 3
     """Turns of each side."""
     peer: bool = True
-    """Time transformers beside."""
+    """Time transformers beside, as it is and by torch.compile."""
+    quick: bool = False
+    """Ratios within two minutes a row: fewer and shorter calls, and no compiled peer."""
     out: str = ""
     """JSON file; benchmarks/results/gpt-generate.json when empty."""
 
 
 def measure(options: Options, batch: int, matmul: float) -> common.Row:
     """Both sides at one batch size."""
+    case = f"batch {batch}"
     body = Transformer(width=options.width, depth=options.depth, heads=options.heads, causal=True)
     network = TokenTransformer(vocab=options.vocab, window=options.prompt + options.tokens, body=body)
     model = GPT(network=network, decoding=Decoding(temperature=0, tokens=options.tokens))
@@ -53,26 +56,37 @@ def measure(options: Options, batch: int, matmul: float) -> common.Row:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, options.vocab, (batch, options.prompt))
     cond, keys = prompts(list(rows), network.window), core.sample_keys(0, batch)
-    program, seconds = common.compiled(core.sample_program, model, state, keys, cond, None)
+    program, seconds = common.compiled(core.sample_program, model, state, keys, cond, None, case=case)
     work = flops(lambda *args: core.sample(model, *args), state, keys, cond)
     texts: dict[str, np.ndarray] = {}
 
     def ours() -> None:
         texts["ours"] = np.asarray(program(state, keys, cond, None))[:, : options.prompt + options.tokens]
 
-    sides = {"ours": ours}
+    sides, reason = {"ours": ours}, "no peer was asked for"
     if options.peer:
         from peers import use_all_cores
         from peers.gpt import generate, hugging_face
 
         use_all_cores()
-        theirs = hugging_face(model, jax.device_get(state.params))
+        params = jax.device_get(state.params)
 
-        def transformers() -> None:
-            texts["transformers"] = generate(theirs, rows, options.tokens)
+        def writes(name: str, compiled: bool) -> Callable[[], None]:
+            theirs = hugging_face(model, params)
+            if compiled:
+                theirs.compile(dynamic=True)  # its cache grows by a token a call
 
-        sides["transformers"] = transformers
-    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.calls).items()}
+            def call() -> None:
+                texts[name] = generate(theirs, rows, options.tokens)
+
+            return call
+
+        sides["transformers"], reason = writes("transformers", False), common.LEFT_OUT
+        if not options.quick:
+            name = "torch.compile transformers"
+            reason = common.tried(case, name, sides, lambda: writes(name, True))
+    measured = common.in_turns(sides, options.calls, case, options.quick)
+    ms = {side: common.summary(times) for side, times in measured.items()}
     total = batch * options.tokens
     return {
         "batch": batch,
@@ -86,7 +100,9 @@ def measure(options: Options, batch: int, matmul: float) -> common.Row:
         "tokens_per_second": {side: 1000 * total / each["median"] for side, each in ms.items()},
         "matmul_share": 1000 * work / ms["ours"]["median"] / matmul,
         "different": int(np.sum(texts["ours"] != texts["transformers"])) if options.peer else None,
-        "ratio": ms["transformers"]["median"] / ms["ours"]["median"] if options.peer else None,
+        "ratio": common.time_ratio(ms, "transformers", "ours"),
+        "compiled": reason or "torch.compile transformers",
+        "compiled_ratio": common.time_ratio(ms, "torch.compile transformers", "ours"),
     }
 
 
@@ -105,10 +121,10 @@ COLUMNS = {
 def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "gpt_generate.py", __doc__)
     common.use_devices(1)
-    matmul = common.measure_matmul_flops()
-    rows = [measure(options, batch, matmul) for batch in options.batches]
-    common.show(f"generation of {options.tokens} tokens, {options.depth} layers of {options.width}", rows, COLUMNS)
-    common.write(options.out or common.RESULTS / "gpt-generate.json", "gpt generation", rows, matmul)
+    rows = common.rows(options.out or common.RESULTS / "gpt-generate.json", "gpt generation", COLUMNS, options)
+    for batch in options.batches:
+        rows.add(f"batch {batch}", lambda batch=batch: measure(options, batch, rows.matmul))
+    rows.finish(f"generation of {options.tokens} tokens, {options.depth} layers of {options.width}")
 
 
 if __name__ == "__main__":

@@ -150,8 +150,9 @@ def measure(name: str, experiment: Experiment, folder: Path, options: Options) -
         "cold": Side(experiment, budget, True),
     }
     assert [side.data is None for side in sides.values()] == [False, True, True]
-    for _ in range(options.turns):
-        for side in sides.values():
+    for turn in range(options.turns):
+        for which, side in sides.items():
+            common.say(name, which, f"measure {turn + 1} of {options.turns}")
             seen = [list(kept) for kept in (side.seconds, side.waiting, side.cpu)]
             side.call()  # the other side's threads may still be spinning
             side.seconds, side.waiting, side.cpu = seen
@@ -193,15 +194,13 @@ COLUMNS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "image_stream.py", __doc__)
-    matmul = common.measure_matmul_flops()
-    rows = []
+    rows = common.rows(options.out, "image_stream", COLUMNS, options)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAXGEN_CACHE"] = str(Path(folder) / "cache")
         make(pictures := Path(folder) / "pictures", options.images)
         for name, experiment in cases().items():
-            rows.append(measure(name, experiment, pictures, options))
-            common.show("streaming a folder of images", rows[-1:], COLUMNS)
-            common.write(options.out, "image_stream", rows, matmul)
+            rows.add(name, lambda name=name, one=experiment: measure(name, one, pictures, options))
+    rows.finish("streaming a folder of images")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@
     python benchmarks/inception.py --devices 2        # the batch split over two CPU devices
 """
 
+import copy
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import common
 import numpy as np
@@ -58,9 +60,17 @@ def measure(options: Options, matmul: float) -> common.Row:
     for layout, module in modules.items():
         module.to(memory_format=LAYOUTS[layout])
         sides[f"torch {layout}"] = lambda module=module: extract(module, theirs)
+    fastest = copy.deepcopy(modules["channels_last"])
+    name = "torch.compile channels_last"
+
+    def compiled_side() -> Callable[[], Any]:
+        fastest.compile()
+        return lambda: extract(fastest, theirs)
+
+    reason = common.tried("inception", name, sides, compiled_side)
     expected = dict(zip(FEATURES, extract(modules["contiguous"], theirs), strict=True))
     error = max(float(np.abs(np.asarray(outputs[name]) - expected[name].numpy()).max()) for name in FEATURES)
-    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.calls).items()}
+    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.calls, "inception").items()}
     ours = ms["ours"]["median"]
     return {
         "name": "inception",
@@ -76,7 +86,7 @@ def measure(options: Options, matmul: float) -> common.Row:
         "images_per_second": 1000 * options.batch / ours,
         "flops_per_second": 1000 * work / ours,
         "matmul_share": 1000 * work / ours / matmul,
-        **common.against_peer(ms, "ours"),
+        **common.against_peer(ms, "ours", reason),
     }
 
 
@@ -95,17 +105,17 @@ COLUMNS = {
     "of matmul": lambda r: f"{r['matmul_share']:.0%}",
     "difference": lambda r: f"{r['largest_difference']:.1e}",
     "peer": lambda r: r["peer"],
-    "torch/ours": lambda r: f"{r['peer_ratio']:.2f}",
+    "torch/ours": common.ratio,
+    "compiled/ours": lambda r: common.ratio(r, "compiled"),
 }
 
 
 def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "inception.py", __doc__)
     common.use_devices(options.devices)
-    matmul = common.measure_matmul_flops()
-    row = measure(options, matmul)
-    common.show("Inception features", [row], COLUMNS)
-    common.write(options.out or common.RESULTS / "inception.json", "inception", [row], matmul)
+    rows = common.rows(options.out or common.RESULTS / "inception.json", "inception", COLUMNS, options)
+    rows.add("inception", lambda: measure(options, rows.matmul))
+    rows.finish("Inception features")
 
 
 if __name__ == "__main__":

@@ -111,10 +111,10 @@ def main(args: list[str] | None = None) -> None:
     options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "lossless.py", __doc__)
     devices.start_jax()
     run = RunFolder(Path(options.run))
-    row = measure(run, options.num)
-    common.show("lossless compression", [row], COLUMNS)
     out = options.out or common.RESULTS / f"lossless-{run.path.name}.json"
-    common.write(out, "compression", [row], common.measure_matmul_flops())
+    rows = common.rows(out, "compression", COLUMNS, options)
+    rows.add(run.path.name, lambda: measure(run, options.num))
+    rows.finish("lossless compression")
 
 
 if __name__ == "__main__":

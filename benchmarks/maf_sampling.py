@@ -55,12 +55,11 @@ def measure(name: str, model: Flow, state: core.TrainState, cond: jax.Array | No
 
     (taken,) = (np.asarray(leaf) for leaf in jax.tree.leaves(passes(params, z, y)))  # [depth, num]
     depth, size = len(taken), math.prod(model.shape)
-    fixed_point, fixed_seconds = common.compiled(jax.jit(model.decode), params, z, y)
-    d_pass, d_seconds = common.compiled(jax.jit(sequential.decode), params, z, y)
+    fixed_point, fixed_seconds = common.compiled(jax.jit(model.decode), params, z, y, case="fixed_point")
+    d_pass, d_seconds = common.compiled(jax.jit(sequential.decode), params, z, y, case="d_pass")
     x, exact = np.asarray(fixed_point(params, z, y)), np.asarray(d_pass(params, z, y))
-    times = common.in_turns(
-        {"fixed_point": lambda: fixed_point(params, z, y), "d_pass": lambda: d_pass(params, z, y)}, options.rounds
-    )
+    sides = {"fixed_point": lambda: fixed_point(params, z, y), "d_pass": lambda: d_pass(params, z, y)}
+    times = common.in_turns(sides, options.rounds, name)
     ms = {side: common.summary(seconds) for side, seconds in times.items()}
     return {
         "name": name,
@@ -98,10 +97,10 @@ def main() -> None:
     trained = restore(run)
     experiment, state = trained.experiment, trained.state
     cond = experiment.model.sample_cond(options.num, run.examples())
-    row = measure(run.path.name, experiment.compute_model, state, cond, options)
-    common.show("sampling a masked autoregressive flow", [row], COLUMNS)
-    out = options.out or common.RESULTS / f"maf-sampling-{run.path.name}.json"
-    common.write(out, "maf_sampling", [row], common.measure_matmul_flops())
+    out, name = options.out or common.RESULTS / f"maf-sampling-{run.path.name}.json", run.path.name
+    rows = common.rows(out, "maf_sampling", COLUMNS, options)
+    rows.add(name, lambda: measure(name, experiment.compute_model, state, cond, options))
+    rows.finish("sampling a masked autoregressive flow")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,6 +57,8 @@ class Options:
     """Of `skipping`: held-out views whose PSNR is compared."""
     steps: int = 5
     """Steps fused into one call."""
+    quick: bool = False
+    """Ratios within two minutes a row: fewer turns, and no compiled peer."""
     calls: int = 3
     """Turns of each side."""
     devices: int = 1
@@ -75,7 +78,7 @@ def sides_of(times: dict[str, list[float]], per: int) -> tuple[dict, dict[str, f
 # --- beside PyTorch -----------------------------------------------------------------------------------------------
 
 
-def peer(options: Options) -> list[common.Row]:
+def peer(options: Options, rows: common.Rows) -> None:
     """Training and rendering of one network by both, from the same parameters."""
     skip = (options.depth + 2) // 2
     model = NeRF(
@@ -92,10 +95,14 @@ def peer(options: Options) -> list[common.Row]:
     state = core.init(model, core.run_key(0, core.INIT), raw, experiment.codec)
     params, (data, batches) = jax.device_get(state.params), common.fed(experiment, k)
     (state, key, data), batches = common.spread(options.devices, (state, key, data), (batches, 1))
-    step, step_seconds = common.compiled(core.train_steps, model, state, key, batches, experiment.codec, data)
+    step, step_seconds = common.compiled(
+        core.train_steps, model, state, key, batches, experiment.codec, data, case="training"
+    )
     cond = jnp.resize(jnp.asarray(experiment.data.arrays("train")["cond"][: options.pixels]), (options.pixels, RAY))
     _, cond, keys = common.spread(options.devices, (), (cond, 0), (core.sample_keys(0, options.pixels), 0))
-    draw, draw_seconds = common.compiled(core.sample_program, model, state, keys, cond, experiment.codec)
+    draw, draw_seconds = common.compiled(
+        core.sample_program, model, state, keys, cond, experiment.codec, case="rendering"
+    )
     held, kept = {"state": state}, jax.tree.map(jnp.copy, state)
 
     def train():
@@ -108,36 +115,37 @@ def peer(options: Options) -> list[common.Row]:
     def rendering(other) -> Callable:
         return lambda: other.sample(options.pixels).sum().item()
 
-    rows = []
-    for name, ours, theirs, seconds, work in (
-        ("training", train, training, step_seconds, options.rays * k),
-        ("rendering", lambda: draw(kept, keys, cond, experiment.codec), rendering, draw_seconds, options.pixels),
-    ):
-        sides = {"ours": ours} | common.peer_sides(experiment, params, theirs)
-        ms, rates = sides_of(common.in_turns(sides, options.calls), work)
-        rows.append(
-            {
-                "name": name,
-                "params": core.count_params(params),
-                "samples_per_ray": options.coarse * 2 + options.fine + 1,
-                "rays": work,
-                "devices": options.devices,
-                "compile_seconds": seconds,
-                "ms_per_call": ms,
-                "rays_per_second": rates,
-                **common.against_peer(ms, "ours"),
-            }
-        )
-    return rows
+    def measure(name: str, ours: Callable, theirs: Callable, seconds: float, work: int) -> common.Row:
+        others, reason = common.peer_sides(experiment, params, theirs, name, options.quick)
+        times = common.in_turns({"ours": ours} | others, options.calls, name, options.quick)
+        ms, rates = sides_of(times, work)
+        return {
+            "name": name,
+            "params": core.count_params(params),
+            "samples_per_ray": options.coarse * 2 + options.fine + 1,
+            "rays": work,
+            "devices": options.devices,
+            "compile_seconds": seconds,
+            "ms_per_call": ms,
+            "rays_per_second": rates,
+            **common.against_peer(ms, "ours", reason),
+        }
+
+    rows.add("training", lambda: measure("training", train, training, step_seconds, options.rays * k))
+    render = partial(draw, kept, keys, cond, experiment.codec)
+    rows.add("rendering", lambda: measure("rendering", render, rendering, draw_seconds, options.pixels))
 
 
 # --- empty space --------------------------------------------------------------------------------------------------
 
 
-def skipping(options: Options) -> list[common.Row]:
+def skipping(options: Options, rows: common.Rows) -> None:
     """Steps of training and views of a run, with its grid and without, from the same parameters."""
-    if not options.run:
-        raise UserError("no run was named: pass --run RUN, one of experiments/ngp.py, say")
+    rows.add(Path(options.run).name, lambda: skipped(options))
+
+
+def skipped(options: Options) -> common.Row:
+    """The row of one run."""
     trained = restore(RunFolder(Path(options.run)))
     experiment, codec, state = trained.experiment, trained.codec, trained.state
     model = experiment.compute_model
@@ -153,7 +161,7 @@ def skipping(options: Options) -> list[common.Row]:
     sides, whole = {}, {}
     for name, (one, start) in pairs.items():
         held = {"state": jax.tree.map(jnp.copy, start)}
-        step, _ = common.compiled(core.train_steps, one, held["state"], key, batches, codec, data)
+        step, _ = common.compiled(core.train_steps, one, held["state"], key, batches, codec, data, case=name)
 
         def train(held: dict[str, TrainState] = held, step: Callable = step) -> core.Metrics:
             held["state"], metrics = step(held["state"], key, batches, codec, data)
@@ -162,7 +170,7 @@ def skipping(options: Options) -> list[common.Row]:
         # A ray that did not fit taught nothing, and does not count.
         whole[name] = float(np.mean(train().get("whole", 1.0)))
         sides[name] = train
-    ms, rates = sides_of(common.in_turns(sides, options.calls), experiment.batch_size * k)
+    ms, rates = sides_of(common.in_turns(sides, options.calls, "training", options.quick), experiment.batch_size * k)
     rates = {name: rate * whole[name] for name, rate in rates.items()}
     views = experiment.data.views("test")
     count = min(options.views, len(views.pixels))
@@ -176,49 +184,47 @@ def skipping(options: Options) -> list[common.Row]:
         shown = np.stack([render_view(chosen, r, views.size)[0] for r in rays])
         scores[name] = float(np.mean(psnr(shown, composite(views.pixels[:count], experiment.model.background))))
     drawn = {name: lambda pair=pair: rendered(*pair, rays[0]) for name, pair in pairs.items()}
-    view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls), len(rays[0]))
-    return [
-        {
-            "name": Path(options.run).name,
-            "step": int(state.step),
-            "occupied": float(np.mean(np.asarray(model.occupancy.occupied(state.extra["occupancy"], state.step)))),
-            "whole": whole["with_grid"],
-            "ms_per_call": ms,
-            "rays_per_second": rates,
-            "ms_per_view": view_ms,
-            "pixels_per_second": pixel_rates,
-            "psnr": scores,
-            "views": count,
-            "training_gain": rates["with_grid"] / rates["without"],
-            "rendering_gain": pixel_rates["with_grid"] / pixel_rates["without"],
-        }
-    ]
+    view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls, "rendering", options.quick), len(rays[0]))
+    return {
+        "name": Path(options.run).name,
+        "step": int(state.step),
+        "occupied": float(np.mean(np.asarray(model.occupancy.occupied(state.extra["occupancy"], state.step)))),
+        "whole": whole["with_grid"],
+        "ms_per_call": ms,
+        "rays_per_second": rates,
+        "ms_per_view": view_ms,
+        "pixels_per_second": pixel_rates,
+        "psnr": scores,
+        "views": count,
+        "training_gain": rates["with_grid"] / rates["without"],
+        "rendering_gain": pixel_rates["with_grid"] / pixel_rates["without"],
+    }
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-def memory(options: Options) -> list[common.Row]:
+def memory(options: Options, rows: common.Rows) -> None:
     """Bytes that rendering a large picture takes at the default chunk, arguments and result included. The executable is
     built, not run."""
-    rows = []
-    for script in ("nerf", "ngp", "mipnerf"):
+
+    def measure(script: str) -> common.Row:
         model = presets(common.ROOT / "experiments" / f"{script}.py")["blender"].compute_model
         example = {"x": jnp.zeros((8, 3)), "cond": jnp.zeros((8, RAY)), "alpha": jnp.zeros((8, 1), jnp.uint8)}
         state = core.abstract_state(model, example).replace(opt_state={})
         rays = jax.ShapeDtypeStruct((options.side**2, RAY), jnp.float32)
-        executable, seconds = common.compiled(rendered, model, state, rays)
-        rows.append(
-            {
-                "name": script,
-                "chunk": model.chunk,
-                "pixels": options.side**2,
-                "params": core.count_params(state.params),
-                "compile_seconds": seconds,
-                "peak_bytes": common.peak_bytes(executable),
-            }
-        )
-    return rows
+        executable, seconds = common.compiled(rendered, model, state, rays, case=script)
+        return {
+            "name": script,
+            "chunk": model.chunk,
+            "pixels": options.side**2,
+            "params": core.count_params(state.params),
+            "compile_seconds": seconds,
+            "peak_bytes": common.peak_bytes(executable),
+        }
+
+    for script in ("nerf", "ngp", "mipnerf"):
+        rows.add(script, lambda script=script: measure(script))
 
 
 PEER = {
@@ -226,7 +232,8 @@ PEER = {
     "params": lambda r: f"{r['params']:,}",
     "samples/ray": lambda r: str(r["samples_per_ray"]),
     "rays/s": lambda r: f"{r['rays_per_second']['ours']:,.0f}",
-    "torch/ours": lambda r: r["peer"] if r["peer_ratio"] is None else f"{r['peer_ratio']:.2f}",
+    "torch/ours": common.ratio,
+    "compiled/ours": lambda r: common.ratio(r, "compiled"),
 }
 SKIPPING = {
     "experiment": lambda r: r["name"],
@@ -251,10 +258,12 @@ def main(args: list[str] | None = None) -> None:
     common.use_devices(options.devices)
     known = {"peer": (peer, PEER), "skipping": (skipping, SKIPPING), "memory": (memory, MEMORY)}
     measure, columns = known[options.what]
-    rows = measure(options)
-    common.show(f"radiance fields, {options.what}", rows, columns)
+    if options.what == "skipping" and not options.run:
+        raise UserError("no run was named: pass --run RUN, one of experiments/ngp.py, say")
     out = options.out or common.RESULTS / f"nerf-{options.what}.json"
-    common.write(out, f"nerf {options.what}", rows, common.measure_matmul_flops())
+    rows = common.rows(out, f"nerf {options.what}", columns, options)
+    measure(options, rows)
+    rows.finish(f"radiance fields, {options.what}")
 
 
 if __name__ == "__main__":

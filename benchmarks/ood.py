@@ -7,7 +7,6 @@ number of `evaluate` that is named after a colon (runs/vae-mnist-0:kl), which is
 The others are emoji of the data's size, grey where it is, over white and inverted, and uniform noise.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,20 +107,23 @@ def judge(name: str, options: Options) -> dict[str, Any]:
     }
 
 
+COLUMNS = {
+    "experiment": lambda r: r["run"],
+    "score": lambda r: r["score"],
+    "AUROC": lambda r: "  ".join(f"{kind} {value:.4f}" for kind, value in r["auroc"].items()),
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     options = parse.parse(Options, None, sys.argv[1:] if argv is None else argv, "ood.py", __doc__)
     if not options.runs or options.num < 1 or options.batch < 1:
         given = f"{len(options.runs)} runs, num {options.num}, batch {options.batch}"
         raise UserError(f"{given} were given: at least 1 is needed of each")
     devices.start_jax()
-    rows = [judge(name, options) for name in options.runs]
-    written = {"benchmark": "ood", "provenance": common.provenance(), "seed": options.seed, "results": rows}
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(written, indent=2) + "\n")
-    for row in rows:
-        areas = "  ".join(f"{kind} {value:.4f}" for kind, value in row["auroc"].items())
-        print(f"{row['run']:24} {row['score']:8} {areas}")
+    rows = common.rows(options.out, "ood", COLUMNS, options)
+    for name in options.runs:
+        rows.add(name, lambda name=name: judge(name, options))
+    rows.finish("areas under the curve, test images against others", seed=options.seed)
 
 
 if __name__ == "__main__":

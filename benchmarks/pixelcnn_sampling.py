@@ -50,14 +50,16 @@ def measure(name: str, experiment: Experiment, num: int, calls: int, matmul: flo
     state = core.init(model, core.run_key(experiment.seed, core.INIT), blank)
     cond, keys = model.sample_cond(num, blank), core.sample_keys(experiment.seed, num)
     models = {"cached": model, "naive": replace(model, cached=False)}
-    built = {side: common.compiled(core.sample_program, m, state, keys, cond, None) for side, m in models.items()}
+    built = {
+        side: common.compiled(core.sample_program, m, state, keys, cond, None, case=side) for side, m in models.items()
+    }
     work = {side: flops(lambda *a, m=m: core.sample(m, *a), state, keys, cond) for side, m in models.items()}
     drawn: dict[str, np.ndarray] = {}
 
     def draw(side: str) -> None:
         drawn[side] = np.asarray(built[side][0](state, keys, cond, None))
 
-    times = common.in_turns({side: lambda side=side: draw(side) for side in models}, calls)
+    times = common.in_turns({side: lambda side=side: draw(side) for side in models}, calls, name)
     ms = {side: common.summary(times[side]) for side in models}
     return {
         "name": name,
@@ -91,11 +93,10 @@ COLUMNS = {
 def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "pixelcnn_sampling.py", __doc__)
     (experiment,) = common.chosen(Path(options.folder), (options.name,), options.preset).values()
-    matmul = common.measure_matmul_flops()
-    row = measure(options.name, experiment, options.num, options.calls, matmul)
-    common.show(f"sampling pixel by pixel, {options.preset}", [row], COLUMNS)
     out = options.out or common.RESULTS / f"pixelcnn-sampling-{options.name}-{options.preset}.json"
-    common.write(out, "pixelcnn sampling", [row], matmul)
+    rows = common.rows(out, "pixelcnn sampling", COLUMNS, options)
+    rows.add(options.name, lambda: measure(options.name, experiment, options.num, options.calls, rows.matmul))
+    rows.finish(f"sampling pixel by pixel, {options.preset}")
 
 
 if __name__ == "__main__":

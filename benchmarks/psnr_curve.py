@@ -68,10 +68,11 @@ COLUMNS = {
 def main(args: list[str] | None = None) -> None:
     options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "psnr_curve.py", __doc__)
     devices.start_jax()
-    rows = [curve(Path(run)) for run in options.runs]
-    draw(rows, Path(options.out).with_suffix(".png"))
-    common.show("PSNR against time", rows, COLUMNS)
-    common.write(options.out, "psnr curve", rows, common.measure_matmul_flops())
+    rows = common.rows(options.out, "psnr curve", COLUMNS, options)
+    for run in options.runs:
+        rows.add(run, lambda run=run: curve(Path(run)))
+    draw(rows.rows, Path(options.out).with_suffix(".png"))
+    rows.finish("PSNR against time")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python benchmarks/sample.py ddpm --preset digits --peer --sampler-steps 20
 
 Of each: seconds to compile, ms a batch, samples a second, ms a network evaluation where the sampler takes steps, the
-share of the machine's own matrix product, memory.
+share of the machine's own matrix product, memory. Each row is printed and written when it is measured; the same command
+goes on where it was stopped.
 """
 
 import sys
@@ -33,7 +34,9 @@ class Options:
     sampler_steps: int = 0
     """Network evaluations of samplers that take steps; 0 keeps the preset's."""
     peer: bool = False
-    """Time the PyTorch peer in turns with ours."""
+    """Time the PyTorch peer in turns with ours, as it is and by torch.compile."""
+    quick: bool = False
+    """Ratios within two minutes a row: fewer and shorter calls, and no compiled peer."""
     calls: int = 5
     """Turns of each side."""
     devices: int = 1
@@ -51,23 +54,26 @@ def evaluations(model) -> int:
     return model.sampler.evaluations(model.schedule)
 
 
-def measure(
-    name: str, experiment: Experiment, num: int, calls: int, peer: bool, devices: int, matmul: float
-) -> common.Row:
+def measure(name: str, experiment: Experiment, options: Options, matmul: float) -> common.Row:
     """All numbers of one experiment's sampler, from its parameters at step 0."""
+    num, devices = options.num, options.devices
+    common.say(name, "jaxgen", "compile init")
     model, codec = experiment.compute_model, experiment.codec.load()
     raw = experiment.data.batch_at(experiment.seed, 0, experiment.batch_size)
     state = core.init(model, core.run_key(experiment.seed, core.INIT), raw, codec)
     params = jax.device_get(state.params)
     cond, keys = model.sample_cond(num, raw), core.sample_keys(experiment.seed, num)
     (state, codec), cond, keys = common.spread(devices, (state, codec), (cond, 0), (keys, 0))
-    ours, seconds = common.compiled(core.sample_program, model, state, keys, cond, codec)
+    ours, seconds = common.compiled(core.sample_program, model, state, keys, cond, codec, case=name)
     work = flops(lambda *args: core.sample(model, *args), state, keys, cond, codec)
 
-    sides = {"ours": lambda: ours(state, keys, cond, codec)}
-    if peer:
-        sides |= common.peer_sides(experiment, params, lambda peer: lambda: peer.sample(num).sum().item())
-    times = common.in_turns(sides, calls)
+    sides, reason = {"ours": lambda: ours(state, keys, cond, codec)}, "no peer was asked for"
+    if options.peer:
+        theirs, reason = common.peer_sides(
+            experiment, params, lambda peer: lambda: peer.sample(num).sum().item(), name, options.quick
+        )
+        sides |= theirs
+    times = common.in_turns(sides, options.calls, name, options.quick)
     ms = {side: common.summary(times[side]) for side in sides}
     return {
         "name": name,
@@ -78,7 +84,7 @@ def measure(
         "compile_seconds": seconds,
         "peak_bytes": common.peak_bytes(ours),
         "process_peak_bytes": common.process_peak_bytes(),
-        **common.sampling_rates(ms, num, evaluations(model), work, matmul),
+        **common.sampling_rates(ms, num, evaluations(model), work, matmul, reason),
     }
 
 
@@ -94,22 +100,21 @@ COLUMNS = {
     "GFLOP/s": lambda r: f"{r['flops_per_second'] / 1e9:.1f}",
     "of matmul": lambda r: f"{r['matmul_share']:.0%}",
     "MiB": lambda r: common.megabytes(r["peak_bytes"]),
-    "torch/ours": lambda r: r["peer"] if r["peer_ratio"] is None else f"{r['peer_ratio']:.2f}",
+    "torch/ours": common.ratio,
+    "compiled/ours": lambda r: common.ratio(r, "compiled"),
 }
 
 
 def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "sample.py", __doc__)
     common.use_devices(options.devices)
-    matmul = common.measure_matmul_flops()
-    rows = []
+    rows = common.rows(options.out or common.RESULTS / f"sample-{options.preset}.json", "sample", COLUMNS, options)
     for name, experiment in common.chosen(Path(options.folder), options.names, options.preset).items():
         if options.sampler_steps and hasattr(experiment.model, "sampler"):
             sampler = replace(experiment.model.sampler, steps=options.sampler_steps)
             experiment = replace(experiment, model=replace(experiment.model, sampler=sampler))
-        rows.append(measure(name, experiment, options.num, options.calls, options.peer, options.devices, matmul))
-    common.show(f"sampling, {options.preset}", rows, COLUMNS)
-    common.write(options.out or common.RESULTS / f"sample-{options.preset}.json", "sample", rows, matmul)
+        rows.add(name, lambda name=name, experiment=experiment: measure(name, experiment, options, rows.matmul))
+    rows.finish(f"sampling, {options.preset}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ Held-out clips of folders and of eSpeak NG's voices are recognised twice: by a m
 that knows the held-out texts alone, their words and which of them follow each other.
 """
 
-import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,16 +35,17 @@ class Options:
     out: str = str(common.RESULTS / "speech-recognition.json")
 
 
-def recognised(source: str, data: Speech, num: int, general: int) -> list[dict]:
+def recognised(source: str, data: Speech, num: int, general: int, rows: common.Rows) -> None:
     """Error rates of the first held-out clips by each model."""
     known = data.captions("test")
-    rows = []
-    for name, texts, most in (("texts", known, num), ("english", (), general)):
+
+    def measure(name: str, texts: Sequence[str], most: int) -> common.Row:
+        common.say(f"{source}, {name}", "jaxgen", "measure")
         said = known[:most]
         sounds = [data.sound(i) for i in range(len(said))]
         hear, start = recogniser(texts), time.process_time()
         heard = [hear(x, data.mel.rate) for x in sounds]
-        row = {
+        return {
             "source": source,
             "known": name,
             "clips": len(said),
@@ -54,10 +55,18 @@ def recognised(source: str, data: Speech, num: int, general: int) -> list[dict]:
             "character_error_rate": error_rate(said, heard, "character"),
             "heard": dict(list(zip(said, heard))[:10]),
         }
-        rows.append(row)
-        rates = [f"{row[f'{unit}_error_rate']:.3f} of {unit}s" for unit in ("word", "character")]
-        print(f"{source:20} {name:8} {row['clips']:4} clips: wrong {', '.join(rates)}", flush=True)
-    return rows
+
+    for name, texts, most in (("texts", known, num), ("english", (), general)):
+        rows.add(f"{source}, {name}", lambda args=(name, texts, most): measure(*args))
+
+
+COLUMNS = {
+    "experiment": lambda r: r["source"],
+    "known": lambda r: r["known"],
+    "clips": lambda r: str(r["clips"]),
+    "words wrong": lambda r: f"{r['word_error_rate']:.3f}",
+    "characters wrong": lambda r: f"{r['character_error_rate']:.3f}",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,10 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     devices.start_jax()
     sources = {Path(folder).name: SpeechFolder(folder=folder) for folder in options.folders}
     sources |= {f"espeak {voice}": Spoken(voice=voice) for voice in options.voices}
-    out = Path(options.out)
-    results = [row for name, data in sources.items() for row in recognised(name, data, options.num, options.general)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"provenance": common.provenance(), "results": results}, indent=2) + "\n")
+    rows = common.rows(options.out, "speech_recognition", COLUMNS, options)
+    for name, data in sources.items():
+        recognised(name, data, options.num, options.general, rows)
+    rows.finish("what recognisers understand")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ anything is timed, both sides' pictures of the same noise must agree to 1e-3 of 
 with uint8, theirs with words and f32. Compile time stands apart; theirs has a first call, which is given too.
 """
 
+import copy
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +54,8 @@ class Options:
     """Of guidance."""
     rounds: Size = 3
     """Turns of each side, with one call that does not count before each."""
+    quick: bool = False
+    """Ratios within two minutes a row: fewer turns, and no compiled peer."""
     samplers: tuple[Name, ...] = ("ddim", "pndm", "dpm++")
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of all networks."""
@@ -88,7 +91,7 @@ def measure(
     (state, codec), (keys, cond) = common.spread(
         options.devices, (trained.state, trained.codec), ((core.sample_keys(0, options.num), cond), 0)
     )
-    ours, seconds = common.compiled(core.sample_program, model, state, keys, cond, codec)
+    ours, seconds = common.compiled(core.sample_program, model, state, keys, cond, codec, case=name)
     noise = their_noise(trained, options, where, dtype)
 
     def theirs(pipeline: Any) -> np.ndarray:
@@ -101,11 +104,30 @@ def measure(
         pipeline.scheduler = peer.scheduler(name)
     sides = {"ours": lambda: np.asarray(ours(state, keys, cond, codec))}
     sides |= {f"torch {layout}": lambda pipeline=pipeline: theirs(pipeline) for layout, pipeline in pipelines.items()}
+    reason = common.LEFT_OUT
+    if not options.quick:
+        pipeline = pipelines["channels_last"]
+
+        def compiled_side() -> Callable[[], Any]:
+            fastest = copy.deepcopy(pipeline.unet)
+            fastest.compile()
+
+            def call() -> np.ndarray:
+                eager, pipeline.unet = pipeline.unet, fastest
+                try:
+                    return theirs(pipeline)
+                finally:
+                    pipeline.unet = eager
+
+            return call
+
+        reason = common.tried(name, "torch.compile channels_last", sides, compiled_side)
     first = {side: common.timed(call) for side, call in sides.items()}
     error = float(np.abs(first["ours"][0] / 255 - first["torch contiguous"][0]).max()) - 0.5 / 255  # of rounding
     if options.precision == "float32" and not error <= CLOSE:
         raise UserError(f"pictures by {name} differ by {error:.1e} of white: both sides must draw the same ones")
-    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.rounds).items()}
+    measured = common.in_turns(sides, options.rounds, name, options.quick)
+    ms = {side: common.summary(times) for side, times in measured.items()}
     evaluations = model.sampler.evaluations(model.schedule)  # pyright: ignore[reportAttributeAccessIssue]
     work = flops(lambda *args: core.sample(model, *args), state, keys, cond, codec)
     return {
@@ -121,7 +143,7 @@ def measure(
         "first_call_seconds": {side: time for side, (_, time) in first.items()},
         "largest_difference": max(0.0, error),
         "peak_bytes": common.peak_bytes(ours),
-        **common.sampling_rates(ms, options.num, evaluations, work, matmul),
+        **common.sampling_rates(ms, options.num, evaluations, work, matmul, reason),
     }
 
 
@@ -132,7 +154,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "stable_diffusion.py", __doc__)
     common.use_devices(options.devices)
     where = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    matmul = common.measure_matmul_flops()
+    out = options.out or common.RESULTS / "stable-diffusion.json"
+    rows = common.rows(out, "stable_diffusion", COLUMNS, options)
     with tempfile.TemporaryDirectory() as folder:
         peer.pipeline(Path(folder), **(SMALL if options.size == "small" else {}))
         import_run(Path(folder) / "sd", Path(folder) / "run")
@@ -143,9 +166,9 @@ def main(args: Sequence[str] | None = None) -> None:
                 module.to(memory_format=LAYOUTS[name])
             pipeline.to(where, getattr(torch, options.precision))
         use_all_cores()
-        rows = [measure(trained, pipelines, name, options, where, matmul) for name in options.samplers]
-    common.show("pictures of prompts, beside diffusers' pipeline", rows, COLUMNS)
-    common.write(options.out or common.RESULTS / "stable-diffusion.json", "stable_diffusion", rows, matmul)
+        for name in options.samplers:
+            rows.add(name, lambda name=name: measure(trained, pipelines, name, options, where, rows.matmul))
+    rows.finish("pictures of prompts, beside diffusers' pipeline")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from jaxgen.nets.tacotron2 import Tacotron2Net
 from jaxgen.ops.audio import Mel
 from jaxgen.ops.griffin_lim import mel_to_wave
 
+UNROLLED = "no: torch.compile writes out a Python loop over frames, whose compilation grows with their number"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -42,6 +44,8 @@ class Options:
     """Texts that are spoken together."""
     iterations: Steps = 60
     """Of the Griffin-Lim algorithm."""
+    quick: bool = False
+    """Ratios within two minutes a row: fewer turns, and no compiled peer."""
     rounds: Size = 3
     """Turns of each side."""
     out: str = ""
@@ -93,7 +97,7 @@ def _step_of(model: Any, batch: dict[str, np.ndarray]) -> Callable[[], float]:
     return step
 
 
-def measure(options: Options, folder: str) -> list[common.Row]:
+def measure(options: Options, folder: str, rows: common.Rows) -> None:
     """Training, one text, several texts, and the Griffin-Lim algorithm."""
     import torch
 
@@ -109,20 +113,24 @@ def measure(options: Options, folder: str) -> list[common.Row]:
     params, theirs = core.count_params(state.params), _theirs(options, state, folder)
     kept = {"state": jax.tree.map(jnp.copy, state)}  # a step of training gives its arguments away
     stack, key = jax.tree.map(lambda a: a[None], batch), jax.random.key(1)
-    program, seconds = common.compiled(core.train_steps, model, kept["state"], key, stack)
+    program, seconds = common.compiled(core.train_steps, model, kept["state"], key, stack, case="train")
 
     def train() -> jax.Array:
         kept["state"], metrics = program(kept["state"], key, stack)
         return metrics["loss"]
 
-    rows = [_row(options, "train", options.batch, params, seconds, {"ours": train, "theirs": _step_of(theirs, batch)})]
+    def add(name: str, count: int, seconds: float, sides: common.Sides, params: int = params) -> None:
+        rows.add(name, lambda: _row(options, name, count, params, seconds, sides))
+
+    add("train", options.batch, seconds, {"ours": train, "theirs": _step_of(theirs, batch)})
 
     for count in (1, options.texts):
         keys, cond = (
             core.sample_keys(0, count),
             {"text": text[:count], "length": np.full(count, options.text, np.int32)},
         )
-        program, seconds = common.compiled(core.sample_program, model, state, keys, cond, None)
+        name = "one text" if count == 1 else f"{count} texts"
+        program, seconds = common.compiled(core.sample_program, model, state, keys, cond, None, case=name)
         each = [torch.tensor(row[None]) for row in text[:count]]
 
         def speak(program=program, keys=keys, cond=cond) -> jax.Array:
@@ -133,20 +141,19 @@ def measure(options: Options, folder: str) -> list[common.Row]:
             for one in each:
                 theirs.inference(one, options.frames // net.reduction, threshold=1.0)
 
-        name = "one text" if count == 1 else f"{count} texts"
-        rows.append(_row(options, name, count, params, seconds, {"ours": speak, "theirs": they_speak}))
+        add(name, count, seconds, {"ours": speak, "theirs": they_speak})
     mel = Mel(bands=net.bands)
     sound = jax.jit(mel_to_wave, static_argnums=(2, 3))
     given = jnp.asarray(batch["x"][:1]), core.sample_keys(0, 1)
-    program, seconds = common.compiled(sound, *given, mel, options.iterations)
-    rows.append(_row(options, "griffin-lim", 1, 0, seconds, {"ours": lambda: program(*given)}))
-    return rows
+    program, seconds = common.compiled(sound, *given, mel, options.iterations, case="griffin-lim")
+    add("griffin-lim", 1, seconds, {"ours": lambda: program(*given)}, 0)
 
 
 def _row(
     options: Options, what: str, count: int, params: int, seconds: float, sides: dict[str, Callable[[], Any]]
 ) -> common.Row:
-    ms = {side: common.summary(times) for side, times in common.in_turns(sides, options.rounds).items()}
+    measured = common.in_turns(sides, options.rounds, what, options.quick)
+    ms = {side: common.summary(times) for side, times in measured.items()}
     mel = Mel()
     sound = count * options.frames * mel.hop / mel.rate
     return {
@@ -158,7 +165,8 @@ def _row(
         "compile_seconds": seconds,
         "ms": ms,
         "real_time_factor": {side: 1000 * sound / each["median"] for side, each in ms.items()},
-        "ratio": ms["theirs"]["median"] / ms["ours"]["median"] if "theirs" in ms else None,
+        "ratio": common.time_ratio(ms, "theirs", "ours"),
+        "compiled": UNROLLED,
     }
 
 
@@ -178,11 +186,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "tacotron2.py", __doc__)
     common.use_devices(1)
-    matmul = common.measure_matmul_flops()
+    rows = common.rows(options.out or common.RESULTS / "tacotron2.json", "tacotron2", COLUMNS, options)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(options, folder)
-    common.show(f"Tacotron 2, {options.frames} frames of {options.text} symbols", rows, COLUMNS)
-    common.write(options.out or common.RESULTS / "tacotron2.json", "tacotron2", rows, matmul)
+        measure(options, folder, rows)
+    rows.finish(f"Tacotron 2, {options.frames} frames of {options.text} symbols")
 
 
 if __name__ == "__main__":

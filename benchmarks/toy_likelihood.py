@@ -71,9 +71,10 @@ COLUMNS = {
 def main() -> None:
     options = parse.parse(Options, None, sys.argv[1:], "toy_likelihood.py", __doc__)
     devices.start_jax()
-    rows = [measure(Path(run), options.batch) for run in options.runs]
-    common.show("log-likelihood in nats", rows, COLUMNS)
-    common.write(options.out, "toy_likelihood", rows, common.measure_matmul_flops())
+    rows = common.rows(options.out, "toy_likelihood", COLUMNS, options)
+    for run in options.runs:
+        rows.add(run, lambda run=run: measure(Path(run), options.batch))
+    rows.finish("log-likelihood in nats")
 
 
 if __name__ == "__main__":

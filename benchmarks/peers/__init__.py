@@ -1,10 +1,12 @@
 """The same models in plain PyTorch, to compare speed with and to test against.
 
 A peer is looked up by the types of the model and its networks, so every preset of a family that has one is compared.
-They are written as one would write them in PyTorch: eager, `torch.optim.Adam` as it comes, NCHW or channels-last.
+They are written as one would write them in PyTorch: eager or by torch.compile, `torch.optim.Adam` as it comes, NCHW or
+channels-last.
 """
 
 import os
+import shutil
 
 import torch
 from torch import nn
@@ -52,6 +54,17 @@ class Peer:
         cond = None if self.cond is None else self.cond[index]
         return self.trainer.step(self.codec.encode(self.x[index]), cond)
 
+    def compiled(self) -> "Peer":
+        """This peer with the loss and each network compiled; optimizers stay as they come."""
+        if isinstance(self.trainer, GANTrainer):
+            self.module.gen.compile()
+            self.module.critic.compile()
+        else:
+            self.module.loss = torch.compile(self.module.loss)
+            for network in self.module.children():
+                network.compile()
+        return self
+
     @torch.inference_mode()
     def sample(self, num: int) -> torch.Tensor:
         """`num` samples as raw data, of the classes in runs where the model has classes, or along the first rays."""
@@ -94,6 +107,13 @@ class Trainer:
 def use_all_cores() -> None:
     """As many threads as the library's own: one a core."""
     torch.set_num_threads(os.cpu_count() or 1)
+
+
+def cannot_compile() -> str:
+    """Why torch.compile cannot work here, "" if it may: inductor writes C++ for a CPU, and Triton for a GPU."""
+    if torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"):
+        return ""
+    return "torch.compile needs a C++ compiler, none is here"
 
 
 def layouts(experiment) -> tuple[str, ...]:
