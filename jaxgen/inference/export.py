@@ -3,9 +3,14 @@
 What is written is `jax.export`'s portable StableHLO for each platform, with a symbolic number of samples. One function:
 `(seed: u32[], index: u32[n][, cond]) -> samples [n, ...]`, where sample `index[i]` of a seed is the picture that
 `jaxgen sample` gives at that place.
+
+jax.export promises that a file is read by the versions of jax that appear in the six months after it was written.
+Beside it stands which jax wrote it, by which calling convention, and when that promise ends.
 """
 
+import calendar
 import zipfile
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +30,15 @@ from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import check_output, replacing, write_bytes, write_text
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+PROMISED_MONTHS = 6
+"""For which jax.export promises that newer versions of jax read a file."""
 MAX_BYTES = 2**31 - 2**20  # flatbuffers, which jax.export writes, ends at 2 GiB
 
 SCRIPT = '''"""Draws {what}.
 
     python sample.py {usage}    # needs jax and nothing else; writes samples.npy{files}
+
+{made}
 """
 import sys
 from pathlib import Path
@@ -37,7 +46,10 @@ import numpy as np
 here = Path(__file__).resolve().parent
 sys.path.append(str(here / "flatbuffers.zip"))  # what jax.export reads its files with, for where it is not installed
 from jax import export, tree
-sampler = export.deserialize(bytearray((here / "sampler.bin").read_bytes()))
+try:
+    sampler = export.deserialize(bytearray((here / "sampler.bin").read_bytes()))
+except Exception as error:  # of a version of jax that is too new, or of a damaged file
+    sys.exit(f"sampler.bin cannot be read ({{error}}). " + __doc__.splitlines()[-1] + " Export the run again.")
 seed, num = int(sys.argv[1]), int(sys.argv[2])
 def repeated(rows):
     return np.resize(rows, (num, *rows.shape[1:]))
@@ -94,12 +106,31 @@ def export_run(trained: Trained, out: Path, platforms: tuple[str, ...] = PLATFOR
     check_output(out, folder=True)
     exported = export_sampler(trained, platforms)
     name = f"samples of {trained.name} at step {trained.step}"
+    made = written_by(exported, datetime.now(UTC).date())
     usage = write_sampler(out, exported, name, trained.experiment.model.sample_cond(2, trained.examples))
     facts = {"step": trained.step, "parameters": trained.state.sampling_field}
     facts |= {"platforms": exported.platforms, "arguments": [str(a) for a in exported.in_avals]}
     facts |= {"result": [str(a) for a in exported.out_avals], "experiment": to_json(trained.experiment)}
-    RunFolder(out).write_json("sampler.json", {**facts, "environment": environment()})
-    return f"{name} for {', '.join(exported.platforms)}: python {out / 'sample.py'} {usage}"
+    RunFolder(out).write_json("sampler.json", {**facts, "format": made, "environment": environment()})
+    until = f"newer versions of jax are promised to read it until {made['promised_until']}"
+    return f"{name} for {', '.join(exported.platforms)}: python {out / 'sample.py'} {usage} ({until})"
+
+
+def promised_until(made: date) -> date:
+    """The last day of jax.export's promise for a file written on that day: six months later."""
+    years, month = divmod(made.month - 1 + PROMISED_MONTHS, 12)
+    year, month = made.year + years, month + 1
+    return date(year, month, min(made.day, calendar.monthrange(year, month)[1]))
+
+
+def written_by(exported: export.Exported, made: date) -> dict[str, str | int]:
+    """The jax that wrote a sampler, its calling convention, the day and the day on which the promise ends."""
+    return {
+        "jax": jax.__version__,
+        "calling_convention": exported.calling_convention_version,
+        "made": made.isoformat(),
+        "promised_until": promised_until(made).isoformat(),
+    }
 
 
 def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) -> str:
@@ -121,7 +152,13 @@ def write_sampler(out: Path, exported: export.Exported, what: str, cond: Any) ->
             f"\n    # {name}: {a.dtype}, rows of shape {a.shape[1:]}, as of sample_cond" for name, a in arrays.items()
         )
         argument = ARRAYS.format(places=jax.tree.unflatten(structure, range(3, 3 + len(arrays))))
-    write_text(out / "sample.py", SCRIPT.format(what=_quoted(what), usage=usage, files=files, cond=argument))
+    by = written_by(exported, datetime.now(UTC).date())
+    made = (
+        f"sampler.bin was written on {by['made']} by jax {by['jax']}, calling convention {by['calling_convention']}; "
+        f"newer versions are promised to read it until {by['promised_until']}."
+    )
+    script = SCRIPT.format(what=_quoted(what), usage=usage, files=files, cond=argument, made=made)
+    write_text(out / "sample.py", script)
     package = Path(str(flatbuffers.__file__)).parent
     zipped = replacing(out / "flatbuffers.zip")
     with zipped as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:

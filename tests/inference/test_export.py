@@ -2,23 +2,28 @@
 
 import ast
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
+from datetime import date
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from tiny_diffusion import BATCH, LABELS, MODEL, Tiny, state_of
 
+import jaxgen
 from jaxgen import core
 from jaxgen.codecs import Identity
 from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference import export
-from jaxgen.inference.export import export_sampler, write_sampler
+from jaxgen.inference.export import export_run, export_sampler, promised_until, write_sampler, written_by
 from jaxgen.models.super_resolution import SuperResolution
 from jaxgen.ops.samplers import DDIM
 from jaxgen.ops.schedules import Linear
@@ -42,6 +47,41 @@ def drawn(folder, *arguments):
     done = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return np.load(folder / "samples.npy")
+
+
+def test_a_file_that_jax_0_10_0_wrote_is_read(tmp_path):
+    """It draws what the run that it was exported from draws now."""
+    kept = ROOT / "tests" / "kept"
+    sampler = jax.export.deserialize(bytearray((kept / "vae-smoke-0-sampler-jax0.10.0.bin").read_bytes()))
+    assert sampler.platforms == export.PLATFORMS
+    got = sampler.call(np.uint32(7), np.arange(4, dtype=np.uint32))
+    run = shutil.copytree(kept / "vae-smoke-0", tmp_path / "vae-smoke-0")  # as use writes into it
+    expected = jaxgen.load(run).sample(4, seed=7)
+    assert got.dtype == expected.dtype == np.uint8 and np.std(expected) > 10
+    assert np.abs(np.asarray(got, int) - np.asarray(expected, int)).max() <= 1  # of rounding
+
+
+@pytest.mark.parametrize(
+    ("made", "until"), [("2026-11-29", "2027-05-29"), ("2026-08-31", "2027-02-28"), ("2026-06-01", "2026-12-01")]
+)
+def test_the_promise_ends_after_six_months(made, until):
+    assert promised_until(date.fromisoformat(made)).isoformat() == until
+
+
+def test_an_export_says_who_wrote_it_and_until_when_it_is_promised(tmp_path):
+    trained = Trained(Experiment(model=MODEL, data=Toy2D()), Identity(), state_of(MODEL))
+    vars(trained)["examples"] = BATCH
+    said = export_run(trained, tmp_path, platforms=("cpu",))
+    made = json.loads((tmp_path / "sampler.json").read_text())["format"]
+    exported = jax.export.deserialize(bytearray((tmp_path / "sampler.bin").read_bytes()))
+    assert made == written_by(exported, date.fromisoformat(made["made"]))
+    assert made["jax"] == jax.__version__ and made["promised_until"] in said
+    lowest, highest = jax.export.minimum_supported_calling_convention_version, exported.calling_convention_version
+    assert lowest <= made["calling_convention"] == highest
+    (tmp_path / "sampler.bin").write_bytes(b"of a format to come")
+    done = subprocess.run([sys.executable, str(tmp_path / "sample.py"), "7", "2", "0"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"by jax {jax.__version__}" in done.stderr and made["promised_until"] in done.stderr
 
 
 def test_the_script_reads_classes(tmp_path):
