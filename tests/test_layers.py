@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("runs",),
     ("inference",),
-    ("train", "scoring"),
+    ("train", "scoring", "planning"),
     ("api",),
     ("cli",),
     ("__main__",),

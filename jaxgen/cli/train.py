@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Le
 
@@ -28,7 +28,26 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
-class Options:
+class Flags:
+    """Flags beside the fields of an experiment that change its data."""
+
+    images: PathName = ""
+    """A folder of your own pictures to train on instead of the preset's data; the model is fitted to them, and all of
+    --data is theirs."""
+    size: Annotated[int, Ge(0), Le(4_096)] = 0
+    """Height and width that `images` are resized to; those of the preset when 0."""
+    captions: bool = False
+    """Draw images by their captions, which lie beside `images`; for diffusion models."""
+    classes: bool = False
+    """Draw images by class: the folders within `images`. A preset that draws by class does so without this flag."""
+
+    def problem(self) -> str | None:
+        if (self.size or self.classes or self.captions) and not self.images:
+            return "--size, --classes and --captions are of --images: name a folder, or leave them out"
+
+
+@dataclass(frozen=True)
+class Options(Flags):
     """Flags of a script beside the fields of its experiment."""
 
     out: str = ""
@@ -42,23 +61,13 @@ class Options:
     """Save and stop after this time; 0 for no limit."""
     profile: OptionalSteps = 0
     """Number of calls to trace with jax.profiler, from the second one on."""
-    images: PathName = ""
-    """A folder of your own pictures to train on instead of the preset's data; the model is fitted to them, and all of
-    --data is theirs."""
-    size: Annotated[int, Ge(0), Le(4_096)] = 0
-    """Height and width that `images` are resized to; those of the preset when 0."""
-    captions: bool = False
-    """Draw images by their captions, which lie beside `images`; for diffusion models."""
-    classes: bool = False
-    """Draw images by class: the folders within `images`. A preset that draws by class does so without this flag."""
     coordinator: str = ""
     """For several processes: HOST:PORT of process 0, or `auto` if the cluster provides all three settings."""
     num_processes: Count = 1
     process_id: OptionalSize = 0
 
-    def problem(self) -> str | None:
-        if (self.size or self.classes or self.captions) and not self.images:
-            return "--size, --classes and --captions are of --images: name a folder, or leave them out"
+
+Of = TypeVar("Of", bound=Flags)
 
 
 def main(presets: dict[str, Experiment], doc: str | None = None, argv: list[str] | None = None) -> None:
@@ -126,9 +135,7 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
         print(f"flags: {program} PRESET --help")
         return
     name, *flags = argv
-    if name not in presets:
-        raise UserError(f"preset {name!r} is unknown{nearest(name, presets)}: choose one of {', '.join(presets)}")
-    experiment, options = _flags(presets[name], flags, f"{program} {name}", doc)
+    experiment, options = flags_of(preset_of(presets, name), flags, f"{program} {name}", doc, Options)
     processes = (options.coordinator, options.num_processes, options.process_id)
     count = cpu_devices(experiment.mesh)
     start_jax(options.device, options.compilation_cache, count, processes, options.seeds)
@@ -148,17 +155,28 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
             sys.exit(130 if stopped == "SIGINT" else 143)
 
 
+def preset_of(presets: dict[str, Experiment], name: str) -> Experiment:
+    """A preset of a script. Raises UserError for one that it has not."""
+    if name not in presets:
+        raise UserError(f"preset {name!r} is unknown{nearest(name, presets)}: choose one of {', '.join(presets)}")
+    return presets[name]
+
+
 def _number(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 6 else 0
 
 
-def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) -> tuple[Experiment, Options]:
+def flags_of(
+    preset: Experiment, flags: list[str], program: str, doc: str | None, kind: type[Of]
+) -> tuple[Experiment, Of]:
+    """The experiment as flags change a preset, and the other flags, which are fields of `kind`. Raises UserError for
+    flags that cannot be read."""
     import tyro
 
     @dataclass(frozen=True)
     class Args:
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-        options: Annotated[Options, tyro.conf.arg(name="")]
+        options: Annotated[kind, tyro.conf.arg(name="")]  # pyright: ignore[reportInvalidTypeForm]: tyro reads it
 
     switch: dict[str, Any] = {"action": "store_true"}
     number: dict[str, Any] = {"nargs": "?", "type": _number}
@@ -171,6 +189,6 @@ def _flags(preset: Experiment, flags: list[str], program: str, doc: str | None) 
             preset = replace(preset, codec=replace(preset.codec, run=run))
         grey = 1 if channels == 1 else 3
         preset = on_images(preset, asked.images, asked.size or 0, asked.classes, label, grey, asked.captions)
-    args = parse.parse(Args, Args(preset, Options()), flags, program, doc)
+    args = parse.parse(Args, Args(preset, kind()), flags, program, doc)
     check_fields(args.options)
     return args.experiment, args.options

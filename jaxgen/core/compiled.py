@@ -5,6 +5,7 @@ equal models share one executable. Everything that changes lives in a `TrainStat
 step t is `fold_in(run_key, t)`, so that a resumed run draws what an uninterrupted one would have drawn.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -86,7 +87,8 @@ def _train_steps(
             batch = layout.constrain_batch(batch)
         if codec is not None:
             batch = codec.encode(batch, key_codec)
-        new, metrics = model.train_step(state, key_model, batch)
+        with nullcontext() if layout is None else layout.active():
+            new, metrics = model.train_step(state, key_model, batch)
         if model.trainable:  # steps also clamp or restart parameters, and average them
             parts = (trained(tree, model.trainable) for tree in (new.params, new.ema))
             params, ema = map(with_frozen, parts, (state.params, state.ema))

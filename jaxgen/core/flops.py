@@ -23,10 +23,11 @@ def flops(fn: Callable, *args: Any) -> float:
 
 def flops_by_kind(fn: Callable, *args: Any) -> dict[str, float]:
     """`flops` by primitive: `dot_general` and `conv_general_dilated`."""
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    return flops_of(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> dict[str, float]:
+def flops_of(jaxpr: Any) -> dict[str, float]:
+    """`flops_by_kind` of a program that was traced already."""
     total = {"dot_general": 0.0, CONVOLUTION: 0.0}
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -37,11 +38,11 @@ def _count(jaxpr: Any) -> dict[str, float]:
         elif name == CONVOLUTION:
             total[name] += _conv_flops(eqn)
         elif name == "cond":
-            branches = [_count(branch.jaxpr) for branch in params["branches"]]
+            branches = [flops_of(branch.jaxpr) for branch in params["branches"]]
             _add(total, max(branches, key=lambda counts: sum(counts.values())))
         else:
             for sub in _subjaxprs(params):
-                _add(total, _count(getattr(sub, "jaxpr", sub)), params["length"] if name == "scan" else 1)
+                _add(total, flops_of(getattr(sub, "jaxpr", sub)), params["length"] if name == "scan" else 1)
     return total
 
 

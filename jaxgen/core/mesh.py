@@ -6,7 +6,8 @@ on every device. The compiler derives the communication from where arrays are sa
 """
 
 import math
-import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import UserError, nearest
+from jaxgen.ops.placement import AXES, spec
 
 PyTree = Any
-AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
-TENSOR_RULES = (
-    # The first layer of a pair splits its outputs, the second its inputs: one sum over devices for each pair
-    # (section 3 of arXiv:1909.08053).
-    (re.compile(r"(qkv|query|key|value|up)/kernel$"), -1),
-    (re.compile(r"(qkv|query|key|value|up)/bias$"), -1),
-    # Inputs are counted from the end: blocks that are scanned stack their kernels as [depth, in, out].
-    (re.compile(r"(attention|Attention|mlp|MLP)\w*/(.*/)?(out|down)/kernel$"), -2),
-)
 
 
 def parse(text: str) -> dict[str, int]:
@@ -56,14 +49,18 @@ class Layout:
     mesh: Mesh
 
     @classmethod
-    def make(cls, text: str, batch_size: int = 0, parts: int = 1) -> "Layout | None":
+    def make(
+        cls, text: str, batch_size: int = 0, parts: int = 1, devices: Sequence[Any] | None = None
+    ) -> "Layout | None":
         """The layout of a mesh such as `data=4,fsdp=2`, or None for one device.
 
         An empty text is one device, or data parallel over all devices if there are several processes. parts: into how
-        many parts each batch is cut for its gradient. Raises UserError if the mesh does not fit the devices or batch.
+        many parts each batch is cut for its gradient. devices: those that are here if None. Raises UserError if the
+        mesh does not fit the devices or batch.
         """
-        sizes = parse(text or (f"data={len(jax.devices())}" if jax.process_count() > 1 else ""))
-        count, here = math.prod(sizes.values()), len(jax.devices())
+        devices = jax.devices() if devices is None else devices
+        sizes = parse(text or (f"data={len(devices)}" if jax.process_count() > 1 else ""))
+        count, here = math.prod(sizes.values()), len(devices)
         if count == 1 and jax.process_count() == 1:
             return None
         if count > here or (jax.process_count() > 1 and count != here):
@@ -77,23 +74,11 @@ class Layout:
             )
         shape = tuple(sizes[axis] for axis in AXES)
         # Linen does not support explicit axes, the default.
-        return cls(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count]))
+        return cls(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count]))
 
     def spec(self, path: str, shape: tuple[int, ...]) -> P:
         """The placement of one array of a state, by its path and shape."""
-        axes: list[str | None] = [None] * len(shape)
-        tensor, fsdp = self.mesh.shape["tensor"], self.mesh.shape["fsdp"]
-        for rule, axis in TENSOR_RULES:
-            if tensor > 1 and rule.search(path) and shape[axis] % tensor == 0:
-                axes[axis] = "tensor"
-                break
-        free = [i for i, size in enumerate(shape) if axes[i] is None and size % fsdp == 0 and size > 0]
-        if fsdp > 1 and free:
-            axes[max(free, key=lambda i: shape[i])] = "fsdp"
-        # Trailing Nones have no meaning, but jit compiles anew for specs that differ in them.
-        while axes and axes[-1] is None:
-            axes.pop()
-        return P(*axes)
+        return spec(path, shape, self.mesh.shape)
 
     def state(self, tree: PyTree) -> PyTree:
         """A NamedSharding for each array of a state (or of its ShapeDtypeStructs)."""
@@ -127,6 +112,10 @@ class Layout:
         return NamedSharding(self.mesh, P())
 
     # --- inside the compiled functions ---
+
+    def active(self) -> AbstractContextManager:
+        """While a program is traced: networks gather their parameters, see `jaxgen.ops.placement`."""
+        return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
 
     def constrain_state(self, state: PyTree) -> PyTree:
         """Keeps a new state where the old one was: the compiler may otherwise move it, and then compile anew."""

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxgen.core.keys import coin_each, fold_each, one_key, split_each
 from jaxgen.core.model import LossModel
@@ -161,8 +160,8 @@ class GPT(ClassConditionalModel, LossModel):
                 y = jnp.where(coin_each(keys_label, self.class_dropout), self.num_classes, y)
             x = jnp.concatenate([self.vocab + y[:, None].astype(jnp.int32), x], axis=1)
             starts = params["starts"]["embedding"]
-        logits = apply(self.network, {"params": params["network"]}, x[:, :-1], starts, **dropout)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
+        variables = {"params": params["network"]}
+        return apply(self.network, variables, x[:, :-1], x[:, 1:], starts, method="nats", **dropout)
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """Nats per token."""

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
+from jaxgen.nets.apply import scanned_block
 from jaxgen.nets.condition import masked_mean
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, Placement, sinusoids
@@ -135,7 +136,7 @@ class DiT(nn.Module):
 
     def _scanned(self, kind: type[nn.Module], tokens: Any, *told: Any) -> Any:
         """`tokens` after `depth` blocks of this kind, each of which is told the same."""
-        block: Any = nn.remat(kind, prevent_cse=False) if self.remat else kind
+        block: Any = kind if self.is_initializing() else scanned_block(kind, self.remat, self.dtype)
         stack = nn.scan(
             lambda block, tokens, *told: (block(tokens, *told), None), length=self.depth,
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int

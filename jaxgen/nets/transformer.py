@@ -2,7 +2,7 @@
 
 x: f32[B, T, C]. The caller adds learned or sinusoidal positions to x; rotary positions are part of attention. The
 blocks are one scanned block with stacked parameters, [depth, ...], so a deep network compiles as fast as a shallow one.
-Layer names are those that `core.mesh.TENSOR_RULES` splits over devices.
+Layer names are those that `ops.placement.TENSOR_RULES` splits over devices.
 
 To sample token by token, `Transformer.keep` returns the keys and values of a whole pass and `decode` continues from
 them. The cache is an ordinary value that a sampler's scan carries, not a Flax collection.
@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxgen.core.ranges import Decay, Depth, NonNegative, OptionalSize, Size
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
-from jaxgen.nets.apply import apply
+from jaxgen.nets.apply import apply, scanned_block
 from jaxgen.nets.dense import Dense, prefer_kernel_on_left, transpose_kernels
 from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
 
@@ -297,7 +297,7 @@ class Transformer(nn.Module):
     def _blocks(
         self, x: jax.Array, context: jax.Array | None, place: Placement, train: bool, keep: bool
     ) -> tuple[jax.Array, Any]:
-        kind = nn.remat(Block, prevent_cse=False) if self.remat and not keep else Block
+        kind = Block if self.is_initializing() or keep else scanned_block(Block, self.remat, self.dtype)
         flags = {"keep": True} if keep else {}  # only without remat, which would trace the flag
         stack = nn.scan(
             lambda block, x, context: block(x, context, place, **flags), length=self.depth, unroll=UNROLL,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.core.mesh import TENSOR_RULES
+from jaxgen.ops.placement import TENSOR_RULES
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import DiT, DiTBlock, dit
 from jaxgen.nets.transformer import sinusoids

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core.mesh import TENSOR_RULES
+from jaxgen.ops.placement import TENSOR_RULES
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import Placement, Transformer
 from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
