@@ -23,7 +23,7 @@ from jaxgen.runtime.reading import read_json
 
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
-NO_SETTINGS = ("out", "names", "runs", "batches", "samplers", "quick")
+NO_SETTINGS = ("out", "names", "runs", "batches", "samplers", "parts", "minutes", "quick")
 """Options that choose rows, or that they hold themselves."""
 BEGAN = time.perf_counter()
 
@@ -107,12 +107,12 @@ class Rows:
         with disk_errors():
             write_text(self.path, json.dumps(record, indent=2) + "\n")
 
-    def finish(self, title: str, **more: Any) -> None:
-        """Prints the table, and writes the file without its mark. more: fields beside the rows."""
+    def finish(self, title: str, unfinished: bool = False, **more: Any) -> None:
+        """Prints the table, and writes the file without its mark, unless rows are to come. more: fields beside them."""
         self.more |= more
         means = {name: mean for name in ("peer_ratio", "compiled_ratio") if (mean := geometric(self.rows, name))}
         self.more |= {"geometric_means": means} if means else {}
-        self.write()
+        self.write(unfinished)
         show(title, self.rows, self.columns)
         for name, mean in means.items():
             print(f"geometric mean of {name}: {mean:.2f}")

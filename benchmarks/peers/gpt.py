@@ -127,4 +127,4 @@ def generate(theirs, prompt: np.ndarray, tokens: int) -> np.ndarray:
         ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True, max_new_tokens=tokens,
         min_new_tokens=tokens, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
-    return out.numpy()
+    return out.cpu().numpy()
