@@ -62,15 +62,42 @@ def test_sample(tmp_path):
     assert row["evaluations"] == 1
 
 
-def test_peer_is_timed_beside(tmp_path):
+def test_peer_is_timed_beside(tmp_path, monkeypatch):
     pytest.importorskip("torch")
+    import peers
+
+    monkeypatch.setattr(peers, "cannot_compile", lambda: "takes minutes")
     train.main(["vae", "--calls", "1", "--peer", "--out", str(tmp_path / "train.json")])
     (row,) = results(tmp_path / "train.json", "train")
     check_row(row, "ms_per_step", {"fused", "unfused", "torch contiguous"})
-    assert row["peer"] == "torch contiguous"
+    assert row["peer"] == "torch contiguous" and row["compiled"] == "takes minutes"
     sample.main(["vae", "--calls", "1", "--peer", "--num", "4", "--out", str(tmp_path / "sample.json")])
     (row,) = results(tmp_path / "sample.json", "sample")
     check_row(row, "ms_per_batch", {"ours", "torch contiguous"})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of torch's own
+def test_a_compiled_peer_is_timed_beside(tmp_path, monkeypatch):
+    """The same step, or the reason why torch.compile does not work here."""
+    pytest.importorskip("torch")
+    import peers
+
+    train.main(["mlp3", "--calls", "1", "--peer", "--out", str(tmp_path / "train.json")])
+    (row,) = results(tmp_path / "train.json", "train")
+    if row["compiled_ratio"] is None:
+        pytest.skip(row["compiled"])
+    assert row["compiled"] == "torch.compile contiguous" and row["compiled"] in row["ms_per_step"]
+    monkeypatch.setenv("CXX", "none")
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    assert "C++ compiler" in peers.cannot_compile()
+    sides = {}
+    monkeypatch.setattr(peers, "cannot_compile", lambda: "")
+
+    def broken():
+        raise RuntimeError("of the\ncompiler")
+
+    assert train.common.tried("case", "side", sides, lambda: broken) == "RuntimeError: of the compiler" and not sides
 
 
 def test_batches_cut_among_devices(tmp_path):
