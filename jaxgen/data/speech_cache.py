@@ -3,14 +3,17 @@
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgen.data.tfds import THREADS
+from jaxgen.errors import UserError
 from jaxgen.ops.audio import Mel, log_mel
 from jaxgen.runtime.cache import private_folder
 from jaxgen.runtime.files import disk_errors, replacing, write_tensors
@@ -72,17 +75,27 @@ def _kept(
     key = json.dumps([FORMAT, *known], default=str)
     file = folder / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:20]}.{kind}"
     heads = file.with_suffix(".frames" if kind == "mels" else ".samples")
-    # The lengths are written last: where they are, the rest is whole.
-    if not (heads.is_file() and file.is_file()):
+    size = np.dtype(dtype).itemsize * math.prod(row)
+    if (lengths := _lengths(heads, file, size)) is None:
         lengths = []
         with disk_errors(), replacing(file) as partial, partial.open("wb") as out:
             for part in parts():
                 out.write(part.tobytes())
                 lengths.append(len(part))
+        lengths = np.array(lengths)
+        # Written last: where they are, the rest was once whole.
         with disk_errors():
-            write_tensors(heads, {"frames": np.array(lengths)})
-    lengths = read_tensors(heads)[0]["frames"]
+            write_tensors(heads, {"frames": lengths})
     return np.memmap(file, dtype, "r", shape=(int(lengths.sum()), *row)), lengths
+
+
+def _lengths(heads: Path, file: Path, size: int) -> np.ndarray | None:
+    """Of the arrays in `file`, rows of so many bytes, as `heads` has them; None where either is missing or cut off."""
+    try:
+        lengths = read_tensors(heads)[0]["frames"]
+        return lengths if file.stat().st_size == int(lengths.sum()) * size else None
+    except (UserError, OSError):
+        return None
 
 
 def _computed(sounds: Callable[[int], np.ndarray], num: int, mel: Mel) -> Iterator[np.ndarray]:

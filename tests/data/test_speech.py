@@ -109,6 +109,19 @@ def test_mels_are_kept_and_made_anew_where_a_file_changes(tmp_path, monkeypatch)
     np.testing.assert_array_equal(other.batch_at(0, 0, 4)["x"], before["x"])
 
 
+@pytest.mark.parametrize("kept", ["*.mels", "*.frames"])
+def test_kept_mels_that_were_cut_off_are_made_anew(tmp_path, kept: str):
+    root = tmp_path / "a"
+    x = np.array(speech_folder(root).batch_at(0, 0, 8)["x"])
+    (file,) = (tmp_path / "cache").rglob(kept)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    # Of another value, so that nothing in memory stands for it.
+    again = dataclasses.replace(SpeechFolder(folder=str(root), mel=SMALL, frames=32), longest=29.0)
+    np.testing.assert_array_equal(again.batch_at(0, 0, 8)["x"], x)
+    assert file.read_bytes() == whole
+
+
 def test_the_end_of_a_clip_is_reflected_there():
     x = tone(0.3137)
     np.testing.assert_allclose(mel_of(x, SMALL), log_mel(x, SMALL), atol=1e-5)

@@ -11,6 +11,7 @@ import pytest
 from conftest import EXPERIMENTS
 
 from jaxgen.cli.speak import command
+from jaxgen.core import sample_keys
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.inference.pictures import save_pictures
@@ -77,6 +78,31 @@ def test_a_text_is_spoken_into_a_file(run, tmp_path, capsys):
     # Frames after the first are a hop each, and pieces have a pause between them.
     assert count == len(x) == sum(256 * (len(p.mel) - 1) for p in parts) + (len(parts) - 1) * round(0.2 * 22_050)
     assert all(p.alignment.shape == (len(p.mel) // 4, len(p.text)) for p in parts)
+
+
+def test_a_vocoder_makes_the_sound(run, tmp_path):
+    """The command with a run of HiFi-GAN, beside its model by hand; and one of other mels is one line."""
+    smoke = presets(EXPERIMENTS["hifigan"])["smoke"]
+    generator = dataclasses.replace(smoke.model.generator, bands=80, rates=(16, 16), up_sizes=(32, 32))
+    fits = dataclasses.replace(
+        smoke,
+        model=dataclasses.replace(smoke.model, mel=SMOKE.data.mel, generator=generator, segment=1024),
+        data=dataclasses.replace(smoke.data, data=SMOKE.data, samples=1024),
+    )
+    for name, experiment in (("fits", fits), ("other", smoke)):
+        with Checkpoints(open_run(experiment, tmp_path / name, None, experiment.codec).checkpoints) as checkpoints:
+            checkpoints.save(initial_state(experiment, experiment.codec))
+    out = tmp_path / "out.wav"
+    with pytest.raises(UserError, match="reads mels of rate 4000, these have 22050"):
+        command([str(run), "some", str(out), "--vocoder", str(tmp_path / "other")])
+    command([str(run), "some", str(out), "--vocoder", str(tmp_path / "fits")])
+    with wave.open(str(out)) as sound:
+        x = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32767
+    ((_, (part,)),) = speak(restore(RunFolder(run)), ["some"])
+    vocoder = restore(RunFolder(tmp_path / "fits"))
+    expected = vocoder.model.vocode(vocoder.state, sample_keys(0, 1), part.mel[None], np.array([len(part.mel)]))
+    assert len(x) == 256 * (len(part.mel) - 1) and np.std(x) > 0
+    np.testing.assert_allclose(x, np.clip(expected[0, 128 : 128 + len(x)], -1, 1), atol=1e-4)
 
 
 def test_a_text_is_spoken_alike_beside_others(run):
