@@ -8,7 +8,7 @@ from jaxgen.errors import UserError, nearest
 
 COMMANDS = {
     "train": "Train a preset of an experiment script: jaxgen train ddpm digits. --list shows scripts and presets.",
-    "plan": "Compile a preset for a machine that is not here: jaxgen plan gpt gpt2 --on h100:8. Does it fit, how fast is it?",
+    "plan": "Compile a preset for a machine that is not here: does it fit, how fast: jaxgen plan gpt gpt2 --on h100:8.",
     "sample": "Draw samples from a run: a grid and the raw arrays, or text.",
     "guide": "Draw pictures that a trained CLIP finds near to a text: jaxgen guide RUN --clip RUN --prompt TEXT.",
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",

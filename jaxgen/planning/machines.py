@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -113,14 +114,17 @@ class Machine:
             # Without these, libtpu asks the cloud's metadata server which TPU is here.
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
             os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+            os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans at once: no TPU is shared
             one = {"chips_per_host_bounds": (1,) * 3} if self.count == 1 else {}
             described: dict[str, Any] = {"topology_name": str(self), **one}
         else:
             hosts = -(-self.count // HOST_GPUS)
             topology = f"1x{hosts}x{self.count // hosts}"
             described = {"topology_name": "", "target_config": target_config(chip), "topology": topology}
+        jax.devices()  # of the CPU, which reads its flags now
         try:
-            found = topologies.get_topology_desc(platform=chip.platform, **described).devices
+            with _flags_of_others():
+                found = topologies.get_topology_desc(platform=chip.platform, **described).devices
         except (RuntimeError, NotImplementedError, ValueError, AssertionError, KeyError) as error:
             extra = "plan-tpu" if chip.platform == "tpu" else "plan-gpu"
             raise UserError(
@@ -136,6 +140,19 @@ class Machine:
         """Bytes a second and device that a group of so many devices exchanges at most."""
         between = self.chip.platform == "cuda" and group > HOST_GPUS
         return NETWORK if between else self.chip.link
+
+
+@contextmanager
+def _flags_of_others() -> Iterator[None]:
+    """Hides flags of the CPU's compiler, as libtpu ends the process at those that it does not know."""
+    given = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = " ".join(f for f in (given or "").split() if not f.startswith("--xla_cpu"))
+    try:
+        yield
+    finally:
+        del os.environ["XLA_FLAGS"]
+        if given is not None:
+            os.environ["XLA_FLAGS"] = given
 
 
 def machine(text: str) -> Machine:

@@ -155,8 +155,9 @@ def on_all(experiment: Experiment, machine: Machine) -> Experiment:
 def _nearest(sizes: dict[str, int], count: int) -> str:
     """The mesh of `count` devices nearest to these sizes."""
 
-    def far(mesh: dict[str, int]) -> float:
-        return sum(abs(math.log(mesh[axis] / sizes[axis])) for axis in AXES)
+    def far(mesh: dict[str, int]) -> tuple[bool, float]:
+        away = {axis: abs(math.log(mesh[axis] / sizes[axis])) for axis in AXES}
+        return away["tensor"] > 0, sum(away.values())
 
     return text(min(meshes(count), key=far))
 

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 SIZES = {"pred": 1, "token": 0, "opaque": 0}
-ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
+ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+ON_CHIP = "S(1)"
+"""In the layout of an array: it lies in a TPU's vector memory."""
 NAME = re.compile(r"%([\w.\-]+)")
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*->.*\{$")
 TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -80,9 +83,11 @@ class _Computation:
 
 
 def nbytes(shape: str) -> int:
-    """Bytes of an array or a tuple as HLO writes its shape."""
+    """Bytes in a device's main memory of an array or a tuple as HLO writes its shape."""
     total = 0.0
-    for kind, sizes in ARRAY.findall(shape):
+    for kind, sizes, layout in ARRAY.findall(shape):
+        if ON_CHIP in layout:
+            continue
         bits = re.search(r"\d+", kind)
         each = SIZES.get(kind, int(bits[0]) / 8 if bits else 0)
         total += each * math.prod(map(int, sizes.split(","))) if sizes else each
@@ -153,12 +158,26 @@ def _times(computations: dict[str, _Computation], entry: str) -> dict[str, float
         times[name] += count
         for i in computations[name].instructions.values():
             if i.kind in CALLS or i.kind == "async-start":
-                turns = TURNS.search(i.rest) if i.kind == "while" else None
+                turns = _turns(i, computations) if i.kind == "while" else 1
                 for called in _called(i):
-                    visit(called, count * (int(turns[1]) if turns else 1))
+                    visit(called, count * turns)
 
     visit(entry, 1.0)
     return times
+
+
+def _turns(loop: _Instruction, computations: dict[str, _Computation]) -> int:
+    """How often a `while` turns: as the compiler knows, or up to the constant that its counter, which starts from 0, is
+    compared with; 1 where neither tells."""
+    if known := TURNS.search(loop.rest):
+        return int(known[1])
+    condition = CONDITION.search(loop.rest)
+    root = computations[condition[1]].root if condition else None
+    if root is None or "direction=LT" not in root.rest:
+        return 1
+    ends = (computations[condition[1]].instructions.get(name) for name in root.operands) if condition else ()
+    limits = [end.rest.split(")")[0] for end in ends if end is not None and end.kind == "constant"]
+    return int(limits[0]) if limits and limits[0].isdecimal() else 1
 
 
 def _moved(i: _Instruction, here: _Computation, computations: dict[str, _Computation]) -> float:

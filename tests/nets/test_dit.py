@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.ops.placement import TENSOR_RULES
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import DiT, DiTBlock, dit
 from jaxgen.nets.transformer import sinusoids
 from jaxgen.nets.unet import time_embedding
+from jaxgen.ops.placement import TENSOR_RULES
 
 NET = DiT(width=16, depth=3, heads=2, patch=2)
 

@@ -1,0 +1,203 @@
+"""Plans for accelerators that are not here: machines, the traffic of a program's text, programs compiled for both."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import EXPERIMENTS, ROOT
+
+from jaxgen import __main__ as commands
+from jaxgen.core.compiled import abstract_state
+from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+from jaxgen.planning.machines import CHIPS, machine, target_config
+from jaxgen.planning.plan import meshes, on_all
+from jaxgen.planning.shapes import raw_batch
+from jaxgen.planning.traffic import Exchange, nbytes, traffic
+
+
+def smoke(name):
+    return presets(EXPERIMENTS[name])["smoke"]
+
+
+def test_machines_are_read_and_named():
+    assert machine("h100").count == 1
+    assert str(machine("h100:16")) == "h100:16"
+    assert machine("v5e:4x4").count == 16
+    assert machine("v5e:16") == machine("v5e:4x4")
+    assert machine("v5p:2x2x2").shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("h10", "did you mean h100"),
+        ("h100:12", "h100:16"),
+        ("h100:512", "h100:256"),
+        ("h100:many", "a number is expected"),
+        ("v5e:3x5", "the nearest is v5e:4x4"),
+        ("v5e:0x4", "a number is expected"),
+        ("v5p:4x4", "the nearest is v5p:2x2x4"),
+    ],
+)
+def test_what_is_not_sold_is_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        machine(given)
+
+
+def test_links_between_hosts_are_slower():
+    assert machine("h100:16").link(8) == CHIPS["h100"].link > machine("h100:16").link(16)
+    assert machine("v5e:4x4").link(16) == CHIPS["v5e"].link
+
+
+def test_every_mesh_of_a_count_is_there_once():
+    found = [tuple(mesh.values()) for mesh in meshes(8)]
+    assert len(found) == len(set(found)) == 10
+    assert all(math.prod(sizes) == 8 for sizes in found)
+
+
+def test_a_mesh_of_another_size_is_refused():
+    experiment = dataclasses.replace(smoke("vae"), mesh="data=2,fsdp=2")
+    with pytest.raises(UserError, match=r"the nearest is data=(4,fsdp=2|2,fsdp=4)$"):
+        on_all(experiment, machine("h100:8"))
+    assert on_all(smoke("vae"), machine("h100:4")).mesh == "data=4"
+
+
+# --- the text of programs ---
+
+
+def test_sizes_are_read_from_shapes():
+    assert nbytes("f32[8,16]{1,0}") == 512
+    assert nbytes("(bf16[3]{0:T(256)}, s4[2], pred[5], f8e4m3fn[7])") == 6 + 1 + 5 + 7
+    assert nbytes("f32[]") == 4
+
+
+def test_a_loops_body_is_counted_each_turn():
+    """A scan of T steps reads one of T matrices in each: T matrices in all, and not T times all of them."""
+    turns, size = 16, 128
+
+    def program(x, kernels):
+        return jax.lax.scan(lambda x, kernel: (jnp.sin(x @ kernel), None), x, kernels)[0]
+
+    x, kernels = jnp.zeros((size, size)), jnp.zeros((turns, size, size))
+    text = jax.jit(program).lower(x, kernels).compile().as_text()
+    moved, one = traffic(text).moved, 4 * size * size
+    # Each turn: reads x and a kernel, writes x; a copy or two more of each.
+    assert 3 * turns * one <= moved <= 8 * turns * one
+
+
+def test_exchanges_are_those_of_a_ring():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("d",), ()))
+
+    @functools.partial(jax.jit, out_shardings=(whole, whole))
+    def program(x, y):
+        return jnp.sin(x), jnp.sum(jnp.cos(y), axis=0)
+
+    x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=split)
+    found = {e.kind: e for e in traffic(program.lower(x, x).compile().as_text()).exchanges}
+    assert found["all-gather"] == Exchange("all-gather", 4, 1, 64 * 32 * 4 * 3 / 4)
+    assert found["all-reduce"] == Exchange("all-reduce", 4, 1, 2 * 32 * 4 * 3 / 4)
+
+
+def test_groups_are_read_as_each_compiler_writes_them():
+    def program(groups):
+        return (
+            "HloModule m\n\nENTRY %main (p: f32[8]) -> f32[8] {\n  %p = f32[8]{0} parameter(0)\n"
+            f"  ROOT %r = f32[8]{{0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add\n}}\n"
+        )
+
+    for groups in (
+        "{{0,1,2,3},{4,5,6,7}}",
+        "[2,4]<=[8]",
+        "mesh['a'=2,'b'=4] {'b'}",
+        "mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}",
+    ):
+        assert traffic(program(groups)).exchanges == (Exchange("all-reduce", 4, 1, 2 * 32 * 3 / 4),), groups
+
+
+# --- experiments without their data ---
+
+
+@pytest.mark.parametrize(("script", "preset"), [("gpt", "gpt2"), ("ddpm", "cifar10"), ("text_to_image", "sd15"),
+                                                ("tacotron2", "ljspeech"), ("nerf", "blender"), ("pix2pix", "folder"),
+                                                ("vit_vqgan_prior", "imagenet"), ("hifigan", "ljspeech")])  # fmt: skip
+def test_shapes_are_told_without_data(script, preset, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    experiment = presets(EXPERIMENTS[script])[preset]
+    batch, codec, notes = raw_batch(experiment)
+    assert {len(spec.shape) and spec.shape[0] for spec in batch.values()} == {experiment.batch_size}
+    assert abstract_state(experiment.compute_model, batch, codec).params
+    assert bool(notes) == (script in ("text_to_image", "vit_vqgan_prior"))
+
+
+@pytest.mark.parametrize("script", ["vae", "gpt", "pix2pix", "hifigan", "nerf", "clip", "tacotron2"])
+def test_the_shapes_told_are_those_of_the_data(script):
+    experiment = smoke(script)
+    batch, _, _ = raw_batch(experiment)
+    real = experiment.data.batch_at(0, 0, experiment.batch_size)
+    for name, array in real.items():
+        assert batch[name].dtype == array.dtype
+        assert len(batch[name].shape) == array.ndim, name
+    if script not in ("tacotron2",):  # whose batches are padded to the clips in them
+        assert {name: spec.shape for name, spec in batch.items()} == {name: a.shape for name, a in real.items()}
+
+
+# --- compiled for machines ---
+
+
+def test_a_gpu_is_described_to_xla():
+    text = target_config(CHIPS["h100"])
+    assert "core_count: 132" in text
+    assert text.count("{") == text.count("}")
+
+
+EXTRAS = {"h100": "jax_cuda13_plugin", "v5e:2x2": "libtpu"}
+
+
+@pytest.mark.parametrize("on", EXTRAS)
+def test_a_preset_is_planned(on, tmp_path):
+    """In a process of its own, as the command line does it: the test's jax has started already."""
+    extra = EXTRAS[on]
+    if importlib.util.find_spec(extra) is None:
+        pytest.skip(f"needs {extra}, of the extras plan-gpu and plan-tpu")
+    out = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "jaxgen", "plan", "vae", "smoke", "--on", on, "--samples", "8", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["fits"]
+    train, sampler = found["programs"]["train"], found["programs"]["sample"]
+    assert train["memory"]["aliased"] >= sum(found["state_of_a_device"].values())  # all of it in place
+    assert 0 < train["bound"]["share_of_peak"] < 1
+    assert sampler["memory"]["needed"] > 0
+    assert ("all-reduce" in {e["kind"] for e in train["exchanges"]}) == (on == "v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["gpt"], "a script and a preset are expected"),
+        (["gpt", "gtp2"], "did you mean gpt2"),
+        (["gpt", "gpt2", "--on", "tpu"], "machine 'tpu' is unknown"),
+        (["gpt", "gpt2", "--on", "h100:8", "--mesh", "data=4"], "mesh data=4 is of 4 devices"),
+    ],
+)
+def test_wrong_requests_are_one_line(args, words, monkeypatch):
+    monkeypatch.setattr("jaxgen.planning.machines.Machine.devices", lambda self: jax.devices())
+    monkeypatch.setattr("jaxgen.planning.machines.quiet", lambda: None)
+    with pytest.raises(UserError, match=words):
+        commands.call(["plan", *args])
+
+
+@pytest.mark.skipif(any(map(importlib.util.find_spec, EXTRAS.values())), reason="the compilers are here")
+def test_a_missing_compiler_says_what_to_install():
+    with pytest.raises(UserError, match=r"jaxgen\[plan-tpu\]"):
+        machine("v5e:4x4").devices()
