@@ -52,8 +52,10 @@ SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
     "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior",
 }  # fmt: skip
-# Optimised programs that take long to compile, whose parts others have: a DDPM, a GPT over codes, a VQGAN.
-PRODUCTION, COVERED = "test_production_equals", {"autoencoder_kl", "edm", "vit_vqgan_prior"}
+# Optimised programs that take long to compile, whose parts others have: convolutions, attention, critics, codebooks.
+PRODUCTION, COVERED = "test_production_equals", {
+    "autoencoder_kl", "edm", "hifigan", "stylegan", "vit_vqgan", "vit_vqgan_prior",
+}  # fmt: skip
 
 
 @functools.cache

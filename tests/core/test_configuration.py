@@ -93,6 +93,7 @@ def test_a_hostile_experiment_is_one_line_and_imports_nothing(path, value, words
     assert all(name.startswith(("jaxgen", "flax")) for name in set(sys.modules) - loaded)
 
 
+@pytest.mark.slow
 def test_a_module_beside_the_folder_is_not_run_unless_it_is_trusted(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

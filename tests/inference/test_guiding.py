@@ -61,7 +61,7 @@ def test_a_run_guides_as_the_command_does(runs, tmp_path):
         generator.guide(generator, ["heart"])
 
 
-@pytest.mark.parametrize("name", ["cgan", "vqvae", "ddpm"])
+@pytest.mark.parametrize("name", ["cgan", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vqvae", "ddpm"))])
 def test_pictures_of_each_family(runs, name, tmp_path):
     """Rows do not depend on the other prompts or on how many are computed at a time; the report names all."""
     file = tmp_path / "prompts.txt"

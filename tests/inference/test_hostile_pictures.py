@@ -225,6 +225,7 @@ print((peak() - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_bombs_take_less_than_a_gibibyte(tmp_path):
     """The largest pictures that are read, of all kinds of pixels, each of few bytes; nothing but the result is said."""
     side = 8900

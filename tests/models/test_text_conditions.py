@@ -103,7 +103,11 @@ def test_captions_are_dropped_by_the_examples_keys():
 
 
 @pytest.mark.parametrize(
-    "network", [DiT(width=8, depth=1, heads=2, patch=2), UNet(8, (1, 2), 1, (), head_dim=8, cross_attention=(2,))],
+    "network",
+    [
+        DiT(width=8, depth=1, heads=2, patch=2),
+        pytest.param(UNet(8, (1, 2), 1, (), head_dim=8, cross_attention=(2,)), marks=pytest.mark.slow),
+    ],
     ids=["dit", "unet"],
 )  # fmt: skip
 def test_the_text_is_learnt_along(network):

@@ -148,6 +148,7 @@ def sample(run, *flags):
     return load_file(run / "out" / "samples.safetensors")["x"]
 
 
+@pytest.mark.slow
 def test_pictures_are_edited_from_the_command_line(run, tmp_path):
     """Nothing is to be redrawn: the picture. Strength 0: the round trip through the first stage."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -188,6 +188,7 @@ def test_the_clip_score_is_that_of_numpy(runs, clip):
     assert found["text_r1_real_fields_clip"] > 0.5
 
 
+@pytest.mark.slow
 def test_samples_of_prompts_are_scored_by_them(runs, clip):
     """The samples of the CLIP itself, which climb towards the held-out captions, also those whose pictures are not
     among a run's few examples; and the held-out pictures."""

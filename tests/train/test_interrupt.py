@@ -51,7 +51,7 @@ def saved_steps(folder):
     return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(number, tmp_path):
     process = start(tmp_path / "run")
     until(process, "step 50/")

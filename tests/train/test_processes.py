@@ -76,6 +76,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_read_each_their_half_of_a_folder_that_one_decodes(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
     write_noise(tmp_path / "pictures", 40, 4)
@@ -99,6 +100,7 @@ def test_two_processes_read_each_their_half_of_a_folder_that_one_decodes(tmp_pat
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_with_what_was_saved(tmp_path):
     long = ("--mesh", "data=4", "--steps", "100000", "--save-every", "50000", "--sample-every", "100000")
     processes = start(tmp_path / "run", *long)

@@ -57,6 +57,7 @@ def test_a_folder_becomes_a_run_and_back(folder, tmp_path):
         weights(["import-clip", str(folder), str(tmp_path / "run")])
 
 
+@pytest.mark.slow
 def test_rows_that_no_caption_has_learnt_are_left_out(tmp_path):
     """Few captions give fewer tokens than the network has rows; what is exported goes in again."""
     pytest.importorskip("tokenizers")
