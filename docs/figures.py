@@ -19,7 +19,8 @@ STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the 
 `min` choose from a list; `abs` drops the sign; a format of Python prints: `.1f`, `,d`, `.1%`, `.3g`; the same behind
 `±` prints a mean and its error, `100.73 ± 0.26`, of an object with `mean` and `stderr` or `ci95`.
 
-`{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py.
+`{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py, `{{ plans FILE }}`
+the table of a file that benchmarks/plans.py wrote.
 """
 
 import argparse
@@ -119,6 +120,8 @@ def figure(spec: str) -> str:
         if not numbers:
             raise FigureError(f"docs/templates/best.toml has no entry for {spec!r}")
         return "; ".join(f"`{preset}`: {text}" for preset, text in numbers.items())
+    if spec.startswith("plans "):
+        return plans_table(load(spec.removeprefix("plans ").strip()))
     name, colon, rest = spec.partition(":")
     if not colon:
         raise FigureError(f"{spec!r} is not FILE: PATH as STEPS")
@@ -132,6 +135,24 @@ def figure(spec: str) -> str:
     if not isinstance(value, (str, int, float)):
         raise FigureError(f"{spec}: this is not a number but {type(value).__name__}")
     return str(value)
+
+
+def plans_table(plans: dict[str, Any]) -> str:
+    """A Markdown table of plans, a row for each."""
+    rows = ["| preset | machine | mesh | fits | GiB a device | a step at best | of peak | compiled in |",
+            "|---|---|---|---|---:|---:|---:|---:|"]  # fmt: skip
+    for name, plan in sorted(plans.items()):
+        train = plan["programs"]["train"]
+        bound = train.get("bound")
+        least = f"{bound['seconds'] * 1e3:.3g} ms | {bound['share_of_peak']:.0%}" if bound else "|"
+        what = ", ".join([plan["mesh"] or "one", *(["remat"] if plan["remat"] else [])])
+        parts = f" in {plan['accumulate']}" if plan["accumulate"] > 1 else ""
+        used = f"{train['memory']['needed'] / 2**30:.1f} of {plan['memory_of_a_device'] / 2**30:.0f}"
+        rows.append(
+            f"| {name}, batch {plan['batch_size']}{parts} | {plan['machine']} | {what} | "
+            f"{'yes' if train['fits'] else 'no'} | {used} | {least} | {train['compile_seconds']:.0f} s |"
+        )
+    return "\n".join(rows)
 
 
 def fill(text: str) -> str:

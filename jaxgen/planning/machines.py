@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,10 +120,11 @@ class Machine:
             hosts = -(-self.count // HOST_GPUS)
             topology = f"1x{hosts}x{self.count // hosts}"
             described = {"topology_name": "", "target_config": target_config(chip), "topology": topology}
-        jax.devices()  # of the CPU, which reads its flags now
+        jax.devices()  # of the CPU, whose compiler reads its flags now: libtpu ends the process at those
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith("--xla_cpu"))
         try:
-            with _flags_of_others():
-                found = topologies.get_topology_desc(platform=chip.platform, **described).devices
+            found = topologies.get_topology_desc(platform=chip.platform, **described).devices
         except (RuntimeError, NotImplementedError, ValueError, AssertionError, KeyError) as error:
             extra = "plan-tpu" if chip.platform == "tpu" else "plan-gpu"
             raise UserError(
@@ -140,19 +140,6 @@ class Machine:
         """Bytes a second and device that a group of so many devices exchanges at most."""
         between = self.chip.platform == "cuda" and group > HOST_GPUS
         return NETWORK if between else self.chip.link
-
-
-@contextmanager
-def _flags_of_others() -> Iterator[None]:
-    """Hides flags of the CPU's compiler, as libtpu ends the process at those that it does not know."""
-    given = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = " ".join(f for f in (given or "").split() if not f.startswith("--xla_cpu"))
-    try:
-        yield
-    finally:
-        del os.environ["XLA_FLAGS"]
-        if given is not None:
-            os.environ["XLA_FLAGS"] = given
 
 
 def machine(text: str) -> Machine:
