@@ -1,24 +1,14 @@
 """Scaled dot-product attention and rotary position embeddings."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# The score of a masked key. Its exp() is 0, yet it is finite, so a query that sees no key (padding) gives no NaN.
-UNSEEN = -1e30
+from jaxgen.ops.attention_blocks import UNSEEN, Dropout, Seen, in_blocks, in_blocks_by_head, whole
 
-
-BLOCK, LONG = 128, 512
-"""Queries in a block, and keys from which on blocks are faster."""
-
-
-class Dropout(NamedTuple):
-    """Drops each attention weight with probability `rate` by `key`, and scales up the others."""
-
-    rate: float
-    key: jax.Array
+FEW, FEW_ON_CPU = 256, 512
+"""Fewer queries or keys are taken whole: their scores are few, and a loop over them takes longer than it saves."""
 
 
 def attention(
@@ -32,65 +22,28 @@ def attention(
     """softmax(q k' / sqrt(d)) v, eq. 1 of arXiv:1706.03762. q: f32[B, T, heads, d]; k, v: f32[B, S, groups, d], where
     heads / groups neighbouring heads share a group (arXiv:2305.13245). The result has the shape of q.
 
-    causal: query t sees keys up to t. mask: bool[B or 1, T or 1, S], true where a query sees a key.
+    causal: query t sees keys up to t. mask: bool[B or 1, T or 1, S], true where a query sees a key. What a query that
+    sees no key gets is finite, and nothing else is promised of it.
 
-    The softmax is computed in f32 for any input type. The heads axis is moved before the positions, and the product
-    with v is divided by the softmax's sum instead of the weights: this takes 40 % less time than
-    `jax.nn.dot_product_attention` on XLA's CPU. There, many queries of many keys are taken block after block, so that
-    their scores stay in the cache: half the time for 1,024 of each.
+    The softmax is computed in f32 for any input type. Many queries of many keys are taken in blocks, whose scores are
+    not kept for the backward pass (`jaxgen.ops.attention_blocks`); which way is taken is chosen for the platform that
+    the program is compiled for, by shapes alone. cuDNN's kernel is asked for only where a GPU is present, as without
+    one it cannot tell what it takes.
     """
+    fewest = min(q.shape[1], k.shape[1])
+    seen = Seen(causal, mask)
+    plain = functools.partial(whole, seen=seen, dropout=dropout)
+    default = functools.partial(in_blocks, seen=seen, dropout=dropout) if fewest >= FEW else plain
     ways = {}
     if mask is None and dropout is None and _takes_cudnn(q):
         ways["cuda"] = functools.partial(jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn")
-    if mask is None and dropout is None and not causal and q.shape[1] % BLOCK == 0 and k.shape[1] >= LONG:
-        ways["cpu"] = _in_blocks
+    if fewest >= FEW:
+        ways["cpu"] = plain
+    if fewest >= FEW_ON_CPU:
+        ways["cpu"] = functools.partial(in_blocks_by_head, seen=seen, dropout=dropout)
     if ways:
-        plain = functools.partial(_attention, causal=causal, mask=None, dropout=None)
-        return jax.lax.platform_dependent(q, k, v, **ways, default=plain)
-    return _attention(q, k, v, causal, mask, dropout)
-
-
-def _in_blocks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`_attention` for one head and `BLOCK` queries at a time. The batch stays whole, as it may lie on several devices,
-    over which no loop goes."""
-    batch, length, heads, dim = q.shape
-    shared = heads // k.shape[2]
-    k, v = (jnp.repeat(a, shared, axis=2) if shared > 1 else a for a in (k, v))
-    q, k, v = (jnp.moveaxis(a, 2, 0) for a in (q * dim**-0.5, k, v))
-
-    def head(of: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = of
-
-        def block(q: jax.Array) -> jax.Array:
-            score = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
-            weight = jnp.exp(score - jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True)))
-            total = jnp.sum(weight, axis=-1, keepdims=True)
-            return jnp.einsum("bts,bsd->btd", weight.astype(v.dtype), v) / total.astype(v.dtype)
-
-        blocks = jnp.moveaxis(q.reshape(batch, length // BLOCK, BLOCK, dim), 1, 0)
-        return jnp.moveaxis(jax.lax.map(block, blocks), 0, 1).reshape(batch, length, dim)
-
-    return jnp.moveaxis(jax.lax.map(head, (q, k, v)), 0, 2)
-
-
-def _attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, causal: bool, mask: jax.Array | None, dropout: Dropout | None
-) -> jax.Array:
-    shared = q.shape[2] // k.shape[2]
-    if shared > 1:
-        k, v = (jnp.repeat(a, shared, axis=2) for a in (k, v))
-    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
-    score = jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-    if causal:
-        score = jnp.where(jnp.tri(*score.shape[2:], dtype=bool)[None, None], score, UNSEEN)
-    if mask is not None:
-        score = jnp.where(mask[:, None], score, UNSEEN)
-    weight = jnp.exp(score - jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True)))
-    total = jnp.sum(weight, axis=-1, keepdims=True)
-    if dropout is not None:
-        share = 1 - dropout.rate
-        weight = jnp.where(jax.random.bernoulli(dropout.key, share, weight.shape), weight / share, 0.0)
-    return (jnp.einsum("bhts,bhsd->bhtd", weight.astype(v.dtype), v) / total.astype(v.dtype)).swapaxes(1, 2)
+        return jax.lax.platform_dependent(q, k, v, **ways, default=default)
+    return plain(q, k, v)
 
 
 def cached_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.ops.placement import TENSOR_RULES
 from jaxgen.errors import UserError
 from jaxgen.nets.transformer import Placement, Transformer
 from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
+from jaxgen.ops.placement import TENSOR_RULES
 
 KINDS = {
     "gpt2": {"causal": True},
@@ -185,21 +185,3 @@ def test_tensor_rules_split_every_kernel():
 def test_sizes_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         Transformer(**{"width": 16, "heads": 4, **fields}).check()
-
-
-@pytest.mark.parametrize("groups", [4, 2])
-def test_attention_in_blocks_is_attention(groups):
-    """Of many queries and keys, on a CPU: outputs and gradients."""
-    rng = np.random.default_rng(0)
-    q = rng.normal(size=(2, 512, 4, 8)).astype(np.float32)
-    k, v = (rng.normal(size=(2, 600, groups, 8)).astype(np.float32) for _ in range(2))
-    seen = jnp.ones((1, 1, 600), bool)  # a mask, which blocks do not take
-
-    def pulled(mask):
-        out, pull = jax.vjp(lambda *a: attention(*a, mask=mask), q, k, v)
-        return out, *pull(jnp.cos(out))
-
-    for got, expected in zip(jax.jit(lambda: pulled(None))(), jax.jit(lambda: pulled(seen))(), strict=True):
-        np.testing.assert_allclose(got, expected, atol=2e-5)
-    assert "while" in jax.jit(attention).lower(q, k, v).as_text()
-    assert "while" not in jax.jit(attention).lower(q[:, :200], k, v).as_text()
