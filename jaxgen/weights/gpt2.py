@@ -51,7 +51,7 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors or PyTorch file by name, without prefixes, kernels as [in, out]. Raises UserError if
     it is missing or not GPT-2's."""
     try:
-        found = torch_file.read(file) if file.suffix in (".pt", ".pth", ".bin") else reading.read_tensors(file)[0]
+        found = torch_file.read_any(file)
     except UserError as error:
         raise UserError(f"{error}, or pass a GPT-2 model.safetensors") from error
     # torch.compile puts the first of these before the names of nanoGPT's.

@@ -75,7 +75,7 @@ def tensors_of(params: Mapping[str, Any]) -> Tensors:
 
 
 def _tensors(file: Path) -> Tensors:
-    found = reading.read_tensors(file)[0] if file.suffix == ".safetensors" else torch_file.read(file)
+    found = torch_file.read_any(file)
     return {name.removeprefix("generator."): array for name, array in found.items()}
 
 

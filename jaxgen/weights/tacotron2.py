@@ -17,7 +17,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxgen.errors import UserError
 from jaxgen.nets.tacotron2 import Tacotron2Net
 from jaxgen.runtime.files import disk_errors, write_tensors
-from jaxgen.runtime.reading import read_tensors
 from jaxgen.weights import store, torch_file
 from jaxgen.weights.torch_layers import StateDict
 
@@ -44,7 +43,7 @@ def read(file: Path) -> tuple[Tacotron2Net, dict[str, Any], dict[str, Any]]:
 
     Raises UserError for a file that is not of Tacotron 2.
     """
-    found = torch_file.read(file) if file.suffix in (".pt", ".pth", ".bin", "") else read_tensors(file)[0]
+    found = torch_file.read_any(file)
     network = _network(found, file)
     tensors = StateDict(found, str(file))
     tensors.ignore("num_batches_tracked")

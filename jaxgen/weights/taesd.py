@@ -16,7 +16,6 @@ from flax.traverse_util import unflatten_dict
 
 from jaxgen.errors import UserError
 from jaxgen.nets.taesd import FACTOR, TinyAutoencoder
-from jaxgen.runtime import reading
 from jaxgen.weights import store, torch_file
 from jaxgen.weights.torch_layers import kernel
 
@@ -58,7 +57,7 @@ def _tensors(place: Path) -> tuple[Path, Tensors]:
     """The tensors as in the layout of two files, with the part's name before, and the file that errors name."""
     file = _file(place)
     if not re.search(r"_(encoder|decoder)\.\w+$", file.name):
-        found = {name.replace(".layers.", "."): array for name, array in reading.read_tensors(file)[0].items()}
+        found = {name.replace(".layers.", "."): array for name, array in torch_file.read_any(file).items()}
         # The clamp before the decoder is no layer there.
         return file, {
             re.sub(r"(?<=^decoder\.)\d{1,3}(?=\.)", lambda n: str(int(n[0]) + 1), n): a for n, a in found.items()
@@ -66,7 +65,7 @@ def _tensors(place: Path) -> tuple[Path, Tensors]:
     out: Tensors = {}
     for part in PARTS:
         one = file.with_name(re.sub(r"_(encoder|decoder)(?=\.\w+$)", f"_{part}", file.name))
-        tensors = torch_file.read(one) if one.suffix == ".pth" else reading.read_tensors(one)[0]
+        tensors = torch_file.read_any(one)
         out |= {f"{part}.{name}": array for name, array in tensors.items()}
     return file, out
 

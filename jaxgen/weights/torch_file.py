@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.runtime.reading import opened, why
+from jaxgen.runtime.reading import opened, read_tensors, why
 from jaxgen.weights.torch_program import ForbiddenCall, Storage, Tensor, run
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -24,6 +24,18 @@ MOST_PROGRAM = 1 << 22
 """Bytes of pickles in a file: those of a network of 10,000 tensors take a third of this, and memory 100 times it."""
 MOST_SHARING = 4
 """Bytes of all tensors over those of the file. Tied weights share a storage, at most a few times."""
+
+
+ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02"
+"""How files of PyTorch begin."""
+
+
+def read_any(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch or safetensors file by name: which it is, its first bytes say, not its name. Raises
+    UserError as `read`."""
+    with opened(path) as file:
+        start = file.read(4)
+    return read(path) if start.startswith((ZIP, LEGACY)) else read_tensors(path)[0]
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -36,9 +48,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         try:
             start = file.read(4)
             file.seek(0)
-            if start == b"PK\x03\x04":
+            if start == ZIP:
                 return _read_zip(file)
-            if start[:2] == b"\x80\x02":
+            if start.startswith(LEGACY):
                 return _read_legacy(file)
         except ForbiddenCall as error:
             raise UserError(
