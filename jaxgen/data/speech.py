@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Le
 
-from jaxgen.core.ranges import PathName, Positive, Samples
+from jaxgen.core.ranges import PathName, Place, Positive, Samples
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, check_split, held_out_tenth
 from jaxgen.data.embedded_texts import SHORTEST, phrases
@@ -26,8 +26,10 @@ from jaxgen.ops.audio import Mel
 from jaxgen.runtime.espeak import PITCHES, RATES, spoken
 from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import user_path
-from jaxgen.runtime.sound import read_sound, resampled, voiced
+from jaxgen.runtime.sound import cmu_dictionary, read_sound, resampled, voiced
 
+CMU = "cmu"
+"""Names the dictionary of pocketsphinx."""
 TEXT = 16
 """T is a multiple of this."""
 
@@ -39,8 +41,9 @@ class Speech(Dataset):
     mel: Mel = Mel()
     frames: Annotated[int, Ge(1), Le(4_096)] = 64
     """Frames of a batch are padded to a multiple of this."""
-    dictionary: PathName = ""
-    """A pronouncing dictionary in the format of CMU's: its words are read as phonemes, not as letters."""
+    dictionary: Annotated[str, Place((CMU,))] = ""
+    """A pronouncing dictionary in the format of CMU's: its words are read as phonemes, not as letters. cmu is the one
+    that comes with pocketsphinx, of the extra `speech`."""
     trim: Positive = 40.0
     """Silence at both ends is cut: what is so many decibels below the loudest part."""
 
@@ -74,7 +77,11 @@ class Speech(Dataset):
         return {"text": _padded(symbols, _ceil(int(length.max()), TEXT)), "text_length": length}
 
     def _encoded(self, text: str) -> np.ndarray:
-        return encoded(text, read_dictionary(user_path(self.dictionary)) if self.dictionary else None)
+        if not self.dictionary:
+            return encoded(text)
+        return encoded(
+            text, read_dictionary(cmu_dictionary() if self.dictionary == CMU else user_path(self.dictionary))
+        )
 
     def indices_at(self, seed: int, step: int, batch_size: int, split: str = "train") -> np.ndarray:
         # Which raises the errors about sizes, and gives the order of equal lengths.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.metrics.speech import words_of
 from jaxgen.runtime.reading import read_text
-from jaxgen.runtime.sound import resampled, speech_extra
+from jaxgen.runtime.sound import cmu_dictionary, resampled, speech_extra
 
 RATE = 16_000
 PEAK, SILENCE, NOISE = 0.7, 0.2, 0.005
@@ -36,7 +36,7 @@ def recogniser(texts: tuple[str, ...] = ()) -> Callable[[np.ndarray, int], str]:
     if not texts:
         decoder = sphinx.Decoder(samprate=float(RATE), cmn="batch")
     else:
-        known = _pronunciations(Path(sphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict")
+        known = _pronunciations(cmu_dictionary())
         sentences = [[word for word in words_of(text) if word in known] for text in texts]
         if not any(sentences):
             raise UserError("no word of the texts has a pronunciation: give English texts")

@@ -10,6 +10,10 @@ what the last of them has after the end is silence.
 
 each a mean over real steps. In use the frames before are the network's own, until g_s is above the threshold: each
 sample stops by itself. cond = {"text": i32[N, T], "length": i32[N]}.
+
+A network that was given true frames alone follows them more than its text, and goes astray on its own. In training a
+share of the groups before is therefore what it says itself, step after step (scheduled sampling, arXiv:1506.03099), as
+inputs without a gradient.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.core.gradients import Seen
-from jaxgen.core.keys import one_key, split_each
+from jaxgen.core.keys import one_key, split_each, uniform_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import Fraction, NonNegative, OptionalSize, Positive, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
@@ -56,6 +60,9 @@ class Tacotron2(LossModel):
     """w_g, which draws the attention to the diagonal; NVIDIA's code has none. Small data needs some."""
     guided_width: Positive = 0.4
     """Of the diagonal, as a share of the text."""
+    own: Fraction = 0.0
+    """In training, the share of steps that are given the network's own group before, not the true one; NVIDIA's code
+    has none."""
     window: OptionalSize = 0
     """In use, look at no symbol before the one looked at most, and at none so many after it; 0 for all."""
     silence: float = -11.512925
@@ -158,11 +165,12 @@ class Tacotron2(LossModel):
     def _passed(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch, train: bool = False):
         """Numbers f32[B] by name, their steps f32[B], and the network's new running averages."""
         frames, steps = self._given(batch)
-        keys_prenet, keys_drop = split_each(keys, 2)
+        keys_prenet, keys_drop, keys_own = split_each(keys, 3)
         masks = self._masks(keys_prenet, jnp.arange(frames.shape[1] // self.network.reduction))
         variables = {"params": params["network"], **state.extra["network"]}
         length = steps * self.network.reduction
-        given = (batch["text"], batch["text_length"], frames, length, masks)
+        before = self._own(variables, keys_own, batch, frames, masks) if train and self.own else frames
+        given = (batch["text"], batch["text_length"], before, length, masks)
         extra = state.extra["network"]
         if train:
             (decoded, refined), extra = apply_mutable(
@@ -171,6 +179,27 @@ class Tacotron2(LossModel):
         else:
             decoded, refined = apply(self.network, variables, *given)
         return self._numbers(batch, frames, steps, decoded, refined), steps.astype(jnp.float32), extra
+
+    def _own(self, variables: PyTree, keys: jax.Array, batch: Batch, frames: jax.Array, masks: jax.Array) -> jax.Array:
+        """Frames as `frames`, f32[B, S r, bands], of which the share `own` of groups is what the network says of those
+        before, its own among them."""
+        net = self.network
+        variables = jax.lax.stop_gradient(variables)
+        memory = apply(net, variables, batch["text"], batch["text_length"], method="encode")
+        carry, last = apply(net, variables, memory, method="start")
+        groups = jnp.swapaxes(frames.reshape(len(frames), len(masks), -1), 0, 1)
+        chosen = uniform_each(keys, (len(masks), 1), 0.0, 1.0) < self.own
+
+        def advance(loop, given):
+            carry, last, group = loop
+            mask, true, own = given
+            carry, last, said, _ = apply(net, variables, memory, carry, last, group, mask, method="step")
+            group = jnp.where(own, said, true)
+            return (carry, last, group), group
+
+        start = (carry, last, jnp.zeros_like(groups[0]))
+        _, groups = jax.lax.scan(advance, start, (masks, groups, jnp.swapaxes(chosen, 0, 1)))
+        return jnp.swapaxes(groups, 0, 1).reshape(frames.shape)
 
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
         sums, steps, extra = self._passed(params, state, keys, batch, True)
@@ -206,6 +235,7 @@ class Tacotron2(LossModel):
         variables = {"params": state.sampling_params["network"], **state.extra["network"]}
         text, length = cond["text"], cond["length"]
         memory = apply(net, variables, text, length, method="encode")
+        products = apply(net, variables, memory, method="products")
         carry, last = apply(net, variables, memory, method="start")
         batch = text.shape[0]
         places = jnp.arange(text.shape[1])[None]
@@ -217,7 +247,9 @@ class Tacotron2(LossModel):
                 most = jnp.argmax(carry.weights, axis=1)[:, None]
                 near = (places >= most) & (places <= most + self.window)
                 m = m._replace(bias=jnp.where(near, m.bias, HIDDEN))
-            carry, last, group, gate = apply(net, variables, m, carry, last, group, masks(step), method="step")
+            carry, last, group, gate = apply(
+                net, variables, m, carry, last, group, masks(step), products, method="step"
+            )
             # The step that ends is the last one of the sample.
             ends = (jax.nn.sigmoid(gate) > self.threshold) & (end == num)
             end = jnp.where(ends, step + 1, end)

@@ -17,7 +17,6 @@ text has the same frames by itself, among others and with padding.
 
 import functools
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -29,12 +28,11 @@ from flax import linen as nn
 from jaxgen.core.ranges import Decay, Depth, Positive, Size, Sizes, Vocabulary
 from jaxgen.core.types import PyTree
 from jaxgen.nets.dense import flatten_dot
-from jaxgen.ops.recurrent import hidden, lstm, masked_lstm, matmul, recurrent
+from jaxgen.nets.masked import LSTM, XAVIER, Affine, NormedConv, reals, windows
+from jaxgen.ops.recurrent import hidden, lstm, matmul, recurrent
 
 HIDDEN = -1e9
 """Added to the energies of what is not attended to."""
-
-XAVIER = nn.initializers.xavier_uniform()
 
 
 class Carried(NamedTuple):
@@ -58,120 +56,23 @@ class Memory(NamedTuple):
     bias: jax.Array  # f32[B, T]: 0, or HIDDEN past the end of a text
 
 
+class Products(NamedTuple):
+    """Of one text alone, what a step in use multiplies by instead of an LSTM's kernel for its inputs [x, context]:
+    context W = sum_j a_sj (m_j W), of which the rows m_j W are known before the first step. A step's time is that of
+    reading its kernels, of which these are a quarter less."""
+
+    attention: jax.Array  # m W, [T, 4 A]
+    attention_input: jax.Array  # of the prenet's output, [P, 4 A]
+    decoder: jax.Array  # m W, [T, 4 D]
+    decoder_input: jax.Array  # of the attention's h, [A, 4 D]
+
+
 class Decoded(NamedTuple):
     """Frames of a decoder, standardised, before the postnet."""
 
     frames: jax.Array  # f32[B, S r, bands]
     gates: jax.Array  # f32[B, S]: logits of having ended
     alignment: jax.Array  # f32[B, S, T]: weights of the attention
-
-
-class Affine(nn.Module):
-    """x W + b over the last axis. Its arrays are attributes too, for scans."""
-
-    inputs: int
-    features: int
-    use_bias: bool = True
-    spread: float = 0.0
-    """Kernel and bias are uniform between -spread and spread; Xavier's kernel and no bias where 0."""
-    dtype: Any = None
-
-    def setup(self):
-        def spread(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jax.random.uniform(key, shape, minval=-self.spread, maxval=self.spread)
-
-        kernel = spread if self.spread else XAVIER
-        self.kernel = self.param("kernel", kernel, (self.inputs, self.features)).astype(self.dtype or jnp.float32)
-        start = spread if self.spread else nn.initializers.zeros
-        bias: Any = self.param("bias", start, (self.features,)) if self.use_bias else None
-        self.bias = bias
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = flatten_dot(x.astype(self.kernel.dtype), self.kernel, (((x.ndim - 1,), (0,)), ((), ())))
-        out = out.astype(jnp.float32)
-        return out if self.bias is None else out + self.bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-class LSTM(nn.Module):
-    """The weights of an LSTM of H units: u = input(x) + h hidden."""
-
-    inputs: int
-    features: int
-    dtype: Any = None
-
-    def setup(self):
-        spread = 1 / math.sqrt(self.features)
-        self.input = Affine(self.inputs, 4 * self.features, spread=spread, dtype=self.dtype)
-        self.hidden = Affine(self.features, 4 * self.features, use_bias=False, spread=spread, dtype=self.dtype)
-
-    def __call__(self, x: jax.Array, real: jax.Array, reverse: bool = False) -> jax.Array:
-        """h of all places of x, f32[B, T, inputs]: f32[B, T, H], zero where `real`, bool[B, T], is false."""
-        flipped = (slice(None, None, -1),) if reverse else (slice(None),)
-        drive, real = jnp.swapaxes(self.input(x), 0, 1)[flipped], jnp.swapaxes(real, 0, 1)[flipped]
-        start = jnp.zeros((x.shape[0], self.features))
-        out = recurrent(masked_lstm, hidden, self.hidden.kernel, (), (start, start), drive, real[..., None])
-        return jnp.swapaxes(out[flipped], 0, 1)
-
-
-class MaskedBatchNorm(nn.Module):
-    """Batch normalization of x, f32[B, T, C], by the moments of the places where `real`, bool[B, T], is true, and in
-    use by their running means, as PyTorch has it: momentum 0.1 and unbiased variances."""
-
-    features: int
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: jax.Array, real: jax.Array, train: bool) -> jax.Array:
-        size = (self.features,)
-        scale = self.param("scale", nn.initializers.ones, size)
-        bias = self.param("bias", nn.initializers.zeros, size)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, size)
-        var = self.variable("batch_stats", "var", jnp.ones, size)
-        now = mean.value, var.value
-        if train:
-            weight = real[..., None].astype(jnp.float32)
-            count = jnp.maximum(jnp.sum(weight), 1.0)
-            average = jnp.sum(x * weight, axis=(0, 1)) / count
-            apart = (x - average[None, None]) * weight
-            now = average, jnp.sum(apart**2, axis=(0, 1)) / count
-            if not self.is_initializing():
-                unbiased = now[1] * count / jnp.maximum(count - 1, 1.0)
-                mean.value += self.momentum * (now[0] - mean.value)
-                var.value += self.momentum * (unbiased - var.value)
-        gain = scale * jax.lax.rsqrt(now[1] + self.epsilon)
-        return x * gain[None, None] + (bias - now[0] * gain)[None, None]
-
-
-class NormedConv(nn.Module):
-    """A convolution over time of stride 1 and odd size, then normalization: zero where `real` is false."""
-
-    inputs: int
-    features: int
-    size: int = 5
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, real: jax.Array, train: bool) -> jax.Array:
-        kernel = self.param("kernel", XAVIER, (self.size, self.inputs, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel = kernel.astype(self.dtype or jnp.float32).reshape(-1, self.features)
-        # One product: XLA's CPU back end computes convolutions in a scan, as training steps are, on one core.
-        x = flatten_dot(windows(x, self.size).astype(kernel.dtype), kernel, (((2,), (0,)), ((), ())))
-        x = MaskedBatchNorm(self.features, name="norm")(x.astype(jnp.float32) + bias[None, None], real, train)
-        return jnp.where(real[..., None], x, 0.0)
-
-
-def windows(x: jax.Array, size: int) -> jax.Array:
-    """[B, T, size C]: x, [B, T, C], at each place and its neighbours, zeros past the ends."""
-    half, length = size // 2, x.shape[1]
-    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
-    return jnp.concatenate([padded[:, i : i + length] for i in range(size)], axis=-1)
-
-
-def reals(length: jax.Array, size: int) -> jax.Array:
-    """bool[B, size]: the first length[b] of each row."""
-    return jnp.arange(size)[None] < length[:, None]
 
 
 def attend(m: Memory, carry: Carried, u: jax.Array, extra: Mapping[str, jax.Array]) -> tuple[Carried, PyTree]:
@@ -336,20 +237,42 @@ class Tacotron2Net(nn.Module):
         out = jnp.swapaxes(self.projection(joint), 0, 1).reshape(frames.shape)
         return Decoded(out, self.gate(joint)[..., 0].T, jnp.swapaxes(weights, 0, 1))
 
+    def products(self, m: Memory) -> Products | None:
+        """None where they are no fewer numbers than the kernels: for several texts, and a long one."""
+        if m.memory.shape[0] > 1 or m.memory.shape[1] >= self.encoder:
+            return None
+        found = []
+        for cell in (self.attention_lstm, self.decoder_lstm):
+            kernel, cut = cell.input.kernel, cell.inputs - self.encoder
+            found += [matmul(m.memory[0], kernel[cut:]), kernel[:cut]]
+        return Products(*found)
+
     def step(
-        self, m: Memory, carry: Carried, last: tuple[jax.Array, jax.Array], group: jax.Array, mask: jax.Array
-    ) -> tuple[Carried, tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+        self, m: Memory, carry: Carried, last: tuple[jax.Array, jax.Array], group: jax.Array, mask: jax.Array,
+        products: Products | None = None,
+    ) -> tuple[Carried, tuple[jax.Array, jax.Array], jax.Array, jax.Array]:  # fmt: skip
         """One step in use: what is carried, a group of frames f32[B, r bands], and the gate's logit f32[B]. group: the
-        one before."""
-        # Two products a cell: joined kernels would be copied at every step.
-        cell, inputs = self.attention_lstm, jnp.concatenate([self._prenet(group, mask), carry.context], axis=-1)
-        u = cell.input(inputs) + matmul(carry.h, cell.hidden.kernel).astype(jnp.float32)
+        one before; products: as `products` gives them, to be quicker."""
+        # A product for each of what a cell reads: joined kernels would be copied at every step.
+        cell, x, p = self.attention_lstm, self._prenet(group, mask), products
+        drive = self._drive(cell, x, carry, p and (p.attention, p.attention_input))
+        u = drive + matmul(carry.h, cell.hidden.kernel).astype(jnp.float32)
         carry, (h, context, _) = attend(m, carry, u, self._zones())
         cell = self.decoder_lstm
-        u = cell.input(jnp.concatenate([h, context], axis=-1)) + matmul(last[0], cell.hidden.kernel).astype(jnp.float32)
+        drive = self._drive(cell, h, carry, p and (p.decoder, p.decoder_input))
+        u = drive + matmul(last[0], cell.hidden.kernel).astype(jnp.float32)
         last, d = decode((), last, u, self._zones())
         joint = jnp.concatenate([d, context], axis=-1)
         return carry, last, self.projection(joint), self.gate(joint)[:, 0]
+
+    def _drive(
+        self, cell: LSTM, x: jax.Array, carry: Carried, products: tuple[jax.Array, jax.Array] | None
+    ) -> jax.Array:
+        """An LSTM's activations of [x, context], f32[B, 4 H]."""
+        if products is None:
+            return cell.input(jnp.concatenate([x, carry.context], axis=-1))
+        rows, kernel = products
+        return (matmul(x, kernel) + matmul(carry.weights, rows)).astype(jnp.float32) + cell.input.bias[None]
 
     def refine(self, frames: jax.Array, length: jax.Array, train: bool = False) -> jax.Array:
         """Frames with the postnet's added, zero from `length` on."""

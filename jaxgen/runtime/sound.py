@@ -28,6 +28,12 @@ def speech_extra(name: str, use: str) -> Any:
         raise UserError(f"{use} needs the package {name}: pip install 'jaxgen[speech]'") from error
 
 
+def cmu_dictionary() -> Path:
+    """CMU's pronouncing dictionary, which comes with pocketsphinx. Raises UserError where that is missing."""
+    sphinx = speech_extra("pocketsphinx", "the pronouncing dictionary cmu")
+    return Path(sphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
+
+
 def read_sound(path: Path, rate: int) -> np.ndarray:
     """The waveform of a file at `rate` samples a second, f32[N]: the mean of its channels, resampled.
 

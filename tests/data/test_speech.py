@@ -210,6 +210,13 @@ def test_a_dictionary_is_used(tmp_path):
     check_fields(data)
 
 
+def test_the_dictionary_of_pocketsphinx_has_a_name(tmp_path):
+    pytest.importorskip("pocketsphinx", reason="needs the extra speech")
+    data = dataclasses.replace(speech_folder(tmp_path / "a"), dictionary="cmu")
+    assert decoded(data.tokens(["a voice, xyzzy"])["text"][0]) == "{AH} {V OY S}, xyzzy"
+    check_fields(data)
+
+
 # --- eSpeak NG ------------------------------------------------------------------------------------------------
 
 

@@ -142,6 +142,38 @@ def test_the_terms_of_the_loss(state):
         np.testing.assert_allclose(found["off_diagonal"][b, 0], off, rtol=1e-3, atol=1e-5)
 
 
+def test_what_a_network_says_is_what_it_is_given(state):
+    """Where all it is given in training is its own, it is given what it says in use; where nothing is, the truth."""
+    batch = batch_of()
+    frames, steps = MODEL._given(batch)
+    masks = MODEL._masks(sample_keys(0, B), jnp.arange(F // 2))
+    variables = {"params": state.params["network"], **state.extra["network"]}
+
+    def given(share):
+        own = jax.jit(dataclasses.replace(MODEL, own=share)._own)
+        return own(variables, sample_keys(1, B), batch, frames, masks)
+
+    np.testing.assert_array_equal(given(0.0), frames)
+    own = given(1.0)
+    taught, _ = NET.apply(variables, batch["text"], batch["text_length"], own, 2 * steps, masks)
+    np.testing.assert_allclose(taught.frames, own, atol=1e-5)
+    said = jax.jit(dataclasses.replace(MODEL, max_frames=F, threshold=1.0).speak)(
+        state, sample_keys(0, B), {"text": batch["text"], "length": batch["text_length"]}
+    )
+    refined = NET.apply(variables, own, jnp.full(B, F), method="refine") * NET.deviation + NET.mean
+    np.testing.assert_allclose(refined, said.mel, atol=1e-4)
+    half = np.all(np.asarray(given(0.5) == frames).reshape(B, -1, 2 * BANDS), axis=2)
+    assert 0.2 < np.mean(half) < 0.8 and len(set(map(tuple, half))) == B
+
+
+def test_a_share_of_its_own_frames_trains():
+    model, batch = dataclasses.replace(MODEL, own=0.5), batch_of()
+    stack = jax.tree.map(lambda a: np.stack([a] * 12), batch)
+    state = core.init(model, jax.random.key(0), batch)
+    _, metrics = core.train_steps(model, state, jax.random.key(1), stack)
+    assert np.all(np.isfinite(metrics["loss"])) and metrics["mel_post"][-1] < metrics["mel_post"][0]
+
+
 def test_a_window_leads_the_attention(state):
     """What is looked at most never goes back, nor further than the window at once."""
     cond = MODEL.sample_cond(B, batch_of())
