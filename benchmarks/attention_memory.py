@@ -53,7 +53,9 @@ def temporaries(where: str, length: int, options: Options, plain: bool) -> int:
         return jax.grad(lambda *a: jnp.sum(jnp.sin(way(*a)), dtype=jnp.float32), (0, 1, 2))(*args)
 
     lowered = jax.jit(gradients).trace(*args).lower(lowering_platforms=(platform,))
-    return lowered.compile(compiler_options=settings).memory_analysis().temp_size_in_bytes
+    memory = lowered.compile(compiler_options=settings).memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 def measure(options: Options, rows: common.Rows) -> None:

@@ -111,9 +111,9 @@ def _scan(q: jax.Array, k: jax.Array, v: jax.Array, seen: Seen, dropout: Dropout
     if count * BLOCK > length:  # rows of padding, cut off in the end
         rows = (0, count * BLOCK - length)
         q = jnp.pad(q, ((0, 0), (0, 0), rows, (0, 0)))
-        mask = jnp.pad(mask, ((0, 0), rows, (0, 0))) if by_query else mask
+        mask = jnp.pad(mask, ((0, 0), rows, (0, 0))) if mask is not None and by_query else mask
     blocks = _split(q, 2, count)
-    masks = _split(mask, 1, count) if by_query else None
+    masks = _split(mask, 1, count) if mask is not None and by_query else None
     keys = None if dropout is None else jax.random.split(dropout.key, count)
     # f32: a gradient of keys and values is a sum over blocks, in the type of what the loop reads.
     k, v = k.astype(jnp.float32), v.astype(jnp.float32)

@@ -126,7 +126,9 @@ def temporaries(length, causal=True):
     def gradients(*args):
         return jax.grad(lambda *a: jnp.sum(jnp.sin(attention(*a, causal=causal))), (0, 1, 2))(*args)
 
-    return jax.jit(gradients).lower(*args).compile().memory_analysis().temp_size_in_bytes
+    memory = jax.jit(gradients).lower(*args).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -157,4 +159,4 @@ def test_a_mesh_gives_what_one_device_gives():
     split = [jax.device_put(a, where) for a in args]
     close(program(*split), program(*args), 1e-5)
     text = program.lower(*split).compile().as_text()
-    assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute"))
+    assert text and not any(name in text for name in ("all-gather", "all-to-all", "collective-permute"))
