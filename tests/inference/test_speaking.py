@@ -80,6 +80,7 @@ def test_a_text_is_spoken_into_a_file(run, tmp_path, capsys):
     assert all(p.alignment.shape == (len(p.mel) // 4, len(p.text)) for p in parts)
 
 
+@pytest.mark.slow
 def test_a_vocoder_makes_the_sound(run, tmp_path):
     """The command with a run of HiFi-GAN, beside its model by hand; and one of other mels is one line."""
     smoke = presets(EXPERIMENTS["hifigan"])["smoke"]

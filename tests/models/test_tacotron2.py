@@ -166,6 +166,7 @@ def test_what_a_network_says_is_what_it_is_given(state):
     assert 0.2 < np.mean(half) < 0.8 and len(set(map(tuple, half))) == B
 
 
+@pytest.mark.slow
 def test_a_share_of_its_own_frames_trains():
     model, batch = dataclasses.replace(MODEL, own=0.5), batch_of()
     stack = jax.tree.map(lambda a: np.stack([a] * 12), batch)
