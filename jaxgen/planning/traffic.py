@@ -63,7 +63,8 @@ class _Instruction:
 
     @property
     def size(self) -> int:
-        return nbytes(self.shape)
+        """Bytes in the device's main memory."""
+        return nbytes(self.shape, on_chip=False)
 
 
 @dataclass
@@ -82,11 +83,11 @@ class _Computation:
                 yield from self.users(i.name) if i.kind == "bitcast" else (i,)
 
 
-def nbytes(shape: str) -> int:
-    """Bytes in a device's main memory of an array or a tuple as HLO writes its shape."""
+def nbytes(shape: str, on_chip: bool = True) -> int:
+    """Bytes of an array or a tuple as HLO writes its shape. on_chip: with those that lie beside the cores."""
     total = 0.0
     for kind, sizes, layout in ARRAY.findall(shape):
-        if ON_CHIP in layout:
+        if ON_CHIP in layout and not on_chip:
             continue
         bits = re.search(r"\d+", kind)
         each = SIZES.get(kind, int(bits[0]) / 8 if bits else 0)
@@ -229,7 +230,7 @@ def _exchanges(
                 yield ("reduce-scatter", group, size / 2) if kind == "all-reduce" and scattered else (kind, group, size)
     elif kind in COLLECTIVES and (group := _group(i.rest)) > 1:
         share = (group - 1) / group
-        taken = sum(here.instructions[name].size for name in i.operands if name in here.instructions)
+        taken = sum(nbytes(here.instructions[name].shape) for name in i.operands if name in here.instructions)
         # A start's shape may hold its operands as well as its results.
         whole = {"all-gather": taken * group, "all-reduce": 2.0 * taken}.get(kind, taken)
         yield kind, group, taken if kind == "collective-permute" else whole * share

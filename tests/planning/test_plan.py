@@ -77,6 +77,9 @@ def test_sizes_are_read_from_shapes():
     assert nbytes("f32[8,16]{1,0}") == 512
     assert nbytes("(bf16[3]{0:T(256)}, s4[2], pred[5], f8e4m3fn[7])") == 6 + 1 + 5 + 7
     assert nbytes("f32[]") == 4
+    near = "(f32[2]{0:T(128)S(1)}, f32[3]{0})"
+    assert nbytes(near) == 20
+    assert nbytes(near, on_chip=False) == 12
 
 
 def test_a_loops_body_is_counted_each_turn():
