@@ -83,7 +83,7 @@ def _examples(data: Dataset, experiment: Experiment, model: Any, raw: bool) -> S
         frames = int(np.ceil(SECONDS * data.mel.rate / data.mel.hop / data.frames)) * data.frames
         return {
             "text": _spec((LETTERS,), np.int32), "text_length": _spec((), np.int32),
-            "mel": _spec((frames, data.mel.bands), np.float32), "mel_length": _spec((), np.int32),
+            "x": _spec((frames, data.mel.bands), np.float32), "length": _spec((), np.int32),
         }  # fmt: skip
     if isinstance(data, Sounds):
         return {"x": _spec((data.samples,), np.float32)}
