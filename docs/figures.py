@@ -19,8 +19,8 @@ STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the 
 `min` choose from a list; `abs` drops the sign; a format of Python prints: `.1f`, `,d`, `.1%`, `.3g`; the same behind
 `±` prints a mean and its error, `100.73 ± 0.26`, of an object with `mean` and `stderr` or `ci95`.
 
-`{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py, `{{ plans FILE }}`
-the table of a file that benchmarks/plans.py wrote.
+`{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py, and
+`{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from conftest import EXPERIMENTS
 from PIL import Image
 
 from jaxgen import __main__ as commands
-from jaxgen.cli.train import _flags, train_preset
+from jaxgen.cli.train import Flags, flags_of, train_preset
 from jaxgen.data import ImageFolder
 from jaxgen.errors import UserError
 from jaxgen.experiment import on_images, presets
@@ -127,18 +127,18 @@ def test_flags_of_the_data_change_the_model(folder, tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     preset = presets(EXPERIMENTS["ddpm"])["smoke"]
     for flags in (["--data.label", "kind"], ["--classes", "--data.label=kind"]):
-        fitted, _ = _flags(preset, ["--images", str(tmp_path), *flags], "ddpm", None)
+        fitted, _ = flags_of(preset, ["--images", str(tmp_path), *flags], "ddpm", None, Flags)
         assert fitted.model.num_classes == 12 and fitted.data.label == "kind"
         assert fitted.data.class_names == tuple(map(str, range(12)))  # by their value
         levels = fitted.data.arrays("all")
         np.testing.assert_array_equal(levels["x"][:, 0, 0, 0] % 12, levels["cond"])
-    grey, _ = _flags(preset, ["--images", str(folder), "--data.channels", "1"], "ddpm", None)
+    grey, _ = flags_of(preset, ["--images", str(folder), "--data.channels", "1"], "ddpm", None, Flags)
     assert grey.model.shape == (8, 8, 1) and grey.data.arrays("test")["x"].shape[1:] == (8, 8, 1)
-    none, _ = _flags(preset, ["--images", str(folder), "--data.label", "none"], "ddpm", None)
+    none, _ = flags_of(preset, ["--images", str(folder), "--data.label", "none"], "ddpm", None, Flags)
     assert none.model.num_classes == 0 and none.data.class_names == ()
     with pytest.raises(UserError, match="knows no classes"):
         ebm = presets(EXPERIMENTS["ebm"])["smoke"]
-        _flags(ebm, ["--images", str(tmp_path), "--data.label", "kind"], "ebm", None)
+        flags_of(ebm, ["--images", str(tmp_path), "--data.label", "kind"], "ebm", None, Flags)
 
 
 def test_the_command_line(folder, tmp_path):
