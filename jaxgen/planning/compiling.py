@@ -19,7 +19,7 @@ from jaxgen.core.mesh import Layout, divisible
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.planning.machines import GIB, Machine, compiler_options
+from jaxgen.planning.machines import GIB, Machine, compiler_options, larger
 from jaxgen.planning.shapes import raw_batch
 from jaxgen.planning.traffic import Traffic, traffic
 
@@ -152,9 +152,12 @@ def bytes_of(tree: PyTree) -> int:
 
 def check_state(target: Target) -> None:
     """Raises UserError for a state that no device of the machine could hold a share of, before anything is compiled."""
-    needed = bytes_of(target.state)
-    if needed > target.machine.chip.memory:
+    needed, machine = bytes_of(target.state), target.machine
+    if needed > machine.chip.memory:
+        whole = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(target.state))
+        enough = larger(machine, 2 * whole)  # half of the memory is for all else
+        how = f"--on {enough} --mesh fsdp={enough.count}" if enough else "a machine with more memory"
         raise UserError(
-            f"the state takes {needed / GIB:,.1f} GiB on each of {target.machine}, which has "
-            f"{target.machine.chip.memory / GIB:,.1f}: split it with --mesh fsdp=N over more devices"
+            f"the state takes {needed / GIB:,.1f} GiB on each of {machine}, which has "
+            f"{machine.chip.memory / GIB:,.1f}: choose {how}"
         )

@@ -171,6 +171,15 @@ def machine(text: str) -> Machine:
     return Machine(name, sizes)
 
 
+def larger(than: Machine, needed: int) -> Machine | None:
+    """The smallest machine of the same chips that has `needed` bytes in all; None where none is sold."""
+    grids: Sequence[tuple[int, ...]] = ((1,), (2,), (4,), (8,), *((n,) for n in range(16, MOST + 1, HOST_GPUS)))
+    if than.chip.platform == "tpu":
+        grids = SLICES if len(than.chip.grid) == 2 else CUBES
+    found = (Machine(than.name, grid) for grid in grids)
+    return next((one for one in found if one.count * than.chip.memory >= needed), None)
+
+
 def target_config(chip: Chip) -> str:
     """XLA's GpuTargetConfigProto of a GPU, as text."""
     cores = chip.cores

@@ -189,6 +189,8 @@ def _planned(name: str, program: Program, times: int, experiment: Experiment, ma
 
 
 def _notes(parts: tuple[Part, ...], state: dict[str, int], machine: Machine) -> Iterator[str]:
+    if not all(part.fits for part in parts):
+        yield "what does not fit may with other meshes, --remat or gradients in parts: --search tries them"
     needed = max(part.program.memory.needed for part in parts)
     if machine.chip.platform == "cuda" and DEFAULT_SHARE < needed / machine.chip.memory <= ROOM:
         yield f"more than jax takes by default: set XLA_PYTHON_CLIENT_MEM_FRACTION={ROOM}"

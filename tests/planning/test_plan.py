@@ -195,6 +195,10 @@ def test_a_preset_is_planned(on, tmp_path):
         (["gpt", "gtp2"], "did you mean gpt2"),
         (["gpt", "gpt2", "--on", "tpu"], "machine 'tpu' is unknown"),
         (["gpt", "gpt2", "--on", "h100:8", "--mesh", "data=4"], "mesh data=4 is of 4 devices"),
+        (
+            ["gpt", "gpt2_xl", "--on", "v5e:1"],
+            "17.4 GiB on each of v5e:1x1, which has 15.8: choose --on v5e:2x2 --mesh fsdp=4",
+        ),
     ],
 )
 def test_wrong_requests_are_one_line(args, words, monkeypatch):
