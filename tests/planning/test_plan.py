@@ -10,15 +10,19 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT
 
 from jaxgen import __main__ as commands
+from jaxgen import core
 from jaxgen.core.compiled import abstract_state
+from jaxgen.core.mesh import Layout
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.planning.machines import CHIPS, machine, target_config
-from jaxgen.planning.plan import meshes, on_all
+from jaxgen.planning.machines import CHIPS, Chip, Machine, machine, target_config
+from jaxgen.planning.plan import ROOM, meshes, on_all, plan
+from jaxgen.planning.search import search
 from jaxgen.planning.shapes import raw_batch
 from jaxgen.planning.traffic import Exchange, nbytes, traffic
 
@@ -212,3 +216,53 @@ def test_wrong_requests_are_one_line(args, words, monkeypatch):
 def test_a_missing_compiler_says_what_to_install():
     with pytest.raises(UserError, match=r"jaxgen\[plan-tpu\]"):
         machine("v5e:4x4").devices()
+
+
+# --- compiled for the CPU, as if it were a machine ---
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """A machine of the test's four devices with so much memory each."""
+
+    def made(memory):
+        monkeypatch.setitem(CHIPS, "four", Chip("cpu", memory, 1e12, 1e12, 1e11, 1e10))  # pyright: ignore
+        return Machine("four", (4,)), jax.devices()[:4]
+
+    return made
+
+
+def test_the_memory_planned_is_that_of_the_program_that_runs(four):
+    experiment = smoke("vae")
+    on, devices = four(1 << 30)
+    planned = plan(dataclasses.replace(experiment, mesh="data=4"), on, devices).parts[0].program.memory
+    layout = Layout.make("data=4", experiment.batch_size)
+    raw = [experiment.data.batch_at(0, step, experiment.batch_size) for step in range(experiment.steps_per_call)]
+    batches = layout.put(jax.tree.map(lambda *a: np.stack(a), *raw), layout.batch(1))
+    state = core.init(experiment.model, core.run_key(0, core.INIT), raw[0], experiment.codec, layout)
+    key = layout.put(core.run_key(0, core.TRAIN), layout.everywhere)
+    lowered = core.train_steps.lower(experiment.model, state, key, batches, experiment.codec, None, False, layout)
+    own = lowered.compile().memory_analysis()
+    assert planned.arguments == own.argument_size_in_bytes
+    assert planned.temporaries == own.temp_size_in_bytes
+    assert planned.aliased == own.alias_size_in_bytes
+
+
+@pytest.mark.slow
+def test_search_finds_a_mesh_that_fits(four):
+    experiment = smoke("gpt")
+    on, devices = four(1 << 30)
+    needed = {
+        mesh: plan(dataclasses.replace(experiment, mesh=mesh), on, devices).parts[0].program.memory.needed
+        for mesh in ("data=4", "fsdp=4")
+    }
+    assert needed["fsdp=4"] < needed["data=4"]
+    on, devices = four(int((needed["data=4"] + needed["fsdp=4"]) / 2 / ROOM))
+    said = []
+    found = search(experiment, on, devices, "gpt", "smoke", said.append)
+    assert found.fits
+    assert found.experiment.mesh in ("fsdp=4", "data=2,fsdp=2")
+    assert any(line.startswith("data=4") and "does not fit" in line for line in said)
+    on, devices = four(1000)
+    with pytest.raises(UserError, match="fits no mesh of four:4"):
+        search(experiment, on, devices, "gpt", "smoke", said.append)
