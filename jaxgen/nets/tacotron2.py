@@ -239,7 +239,8 @@ class Tacotron2Net(nn.Module):
 
     def products(self, m: Memory) -> Products | None:
         """None where they are no fewer numbers than the kernels: for several texts, and a long one."""
-        if m.memory.shape[0] > 1 or m.memory.shape[1] >= self.encoder:
+        alone = isinstance(m.memory.shape[0], int) and m.memory.shape[0] == 1  # not known in an export
+        if not alone or m.memory.shape[1] >= self.encoder:
             return None
         found = []
         for cell in (self.attention_lstm, self.decoder_lstm):
