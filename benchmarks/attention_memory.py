@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxgen.cli import parse
 from jaxgen.ops.attention import attention
 from jaxgen.ops.attention_blocks import Seen, whole
-from jaxgen.planning.machines import compiler_options, machine
+from jaxgen.planning.machines import compiler_options, machine, quiet
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ COLUMNS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
+    quiet()
     options = parse.parse(Options, Options(), sys.argv[1:] if args is None else args, "attention_memory.py", __doc__)
     out = options.out or common.RESULTS / "attention-memory.json"
     rows = common.rows(out, "temporaries of attention", COLUMNS, options)
