@@ -120,6 +120,11 @@ class Experiment:
         return replace(model, trainable="|".join(filter(None, (TRAINED, self.trainable))))
 
     @property
+    def can_remat(self) -> bool:
+        """Whether the model has a network that can recompute its activations."""
+        return with_field(self.model, "remat", True) != with_field(self.model, "remat", False)
+
+    @property
     def parts(self) -> int:
         """The number of groups of neighbours that a batch is cut into for a gradient in parts."""
         accumulate = getattr(self.model, "accumulate", 1)
@@ -149,7 +154,7 @@ class Experiment:
                 f"model.bits is {bits}, codec.bits {given}: likelihoods would be of other data; set both "
                 "alike, and model.bits to 0 for data that is continuous"
             )
-        if self.remat and self.compute_model == with_field(self.compute_model, "remat", False):
+        if self.remat and not self.can_remat:
             raise UserError(f"{type(self.model).__name__} has no network that can recompute: leave --remat out")
         with self._building():
             arguments = self.step_arguments(raw, codec)

@@ -2,18 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from jaxgen.cli.train import Flags, flags_of, module_doc, preset_of, script_file
 from jaxgen.core.configuration import check_fields
 from jaxgen.core.ranges import OptionalCount
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.runtime.files import write_text
+from jaxgen.runtime.files import check_output, write_text
 from jaxgen.runtime.reading import user_path
-
-if TYPE_CHECKING:
-    from jaxgen.planning.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -44,23 +40,20 @@ def command(args: list[str]) -> None:
     check_fields(options)
 
     from jaxgen.planning.machines import machine, quiet
-
-    on = machine(options.on)
-    quiet()
-    found = _planned(experiment, options, on, file.stem, name)
-    print("\n".join(found.lines()))
-    if options.out:
-        write_text(user_path(options.out), json.dumps(found.to_json(), indent=2) + "\n")
-
-
-def _planned(experiment: Any, options: PlanOptions, on: Any, script: str, preset: str) -> "Plan":
-    from jaxgen.planning.plan import plan
+    from jaxgen.planning.plan import plan, with_sampler
     from jaxgen.planning.search import search
 
+    on, out = machine(options.on), user_path(options.out) if options.out else None
+    if out:
+        check_output(out, folder=False)
+    quiet()
     devices = on.devices()
     if options.search:
-        best = search(experiment, on, devices, script, preset, lambda line: print(f"  {line}", flush=True))
-        experiment = best.experiment
-        if not options.samples:
-            return best
-    return plan(experiment, on, devices, script, preset, options.samples)
+        found = search(experiment, on, devices, file.stem, name, lambda line: print(f"  {line}", flush=True))
+    else:
+        found = plan(experiment, on, devices, file.stem, name)
+    if options.samples:
+        found = with_sampler(found, devices, options.samples)
+    print("\n".join(found.lines()))
+    if out:
+        write_text(out, json.dumps(found.to_json(), indent=2) + "\n")

@@ -14,8 +14,8 @@ from jaxgen.nets.dense import dot_transposed
 from jaxgen.nets.transformer import KeysValues, Transformer
 
 CHUNK, LOGITS = 128, 1 << 22
-"""Positions whose logits are computed together, and logits of an example from which on they are: a step of GPT-2 takes
-a third of the memory for a tenth more arithmetic."""
+"""Positions whose logits are computed together, and logits of an example from which on they are: for a tenth more
+arithmetic a step of GPT-2 does not hold those of all, which are 2.3 GiB for 12 windows of 1,024."""
 
 
 def check_sizes(vocab: int, window: int) -> None:

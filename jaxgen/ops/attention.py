@@ -38,9 +38,8 @@ def attention(
     if mask is None and dropout is None and _takes_cudnn(q):
         ways["cuda"] = functools.partial(jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn")
     if fewest >= FEW:
-        ways["cpu"] = plain
-    if fewest >= FEW_ON_CPU:
-        ways["cpu"] = functools.partial(in_blocks_by_head, seen=seen, dropout=dropout)
+        by_head = functools.partial(in_blocks_by_head, seen=seen, dropout=dropout)
+        ways["cpu"] = by_head if fewest >= FEW_ON_CPU else plain
     if ways:
         return jax.lax.platform_dependent(q, k, v, **ways, default=default)
     return plain(q, k, v)

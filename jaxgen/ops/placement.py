@@ -89,6 +89,5 @@ def _whole_jvp(where: P, primals: tuple[jax.Array], tangents: tuple[jax.Array]) 
     return _whole(primals[0], where), jax.lax.with_sharding_constraint(tangents[0], where)
 
 
-def keeps_all_but_gathered(*args: Any, **kwargs: Any) -> Any:
-    """A policy of `jax.checkpoint`: kernels are gathered again for the backward pass, all else is kept."""
-    return jax.checkpoint_policies.save_anything_except_these_names(GATHERED)(*args, **kwargs)
+keeps_all_but_gathered = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+"""A policy of `jax.checkpoint`: kernels are gathered again for the backward pass, all else is kept."""

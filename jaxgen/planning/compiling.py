@@ -4,6 +4,7 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ class Target:
         layout = Layout.make(experiment.mesh, experiment.batch_size, experiment.parts, devices)
         return cls(experiment, machine, devices, layout, batch, codec, tuple(notes))
 
-    @property
+    @cached_property
     def state(self) -> PyTree:
         """Shapes of the train state, where its arrays lie."""
         model = self.experiment.compute_model

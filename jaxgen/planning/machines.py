@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,16 +48,20 @@ class Chip:
     bandwidth: float
     link: float
     cores: Cores | None = None
-    grid: tuple[int, ...] = ()
-    """Of TPUs: the axes of the largest slice."""
+    slices: tuple[tuple[int, ...], ...] = ()
+    """Of TPUs: the axes of each slice that is sold, from the smallest on."""
 
 
 def _gpu(memory: float, bf16: float, bandwidth: float, link: float, cores: Cores) -> Chip:
     return Chip("cuda", int(memory * GIB), bf16 * 1e12, bf16 * 0.5e12, bandwidth * 1e9, link * 1e9, cores)
 
 
-def _tpu(memory: float, bf16: float, bandwidth: float, link: float, grid: tuple[int, ...]) -> Chip:
-    return Chip("tpu", int(memory * GIB), bf16 * 1e12, bf16 * 1e12, bandwidth * 1e9, link * 1e9, None, grid)
+def _tpu(memory: float, bf16: float, bandwidth: float, link: float, slices: tuple[tuple[int, ...], ...]) -> Chip:
+    return Chip("tpu", int(memory * GIB), bf16 * 1e12, bf16 * 1e12, bandwidth * 1e9, link * 1e9, None, slices)
+
+
+PLANES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+CUBES = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8))
 
 
 # Memory and cores as OpenXLA describes them, rates of dense products as NVIDIA's and Google's data sheets have them.
@@ -80,12 +83,10 @@ CHIPS = {
     "rtx4090": _gpu(
         23.6, 165, 1008, 32, Cores("NVIDIA GeForce RTX 4090", (8, 9), 128, 128, 2.52, 75_497_472, 102_400, 1536)
     ),
-    "v5e": _tpu(15.75, 197, 819, 200, (16, 16)),
-    "v5p": _tpu(95.0, 459, 2765, 600, (4, 8, 8)),
-    "v6e": _tpu(31.25, 918, 1640, 400, (16, 16)),
+    "v5e": _tpu(15.75, 197, 819, 200, PLANES),
+    "v5p": _tpu(95.0, 459, 2765, 600, CUBES),
+    "v6e": _tpu(31.25, 918, 1640, 400, PLANES),
 }  # fmt: skip
-SLICES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-CUBES = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8))
 
 
 @dataclass(frozen=True)
@@ -161,22 +162,18 @@ def machine(text: str) -> Machine:
                 f"{name}:{near}"
             )
         return Machine(name, (count,))
-    known: Sequence[tuple[int, ...]] = SLICES if len(chip.grid) == 2 else CUBES
     if len(sizes) == 1:  # v5e:16 is the slice of so many
-        known_sizes = [s for s in known if math.prod(s) == sizes[0]]
-        sizes = known_sizes[0] if known_sizes else sizes
-    if sizes not in known:
-        near = min(known, key=lambda s: abs(math.log(math.prod(s) / math.prod(sizes))))
+        sizes = next((s for s in chip.slices if math.prod(s) == sizes[0]), sizes)
+    if sizes not in chip.slices:
+        near = min(chip.slices, key=lambda s: abs(math.log(math.prod(s) / math.prod(sizes))))
         raise UserError(f"{text} is no slice of {name}: the nearest is {Machine(name, near)}")
     return Machine(name, sizes)
 
 
 def larger(than: Machine, needed: int) -> Machine | None:
     """The smallest machine of the same chips that has `needed` bytes in all; None where none is sold."""
-    grids: Sequence[tuple[int, ...]] = ((1,), (2,), (4,), (8,), *((n,) for n in range(16, MOST + 1, HOST_GPUS)))
-    if than.chip.platform == "tpu":
-        grids = SLICES if len(than.chip.grid) == 2 else CUBES
-    found = (Machine(than.name, grid) for grid in grids)
+    counts = ((1,), (2,), (4,), (8,), *((n,) for n in range(16, MOST + 1, HOST_GPUS)))
+    found = (Machine(than.name, shape) for shape in than.chip.slices or counts)
     return next((one for one in found if one.count * than.chip.memory >= needed), None)
 
 

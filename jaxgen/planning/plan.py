@@ -48,6 +48,11 @@ class Part:
     times: int
     fits: bool
 
+    @property
+    def turns(self) -> int:
+        """How often the call does what its bound is of: a step, or all samples at once."""
+        return _turns(self.name, self.times)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,7 +64,12 @@ class Plan:
     machine: Machine
     state: dict[str, int]
     parts: tuple[Part, ...]
-    notes: tuple[str, ...]
+    stand_ins: tuple[str, ...]
+    """What was taken for data or runs that are not here, a line each."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.stand_ins, *_notes(self.parts, self.state, self.machine))
 
     @property
     def fits(self) -> bool:
@@ -98,7 +108,7 @@ class Plan:
                     f"the peak of {self.machine.peak(experiment.precision) / 1e12:.0f} T operations/s"
                 )
             for e in part.program.traffic.exchanges if part.program.traffic else ():
-                count, sent = (n / (part.times if part.name == "train" else 1) for n in (e.count, e.sent))
+                count, sent = e.count / part.turns, e.sent / part.turns
                 yield f"    {e.kind} among {e.group}: {count:g} times, {sent / 1e6:.3g} MB sent"
         for note in self.notes:
             yield f"  {note}"
@@ -117,24 +127,26 @@ def _part(part: Part) -> dict[str, Any]:
     return found
 
 
-def plan(
-    experiment: Experiment, machine: Machine, devices: list[Any], script: str = "", preset: str = "", samples: int = 0
-) -> Plan:
-    """The plan of a training call and, with `samples`, of a call that draws so many.
+def plan(experiment: Experiment, machine: Machine, devices: list[Any], script: str = "", preset: str = "") -> Plan:
+    """The plan of a training call.
 
     devices: `machine.devices()`. Raises UserError for a mesh or settings that do not go together.
     """
     experiment = on_all(experiment, machine)
     target = Target.of(experiment, machine, devices)
     check_state(target)
-    programs = [("train", target.train_steps(), experiment.steps_per_call)]
-    if samples:
-        programs.append(("sample", target.sample(samples), samples))
-    parts = tuple(_planned(name, program, times, experiment, machine) for name, program, times in programs)
+    train = _planned("train", target.train_steps(), experiment.steps_per_call, experiment, machine)
     state = target.state
     sizes = {"parameters": state.params, "averages": state.ema, "optimizer": state.opt_state, "rest": state.extra}
     own = {name: bytes_of(tree) for name, tree in sizes.items() if jax.tree.leaves(tree)}
-    return Plan(script, preset, experiment, machine, own, parts, target.notes + tuple(_notes(parts, own, machine)))
+    return Plan(script, preset, experiment, machine, own, (train,), target.notes)
+
+
+def with_sampler(found: Plan, devices: list[Any], samples: int) -> Plan:
+    """The plan with one of a call that draws so many samples."""
+    program = Target.of(found.experiment, found.machine, devices).sample(samples)
+    part = _planned("sample", program, samples, found.experiment, found.machine)
+    return replace(found, parts=(*found.parts, part))
 
 
 def on_all(experiment: Experiment, machine: Machine) -> Experiment:
@@ -175,11 +187,15 @@ def text(mesh: dict[str, int]) -> str:
     return ",".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1)
 
 
+def _turns(name: str, times: int) -> int:
+    return times if name == "train" else 1
+
+
 def _planned(name: str, program: Program, times: int, experiment: Experiment, machine: Machine) -> Part:
     fits = program.memory.needed <= ROOM * machine.chip.memory
     if program.traffic is None:
         return Part(name, program, None, times, False)
-    turns = times if name == "train" else 1
+    turns = _turns(name, times)
     links = math.fsum(e.sent / machine.link(e.group) for e in program.traffic.exchanges)
     bound = Bound(
         program.operations / machine.count / machine.peak(experiment.precision) / turns,

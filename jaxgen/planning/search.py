@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from jaxgen.core.mesh import parse
-from jaxgen.core.model import with_field
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.planning.compiling import Target, bytes_of
@@ -27,60 +26,51 @@ def search(
     over all of them are not enough. Raises UserError if nothing fits.
     """
     tried: list[str] = []
+
+    def note(line: str) -> None:
+        tried.append(line)
+        say(line)
+
     for tensor in (1, *(n for n in (2, 4, MOST_TENSOR) if machine.count % n == 0)):
         shapes = [mesh for mesh in meshes(machine.count) if mesh["tensor"] == tensor]
         for remat in (False, True):
-            if remat and not _can_remat(experiment):
+            if remat and (experiment.remat or not experiment.can_remat):
                 continue
-            found = []
-            for mesh in shapes:
-                chosen = replace(experiment, mesh=text(mesh), remat=remat or experiment.remat)
-                found += _in_parts(chosen, machine, devices, script, preset, lambda line: _note(line, tried, say))
-            if found:
-                return min(found, key=_seconds)
+            chosen = (replace(experiment, mesh=text(mesh), remat=remat or experiment.remat) for mesh in shapes)
+            found = [_in_parts(one, machine, devices, script, preset, note) for one in chosen]
+            if fitting := [one for one in found if one]:
+                return min(fitting, key=_seconds)
     raise UserError(
         f"{script} {preset} fits no mesh of {machine}" + (f" ({tried[-1]})" if tried else "") + ": choose a larger "
         "machine, or a smaller --batch-size"
     )
 
 
-def _note(line: str, tried: list[str], say: Callable[[str], None]) -> None:
-    tried.append(line)
-    say(line)
-
-
-def _can_remat(experiment: Experiment) -> bool:
-    model = experiment.compute_model
-    return not experiment.remat and with_field(model, "remat", True) != model
-
-
 def _in_parts(
     experiment: Experiment, machine: Machine, devices: list[Any], script: str, preset: str, say: Callable[[str], None]
-) -> list[Plan]:
-    """The plan with the fewest parts of a batch that fits, if any does."""
+) -> Plan | None:
+    """The plan with the fewest parts of a batch that fits; None if none does."""
     model: Any = experiment.model
     parts, room = _parts(experiment), ROOM * machine.chip.memory
     while parts:
-        chosen = (
-            replace(experiment, model=replace(model, accumulate=parts[0]))
-            if hasattr(model, "accumulate")
-            else experiment
-        )
+        chosen = experiment
+        if hasattr(model, "accumulate"):
+            chosen = replace(experiment, model=replace(model, accumulate=parts[0]))
         state = bytes_of(Target.of(chosen, machine, devices).state)
         if state > room:
             say(f"{_name(chosen)}: the state alone takes {state / GIB:.1f} GiB a device")
-            return []
+            return None
         found = plan(chosen, machine, devices, script, preset)
         memory = found.parts[0].program.memory
         if found.fits:
             least = f"{_seconds(found) * 1e3:.3g} ms a step at best"
             say(f"{_name(chosen)}: {memory.needed / GIB:.1f} GiB a device, {least}")
-            return [found]
+            return found
         say(f"{_name(chosen)}: {memory.needed / GIB:.1f} GiB a device, does not fit")
         # Temporaries shrink with a part at most: fewer parts than this cannot fit.
         enough = parts[0] * (memory.needed - state) / max(1.0, room - state)
         parts = [n for n in parts[1:] if n >= enough]
-    return []
+    return None
 
 
 def _parts(experiment: Experiment) -> list[int]:

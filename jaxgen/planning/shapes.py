@@ -20,7 +20,7 @@ from jaxgen.data import (
     Text,
     Tones,
     Toy2D,
-)  # fmt: skip
+)
 from jaxgen.data.rays import PosedViews
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
@@ -40,17 +40,15 @@ def raw_batch(experiment: Experiment) -> tuple[Shapes, Codec, list[str]]:
 
     Raises UserError for data whose shapes its settings do not tell.
     """
-    data, model, notes = experiment.data, experiment.model, []
-    codec: Codec = experiment.codec
-    if isinstance(codec, Pretrained):
-        try:
-            codec = codec.load()
-        except UserError:
-            notes.append(f"the first stage {experiment.codec.run} is not here: its codes are taken as the data")  # pyright: ignore[reportAttributeAccessIssue]
-            codec = Identity()
-    else:
+    codec, notes, here = experiment.codec, [], True
+    try:
         codec = codec.load()
-    found = _examples(data, experiment, model, not isinstance(codec, Identity) or codec is experiment.codec)
+    except UserError:
+        if not isinstance(codec, Pretrained):
+            raise
+        notes.append(f"the first stage {codec.run} is not here: its codes are taken as the data")
+        codec, here = Identity(), False
+    found = _examples(experiment.data, experiment, experiment.model, here)
     return {name: _many(spec, experiment.batch_size) for name, spec in found.items()}, codec, notes
 
 

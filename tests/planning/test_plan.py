@@ -195,6 +195,7 @@ def test_a_preset_is_planned(on, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["vae", "smoke", "--out", "/dev/null/plan.json"], "cannot write to"),
         (["gpt"], "a script and a preset are expected"),
         (["gpt", "gtp2"], "did you mean gpt2"),
         (["gpt", "gpt2", "--on", "tpu"], "machine 'tpu' is unknown"),
