@@ -12,7 +12,10 @@ import json
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
+
+from jaxgen.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "plans.json"
 
@@ -80,17 +83,19 @@ def main(wanted: list[str]) -> None:
     named = {name for name in ROWS if any(word in name for word in wanted)}
     for name in sorted(named if wanted else ROWS.keys() - found.keys()):
         print(name, flush=True)
-        row = planned(name)
-        if row is None:
-            continue
-        found = {**(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), name: row}
-        RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+        row = planned(*name.split()[:2], *ROWS[name])
+        if row is not None:
+            keep(RESULTS, name, row)
 
 
-def planned(name: str) -> dict | None:
-    """The plan of one row, None if the command refuses it."""
-    script, preset, *_ = name.split()
-    machine, *flags = ROWS[name]
+def keep(file: Path, name: str, row: dict) -> None:
+    """Writes one row beside those that the file has by now."""
+    found = {**(json.loads(file.read_text()) if file.exists() else {}), name: row}
+    file.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+
+
+def planned(script: str, preset: str, machine: str, *flags: str) -> dict | None:
+    """The plan of one row, with when and of which commit it was made; None if the command refuses it."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "jaxgen", "plan", script, preset, "--on", machine, *flags, "--out", str(out)]
@@ -98,7 +103,8 @@ def planned(name: str) -> dict | None:
         if done.returncode:
             print("  " + done.stderr.strip().splitlines()[-1], flush=True)
             return None
-        return {**json.loads(out.read_text()), "flags": flags}
+        taken = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "git": environment()["git"]}
+        return {**json.loads(out.read_text()), "flags": flags, "taken": taken}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the 
 `±` prints a mean and its error, `100.73 ± 0.26`, of an object with `mean` and `stderr` or `ci95`.
 
 `{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py, and
-`{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote.
+`{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote, `{{ scaling FILE }}` of plan_scaling.py's,
+`{{ speed FILE }}` of cpu.py's.
 """
 
 import argparse
@@ -120,8 +121,9 @@ def figure(spec: str) -> str:
         if not numbers:
             raise FigureError(f"docs/templates/best.toml has no entry for {spec!r}")
         return "; ".join(f"`{preset}`: {text}" for preset, text in numbers.items())
-    if spec.startswith("plans "):
-        return plans_table(load(spec.removeprefix("plans ").strip()))
+    kind, _, file = spec.partition(" ")
+    if kind in TABLES:
+        return TABLES[kind](load(file.strip()))
     name, colon, rest = spec.partition(":")
     if not colon:
         raise FigureError(f"{spec!r} is not FILE: PATH as STEPS")
@@ -153,6 +155,39 @@ def plans_table(plans: dict[str, Any]) -> str:
             f"{'yes' if train['fits'] else 'no'} | {used} | {least} | {train['compile_seconds']:.0f} s |"
         )
     return "\n".join(rows)
+
+
+def scaling_table(plans: dict[str, Any]) -> str:
+    """A Markdown table of weak scaling, a row for each number of devices; growth is that against the first row of a
+    name."""
+    rows = ["| what | machine | mesh | batch | GiB a device | a step at best | a device sends | of arrays |",
+            "|---|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    first: dict[str, dict[str, Any]] = {}
+    for name, row in sorted(plans.items(), key=lambda item: (item[0].rpartition(",")[0], item[1]["batch_size"])):
+        base = first.setdefault(name.rpartition(",")[0], row)
+        sent, arrays = (
+            f"{row[of] / 1e9:.2f} GB" + (f" ({row[of] / base[of] - 1:+.1%})" if row is not base else "")
+            for of in ("sent_of_a_step", "arrays_of_a_step")
+        )
+        step = f"{row['bound']['seconds'] * 1e3:.3g} ms" if row["bound"] else ""
+        rows.append(
+            f"| {name.rpartition(',')[0]} | {row['machine']} | {row['mesh']} | {row['batch_size']:,} | "
+            f"{row['memory'] / 2**30:.1f} | {step} | {sent} | {arrays} |"
+        )
+    return "\n".join(rows)
+
+
+def speed_table(found: dict[str, Any]) -> str:
+    """A Markdown table of ratios to PyTorch, with their geometric means."""
+    rows = ["| what | PyTorch as it is | by torch.compile |", "|---|---:|---:|"]
+    means = {"case": "geometric mean", **found["geometric_means"]}
+    for row in (*found["results"], means):
+        ratios = (f"{row[of]:.2f}" if row[of] else "" for of in ("peer_ratio", "compiled_ratio"))
+        rows.append("| " + " | ".join((row["case"], *ratios)) + " |")
+    return "\n".join(rows)
+
+
+TABLES = {"plans": plans_table, "scaling": scaling_table, "speed": speed_table}
 
 
 def fill(text: str) -> str:

@@ -48,14 +48,15 @@ SHORT = (
 )  # fmt: skip
 # Many compilations each, of what the loop does for all models alike: quick tests of a model of each kind of state.
 LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
+LATE = ("test_an_exported_sampler", "test_a_run_loads")
 SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
     "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior",
 }  # fmt: skip
-# Optimised programs that take long to compile, whose parts others have: convolutions, attention, critics, codebooks.
-PRODUCTION, COVERED = "test_production_equals", {
-    "autoencoder_kl", "edm", "hifigan", "stylegan", "vit_vqgan", "vit_vqgan_prior",
-}  # fmt: skip
+# Optimised programs take long to compile: one of each kind of network and of loop is quick.
+PRODUCTION, COMPILED = "test_production_equals", {"beta_vae", "vqvae", "cgan", "glow", "gpt", "ddpm", "mipnerf"}
+# Others have their parts, and their models have tests of their own: convolutions, attention, critics, codebooks.
+COVERED = {"autoencoder_kl", "edm", "hifigan", "stylegan", "vit_vqgan"}
 
 
 @functools.cache
@@ -78,7 +79,10 @@ def pytest_collection_modifyitems(items):
         script = given.get("smoke") or given.get("script") or ""
         repeats = script and not item.name.startswith(SHORT) and script not in first_of_their_code()
         spared = script in SPARED and item.name.startswith(LONG)
-        if repeats or spared or (script in COVERED and item.name.startswith(PRODUCTION)):
+        covered = script in COVERED and not item.name.startswith(SHORT)
+        late = script in SPARED - {"gpt", "ddpm"} and item.name.startswith(LATE)
+        uncompiled = item.name.startswith(PRODUCTION) and script not in COMPILED
+        if repeats or spared or covered or late or uncompiled:
             item.add_marker(pytest.mark.slow)
         group = f"{item.path.name} {script}" if item.path.name in BY_SCRIPT else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))

@@ -1,7 +1,7 @@
 """What users run, for `test_production.py`: a process with the compiler's flags as `import jaxgen` chooses them.
 
     python production.py FOLDER    # FOLDER holds experiment.json and given.npz; leaves found.npz
-    python production.py FAULT     # a program of benchmarks/faults.py by name
+    python production.py faults    # the programs of benchmarks/faults.py
 
 A process of its own, as the flags hold for all that a process compiles.
 """
@@ -71,8 +71,9 @@ if __name__ == "__main__":
     what, *how = sys.argv[1:]
     if "script" in how:  # as an experiment script starts; otherwise nothing but the import
         devices.start_jax("cpu", compilation_cache=False)
-    if what in FAULTS:
-        print(f"{FAULTS[what]()} wrong")
+    if what == "faults":
+        for name, fault in FAULTS.items():
+            print(f"{name}: {fault()} wrong", flush=True)
     else:
         devices.start_jax("cpu")
         compare(Path(what))

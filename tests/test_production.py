@@ -28,11 +28,10 @@ def run(*args: str, program: str = "production.py", flags: str | None = FLAGS) -
 
 
 @pytest.mark.parametrize("how", ["import", "script"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_compilers_public_faults_are_right(fault, how):
-    """After a bare `import jaxgen`, and as an experiment script starts."""
-    done = run(fault, how)
-    assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr[-2000:]
+def test_the_compilers_public_faults_are_right(how):
+    """After a bare `import jaxgen`, and as an experiment script starts. Some of them would end the process."""
+    done = run("faults", how)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"{name}: 0 wrong" for name in FAULTS]), done.stderr
 
 
 def test_production_equals_the_unoptimised_program(smoke, tmp_path):

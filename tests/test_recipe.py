@@ -143,6 +143,7 @@ def test_the_command_line(folder):
     assert "data:image/png" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_contract(folder):
     experiments = str(folder / "experiments")
     said = run(folder, *PYTEST, "tests/test_contract.py", JAXGEN_EXPERIMENTS=experiments)
@@ -151,6 +152,7 @@ def test_the_contract(folder):
 
 
 @pytest.mark.parametrize("benchmark", [pytest.param("train", marks=pytest.mark.slow), "sample"])
+@pytest.mark.slow
 def test_the_benchmarks(folder, benchmark, tmp_path):
     out = tmp_path / "result.json"
     run(

@@ -122,8 +122,8 @@ class Machine:
             topology = f"1x{hosts}x{self.count // hosts}"
             described = {"topology_name": "", "target_config": target_config(chip), "topology": topology}
         jax.devices()  # of the CPU, whose compiler reads its flags now: libtpu ends the process at those
-        flags = os.environ.get("XLA_FLAGS", "").split()
-        os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith("--xla_cpu"))
+        before = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = " ".join(flag for flag in before.split() if not flag.startswith("--xla_cpu"))
         try:
             found = topologies.get_topology_desc(platform=chip.platform, **described).devices
         except (RuntimeError, NotImplementedError, ValueError, AssertionError, KeyError) as error:
@@ -131,6 +131,8 @@ class Machine:
             raise UserError(
                 f"nothing here compiles for {self} ({str(error).splitlines()[0][:120]}): pip install 'jaxgen[{extra}]'"
             ) from error
+        finally:
+            os.environ["XLA_FLAGS"] = before  # of processes that this one starts
         return list(found)
 
     def peak(self, precision: str) -> float:

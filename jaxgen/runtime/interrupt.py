@@ -18,6 +18,8 @@ from typing import Any, Self
 from jaxgen.runtime.files import remove_partials
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TIME_IS_UP = 1
+"""Less than the number of any of SIGNALS."""
 
 
 class Answered:
@@ -113,10 +115,19 @@ class Interrupt(Answered):
         os.write(2, f"\n{self.signal.name}: saving at the end of this call; Ctrl-C again leaves at once\n".encode())
 
     @property
+    def code(self) -> int:
+        """The number of the signal, TIME_IS_UP, or 0 to go on."""
+        if self.signal is not None:
+            return self.signal
+        return TIME_IS_UP if self.deadline is not None and time.monotonic() > self.deadline else 0
+
+    @property
     def reason(self) -> str | None:
         """Why to stop now, or None."""
-        if self.signal is not None:
-            return self.signal.name
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            return f"--max-hours {self.max_hours:g}"
-        return None
+        return self.named(self.code)
+
+    def named(self, code: int) -> str | None:
+        """What such a code of this or another process says, None for 0."""
+        if code > TIME_IS_UP:
+            return signal.Signals(code).name
+        return f"--max-hours {self.max_hours:g}" if code else None

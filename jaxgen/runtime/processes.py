@@ -40,7 +40,7 @@ def any_process(flag: bool) -> bool:
 
 
 class Poll:
-    """Whether a flag is set in any process, without waiting: each question is answered when the next one is asked.
+    """The highest of all processes' numbers, without waiting: each question is answered when the next one is asked.
 
     Every process is to ask at the same points, and all get the same answers.
     """
@@ -50,15 +50,16 @@ class Poll:
         if jax.process_count() > 1:
             mesh = jax.make_mesh((len(jax.devices()),), ("all",), axis_types=(AxisType.Auto,))
             self._each = NamedSharding(mesh, P("all"))
-            self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
+            self._most = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
-    def ask(self, flag: bool) -> bool:
-        """The answer to the question before, False to none; of a single process `flag` itself."""
+    def ask(self, number: int) -> int:
+        """The answer to the question before, 0 to none; of a single process `number` itself."""
         if jax.process_count() == 1:
-            return flag
+            return number
         before, count = self._asked, len(jax.devices())
-        self._asked = self._any(jax.make_array_from_callback((count,), self._each, lambda _: np.array([flag])))
-        return before is not None and bool(np.asarray(before))
+        mine = np.array([number], np.int32)
+        self._asked = self._most(jax.make_array_from_callback((count,), self._each, lambda _: mine))
+        return 0 if before is None else int(np.asarray(before))
 
 
 def in_each(work: Callable[[], T]) -> T:

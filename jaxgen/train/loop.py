@@ -154,8 +154,7 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
             log.add(metrics)
             # Counted here: reading state.step would wait for the call just queued.
             step = log.queued
-            reason = session.interrupt.reason
-            reason = (reason or "another process") if poll.ask(reason is not None) else None
+            reason = session.interrupt.named(poll.ask(session.interrupt.code))  # all stop for what one was told
             if step % experiment.save_every == 0 or step == stop or reason:
                 log.flush()
                 due = step % experiment.save_every == 0 or step == stop

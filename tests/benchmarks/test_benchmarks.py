@@ -100,6 +100,7 @@ def test_a_compiled_peer_is_timed_beside(tmp_path, monkeypatch):
     assert train.common.tried("case", "side", sides, lambda: broken) == "RuntimeError: of the compiler" and not sides
 
 
+@pytest.mark.slow
 def test_batches_cut_among_devices(tmp_path):
     train.main(["vae", "--calls", "1", "--devices", "2", "--out", str(tmp_path / "train.json")])
     sample.main(["vae", "--calls", "1", "--devices", "2", "--num", "4", "--out", str(tmp_path / "sample.json")])
@@ -140,6 +141,7 @@ def test_flops_of_convolutions(stride, pad, lhs_dilation, rhs_dilation):
     assert flops(run, x, kernel) == 2 * float(jnp.sum(run(x, kernel)))
 
 
+@pytest.mark.slow
 def test_pixelcnn_sampling(tmp_path):
     out = tmp_path / "pixelcnn.json"
     pixelcnn_sampling.main(["pixelcnn", "--preset", "smoke", "--num", "2", "--out", str(out)])
@@ -152,6 +154,7 @@ def test_pixelcnn_sampling(tmp_path):
         pixelcnn_sampling.main(["vae", "--preset", "smoke"])
 
 
+@pytest.mark.slow
 def test_compression(tmp_path):
     """Of a conditional model of two levels, whose file is as long as it says."""
     loop.train(presets(EXPERIMENTS["pixelcnn"])["smoke"], tmp_path / "run")

@@ -77,6 +77,7 @@ def test_a_pipeline_draws_our_samples(pipelines, monkeypatch, schedule, sampler)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.slow
 def test_pipelines_are_timed_beside(pipelines, tmp_path):
     out = tmp_path / "out.json"
     pipelines.main(["smoke", "--num", "4", "--ddim-steps", "5", "--rounds", "1", "--devices", "2", "--out", str(out)])

@@ -108,7 +108,7 @@ def compare(experiment):
 
 def quick(name):
     """A loss model with noise and averages, a GAN with two critic steps, one with lazy penalties and path lengths."""
-    return name in ("vae", "ddpm", "gan", "stylegan2")
+    return name in ("vae", "gan", "stylegan2")
 
 
 @pytest.mark.parametrize("smoke", [

@@ -83,6 +83,7 @@ def test_a_picture_of_another_size_is_refused(run, tmp_path):
         sample(run, "--image", str(tmp_path / "wide.png"))
 
 
+@pytest.mark.slow
 def test_rows_between_styles_end_at_samples(style_run):
     quiet = "--run.model.sampler.no-noise"
     plain = sample(style_run, "--num", "4", quiet).astype(int)

@@ -47,6 +47,7 @@ def test_prompts_have_weights(tmp_path):
         read_prompts(file)
 
 
+@pytest.mark.slow
 def test_a_run_guides_as_the_command_does(runs, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("smiling face\nred heart | blue:-0.5\n")

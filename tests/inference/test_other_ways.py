@@ -52,6 +52,7 @@ def test_a_draft_writes_what_its_model_would(text_run):
         written(text_run, "--draft", str(text_run), "--beams", "2")
 
 
+@pytest.mark.slow
 def test_a_guide_moves_samples_away_from_its_own(diffusion_run):
     flags = ["--num", "4", "--run.model.guidance.scale", "3", "--guide-step", "10"]
     commands.call(["sample", str(diffusion_run), "--guide", str(diffusion_run), *flags])

@@ -44,6 +44,7 @@ def test_what_has_no_classes_stays_a_list():
     assert in_rows(points, jnp.arange(6) // 3) is points
 
 
+@pytest.mark.slow
 def test_modes_are_counted_at_each_picture(tmp_path):
     """As the plain GAN's samples leave most of them out."""
     toy = presets(EXPERIMENTS["gan"])["toy"]

@@ -35,7 +35,7 @@ def moments(state):
     return jax.jit(TINY.moments)(state.params["gen"], X)
 
 
-@pytest.mark.parametrize("distance", ["l1", "l2"])
+@pytest.mark.parametrize("distance", ["l1", pytest.param("l2", marks=pytest.mark.slow)])
 def test_the_loss_is_its_terms(state, distance):
     """KL per value of x, of two latents for 16 x 3 values; the game from its step on."""
     step = jax.jit(replace(TINY, gan_start=1, distance=distance).train_step)

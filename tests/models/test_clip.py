@@ -53,7 +53,9 @@ def test_losses_are_those_of_loops():
     assert abs(float(info_nce(jnp.asarray(logits[::-1]))) - float(info_nce(jnp.asarray(logits)))) > 0.1
 
 
-@pytest.mark.parametrize("experiment", [SMOKE, SIGMOID], ids=["infonce", "sigmoid"])
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(SMOKE, id="infonce"), pytest.param(SIGMOID, id="sigmoid", marks=pytest.mark.slow)]
+)
 def test_negatives_are_those_of_all_devices(experiment):
     """Losses of steps on a mesh, and the gradient of the first, are those of one device."""
     model = experiment.model

@@ -80,6 +80,7 @@ def test_every_parameter_of_adm_has_a_gradient():
         assert float(size.min()) > 1e-7, name
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory():
     """Parameter names, output and gradients are the same."""
     network = UNet(width=8, mults=(1,), blocks=1, attention=(8,), head_dim=8, dropout=0.3)

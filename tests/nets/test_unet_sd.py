@@ -62,6 +62,7 @@ def with_remat(params, y):
     return jax.jit(lambda: network.apply(params, X + 0.1, T, 3, context=CONTEXT, y=y))()
 
 
+@pytest.mark.slow
 def test_half_precision_is_near():
     params = params_of(SMALL, context=CONTEXT)
     full, half = (

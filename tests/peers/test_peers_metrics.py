@@ -82,6 +82,7 @@ def features(inception):
     return both_features(inception, pictures(BATCH, 32, 24, 1)), both_features(inception, pictures(BATCH, 32, 24, 2))
 
 
+@pytest.mark.slow
 def test_inception_features(features):
     for ours, theirs in features:
         for mine, other in zip(ours, theirs):

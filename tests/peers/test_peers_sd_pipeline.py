@@ -81,6 +81,7 @@ def test_images_are_theirs(name, theirs, run):
     assert np.abs(their_images(theirs, name, negative_prompt=None) - expected).max() > 0.03
 
 
+@pytest.mark.slow
 def test_images_of_another_size_are_theirs(theirs, run):
     expected = their_images(theirs, "ddim", (16, 24))
     np.testing.assert_allclose(our_images(our_trained(run, "ddim", size="16x24")), expected, atol=1e-3)

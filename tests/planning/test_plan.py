@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -214,9 +215,11 @@ def test_wrong_requests_are_one_line(args, words, monkeypatch):
 
 
 @pytest.mark.skipif(any(map(importlib.util.find_spec, EXTRAS.values())), reason="the compilers are here")
-def test_a_missing_compiler_says_what_to_install():
+def test_a_missing_compiler_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags := "--xla_cpu_enable_fast_math=false --xla_dump_to=")
     with pytest.raises(UserError, match=r"jaxgen\[plan-tpu\]"):
         machine("v5e:4x4").devices()
+    assert os.environ["XLA_FLAGS"] == flags  # processes started later are compiled as this one
 
 
 # --- compiled for the CPU, as if it were a machine ---

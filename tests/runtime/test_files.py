@@ -44,7 +44,7 @@ def sampler(folder: Path) -> None:
     exported = jax.export.export(jax.jit(lambda seed, index: jnp.zeros((4000,)) + seed + index))(
         jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.uint32)
     )
-    write_sampler(folder, exported, "samples " * 400, None)
+    write_sampler(folder, exported, "samples " * 200, None)
 
 
 OUTPUTS: dict[str, Callable[[Path], object]] = {

@@ -30,6 +30,7 @@ def test_other_images_have_the_datas_shape():
     assert ood.others((16, 16, 3), 5)["emoji"].shape == (5, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_benchmark(tmp_path):
     """Two runs of one data set, each by a score of its own."""
     runs = {}

@@ -87,6 +87,7 @@ def test_both_ends_of_a_step_share_their_noise(script):
     np.testing.assert_allclose(way(a, b, jnp.ones(3)), b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_takes_it_by_a_classifier(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
     for name in ("classifier", "gan"):

@@ -161,6 +161,7 @@ def test_distances_are_those_of_scipy(runs, clip):
     assert tuple(seen["mean"]) == clip.model.mean and tuple(seen["deviation"]) == clip.model.deviation
 
 
+@pytest.mark.slow
 def test_the_clip_score_is_that_of_numpy(runs, clip):
     """Of a class-conditional model: the names of the classes, in the CLIP's template."""
     cvae = restore(RunFolder(runs / "cvae"))

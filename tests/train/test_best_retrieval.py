@@ -17,6 +17,7 @@ from jaxgen.train.loop import train
 SMOKE = presets(EXPERIMENTS["clip"])["smoke"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_best_by_retrieval(tmp_path):
     train(replace(SMOKE, best="-test/image_to_text_r10", keep=1, save_every=5), tmp_path)
     found = read_metrics(tmp_path / "held_out.jsonl")

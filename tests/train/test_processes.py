@@ -1,4 +1,4 @@
-"""Runs of several processes: two on this machine, that meet over loopback."""
+"""Runs of several processes: two or eight on this machine, that meet over loopback."""
 
 import dataclasses
 import json
@@ -18,20 +18,20 @@ from jaxgen.report import read_metrics
 from jaxgen.runs.folder import RunFolder
 from jaxgen.train.loop import train
 
-VAE = presets(EXPERIMENTS["vae"])["smoke"]
+VAE, GPT = (presets(EXPERIMENTS[name])["smoke"] for name in ("vae", "gpt"))
 
 
-def start(folder, *flags, program=("experiments/vae.py",)):
-    """Two processes of two devices each."""
+def start(folder, *flags, program=("experiments/vae.py",), count=2):
+    """So many processes, which share the devices of a mesh."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, *program, "smoke", "--device", "cpu", "--out", str(folder), *flags]
-    command += ["--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id"]
+    command += ["--coordinator", f"localhost:{port}", "--num-processes", str(count), "--process-id"]
     quick = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]  # not the tests' own four
     environment = {**os.environ, "XLA_FLAGS": " ".join(quick)}
     pipes = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return [subprocess.Popen([*command, str(i)], cwd=ROOT, **pipes) for i in range(2)]
+    return [subprocess.Popen([*command, str(i)], cwd=ROOT, **pipes) for i in range(count)]
 
 
 def finish(processes, code=0):
@@ -55,6 +55,24 @@ def test_two_processes_train_and_one_goes_on_and_back(tmp_path):
     finish(start(tmp_path / "run", "--mesh", "fsdp=4"))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "straight"), rtol=1e-5)
     assert (tmp_path / "run" / "pictures" / "000000020" / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_eight_processes_train_and_two_or_one_go_on(tmp_path):
+    """Eight hosts of one device each hold an eighth of the parameters; a smaller pod goes on with what they saved."""
+
+    def go_on(mesh, steps, count):
+        every = (flag for name in ("save", "sample", "log") for flag in (f"--{name}-every", "5"))
+        flags = ("--mesh", mesh, "--steps", str(steps), *every)
+        return finish(start(tmp_path / "run", *flags, program=("experiments/gpt.py",), count=count))
+
+    train(GPT, tmp_path / "straight")
+    said = go_on("fsdp=8", 5, 8)
+    assert ["report" in words for words in said] == [True] + 7 * [False]
+    go_on("data=4,fsdp=2", 10, 8)
+    go_on("data=2", 15, 2)
+    train(GPT, tmp_path / "run")
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "straight"), rtol=1e-4)
 
 
 READS = """
@@ -109,7 +127,7 @@ def test_a_signal_to_one_process_stops_both_with_what_was_saved(tmp_path):
             break
     processes[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 143]
+    assert [process.returncode for process in processes] == [143, 143]
     assert all("the same command goes on" in words for words in said)
     (step,) = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert len(losses(tmp_path / "run")) == step
@@ -123,6 +141,7 @@ def test_a_refusal_ends_every_process(tmp_path):
     assert "another process" in said[1]
 
 
+@pytest.mark.slow
 def test_an_error_in_the_main_process_ends_every_process(tmp_path):
     """What it is to read first is a folder."""
     RunFolder(tmp_path / "run").create(VAE)

@@ -114,6 +114,7 @@ def vocoder(published) -> Trained:
     return Trained(experiment, experiment.codec, state.replace(params={**state.params, "gen": params}))
 
 
+@pytest.mark.slow
 def test_mels_of_speech_become_sound_at_its_place(vocoder):
     """A mel whose frame f is around sample f hop: half a hop less, and no influence of what it is padded with."""
     x = 0.3 * jnp.sin(jnp.arange(1000) / 5)
