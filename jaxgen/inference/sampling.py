@@ -40,6 +40,7 @@ def drawn(trained: Trained, seed: int, firsts: range, cond: Any = None) -> Itera
         # Past the end, conditions start over: those samples are cut off below.
         some = jax.tree.map(lambda c, first=first: np.take(c, range(first, first + batch), axis=0, mode="wrap"), cond)
         if layout is not None:
+            trained.model.check_cond(some)  # while its values are here: devices of other hosts will have most of them
             keys, some = layout.put((keys, some), layout.batch())
         yield whole(compiled.sample(trained.model, trained.state, keys, some, trained.codec))
 

@@ -33,8 +33,8 @@ def check_classes(num_classes: int, batch: Batch) -> None:
 
 
 def concrete(array: Any) -> bool:
-    """Whether the array has values: it is neither traced nor a mere shape."""
-    return not isinstance(array, Tracer | jax.ShapeDtypeStruct)
+    """Whether the array's values can be read: it is not traced, no mere shape, and not spread over processes."""
+    return not isinstance(array, Tracer | jax.ShapeDtypeStruct) and getattr(array, "is_fully_addressable", True)
 
 
 def outside(values: Any, size: int) -> int | None:
