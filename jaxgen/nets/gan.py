@@ -15,6 +15,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxgen.core.ranges import Decay, Fraction, Size, Sizes
 from jaxgen.nets.condition import concat_condition
 from jaxgen.nets.conv import halved
+from jaxgen.nets.norm import BatchNorm
 from jaxgen.ops.conv import conv, doubled_kernel, upconv
 from jaxgen.ops.spectral import iterate, spectral_norm, unit
 
@@ -86,9 +87,9 @@ class Conv2D(nn.Module):
         return h + self.param("bias", nn.initializers.zeros, (self.features,)).astype(h.dtype)[None, None, None]
 
 
-def batch_norm(train: bool, scale_init: Init = nn.initializers.ones, dtype: Any = None) -> nn.BatchNorm:
+def batch_norm(train: bool, scale_init: Init = nn.initializers.ones, dtype: Any = None) -> BatchNorm:
     """Batch normalization with PyTorch's epsilon and momentum."""
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, scale_init=scale_init, dtype=dtype)
+    return BatchNorm(not train, momentum=0.9, epsilon=1e-5, scale_init=scale_init, dtype=dtype)
 
 
 def dcgan_scale(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -12,10 +12,11 @@ from jaxgen.errors import UserError
 from jaxgen.models.vae import VAE
 from jaxgen.nets.conv import Conv, ConvDecoder, ConvEncoder, DoubleConv, UpConv, halved
 from jaxgen.nets.mlp import MLP
-from jaxgen.nets.norm import GroupNorm
+from jaxgen.nets.norm import BatchNorm, GroupNorm
 from jaxgen.nets.unet import UNet
 from jaxgen.ops.attention import attention
 from jaxgen.ops.conv import DIMS, NARROW, conv, upconv
+from jaxgen.ops.sums import channel_sums
 
 RNG = np.random.default_rng(0)
 
@@ -73,6 +74,41 @@ def test_group_norm_refuses_groups_that_do_not_divide():
         GroupNorm(8).init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)))
 
 
+@pytest.mark.parametrize("in_use", [False, True])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 8), (16, 8), (4, 3, 6)])
+def test_batch_norm_is_flaxs(shape, in_use):
+    """In training with its running statistics, and in use; gradients, and those of a gradient's norm."""
+    x, weight = normal(*shape) * 3 + 2, normal(*shape)
+    ours, theirs = BatchNorm(in_use), nn.BatchNorm(in_use, momentum=0.9, epsilon=1e-5)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)
+    assert shapes == jax.eval_shape(theirs.init, jax.random.key(0), x)
+    variables = jax.tree.map(lambda a: 1 + jax.random.uniform(jax.random.key(1), a.shape), shapes)
+
+    def results(module, variables, x):
+        def value(x):
+            y, changed = module.apply(variables, x, mutable="batch_stats")
+            return jnp.sum(weight * jnp.sin(y)), changed
+
+        def size(x):
+            return jnp.sum(jax.grad(value, has_aux=True)(x)[0] ** 2)
+
+        def loss(params):
+            return jnp.sum(weight * module.apply(variables | {"params": params}, x, mutable="batch_stats")[0])
+
+        return value(x), jax.grad(size)(x), jax.grad(loss)(variables["params"])
+
+    close(*jax.jit(lambda v, x: [results(module, v, x) for module in (ours, theirs)])(variables, x))
+
+
+def test_channel_sums_are_numpys_in_both_modes():
+    x, tangent = normal(3, 4, 5, 6), normal(3, 4, 5, 6)
+    value, moved = jax.jvp(channel_sums, (x,), (tangent,))
+    close((value, moved), tuple(jnp.float32(np.asarray(a, np.float64).sum((1, 2))) for a in (x, tangent)))
+    weight = normal(3, 6)
+    grad = jax.grad(lambda x: jnp.sum(weight * channel_sums(x)))(x)
+    np.testing.assert_array_equal(grad, np.broadcast_to(weight[:, None, None], x.shape))
+
+
 # --- convolution ---
 
 
@@ -89,7 +125,7 @@ CONVS = [
     # height, width, kernel h, kernel w, strides
     (7, 9, 3, 3, (1, 1)), (8, 8, 3, 3, (2, 2)), (7, 9, 3, 3, (2, 2)), (9, 7, 4, 4, (2, 2)), (6, 5, 1, 1, (1, 1)),
     (7, 8, 1, 1, (2, 2)), (7, 7, 2, 2, (1, 1)), (11, 6, 5, 5, (3, 3)), (10, 13, 2, 5, (3, 1)), (5, 5, 5, 3, (1, 2)),
-    (8, 7, 1, 2, (3, 3)),
+    (2, 2, 3, 3, (1, 1)), (2, 2, 4, 4, (2, 2)), (8, 7, 1, 2, (3, 3)), (1, 2, 3, 3, (1, 1)),
 ]  # fmt: skip
 
 
@@ -97,7 +133,7 @@ CONVS = [
     ("height", "width", "h", "w", "strides", "padding"),
     [(*how, "SAME") for how in CONVS]
     + [(*how, "VALID") for how in CONVS[::4]]
-    + [(3, 3, 5, 5, (2, 2), "SAME"), (6, 6, 2, 4, (1, 3), ((2, 0), (2, 2)))],
+    + [(3, 3, 5, 5, (2, 2), "SAME"), (2, 2, 4, 4, (2, 2), ((1, 1), (1, 1))), (6, 6, 2, 4, (1, 3), ((2, 0), (2, 2)))],
 )
 def test_conv_and_its_gradients_are_xlas(height, width, h, w, strides, padding):
     pads = padding
