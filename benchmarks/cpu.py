@@ -36,7 +36,7 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("WGAN-GP, emoji at 32 px",),
     ),
     "training, DCGAN": (
-        "train-dcgan", "train.py dcgan --preset emoji64 --steps 4 --calls 3 --peer --devices 2", ("DCGAN at 64 px",)
+        "train-dcgan", "train.py dcgan --preset emoji64 --steps 4 --calls 3 --peer", ("DCGAN at 64 px",)
     ),
     "training, GPT": ("train-gpt", "train.py gpt-cpu --peer", ("GPT, nanoGPT's CPU setting",)),
     "NeRF": ("nerf-peer", "nerf.py peer", ("NeRF: training", "NeRF: rendering")),

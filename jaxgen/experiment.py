@@ -259,8 +259,13 @@ def _instead(data: Dataset, folder: ImageFolder) -> Dataset:
 
 
 def scripts(folder: Path) -> dict[str, Path]:
-    """The experiment scripts of a folder by name: its .py files that do not start with an underscore."""
-    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    """The experiment scripts of a folder by name: its .py files that do not start with an underscore, but for
+    `compare`, which trains those of others."""
+    return {
+        path.stem: path
+        for path in sorted(folder.glob("*.py"))
+        if not path.stem.startswith("_") and path.stem != "compare"
+    }
 
 
 def presets(script: Path) -> dict[str, Experiment]:

@@ -1,0 +1,1 @@
+"""Families of models on one data set under equal budgets: trained, scored by the same features, and lined up."""

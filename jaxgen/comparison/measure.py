@@ -1,0 +1,122 @@
+"""One family and seed: trained for its budget, scored, timed. Everything is written as soon as it is known."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxgen.api.run import Run, load
+from jaxgen.comparison import families
+from jaxgen.comparison.families import Family
+from jaxgen.core.capabilities import WalksLatents
+from jaxgen.experiment import Experiment
+from jaxgen.inference.held_out import held_out_numbers
+from jaxgen.nets.mlp import MLP
+from jaxgen.report import save_picture
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.environment import environment
+from jaxgen.runtime.files import write_text
+from jaxgen.runtime.reading import read_json
+from jaxgen.scoring import features, scores
+from jaxgen.scoring.records import Scoring, score_run
+from jaxgen.train.loop import train
+
+Row = dict[str, Any]
+METRICS = "fid,kid,prdc,memorization,classes"
+DRAWN = 256
+"""Samples of the call that is timed."""
+SHOWN = 10
+"""Samples on the page, the first of a seed."""
+
+
+def kept(file: Path, make: Any) -> Any:
+    """The JSON in a file, or what `make` returns, written there."""
+    if not file.is_file():
+        write_text(file, json.dumps(make(), indent=1) + "\n")
+    return read_json(file)
+
+
+def trained(experiment: Experiment, folder: Path) -> Run:
+    """The run in `folder`, trained to its end; its state as training left it."""
+    steps = 0
+    if (folder / "checkpoints").is_dir():
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            steps = max(checkpoints.steps(), default=0)
+    if steps < experiment.steps:
+        train(experiment, folder)
+    return load(folder)
+
+
+def judges(classifier: Experiment, out: Path) -> dict[str, Run]:
+    """Two classifiers of the data: the preset, and a fully connected one of another seed."""
+    model: Any = classifier.model
+    other = replace(model, trunk=MLP(hidden=(256, 256)))
+    return {
+        "cnn": trained(classifier, out / "judge-cnn"),
+        "mlp": trained(replace(classifier, model=other, seed=classifier.seed + 1), out / "judge-mlp"),
+    }
+
+
+def steps_within(experiment: Experiment, budget: float, file: Path) -> Row:
+    """How many steps the budget buys, with what that was worked out from; as it was the first time."""
+
+    def measured() -> Row:
+        seconds, compiling, held = families.seconds_per_step(experiment)
+        return {
+            "steps": budget / seconds, "seconds_per_step": seconds, "compile_seconds": compiling, "held_bytes": held,
+            "budget": budget,
+        }  # fmt: skip
+
+    return kept(file, measured)
+
+
+def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, Run], budget: float, num: int) -> Row:
+    """The numbers of one family and seed, from the file in which an earlier command left them where it did.
+
+    experiment: with its seed, and its first stage in place. num: samples that are scored.
+    """
+    folder = out / f"{family.script}-{experiment.seed}"
+    share = budget / 2 if family.first else budget
+    cost = steps_within(experiment, share, out / f"{family.script}.json")
+
+    def measured() -> Row:
+        run = trained(families.of_length(experiment, cost["steps"]), folder)
+        return {
+            "family": family.name, "kind": family.kind, "script": family.script, "seed": experiment.seed,
+            "parameters": families.parameters(run.state.params), "steps": run.step,
+            "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
+            "scores": {name: _scores(run, judge, num) for name, judge in judged_by.items()},
+            "held_out": held_out_numbers(run)[0], "sampling": _sampling(run), "environment": environment(),
+        }  # fmt: skip
+
+    found = kept(folder.with_suffix(".json"), measured)
+    pictures = folder.with_suffix(".png")
+    if not pictures.is_file():
+        save_picture(pictures, load(folder).sample(4 * SHOWN, seed=1))
+    return found
+
+
+def _scores(run: Run, judge: Run, num: int) -> dict[str, float]:
+    """By plain names: fd, kd, precision, recall, ..."""
+    network = features.of_run(judge)
+    asked = METRICS + (",ppl" if isinstance(run.model, WalksLatents) else "")
+    metrics = scores.check_metrics(asked, num)
+    records = score_run(run, network, metrics, Scoring(num=num))
+    values = {name: value for record in records for name, value in record["values"].items()}
+    return {name.replace(f"_{network.name}", ""): value for name, value in values.items()}
+
+
+def _sampling(run: Run) -> Row:
+    """Seconds of drawing DRAWN samples, compiling aside, and evaluations of the network that one takes."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run.sample(DRAWN, batch=DRAWN)
+        times.append(time.perf_counter() - began)
+    model: Any = run.model
+    evaluations = model.sampler.evaluations(model.schedule) if hasattr(model, "sampler") else 1
+    return {
+        "samples_per_second": DRAWN / min(times[1:]), "compile_seconds": times[0] - min(times[1:]),
+        "evaluations": evaluations,
+    }  # fmt: skip

@@ -1,0 +1,109 @@
+"""Families under equal budgets: lengths, summaries and claims of hand-made rows, and a small comparison, whole."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import EXPERIMENTS, ROOT
+from scipy.stats import spearmanr, t
+
+from jaxgen.comparison import families, page
+from jaxgen.comparison.command import compare, seconds
+from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+
+DIGITS = {name: presets(EXPERIMENTS[name])["digits"] for name in ("vae", "ddpm", "glow")}
+
+
+@pytest.mark.parametrize(("text", "found"), [("90s", 90), ("20min", 1200), ("1.5h", 5400)])
+def test_budgets_have_units(text, found):
+    assert seconds(text) == found
+
+
+@pytest.mark.parametrize("text", ["20", "0s", "-3s", "1 day", "min"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(UserError, match="a number with its unit"):
+        seconds(text)
+
+
+def test_schedules_go_with_the_length():
+    ddpm = DIGITS["ddpm"]  # 2,000 steps with decay to the end after 200 of warm-up
+    short = families.of_length(ddpm, 503.0)
+    assert (short.steps, short.save_every, short.steps % short.steps_per_call) == (500, 500, 0)
+    assert (short.model.optimizer.decay_steps, short.model.optimizer.warmup) == (500, 50)
+    assert replace(short.model, optimizer=ddpm.model.optimizer) == ddpm.model  # nothing else changed
+    short.check()
+    assert families.of_length(ddpm, 0.2).steps == ddpm.steps_per_call
+
+
+def test_what_is_chosen_has_the_preset():
+    found = families.chosen(ROOT / "experiments", "digits")
+    assert len({family.kind for family in found}) >= 7 and len(found) >= 20
+    assert {f.script for f in families.chosen(ROOT / "experiments", "digits", ("vae", "glow"))} == {"vae", "glow"}
+    with pytest.raises(UserError, match="no family to compare: choose from autoencoder"):
+        families.chosen(ROOT / "experiments", "digits", ("vea", "glow"))
+    with pytest.raises(UserError, match="no data set that two families have a preset for"):
+        families.chosen(ROOT / "experiments", "digit")
+
+
+def row(family, kind, seed, fd, other, **scores):
+    mine = {"fd": fd, "kd": 0.1, "precision": 0.5, "recall": 0.5, "density": 1, "coverage": 0.5, "rarest_class": 0.1}
+    return {
+        "family": family, "kind": kind, "script": family, "seed": seed, "parameters": 10, "steps": 5,
+        "told_classes": False, "training": {"compile_seconds": 1, "held_bytes": 1 << 20, "budget": 60},
+        "scores": {"cnn": {**mine, **scores}, "mlp": {**mine, "fd": other}}, "held_out": {},
+        "sampling": {"samples_per_second": 100.0, "compile_seconds": 1, "evaluations": 1},
+    }  # fmt: skip
+
+
+ROWS = [
+    *(row("gan", "GAN", seed, fd, 30 + seed, recall=0.2) for seed, fd in enumerate((20.0, 30.0, 40.0))),
+    *(row("vae", "VAE", seed, 50.0, 60.0, recall=0.4) for seed in range(3)),
+    *(row("ddpm", "diffusion", seed, 10.0 + seed, 70.0, recall=0.6) for seed in range(3)),
+]
+
+
+def test_means_and_intervals_are_students():
+    found = {row["family"]: row for row in page.summary(ROWS)}
+    assert list(found) == ["ddpm", "gan", "vae"]  # the nearest first
+    assert found["gan"]["fd"]["mean"] == pytest.approx(30)
+    assert found["gan"]["fd"]["ci95"] == pytest.approx(t.ppf(0.975, 2) * 10 / np.sqrt(3))
+    assert found["vae"]["fd"]["ci95"] == 0 and "bits_per_dim" not in found["vae"]
+
+
+def test_judges_agree_by_ranks():
+    found = page.summary(ROWS)
+    assert page.agreement(found) == pytest.approx(spearmanr([11, 30, 50], [70, 31, 60]).statistic)
+    assert page.agreement(found[:2]) is None
+
+
+def test_claims_hold_or_do_not():
+    found = {claim["by"].split(",")[0]: claim for claim in page.claims(page.summary(ROWS))}
+    assert found["Frechet distance"]["holds"] and list(found["Frechet distance"]["measured"]) == [
+        "diffusion",
+        "GAN",
+        "VAE",
+    ]
+    assert found["recall"]["holds"]
+    assert not found["interval of the distance over seeds"]["holds"]  # the VAE's is 0
+    worse = page.claims(
+        page.summary([r for r in ROWS if r["family"] != "ddpm"] + [row("ddpm", "diffusion", 0, 99.0, 1.0)])
+    )
+    assert not worse[0]["holds"]
+
+
+def test_a_small_comparison_from_end_to_end(tmp_path, capsys):
+    args = ["smoke", "--families", "vae", "vqvae_prior", "--budget", "0.2s", "--seeds", "2", "--num", "40"]
+    args += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    compare(args, None, ROOT / "experiments")
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert {row["script"] for row in record["families"]} == {"vae", "vqvae_prior"}
+    for found in record["families"]:
+        assert found["seeds"] == [0, 1] and found["fd"]["mean"] > 0 and found["steps"]["mean"] >= 5
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count("<figure>") == 2 and "dot plots" in text
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("checkpoints/*")}
+    compare(args, None, ROOT / "experiments")  # nothing is trained again
+    assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("checkpoints/*")}
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == record
