@@ -47,11 +47,6 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "sample-digits", "sample.py ddpm --preset digits --peer --devices 2 --sampler-steps 20",
         ("digits DDPM, ancestral steps",),
     ),
-    "sampling, DDPM of emoji": (
-        "sample-emoji",
-        "sample.py ddpm --preset emoji --num 16 --peer --devices 2 --sampler-steps 10 --calls 3",
-        ("emoji DDPM, ancestral steps",),
-    ),
     "diffusers": (
         "diffusers-digits", "diffusers_pipeline.py digits --num 64 --devices 2 --rounds 2",
         ("DDIM beside diffusers", "1,000 ancestral steps beside diffusers"),
@@ -69,13 +64,14 @@ def collected(what: str) -> list[kept.Row]:
     """The ratios in the file of one benchmark."""
     file, _, names = TABLE[what]
     found = json.loads((OUT.parent / f"{file}.json").read_text())["results"]
-    ours = [row for row in found if "peer_ratio" in row or "ratio" in row]
+    ratios = [row.get("peer_ratio", row.get("ratio")) for row in found]
+    ours = [(row, ratio) for row, ratio in zip(found, ratios, strict=True) if ratio]
     return [
         {
-            "case": name, "of": what, "file": f"{file}.json", "peer_ratio": row.get("peer_ratio", row.get("ratio")),
+            "case": name, "of": what, "file": f"{file}.json", "peer_ratio": ratio,
             "compiled_ratio": row.get("compiled_ratio"), "taken": row["taken"],
         }
-        for name, row in zip(names, ours, strict=True)
+        for name, (row, ratio) in zip(names, ours, strict=True)
     ]  # fmt: skip
 
 

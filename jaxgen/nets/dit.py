@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core.ranges import Depth, Size
 from jaxgen.errors import UserError
-from jaxgen.nets.apply import scanned_block
+from jaxgen.nets.apply import blocks_in_turn, scanned_block
 from jaxgen.nets.condition import masked_mean
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, Placement, sinusoids
@@ -139,7 +139,7 @@ class DiT(nn.Module):
         block: Any = kind if self.is_initializing() else scanned_block(kind, self.remat, self.dtype)
         stack = nn.scan(
             lambda block, tokens, *told: (block(tokens, *told), None), length=self.depth,
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
+            unroll=blocks_in_turn(self.depth), in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
             variable_axes={"params": 0}, split_rngs={"params": True},
         )  # fmt: skip
         return stack(block(self.heads, dtype=self.dtype, name="blocks"), tokens, *told)[0]

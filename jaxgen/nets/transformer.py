@@ -20,11 +20,10 @@ from flax import linen as nn
 from jaxgen.core.ranges import Decay, Depth, NonNegative, OptionalSize, Size
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
-from jaxgen.nets.apply import apply, scanned_block
+from jaxgen.nets.apply import apply, blocks_in_turn, scanned_block
 from jaxgen.nets.dense import Dense, prefer_kernel_on_left, transpose_kernels
 from jaxgen.ops.attention import Dropout, attention, cached_attention, rotate
 
-UNROLL = 2  # blocks per iteration of the scan: the backward pass copies fewer of its residuals
 XAVIER = nn.initializers.xavier_uniform()
 
 ACTIVATIONS = {
@@ -300,8 +299,8 @@ class Transformer(nn.Module):
         kind = Block if self.is_initializing() or keep else scanned_block(Block, self.remat, self.dtype)
         flags = {"keep": True} if keep else {}  # only without remat, which would trace the flag
         stack = nn.scan(
-            lambda block, x, context: block(x, context, place, **flags), length=self.depth, unroll=UNROLL,
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
+            lambda block, x, context: block(x, context, place, **flags), length=self.depth,
+            unroll=blocks_in_turn(self.depth), in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
             variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
         )  # fmt: skip
         settings = self._settings(train)
