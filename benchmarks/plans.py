@@ -67,6 +67,10 @@ ROWS: dict[str, list[str]] = {
     "tacotron2 ljspeech on TPU": ["v5e:2x2"],
     "text_to_image ldm_kl8": ["h100:8"],
     "text_to_image sd15": ["h100:64", *IMAGENET],
+    "text_to_image sd15 by LoRA": [
+        "rtx4090", "--batch-size", "1", "--model.accumulate", "1", "--lora.rank", "8", "--init", "runs/sd15",
+        "--steps-per-call", "1", "--log-every", "1", "--remat", "--samples", "1",
+    ],
     "text_to_image sd15 on TPU": ["v5p:4x4x4", "--mesh", "fsdp=64", *IMAGENET],
     "vae cifar10": ["rtx4090"],
     "vit_vqgan imagenet": ["h100:8", *IMAGENET],
@@ -75,7 +79,7 @@ ROWS: dict[str, list[str]] = {
     "vqvae cifar10": ["rtx4090"],
     "vqvae imagenet_two_levels": ["h100:8", *IMAGENET],
     "wgan_gp cifar10": ["rtx4090"],
-}
+}  # fmt: skip
 
 
 def main(wanted: list[str]) -> None:
