@@ -12,7 +12,7 @@ page is OUT/report.html, its numbers OUT/comparison.json.
 
 from pathlib import Path
 
-from jaxgen.comparison.command import main
+from jaxgen.cli.families import main
 
 if __name__ == "__main__":
     main(__doc__, Path(__file__).resolve().parent)

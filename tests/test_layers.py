@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("train", "scoring", "planning"),
     ("api",),
+    ("comparison",),
     ("cli",),
     ("__main__",),
 )

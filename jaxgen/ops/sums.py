@@ -17,10 +17,10 @@ def channel_sums(x: jax.Array) -> jax.Array:
     """f32[B, ..., C] summed over all axes but the first and the last: f32[B, C]."""
 
     def product(x: jax.Array) -> jax.Array:
-        ones = jnp.ones((len(x), 1, x.shape[1]), x.dtype)
+        ones = jnp.ones((x.shape[0], 1, x.shape[1]), x.dtype)
         return lax.dot_general(ones, x, (((2,), (1,)), ((0,), (0,))))[:, 0]
 
-    flat = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
+    flat = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     return lax.platform_dependent(flat, cpu=product, default=partial(jnp.sum, axis=1))
 
 
@@ -41,7 +41,7 @@ def scale_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
 def _backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, gain = saved
     sums = channel_sums(dy * x), channel_sums(dy)
-    d_gain, d_offset = (jnp.sum(s, axis=0, keepdims=True) if len(gain) == 1 else s for s in sums)
+    d_gain, d_offset = (jnp.sum(s, axis=0, keepdims=True) if gain.shape[0] == 1 else s for s in sums)
     return scale_shift(dy, gain, jnp.zeros_like(gain)), d_gain, d_offset
 
 

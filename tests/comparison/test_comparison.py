@@ -8,8 +8,8 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 from scipy.stats import spearmanr, t
 
+from jaxgen.cli.families import compare, seconds
 from jaxgen.comparison import families, page
-from jaxgen.comparison.command import compare, seconds
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 

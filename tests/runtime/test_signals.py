@@ -73,6 +73,7 @@ def test_the_second_interrupt_ends_training_that_compiles():
 
 STRUCK = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal: what runs in the background ignores it
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == os.environ["STRUCK"]:
