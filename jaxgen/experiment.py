@@ -89,7 +89,7 @@ class Experiment:
     trainable: str = ""
     """A regular expression searched in the paths of parameters, as in network/body/blocks/token_mlp/up/kernel: those
     without a match stay as they are and take no optimizer state. All are trained when empty; with lora.rank, the
-    adapters and what has a match."""
+    adapters and what has a match, where a preset's own pattern does not count."""
     lora: LoRA = LoRA()
 
     def __post_init__(self):

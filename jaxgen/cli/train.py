@@ -191,4 +191,7 @@ def flags_of(
         preset = on_images(preset, asked.images, asked.size or 0, asked.classes, label, grey, asked.captions)
     args = parse.parse(Args, Args(preset, kind()), flags, program, doc)
     check_fields(args.options)
-    return args.experiment, args.options
+    experiment = args.experiment
+    if experiment.lora.rank and not preset.lora.rank and not any(f.split("=")[0] == "--trainable" for f in flags):
+        experiment = replace(experiment, trainable="")  # the adapters, instead of what the preset trains
+    return experiment, args.options

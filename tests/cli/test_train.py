@@ -123,3 +123,16 @@ def test_several_accelerators_are_all_used_unless_told_otherwise(monkeypatch):
 def test_a_cpu_is_split_into_its_cores_for_auto():
     assert cpu_devices(AUTO) == os.cpu_count()
     assert (cpu_devices(""), cpu_devices("data=3,fsdp=2")) == (1, 6)
+
+
+def test_adapters_are_trained_instead_of_what_a_preset_trains():
+    """The preset of Stable Diffusion trains its U-Net: beside adapters that would be all of it."""
+    preset = presets(EXPERIMENTS["text_to_image"])["sd15"]
+    assert preset.trainable
+
+    def read(*flags):
+        return command.flags_of(preset, ["--init", "runs/sd", *flags], "text_to_image.py sd15", None, command.Options)[0].trainable
+
+    assert read() == preset.trainable
+    assert read("--lora.rank", "8") == ""
+    assert read("--lora.rank", "8", "--trainable", "norm") == "norm"
