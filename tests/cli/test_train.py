@@ -131,7 +131,8 @@ def test_adapters_are_trained_instead_of_what_a_preset_trains():
     assert preset.trainable
 
     def read(*flags):
-        return command.flags_of(preset, ["--init", "runs/sd", *flags], "text_to_image.py sd15", None, command.Options)[0].trainable
+        given = ["--init", "runs/sd", *flags]
+        return command.flags_of(preset, given, "text_to_image.py sd15", None, command.Options)[0].trainable
 
     assert read() == preset.trainable
     assert read("--lora.rank", "8") == ""
