@@ -20,7 +20,7 @@ from jaxgen.core.mesh import Layout, divisible
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.planning.machines import GIB, Machine, compiler_options, larger
+from jaxgen.planning.machines import GIB, Machine, compiler_options, larger, without_cpu_flags
 from jaxgen.planning.shapes import raw_batch
 from jaxgen.planning.traffic import Traffic, traffic
 
@@ -119,7 +119,8 @@ class Target:
         operations = math.fsum(flops_of(traced.jaxpr).values())
         lowered = traced.lower(lowering_platforms=(platform,))
         try:
-            program = lowered.compile(compiler_options=compiler_options(self.machine.chip))
+            with without_cpu_flags():
+                program = lowered.compile(compiler_options=compiler_options(self.machine.chip))
         except Exception as error:  # the compiler for TPUs refuses what does not fit, and says how much it would take
             if not (found := RAN_OUT.search(str(error))):
                 raise

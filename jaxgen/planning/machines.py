@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,6 +91,19 @@ CHIPS = {
 }  # fmt: skip
 
 
+@contextmanager
+def without_cpu_flags() -> Iterator[None]:
+    """While entered, XLA_FLAGS has none of the CPU's, at which libtpu ends the process as it reads them: when it is
+    loaded and when it first compiles. The CPU's compiler has read them before."""
+    jax.devices()
+    before = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join(flag for flag in before.split() if not flag.startswith("--xla_cpu"))
+    try:
+        yield
+    finally:
+        os.environ["XLA_FLAGS"] = before  # of processes that this one starts
+
+
 @dataclass(frozen=True)
 class Machine:
     """`name` of CHIPS, and how many of it: a number of GPUs, or the axes of a slice of TPUs."""
@@ -121,18 +136,14 @@ class Machine:
             hosts = -(-self.count // HOST_GPUS)
             topology = f"1x{hosts}x{self.count // hosts}"
             described = {"topology_name": "", "target_config": target_config(chip), "topology": topology}
-        jax.devices()  # of the CPU, whose compiler reads its flags now: libtpu ends the process at those
-        before = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = " ".join(flag for flag in before.split() if not flag.startswith("--xla_cpu"))
         try:
-            found = topologies.get_topology_desc(platform=chip.platform, **described).devices
+            with without_cpu_flags():
+                found = topologies.get_topology_desc(platform=chip.platform, **described).devices
         except (RuntimeError, NotImplementedError, ValueError, AssertionError, KeyError) as error:
             extra = "plan-tpu" if chip.platform == "tpu" else "plan-gpu"
             raise UserError(
                 f"nothing here compiles for {self} ({str(error).splitlines()[0][:120]}): pip install 'jaxgen[{extra}]'"
             ) from error
-        finally:
-            os.environ["XLA_FLAGS"] = before  # of processes that this one starts
         return list(found)
 
     def peak(self, precision: str) -> float:
