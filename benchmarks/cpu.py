@@ -19,8 +19,8 @@ from jaxgen.cli import parse
 from jaxgen.runs.environment import environment
 from jaxgen.runtime.files import write_text
 
-HERE = Path(__file__).parent
-OUT = HERE / "results" / "speed-cpu.json"
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "speed-cpu.json"
 TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     # What is measured: the file it is written to, the command, and what its rows are called.
     "training, MNIST": (
@@ -90,10 +90,9 @@ def main(wanted: list[str]) -> None:
     chosen = [what for what in TABLE if what not in there and (not wanted or any(word in what for word in wanted))]
     for what in chosen:
         file, command, _ = TABLE[what]
-        out = OUT.parent / f"{file}.json"
-        print(f"{what}: {command} --out {out}", flush=True)
-        script, *flags = command.split()
-        subprocess.run([sys.executable, HERE / script, *flags, "--out", out], check=True)
+        command = f"benchmarks/{command} --out benchmarks/results/{file}.json"
+        print(f"{what}: {command}", flush=True)
+        subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True)
         rows = [row for row in rows if row["of"] != what] + collected(what)
         write(rows, unfinished=True)
     write(rows, unfinished={row["of"] for row in rows} != set(TABLE))

@@ -2,7 +2,7 @@
 
     pip install -e '.[plan-gpu,plan-tpu]'
     python benchmarks/plan_scaling.py
-    python benchmarks/plan_scaling.py dit_xl       # rows whose name has this
+    python benchmarks/plan_scaling.py DiT-XL       # rows whose name has this
 
 Nothing is run on an accelerator. Rows are written as they are planned; those that are there already are kept unless
 they are named.

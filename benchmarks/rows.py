@@ -25,6 +25,7 @@ Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
 NO_SETTINGS = ("out", "names", "runs", "batches", "samplers", "parts", "minutes", "quick")
 """Options that choose rows, or that they hold themselves."""
+ROOT = Path(__file__).resolve().parents[1]
 BEGAN = time.perf_counter()
 
 
@@ -34,8 +35,9 @@ def say(case: str, side: str, phase: str) -> None:
 
 
 def settings_of(options: Any) -> Row:
-    """The options that rows of one file have in common, as JSON has them."""
+    """The options that rows of one file have in common, as JSON has them; places in the checkout are relative to it."""
     found = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in NO_SETTINGS}
+    found = {name: v.removeprefix(f"{ROOT}/") if isinstance(v, str) else v for name, v in found.items()}
     plain = (int, float, str, bool, type(None))
     return {
         name: value if isinstance(value, plain) else list(value) if isinstance(value, tuple) else repr(value)

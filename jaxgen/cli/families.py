@@ -73,9 +73,9 @@ def compare(args: list[str], doc: str | None, folder: Path) -> None:
     judged_by = measure.judges(here(known["classifier"][options.data]), out)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for family, preset in chosen.items():
-            experiment = families.seeded(here(preset), seed)
+            experiment = replace(here(preset), seed=seed)
             if family.first:
-                first = families.seeded(here(known[family.first][options.data]), seed)
+                first = replace(here(known[family.first][options.data]), seed=seed)
                 cost = measure.steps_within(first, budget / 2, out / f"{family.first}.json")
                 stage = out / f"{family.first}-{seed}"
                 measure.trained(families.of_length(first, cost["steps"]), stage)

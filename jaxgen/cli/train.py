@@ -182,7 +182,10 @@ def flags_of(
     number: dict[str, Any] = {"nargs": "?", "type": _number}
     of_data: dict[str, dict[str, Any]] = {"data.label": {"default": "auto"}, "data.channels": number}
     stage: dict[str, dict[str, Any]] = {"codec.run": {"nargs": "?"}}
-    asked = parse.ahead(flags, images={"nargs": "?"}, size=number, classes=switch, captions=switch, **of_data, **stage)
+    text: dict[str, Any] = {"nargs": "?"}
+    asked = parse.ahead(
+        flags, images=text, size=number, classes=switch, captions=switch, trainable=text, **of_data, **stage
+    )
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         label, channels = (getattr(asked, name) for name in of_data)
         if isinstance(preset.codec, Pretrained) and (run := getattr(asked, "codec.run")):
@@ -192,6 +195,6 @@ def flags_of(
     args = parse.parse(Args, Args(preset, kind()), flags, program, doc)
     check_fields(args.options)
     experiment = args.experiment
-    if experiment.lora.rank and not preset.lora.rank and not any(f.split("=")[0] == "--trainable" for f in flags):
+    if experiment.lora.rank and not preset.lora.rank and asked.trainable is None:
         experiment = replace(experiment, trainable="")  # the adapters, instead of what the preset trains
     return experiment, args.options

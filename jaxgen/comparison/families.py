@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +131,3 @@ def after(experiment: Experiment, first_stage: Path) -> Experiment:
     """The experiment of a second stage with this first stage."""
     assert isinstance(experiment.codec, Pretrained)
     return replace(experiment, codec=replace(experiment.codec, run=str(first_stage)))
-
-
-def seeded(experiment: Experiment, seed: int) -> Experiment:
-    return replace(experiment, seed=seed)
-
-
-parameters = partial(jax.tree.reduce, lambda total, leaf: total + leaf.size, initializer=0)

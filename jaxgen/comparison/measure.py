@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxgen import core
 from jaxgen.api.run import Run, load
 from jaxgen.comparison import families
 from jaxgen.comparison.families import Family
@@ -84,7 +85,7 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
         run = trained(families.of_length(experiment, cost["steps"]), folder)
         return {
             "family": family.name, "kind": family.kind, "script": family.script, "seed": experiment.seed,
-            "parameters": families.parameters(run.state.params), "steps": run.step,
+            "parameters": core.count_params(run.state.params), "steps": run.step,
             "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
             "scores": {name: _scores(run, judge, num) for name, judge in judged_by.items()},
             "held_out": held_out_numbers(run)[0], "sampling": _sampling(run), "environment": environment(),

@@ -131,7 +131,7 @@ def write_page_of(out: Path, data: str) -> Path:
     draw(found, out / "dots.png")
     parts = [
         f"<header><h1>Families on {escape(data)} <small>{record['budget_seconds']:.0f} s each</small></h1></header>",
-        section("Distances", div("pictures", img(_picture(out / "dots.png"), "dot plots"))),
+        section("Distances", div("scroll", img(_picture(out / "dots.png"), "dot plots"))),
         section("Numbers", _table(found, record["rank_correlation_of_judges"])),
         section("What is said, and what was measured", _claims(record["claims"])),
         section("Samples", div("pictures", "\n".join(_samples(out, row) for row in found))),

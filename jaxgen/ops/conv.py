@@ -144,7 +144,7 @@ def patches(x: jax.Array, taps: Sizes, strides: Sizes, pads: Pads) -> jax.Array:
     )  # fmt: skip
 
 
-def _xla(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = NONE) -> jax.Array:
+def _xla(x: jax.Array, kernel: jax.Array, strides: Sizes, pads: Pads) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
 
 
