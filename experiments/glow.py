@@ -18,6 +18,7 @@ from jaxgen.experiment import Experiment
 from jaxgen.models.flow import Flow
 from jaxgen.nets.conditioners import CouplingMLP, CouplingResNet, GlowNet
 from jaxgen.nets.flows import CouplingStep, LinearStep, MultiScale, Repeat
+from jaxgen.nets.marginal import Marginal
 from jaxgen.optim import Adam
 
 
@@ -67,10 +68,10 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=Flow(
-            flow=scales(64, 2, 8), temperature=0.8,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
+            flow=Marginal(scales(64, 2, 8)), temperature=0.8, ema_decay=0.999,
+            optimizer=Adam(lr=2e-3, warmup=200, decay_steps=7000, clip=1.0),
         ),
-        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=2000, steps_per_call=20,
+        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=7000, steps_per_call=20,
         log_every=100, sample_every=1000, save_every=1000,
     ),
     "mnist_paper": Experiment(

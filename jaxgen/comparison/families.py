@@ -1,7 +1,6 @@
 """Which families fit a data set, and an experiment of each that costs as much as every other's."""
 
 import dataclasses
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +55,8 @@ FAMILIES = (
     Family("Flow matching", "diffusion", "flow_matching"),
     Family("DiT", "diffusion", "dit"),
 )
+LINES = 20
+"""How often a training logs, about."""
 SCHEDULED = ("decay_steps", "warmup", "kl_warmup", "half_life")
 """Fields that count steps of training: they shrink and grow with its length."""
 
@@ -107,10 +108,11 @@ def of_length(experiment: Experiment, steps: float) -> Experiment:
     """The experiment with about so many steps, a whole number of calls: its schedules in proportion, saved once, at the
     end."""
     call = experiment.steps_per_call
-    steps = max(1, round(steps / call)) * call
+    calls = max(1, round(steps / call))
+    steps = calls * call
     scaled = _scaled(experiment.model, steps / experiment.steps)
     return replace(
-        experiment, model=scaled, steps=steps, save_every=steps, sample_every=steps, log_every=math.gcd(steps, call),
+        experiment, model=scaled, steps=steps, save_every=steps, sample_every=steps, log_every=max(1, calls // LINES) * call,
         keep=1, best="",
     )  # fmt: skip
 

@@ -111,8 +111,9 @@ def claims(found: list[Row]) -> list[dict[str, Any]]:
         values = {kind: measure(kind) for kind in kinds}
         there = [kind for kind in order if not np.isnan(values[kind])]
         ranked = sorted(there, key=lambda kind: values[kind], reverse=higher)
-        holds = ranked[-1] == "GAN" if claim.startswith("Diversity") else ranked == there
-        if len(there) > 1:
+        diversity = claim.startswith("Diversity")
+        if len(there) > 1 and (not diversity or "GAN" in there):
+            holds = ranked[-1] == "GAN" if diversity else ranked == there
             shown = {kind: round(values[kind], 4) for kind in ranked}
             result.append({"claim": claim, "by": by, "measured": shown, "holds": holds})
     return result
