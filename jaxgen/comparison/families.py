@@ -20,12 +20,14 @@ from jaxgen.runs.pretrained import Pretrained
 @dataclass(frozen=True)
 class Family:
     """A row of the comparison. kind: what its claims are about. script: whose preset of the data set's name is trained.
-    first: the script of the first stage that it needs, which gets half of its budget."""
+    first: the script of the first stage that it needs, which gets half of its budget. by_element: a sample takes a pass
+    of the network for each of its elements, or pixels."""
 
     name: str
     kind: str
     script: str
     first: str = ""
+    by_element: bool = False
 
 
 FAMILIES = (
@@ -33,7 +35,7 @@ FAMILIES = (
     Family("VAE", "VAE", "vae"),
     Family("beta-VAE", "VAE", "beta_vae"),
     Family("Conditional VAE", "VAE", "cvae"),
-    Family("VQ-VAE and prior", "quantized", "vqvae_prior", "vqvae"),
+    Family("VQ-VAE and prior", "quantized", "vqvae_prior", "vqvae", by_element=True),
     Family("GAN", "GAN", "gan"),
     Family("Conditional GAN", "GAN", "cgan"),
     Family("DCGAN", "GAN", "dcgan"),
@@ -44,9 +46,9 @@ FAMILIES = (
     Family("RealNVP", "flow", "realnvp"),
     Family("Glow", "flow", "glow"),
     Family("Neural spline flow", "flow", "nsf"),
-    Family("MAF", "flow", "maf"),
-    Family("PixelCNN", "autoregressive", "pixelcnn"),
-    Family("PixelCNN++", "autoregressive", "pixelcnn_pp"),
+    Family("MAF", "flow", "maf", by_element=True),
+    Family("PixelCNN", "autoregressive", "pixelcnn", by_element=True),
+    Family("PixelCNN++", "autoregressive", "pixelcnn_pp", by_element=True),
     Family("Energy-based model", "energy", "ebm"),
     Family("Score matching", "diffusion", "score_matching"),
     Family("DDPM", "diffusion", "ddpm"),
@@ -99,9 +101,14 @@ def seconds_per_step(experiment: Experiment) -> tuple[float, float, int]:
         state, metrics = compiled(state, key, batches, codec, data)
         jax.block_until_ready(metrics)
         times.append(clock() - began)
-    stats: Any = compiled.memory_analysis()
+    return float(np.median(times[1:])) / count, compiling, held_bytes(compiled)
+
+
+def held_bytes(compiled: Any) -> int:
+    """Bytes that a compiled program holds while it runs: inputs, outputs not written over them, temporaries."""
+    stats = compiled.memory_analysis()
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
-    return float(np.median(times[1:])) / count, compiling, int(held - stats.alias_size_in_bytes)
+    return int(held - stats.alias_size_in_bytes)
 
 
 def of_length(experiment: Experiment, steps: float) -> Experiment:
@@ -112,8 +119,8 @@ def of_length(experiment: Experiment, steps: float) -> Experiment:
     steps = calls * call
     scaled = _scaled(experiment.model, steps / experiment.steps)
     return replace(
-        experiment, model=scaled, steps=steps, save_every=steps, sample_every=steps, log_every=max(1, calls // LINES) * call,
-        keep=1, best="",
+        experiment, model=scaled, steps=steps, save_every=steps, sample_every=steps, keep=1, best="",
+        log_every=max(1, calls // LINES) * call,
     )  # fmt: skip
 
 

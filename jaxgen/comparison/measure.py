@@ -1,18 +1,25 @@
 """One family and seed: trained for its budget, scored, timed. Everything is written as soon as it is known."""
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jaxgen import core
 from jaxgen.api.run import Run, load
 from jaxgen.comparison import families
 from jaxgen.comparison.families import Family
 from jaxgen.core.capabilities import WalksLatents
+from jaxgen.core.compiled import sample_program
 from jaxgen.experiment import Experiment
 from jaxgen.inference.held_out import held_out_numbers
+from jaxgen.models.diffusion import Diffusion
+from jaxgen.models.ebm import EBM
+from jaxgen.models.gpt import GPT
 from jaxgen.nets.mlp import MLP
 from jaxgen.report import save_picture
 from jaxgen.runs.checkpoint import Checkpoints
@@ -87,8 +94,8 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
             "family": family.name, "kind": family.kind, "script": family.script, "seed": experiment.seed,
             "parameters": core.count_params(run.state.params), "steps": run.step,
             "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
-            "scores": {name: _scores(run, judge, num) for name, judge in judged_by.items()},
-            "held_out": held_out_numbers(run)[0], "sampling": _sampling(run), "environment": environment(),
+            "scores": {name: scored(run, judge, num) for name, judge in judged_by.items()},
+            "held_out": held_out_numbers(run)[0], "sampling": _sampling(family, run), "environment": environment(),
         }  # fmt: skip
 
     found = kept(folder.with_suffix(".json"), measured)
@@ -98,8 +105,8 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
     return found
 
 
-def _scores(run: Run, judge: Run, num: int) -> dict[str, float]:
-    """By plain names: fd, kd, precision, recall, ..."""
+def scored(run: Run, judge: Run, num: int) -> dict[str, float]:
+    """The scores of `num` samples in the features of a classifier, by plain names: fd, kd, precision, recall, ..."""
     network = features.of_run(judge)
     asked = METRICS + (",ppl" if isinstance(run.model, WalksLatents) else "")
     metrics = scores.check_metrics(asked, num)
@@ -108,16 +115,30 @@ def _scores(run: Run, judge: Run, num: int) -> dict[str, float]:
     return {name.replace(f"_{network.name}", ""): value for name, value in values.items()}
 
 
-def _sampling(run: Run) -> Row:
-    """Seconds of drawing DRAWN samples, compiling aside, and evaluations of the network that one takes."""
-    times = []
+def _sampling(family: Family, run: Run) -> Row:
+    """The compiled sampler by itself: samples a second, DRAWN at once, what it holds, and evaluations of the network
+    that a sample takes."""
+    keys, cond = core.sample_keys(1, DRAWN), run.model.sample_cond(DRAWN, run.examples)
+    began = time.perf_counter()
+    program = sample_program.lower(run.model, run.state, keys, cond, run.codec).compile()
+    compiling, times = time.perf_counter() - began, []
     for _ in range(3):
         began = time.perf_counter()
-        run.sample(DRAWN, batch=DRAWN)
+        jax.block_until_ready(program(run.state, keys, cond, run.codec))
         times.append(time.perf_counter() - began)
-    model: Any = run.model
-    evaluations = model.sampler.evaluations(model.schedule) if hasattr(model, "sampler") else 1
     return {
-        "samples_per_second": DRAWN / min(times[1:]), "compile_seconds": times[0] - min(times[1:]),
-        "evaluations": evaluations,
+        "samples_per_second": DRAWN / min(times), "compile_seconds": compiling,
+        "held_bytes": families.held_bytes(program), "evaluations": _evaluations(family, run.model),
     }  # fmt: skip
+
+
+def _evaluations(family: Family, model: Any) -> int:
+    if isinstance(model, Diffusion):
+        return model.sampler.evaluations(model.schedule)
+    if isinstance(model, EBM):
+        return model.sampler.steps
+    if isinstance(model, GPT):
+        return model.num_tokens
+    if family.by_element:
+        return math.prod(model.shape[:2])
+    return 1

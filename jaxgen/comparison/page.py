@@ -36,6 +36,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "held_mib": ("MiB in training", lambda r: r["training"]["held_bytes"] / 2**20),
     "samples_per_second": ("samples/s", lambda r: r["sampling"]["samples_per_second"]),
     "sampler_compile_seconds": ("s to compile sampling", lambda r: r["sampling"]["compile_seconds"]),
+    "sampler_mib": ("MiB in sampling", lambda r: r["sampling"]["held_bytes"] / 2**20),
     "evaluations": ("evaluations a sample", lambda r: r["sampling"]["evaluations"]),
 }
 

@@ -5,6 +5,7 @@ from jaxgen.data.analytic import AnalyticScene
 from jaxgen.data.captioned import Captioned
 from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
+from jaxgen.data.factors import Factors
 from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.mirrored import Mirrored
@@ -28,6 +29,7 @@ __all__ = [
     "Digits",
     "Emoji",
     "EmojiEdges",
+    "Factors",
     "ImageFolder",
     "Mirrored",
     "PairFolder",
