@@ -33,6 +33,7 @@ from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.initial import read_source
 from jaxgen.runs.restore import restore
 from jaxgen.runtime import devices
+from jaxgen.runtime.interrupt import leave_after
 from jaxgen.train.loop import train
 
 MOST = 0.01  # of the parameters that LoRA trains
@@ -65,7 +66,7 @@ def base(options: Options) -> Experiment:
 
 def trained(experiment: Experiment, folder: Path) -> float:
     """Trains a run unless it is there, and returns the seconds that it took."""
-    train(experiment, folder)
+    leave_after(train(experiment, folder), folder)
     return json.loads(RunFolder(folder).timing.read_text().splitlines()[-1])["time"]
 
 

@@ -18,6 +18,7 @@ from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
 from jaxgen.runs.pretrained import Pretrained
 from jaxgen.runtime.devices import start_jax
+from jaxgen.runtime.interrupt import leave_after
 from jaxgen.runtime.processes import is_main
 from jaxgen.runtime.reading import user_path
 from jaxgen.train.auto_mesh import cpu_devices
@@ -149,10 +150,7 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
         stopped = train(experiment, out, facts, options.max_hours, options.profile)
     if is_main():
         print(f"{time.monotonic() - began:.0f} s in all")
-    if stopped:
-        print(f"stopped by {stopped}, saved in {out}: the same command goes on from there")
-        if stopped in ("SIGINT", "SIGTERM"):
-            sys.exit(130 if stopped == "SIGINT" else 143)
+    leave_after(stopped, out)
 
 
 def preset_of(presets: dict[str, Experiment], name: str) -> Experiment:

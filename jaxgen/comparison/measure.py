@@ -25,6 +25,7 @@ from jaxgen.report import save_picture
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment
 from jaxgen.runtime.files import write_text
+from jaxgen.runtime.interrupt import leave_after
 from jaxgen.runtime.reading import read_json
 from jaxgen.scoring import features, scores
 from jaxgen.scoring.records import Scoring, score_run
@@ -46,13 +47,13 @@ def kept(file: Path, make: Any) -> Any:
 
 
 def trained(experiment: Experiment, folder: Path) -> Run:
-    """The run in `folder`, trained to its end; its state as training left it."""
+    """The run in `folder`, trained to its end; its state as training left it. A signal meanwhile ends the command."""
     steps = 0
     if (folder / "checkpoints").is_dir():
         with Checkpoints(folder / "checkpoints") as checkpoints:
             steps = max(checkpoints.steps(), default=0)
     if steps < experiment.steps:
-        train(experiment, folder)
+        leave_after(train(experiment, folder), folder)
     return load(folder)
 
 

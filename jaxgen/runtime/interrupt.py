@@ -74,6 +74,16 @@ def leave(number: int) -> None:
     os._exit(128 + number)
 
 
+def leave_after(stopped: str | None, where: object) -> None:
+    """Ends a command by the signal that stopped one of its trainings, which is saved in `where`; nothing for None.
+    stopped: as `train` returns it."""
+    if stopped is None:
+        return
+    print(f"stopped by {stopped}, saved in {where}: the same command goes on from there", flush=True)
+    if stopped in (number.name for number in SIGNALS):
+        sys.exit(128 + signal.Signals[stopped])
+
+
 def leaving_at_once() -> Answered:
     """While entered, SIGINT and SIGTERM end the process as `leave` does."""
     return Answered(leave)

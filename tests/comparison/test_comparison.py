@@ -9,7 +9,7 @@ from conftest import EXPERIMENTS, ROOT
 from scipy.stats import spearmanr, t
 
 from jaxgen.cli.families import compare, seconds
-from jaxgen.comparison import families, page
+from jaxgen.comparison import families, measure, page
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 
@@ -53,7 +53,7 @@ def row(family, kind, seed, fd, other, **scores):
         "family": family, "kind": kind, "script": family, "seed": seed, "parameters": 10, "steps": 5,
         "told_classes": False, "training": {"compile_seconds": 1, "held_bytes": 1 << 20, "budget": 60},
         "scores": {"cnn": {**mine, **scores}, "mlp": {**mine, "fd": other}}, "held_out": {},
-        "sampling": {"samples_per_second": 100.0, "compile_seconds": 1, "evaluations": 1},
+        "sampling": {"samples_per_second": 100.0, "compile_seconds": 1, "held_bytes": 1 << 20, "evaluations": 1},
     }  # fmt: skip
 
 
@@ -91,6 +91,20 @@ def test_claims_hold_or_do_not():
         page.summary([r for r in ROWS if r["family"] != "ddpm"] + [row("ddpm", "diffusion", 0, 99.0, 1.0)])
     )
     assert not worse[0]["holds"]
+
+
+def test_claims_of_families_that_are_not_there():
+    assert page.claims(page.summary([row("autoencoder", "autoencoder", 0, 1.0, 1.0)])) == []
+    kinds = page.claims(page.summary([row("vae", "VAE", 0, 2.0, 1.0), row("ddpm", "diffusion", 0, 1.0, 1.0)]))
+    assert not any(claim["claim"].startswith("Diversity") for claim in kinds)
+
+
+def test_a_training_that_a_signal_stopped_is_not_scored(tmp_path, monkeypatch, capsys):
+    """Regression: its checkpoint was scored as if it were the end, and the next family begun."""
+    monkeypatch.setattr(measure, "train", lambda *_: "SIGTERM")
+    with pytest.raises(SystemExit) as ended:
+        measure.trained(presets(ROOT / "experiments" / "vae.py")["smoke"], tmp_path / "run")
+    assert ended.value.code == 143 and "the same command goes on" in capsys.readouterr().out
 
 
 def test_a_small_comparison_from_end_to_end(tmp_path, capsys):
