@@ -21,7 +21,9 @@ STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the 
 
 `{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py, and
 `{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote, `{{ scaling FILE }}` of plan_scaling.py's,
-`{{ speed FILE }}` of cpu.py's.
+`{{ speed FILE }}` of cpu.py's; `{{ families FILE }}`, `{{ samplers FILE }}` and `{{ claims FILE }}` of a file that
+experiments/compare.py wrote, `{{ ablations FILE }}` of ablations.py's,
+`{{ presets FILE }}` of presets.py's.
 """
 
 import argparse
@@ -187,7 +189,79 @@ def speed_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-TABLES = {"plans": plans_table, "scaling": scaling_table, "speed": speed_table}
+def estimate(number: dict[str, float] | None, form: str = ".3g") -> str:
+    """A mean with the half-width of its interval, where there is one."""
+    if number is None:
+        return ""
+    half = f" ± {number['ci95']:.2g}" if number.get("ci95") else ""
+    return f"{number['mean']:{form}}{half}"
+
+
+def families_table(found: dict[str, Any]) -> str:
+    """Scores of a comparison of families, the nearest to the data first."""
+    names = {"fd": "Fréchet distance", "fd_other": "by the other judge", "precision": "precision", "recall": "recall",
+             "coverage": "coverage", "rarest_class": "rarest class", "bits_per_dim": "bits/dim", "ppl": "path length",
+             "parameters": "parameters", "steps": "steps"}  # fmt: skip
+    rows = ["| family | " + " | ".join(names.values()) + " |", "|---" + "|---:" * len(names) + "|"]
+    for row in found["families"]:
+        told = " (told classes)" if row["told_classes"] else ""
+        cells = [estimate(row.get(name), ",.0f" if name in ("parameters", "steps") else ".3g") for name in names]
+        rows.append(f"| {row['family']}{told} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def samplers_table(found: dict[str, Any]) -> str:
+    """Compiled samplers of the families of a comparison, the fastest first."""
+    names = {"samples_per_second": ("samples/s", ",.3g"), "evaluations": ("evaluations", ".0f"),
+             "sampler_compile_seconds": ("compiled in, s", ".2g"), "sampler_mib": ("MiB", ".3g"),
+             "fd": ("Fréchet distance", ".3g")}  # fmt: skip
+    rows = ["| family | " + " | ".join(name for name, _ in names.values()) + " |", "|---" + "|---:" * len(names) + "|"]
+    for row in sorted(found["families"], key=lambda row: -row["samples_per_second"]["mean"]):
+        cells = [f"{row[name]['mean']:{form}}" for name, (_, form) in names.items()]
+        rows.append(f"| {row['family']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def claims_table(found: dict[str, Any]) -> str:
+    """What documents assert of families beside what was measured."""
+    rows = ["| what is said | here | measured |", "|---|---|---|"]
+    for claim in found["claims"]:
+        values = ", ".join(f"{kind} {value:.3g}" for kind, value in claim["measured"].items())
+        holds = "holds" if claim["holds"] else "does not hold"
+        rows.append(f"| {claim['claim']} | {holds} | {claim['by']}: {values} |")
+    return "\n".join(rows)
+
+
+def ablations_table(found: dict[str, Any]) -> str:
+    """Every study's variants, with the means of their numbers over seeds."""
+    rows = ["| what is said | variant | numbers |", "|---|---|---|"]
+    before = ""
+    for row in found["over_seeds"]:
+        numbers = ", ".join(f"{n.replace('_', ' ')} {estimate(v)}" for n, v in row.items() if isinstance(v, dict))
+        claim = "" if row["study"] == before else found["claims"][row["study"]]
+        before = row["study"]
+        rows.append(f"| {claim} | {row['variant']} | {numbers} |")
+    return "\n".join(rows)
+
+
+def presets_table(found: dict[str, Any]) -> str:
+    """Presets run to their ends."""
+    rows = ["| preset | parameters | steps | minutes | on held-out data | Fréchet distance | recall |",
+            "|---|---:|---:|---:|---|---:|---:|"]  # fmt: skip
+    for row in sorted(found["results"], key=lambda row: row["case"]):
+        numbers = ", ".join(f"{name.replace('_', ' ')} {v['mean']:.4g}" for name, v in row["held_out"].items())
+        fd, recall = (f"{row['scores'][name]:.3g}" if name in row["scores"] else "" for name in ("fd", "recall"))
+        minutes = (row["cpu_seconds"] or row["seconds"]) / 60
+        rows.append(
+            f"| {row['case']} | {row['parameters']:,} | {row['steps']:,} | {minutes:.1f} | {numbers} | {fd} | {recall} |"
+        )
+    return "\n".join(rows)
+
+
+TABLES = {
+    "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
+    "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
+}  # fmt: skip
 
 
 def fill(text: str) -> str:

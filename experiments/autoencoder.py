@@ -1,6 +1,8 @@
 """Autoencoder with a mixture of Gaussians fitted to its latents (arXiv:1903.12436).
 
     python experiments/autoencoder.py digits      # 1 minute on two cores
+
+Not yet run to the end: digits, emoji, mnist.
 """
 
 from jaxgen.cli.train import main

@@ -2,6 +2,8 @@
 
     python experiments/classifier.py mnist --data.data-dir DIR    # DIR holds mnist as tensorflow-datasets prepared it
     python experiments/classifier.py digits
+
+Not yet run to the end: digits, emoji.
 """
 
 from jaxgen.cli.train import main

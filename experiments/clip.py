@@ -6,7 +6,7 @@ zero-shot classes.
     python experiments/clip.py folder --images DIR
     python experiments/clip.py vit_b32 --data.data.folder DIR --data.vocabulary FOLDER --mesh data=8
 
-Not yet run: folder; and vit_b32, the published setting, whose 400 million pairs are not public. The folders have
+Not yet run: folder, vit_b32 (the published setting, whose 400 million pairs are not public). The folders have
 captions, CLIP's vocab.json and merges.txt are in FOLDER.
 """
 

@@ -2,6 +2,8 @@
 
     python experiments/cvae.py digits      # 1 minute on two cores
     jaxgen sample runs/cvae-digits-0 --cond 7
+
+Not yet run to the end: digits, emoji, mnist.
 """
 
 from jaxgen.cli.train import main

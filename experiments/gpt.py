@@ -9,7 +9,7 @@ shakespeare_char_cpu and shakespeare_char have nanoGPT's sizes and steps for a C
 1.4697 nats a character there; without --data.source they read tensorflow-datasets' tiny_shakespeare. gpt2 reaches 2.85
 nats a token on OpenWebText there, in 600,000 steps of 0.5 M tokens. shakespeare_char_cpu takes 7 minutes of one core
 and reaches 1.78 on all of the last tenth; at nanoGPT's rate of 1e-3 (--model.optimizer.lr 1e-3) it reaches 1.91. Not
-yet run: the others.
+yet run: docs, docs_bpe, sketch, shakespeare_char, gpt2, gpt2_medium, gpt2_large, gpt2_xl.
 """
 
 from jaxgen.cli.train import main

@@ -8,8 +8,8 @@
 Each channel of the latents is standardized by what was measured as the run began. Of another first stage: --codec.run
 RUN, with --model.shape as its latents have. emoji takes 68 minutes of CPU time: faces, people, tiles and flags can be
 told, animals and food not. sprites was run for 3,000 steps, and draws blobs in the colours of their classes. Not yet
-run: dit_xl (675 M parameters, FID 2.27 on ImageNet-256) and ldm4 (arXiv:2112.10752, table 10: FID 3.60 with guidance),
-whose first stages are runs of autoencoder_kl.py or import-sd.
+run: dit_xl (675 M parameters, FID 2.27 on ImageNet-256), ldm4 (arXiv:2112.10752, table 10: FID 3.60 with guidance).
+Their first stages are runs of autoencoder_kl.py or import-sd.
 """
 
 from jaxgen.cli.train import main

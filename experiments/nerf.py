@@ -7,7 +7,7 @@
     jaxgen render runs/nerf-analytic-0 --turntable 60 --lattice 192       # PSNR and SSIM of held-out views, film, mesh
 
 lego_small takes 25 minutes of one core and comes to 29.8 dB over the 12 held-out views, analytic 8 minutes and 30.1 dB,
-its depths 1.2 % off. Not yet run: the others. The paper: 32.54 dB on Lego at 800 px.
+its depths 1.2 % off. Not yet run: blender, llff. The paper: 32.54 dB on Lego at 800 px.
 """
 
 from jaxgen.cli.train import main

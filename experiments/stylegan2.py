@@ -7,7 +7,7 @@
 `cifar10` is the configuration for that set of arXiv:2006.06676, for which an FID of 2.42 is published; `emoji64` and
 `celeba_hq256` follow its rule for others: gamma 0.0002 pixels / batch size, Adam 0.0025. emoji: 31 minutes of CPU, no
 collapse, recall 0.62 and perceptual path length 24.7 by the features of a classifier of emoji (2,000 samples, seed 0).
-Others are not yet run to the end.
+Not yet run to the end: digits, emoji64, cifar10, celeba_hq256.
 """
 
 from jaxgen.cli.train import main

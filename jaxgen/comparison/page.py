@@ -39,6 +39,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "sampler_mib": ("MiB in sampling", lambda r: r["sampling"]["held_bytes"] / 2**20),
     "evaluations": ("evaluations a sample", lambda r: r["sampling"]["evaluations"]),
 }
+ACROSS = 4
+"""Families side by side in the picture of samples."""
 
 
 def _mean(row: Row, name: str) -> float | None:
@@ -121,7 +123,7 @@ def claims(found: list[Row]) -> list[dict[str, Any]]:
 
 
 def write_page_of(out: Path, data: str) -> Path:
-    """Writes comparison.json, dots.png and report.html from the rows in `out`; returns the page."""
+    """Writes comparison.json, dots.png, samples.png and report.html from the rows in `out`; returns the page."""
     rows = rows_in(out)
     found = summary(rows)
     record = {
@@ -131,6 +133,7 @@ def write_page_of(out: Path, data: str) -> Path:
     }  # fmt: skip
     write_text(out / "comparison.json", json.dumps(record, indent=1) + "\n")
     draw(found, out / "dots.png")
+    draw_samples(out, found, out / "samples.png")
     parts = [
         f"<header><h1>Families on {escape(data)} <small>{record['budget_seconds']:.0f} s each</small></h1></header>",
         section("Distances", div("scroll", img(_picture(out / "dots.png"), "dot plots"))),
@@ -201,4 +204,26 @@ def draw(found: list[Row], file: Path) -> None:
         axes.set(xlabel=title, xscale="log" if field in ("fd", "samples_per_second") else "linear")
         axes.set_yticks(places, [row["family"] for row in found])
         axes.grid(color="0.9")
+    FigureCanvasAgg(figure).print_png(file)
+
+
+def draw_samples(out: Path, found: list[Row], file: Path) -> None:
+    """The samples of each family's first seed side by side, the nearest to the data first."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    there = [(row, out / f"{row['script']}-{row['seeds'][0]}.png") for row in found]
+    there = [(row, picture) for row, picture in there if picture.is_file()]
+    if not there:
+        return
+    columns = min(ACROSS, len(there))
+    lines = -(-len(there) // columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * lines), dpi=100, facecolor="white", layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for place, (row, picture) in zip(axes, there):
+        with undecoded(picture) as image:
+            place.imshow(np.asarray(image.convert("RGB")), interpolation="nearest")
+        place.set_title(f"{row['family']}: {row['fd']['mean']:.2f}", fontsize=9)
+    for place in axes:
+        place.set_axis_off()
     FigureCanvasAgg(figure).print_png(file)

@@ -1,0 +1,140 @@
+"""Presets run to their ends and scored, a row and a picture each: what a user gets who types the command as it stands.
+
+    python benchmarks/presets.py digits                                 # that preset of every script which has it
+    python benchmarks/presets.py mnist --scripts glow nsf --data-dir DIR
+    python benchmarks/presets.py moons toy --scripts maf gan
+
+Runs lie in runs/SCRIPT-PRESET-0, as the scripts leave them; one that is there is not trained again. Scores are by the
+features of the classifier trained on the same data, where there is one. A preset that fails is said, and the next one
+taken.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import common
+import jax
+import numpy as np
+import tyro
+from rows import Row, Rows
+
+from jaxgen import core
+from jaxgen.api.run import Run
+from jaxgen.cli import parse
+from jaxgen.comparison import measure
+from jaxgen.data import TFDS
+from jaxgen.errors import UserError, nearest
+from jaxgen.experiment import Experiment, presets, scripts
+from jaxgen.inference.held_out import held_out_numbers
+from jaxgen.report import save_picture
+from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runtime import devices
+
+SCRIPTS = common.ROOT / "experiments"
+SHOWN = 40
+"""Samples in a picture."""
+
+
+@dataclass(frozen=True)
+class Options:
+    presets: Annotated[tuple[str, ...], tyro.conf.Positional]
+    scripts: tuple[str, ...] = ()
+    """All that have such a preset when none is named."""
+    data_dir: str = ""
+    """Folder of tensorflow-datasets, for mnist."""
+    num: int = 2000
+    """Samples that are scored."""
+    folder: str = "runs"
+    out: str = str(common.RESULTS / "presets.json")
+
+
+def chosen(options: Options) -> list[tuple[str, str, Experiment]]:
+    """(script, preset, experiment) of all that are asked for, first stages before what needs them. Raises UserError for
+    a script or preset that there is none of."""
+    there = scripts(SCRIPTS)
+    for script in options.scripts:
+        if script not in there:
+            raise UserError(f"experiments has no {script}.py{nearest(script, there)}")
+    found = []
+    for script in options.scripts or there:
+        known = presets(there[script])
+        found += [(script, name, known[name]) for name in options.presets if name in known]
+    if missing := set(options.presets) - {name for _, name, _ in found}:
+        raise UserError(f"no script has a preset {' or '.join(sorted(missing))}")
+    return sorted(found, key=lambda item: isinstance(item[2].codec, Pretrained))
+
+
+def here(experiment: Experiment, data_dir: str) -> Experiment:
+    """The experiment, its data where they lie."""
+    if isinstance(experiment.data, TFDS) and data_dir:
+        return replace(experiment, data=replace(experiment.data, data_dir=data_dir))
+    return experiment
+
+
+def judge(preset: str, experiment: Experiment, options: Options) -> Run | None:
+    """The classifier of the same data, if the model's samples are such images."""
+    known = presets(SCRIPTS / "classifier.py").get(preset)
+    if known is None or type(known.data) is not type(experiment.data):
+        return None
+    known = here(known, options.data_dir)
+    raw = [e.data.batch_at(0, 0, 1)["x"].shape for e in (known, experiment)]
+    return measure.trained(known, Path(options.folder) / f"classifier-{preset}-0") if raw[0] == raw[1] else None
+
+
+def measured(script: str, preset: str, experiment: Experiment, options: Options) -> Row:
+    began = time.process_time()
+    folder = Path(options.folder) / f"{script}-{preset}-{experiment.seed}"
+    fresh = not folder.exists()
+    run = measure.trained(experiment, folder)
+    seconds = time.process_time() - began
+    timing = json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
+    by = judge(preset, experiment, options) if script != "classifier" else None
+    scored = measure.scored(run, by, options.num) if by else {}
+    samples = run.sample(SHOWN if by else experiment.num_samples, seed=1)
+    if isinstance(samples, np.ndarray) and samples.dtype == np.uint8 and samples.ndim == 4:
+        pictures = Path(options.out).parent / "presets"
+        pictures.mkdir(parents=True, exist_ok=True)
+        save_picture(pictures / f"{script}-{preset}.png", samples)
+    return {
+        "script": script, "preset": preset, "parameters": core.count_params(run.state.params), "steps": run.step,
+        "seconds": timing["time"], "cpu_seconds": seconds if fresh and jax.default_backend() == "cpu" else None,
+        "held_out": held_out_numbers(run)[0], "scores": scored,
+    }  # fmt: skip
+
+
+def said(row: Row) -> str:
+    """The numbers of a row on one line."""
+    numbers: dict[str, Any] = {name: value["mean"] for name, value in row["held_out"].items()}
+    numbers |= {name: row["scores"][name] for name in ("fd", "recall") if name in row["scores"]}
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def main(args: list[str]) -> None:
+    options = parse.parse(Options, None, args, "presets.py", __doc__)
+    wanted = chosen(options)
+    devices.start_jax()
+    columns = {"preset": lambda r: r["case"], "minutes": lambda r: f"{r['seconds'] / 60:.1f}", "numbers": said}
+    # The file stays open to further presets, in any order.
+    table = Rows(options.out, "presets", columns, OneFile(options.out), common.provenance())
+    for script, preset, experiment in wanted:
+        try:
+            one = here(experiment, options.data_dir)
+            table.add(f"{script} {preset}", lambda s=script, p=preset, e=one: measured(s, p, e, options))
+        except UserError as error:
+            print(f"{script} {preset}: {error}", flush=True)
+    table.finish("presets", unfinished=True)
+
+
+@dataclass(frozen=True)
+class OneFile:
+    """Rows of every call go together, whatever it asks for."""
+
+    out: str
+
+
+if __name__ == "__main__":
+    parse.run(lambda: main(sys.argv[1:]))
