@@ -252,9 +252,8 @@ def presets_table(found: dict[str, Any]) -> str:
         numbers = ", ".join(f"{name.replace('_', ' ')} {v['mean']:.4g}" for name, v in row["held_out"].items())
         fd, recall = (f"{row['scores'][name]:.3g}" if name in row["scores"] else "" for name in ("fd", "recall"))
         minutes = (row["cpu_seconds"] or row["seconds"]) / 60
-        rows.append(
-            f"| {row['case']} | {row['parameters']:,} | {row['steps']:,} | {minutes:.1f} | {numbers} | {fd} | {recall} |"
-        )
+        size = f"{row['parameters']:,} | {row['steps']:,} | {minutes:.1f}"
+        rows.append(f"| {row['case']} | {size} | {numbers} | {fd} | {recall} |")
     return "\n".join(rows)
 
 

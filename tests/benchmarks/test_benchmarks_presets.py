@@ -1,0 +1,56 @@
+"""Presets run to their ends by one command: which, in what order, and two small ones whole."""
+
+import json
+from dataclasses import replace
+
+import presets as runner
+import pytest
+from conftest import EXPERIMENTS
+
+from jaxgen.errors import UserError
+from jaxgen.experiment import presets
+
+
+def options(*names, **settings):
+    return runner.Options(presets=names, **settings)
+
+
+def test_first_stages_come_before_what_needs_them():
+    found = [script for script, _, _ in runner.chosen(options("mnist", scripts=("vqvae_prior", "vae", "vqvae")))]
+    assert found.index("vqvae") < found.index("vqvae_prior")
+    everything = {script for script, _, _ in runner.chosen(options("digits"))}
+    assert everything == {script for script, path in EXPERIMENTS.items() if "digits" in presets(path)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (options("digits", scripts=("vaee",)), r"no vaee\.py \(did you mean vae\?\)"),
+        (options("digit"), "no script has a preset digit"),
+        (options("digits", "moons", scripts=("vae",)), "no script has a preset moons"),
+    ],
+)
+def test_what_is_not_there(asked, said):
+    with pytest.raises(UserError, match=said):
+        runner.chosen(asked)
+
+
+def test_a_judge_sees_the_same_images():
+    vae = presets(EXPERIMENTS["vae"])
+    assert runner.judge("moons", vae["digits"], options("moons")) is None
+    points = presets(EXPERIMENTS["maf"])["moons"]
+    assert runner.judge("digits", points, options("digits")) is None
+    larger = replace(vae["emoji"], data=replace(vae["emoji"].data, size=64))
+    assert runner.judge("emoji", larger, options("emoji")) is None
+
+
+@pytest.mark.slow
+def test_two_presets_from_end_to_end(tmp_path, capsys):
+    """One fails, as its first stage is not there: it is said, and the other is measured."""
+    out = tmp_path / "found.json"
+    args = ["smoke", "--scripts", "latent_diffusion", "maf", "--folder", str(tmp_path), "--out", str(out), "--num", "40"]
+    runner.main(args)
+    (row,) = json.loads(out.read_text())["results"]
+    assert row["case"] == "maf smoke" and row["held_out"]["bits_per_dim"]["mean"] > 0 and row["scores"]["fd"] > 0
+    assert (tmp_path / "presets" / "maf-smoke.png").is_file()
+    assert "latent_diffusion smoke: codec.run is" in capsys.readouterr().out
