@@ -35,6 +35,8 @@ Row = dict[str, Any]
 METRICS = "fid,kid,prdc,memorization,classes"
 DRAWN = 256
 """Samples of the call that is timed."""
+HELD_OUT = 1000
+"""Held-out examples, at most, whose likelihood is measured."""
 SHOWN = 10
 """Samples on the page, the first of a seed."""
 
@@ -96,7 +98,7 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
             "parameters": core.count_params(run.state.params), "steps": run.step,
             "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
             "scores": {name: scored(run, judge, num) for name, judge in judged_by.items()},
-            "held_out": held_out_numbers(run)[0], "sampling": _sampling(family, run), "environment": environment(),
+            "held_out": held_out_numbers(run, limit=HELD_OUT)[0], "sampling": _sampling(family, run), "environment": environment(),
         }  # fmt: skip
 
     found = kept(folder.with_suffix(".json"), measured)

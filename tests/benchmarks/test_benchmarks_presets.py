@@ -48,7 +48,8 @@ def test_a_judge_sees_the_same_images():
 def test_two_presets_from_end_to_end(tmp_path, capsys):
     """One fails, as its first stage is not there: it is said, and the other is measured."""
     out = tmp_path / "found.json"
-    args = ["smoke", "--scripts", "latent_diffusion", "maf", "--folder", str(tmp_path), "--out", str(out), "--num", "40"]
+    args = ["smoke", "--scripts", "latent_diffusion", "maf", "--num", "40"]
+    args += ["--folder", str(tmp_path), "--out", str(out)]
     runner.main(args)
     (row,) = json.loads(out.read_text())["results"]
     assert row["case"] == "maf smoke" and row["held_out"]["bits_per_dim"]["mean"] > 0 and row["scores"]["fd"] > 0
