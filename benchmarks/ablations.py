@@ -28,7 +28,7 @@ from jaxgen.api.run import Run
 from jaxgen.cli import parse
 from jaxgen.comparison import families, measure
 from jaxgen.core.configuration import to_json
-from jaxgen.core.keys import fold_each
+from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.data import Factors
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets
@@ -122,8 +122,8 @@ def entangled(run: Run, judge: Run) -> Row:
 
     model: Any = run.model
     state, keys = run.state, core.sample_keys(0, NUM)
-    z, ends = model._latents(keys), model._latents(fold_each(keys, 1))
-    decode = jax.jit(lambda w: model._truncated_image(state, w))
+    z, ends = (normal_each(fold_each(keys, end), (model.latent,)) for end in (0, 1))
+    decode = jax.jit(lambda w: model.synthesize(state.sampling_params["gen"], model.truncated(state, w, 1.0)))
     style = jax.jit(lambda z: model.style_of(state, z))
     w, w_ends = style(z), style(ends)
     classify: Any = judge.model

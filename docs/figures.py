@@ -202,11 +202,15 @@ def families_table(found: dict[str, Any]) -> str:
     names = {"fd": "Fréchet distance", "fd_other": "by the other judge", "precision": "precision", "recall": "recall",
              "coverage": "coverage", "rarest_class": "rarest class", "bits_per_dim": "bits/dim", "ppl": "path length",
              "parameters": "parameters", "steps": "steps"}  # fmt: skip
-    rows = ["| family | " + " | ".join(names.values()) + " |", "|---" + "|---:" * len(names) + "|"]
+    rows = ["| family | " + " | ".join(names.values()) + " | seen |", "|---" + "|---:" * len(names) + "|---|"]
+    if real := found["held_out_pictures"]:
+        here = {**real["cnn"], "fd_other": real["mlp"]["fd"]}
+        cells = [f"{here[name]:.3g}" if name in here else "" for name in names]
+        rows.append("| held-out pictures | " + " | ".join(cells) + " | |")
     for row in found["families"]:
         told = " (told classes)" if row["told_classes"] else ""
         cells = [estimate(row.get(name), ",.0f" if name in ("parameters", "steps") else ".3g") for name in names]
-        rows.append(f"| {row['family']}{told} | " + " | ".join(cells) + " |")
+        rows.append(f"| {row['family']}{told} | " + " | ".join(cells) + f" | {', '.join(row['failures'])} |")
     return "\n".join(rows)
 
 

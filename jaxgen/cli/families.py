@@ -71,6 +71,7 @@ def compare(args: list[str], doc: str | None, folder: Path) -> None:
 
     known = {name: presets(path) for name, path in scripts(folder).items()}
     judged_by = measure.judges(here(known["classifier"][options.data]), out)
+    measure.reference(out, judged_by, options.num)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for family, preset in chosen.items():
             experiment = replace(here(preset), seed=seed)

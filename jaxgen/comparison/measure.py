@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -33,6 +33,7 @@ from jaxgen.train.loop import train
 
 Row = dict[str, Any]
 METRICS = "fid,kid,prdc,memorization,classes"
+REFERENCE = "reference.json"
 DRAWN = 256
 """Samples of the call that is timed."""
 HELD_OUT = 1000
@@ -98,7 +99,8 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
             "parameters": core.count_params(run.state.params), "steps": run.step,
             "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
             "scores": {name: scored(run, judge, num) for name, judge in judged_by.items()},
-            "held_out": held_out_numbers(run, limit=HELD_OUT)[0], "sampling": _sampling(family, run), "environment": environment(),
+            "held_out": held_out_numbers(run, limit=HELD_OUT)[0], "sampling": _sampling(family, run),
+            "environment": environment(),
         }  # fmt: skip
 
     found = kept(folder.with_suffix(".json"), measured)
@@ -108,12 +110,22 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
     return found
 
 
-def scored(run: Run, judge: Run, num: int) -> dict[str, float]:
-    """The scores of `num` samples in the features of a classifier, by plain names: fd, kd, precision, recall, ..."""
+def reference(out: Path, judged_by: dict[str, Run], num: int) -> dict[str, dict[str, float]]:
+    """The scores of held-out pictures, which no family need be better than."""
+
+    def measured() -> dict[str, dict[str, float]]:
+        return {name: scored(judge, judge, num, of="test") for name, judge in judged_by.items()}
+
+    return kept(out / REFERENCE, measured)
+
+
+def scored(run: Run, judge: Run, num: int, of: Literal["samples", "test"] = "samples") -> dict[str, float]:
+    """The scores of `num` samples, or held-out pictures, in the features of a classifier, by plain names: fd, kd,
+    precision, recall, ..."""
     network = features.of_run(judge)
-    asked = METRICS + (",ppl" if isinstance(run.model, WalksLatents) else "")
+    asked = METRICS + (",ppl" if isinstance(run.model, WalksLatents) and of == "samples" else "")
     metrics = scores.check_metrics(asked, num)
-    records = score_run(run, network, metrics, Scoring(num=num))
+    records = score_run(run, network, metrics, Scoring(num=num, of=of))
     values = {name: value for record in records for name, value in record["values"].items()}
     return {name.replace(f"_{network.name}", ""): value for name, value in values.items()}
 

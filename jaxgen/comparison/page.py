@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.comparison.families import FAMILIES
-from jaxgen.comparison.measure import Row
+from jaxgen.comparison.measure import REFERENCE, Row
 from jaxgen.report.parts import Picture, div, img, section, write_page
 from jaxgen.report.seeds import interval
 from jaxgen.runtime.files import write_text
@@ -38,6 +38,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "sampler_compile_seconds": ("s to compile sampling", lambda r: r["sampling"]["compile_seconds"]),
     "sampler_mib": ("MiB in sampling", lambda r: r["sampling"]["held_bytes"] / 2**20),
     "evaluations": ("evaluations a sample", lambda r: r["sampling"]["evaluations"]),
+}
+FAILURES: dict[str, Callable[[Callable[[str], float]], bool]] = {
+    # What is seen of a family: the test, given its means by field.
+    "a class is nearly missing": lambda mean: mean("rarest_class") < 0.03,
+    "little variety": lambda mean: mean("recall") < 0.5,
+    "much is unlike the data": lambda mean: mean("precision") < 0.5,
+    "nearer to training pictures than held-out ones are": lambda mean: mean("nn_ratio") < 0.9,
+    "seeds differ by half": lambda mean: mean("fd_spread") > 0.5,
 }
 ACROSS = 4
 """Families side by side in the picture of samples."""
@@ -71,9 +79,20 @@ def summary(rows: Iterable[Row]) -> list[Row]:
         first = mine[0]
         found.append({
             "family": name, "kind": first["kind"], "script": first["script"], "seeds": [r["seed"] for r in mine],
-            "told_classes": first["told_classes"], **numbers,
+            "told_classes": first["told_classes"], **numbers, "failures": failures(numbers),
         })  # fmt: skip
     return sorted(found, key=lambda row: row["fd"]["mean"])
+
+
+def failures(numbers: dict[str, Number]) -> list[str]:
+    """What is seen to be wrong with a family, by the means of its scores and the interval of its distance."""
+
+    def mean(field: str) -> float:
+        if field == "fd_spread":
+            return numbers["fd"].get("ci95", 0.0) / numbers["fd"]["mean"]
+        return numbers[field]["mean"] if field in numbers else float("nan")
+
+    return [what for what, seen in FAILURES.items() if seen(mean)]
 
 
 def agreement(found: list[Row]) -> float | None:
@@ -129,6 +148,7 @@ def write_page_of(out: Path, data: str) -> Path:
     record = {
         "data": data, "budget_seconds": max((row["training"]["budget"] for row in rows), default=0.0),
         "families": found, "rank_correlation_of_judges": agreement(found), "claims": claims(found),
+        "held_out_pictures": read_json(out / REFERENCE) if (out / REFERENCE).is_file() else {},
         "environment": rows[0]["environment"] if rows else {},
     }  # fmt: skip
     write_text(out / "comparison.json", json.dumps(record, indent=1) + "\n")
@@ -137,7 +157,7 @@ def write_page_of(out: Path, data: str) -> Path:
     parts = [
         f"<header><h1>Families on {escape(data)} <small>{record['budget_seconds']:.0f} s each</small></h1></header>",
         section("Distances", div("scroll", img(_picture(out / "dots.png"), "dot plots"))),
-        section("Numbers", _table(found, record["rank_correlation_of_judges"])),
+        section("Numbers", _table(found, record["rank_correlation_of_judges"], record["held_out_pictures"])),
         section("What is said, and what was measured", _claims(record["claims"])),
         section("Samples", div("pictures", "\n".join(_samples(out, row) for row in found))),
     ]
@@ -165,18 +185,22 @@ def _said(number: Number | None) -> str:
     return f"{number['mean']:,.4g}{half}"
 
 
-def _table(found: list[Row], correlation: float | None) -> str:
+def _table(found: list[Row], correlation: float | None, held_out: dict[str, dict[str, float]]) -> str:
     heads = "".join(f'<th scope="col" class="num">{escape(name)}</th>' for name, _ in COLUMNS.values())
     lines = "".join(
         f'<tr><th scope="row">{escape(row["family"])}{" (told classes)" if row["told_classes"] else ""}</th>'
         + "".join(f'<td class="num">{_said(row.get(field))}</td>' for field in COLUMNS)
-        + "</tr>"
+        + f"<td>{escape(', '.join(row['failures']))}</td></tr>"
         for row in found
     )
+    if held_out:
+        real = {**held_out["cnn"], "fd_other": held_out["mlp"]["fd"]}
+        cells = (f'<td class="num">{_said({"mean": real[f]} if f in real else None)}</td>' for f in COLUMNS)
+        lines = f'<tr><th scope="row">Held-out pictures</th>{"".join(cells)}<td></td></tr>' + lines
     agree = "" if correlation is None else f"; the two judges' ranks correlate by {correlation:.2f}"
     return (
         f'<div class="scroll"><table><caption>means over seeds ± 95 % confidence intervals{agree}</caption><thead><tr>'
-        f'<th scope="col">Family</th>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+        f'<th scope="col">Family</th>{heads}<th scope="col">Seen</th></tr></thead><tbody>{lines}</tbody></table></div>'
     )
 
 

@@ -93,6 +93,16 @@ def test_claims_hold_or_do_not():
     assert not worse[0]["holds"]
 
 
+def test_failures_are_seen():
+    seen = {r["family"]: r["failures"] for r in page.summary(ROWS)}
+    assert seen == {"ddpm": [], "gan": ["little variety", "seeds differ by half"], "vae": ["little variety"]}
+    collapsed = row("gan", "GAN", 0, 1.0, 1.0, rarest_class=0.001, precision=0.4, recall=0.9, nn_ratio=0.5)
+    (found,) = page.summary([collapsed])
+    assert found["failures"] == [
+        "a class is nearly missing", "much is unlike the data", "nearer to training pictures than held-out ones are",
+    ]  # fmt: skip
+
+
 def test_claims_of_families_that_are_not_there():
     assert page.claims(page.summary([row("autoencoder", "autoencoder", 0, 1.0, 1.0)])) == []
     kinds = page.claims(page.summary([row("vae", "VAE", 0, 2.0, 1.0), row("ddpm", "diffusion", 0, 1.0, 1.0)]))
@@ -116,7 +126,7 @@ def test_a_small_comparison_from_end_to_end(tmp_path, capsys):
     for found in record["families"]:
         assert found["seeds"] == [0, 1] and found["fd"]["mean"] > 0 and found["steps"]["mean"] >= 5
     text = (tmp_path / "out" / "report.html").read_text()
-    assert text.count("<figure>") == 2 and "dot plots" in text
+    assert text.count("<figure>") == 2 and "dot plots" in text and "Held-out pictures" in text
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("checkpoints/*")}
     compare(args, None, ROOT / "experiments")  # nothing is trained again
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("checkpoints/*")}
