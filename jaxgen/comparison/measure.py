@@ -17,6 +17,7 @@ from jaxgen.core.capabilities import WalksLatents
 from jaxgen.core.compiled import sample_program
 from jaxgen.experiment import Experiment
 from jaxgen.inference.held_out import held_out_numbers
+from jaxgen.inference.sampling import drawn
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.ebm import EBM
 from jaxgen.models.gpt import GPT
@@ -28,7 +29,7 @@ from jaxgen.runtime.files import write_text
 from jaxgen.runtime.interrupt import leave_after
 from jaxgen.runtime.reading import read_json
 from jaxgen.scoring import features, scores
-from jaxgen.scoring.records import Scoring, score_run
+from jaxgen.scoring.records import Draw, Scoring, drawn_once, score_run
 from jaxgen.train.loop import train
 
 Row = dict[str, Any]
@@ -93,12 +94,12 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
     cost = steps_within(experiment, share, out / f"{family.script}.json")
 
     def measured() -> Row:
-        run = trained(families.of_length(experiment, cost["steps"]), folder)
+        run, draw = trained(families.of_length(experiment, cost["steps"]), folder), drawn_once()
         return {
             "family": family.name, "kind": family.kind, "script": family.script, "seed": experiment.seed,
             "parameters": core.count_params(run.state.params), "steps": run.step,
             "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
-            "scores": {name: scored(run, judge, num) for name, judge in judged_by.items()},
+            "scores": {name: scored(run, judge, num, draw=draw) for name, judge in judged_by.items()},
             "held_out": held_out_numbers(run, limit=HELD_OUT)[0], "sampling": _sampling(family, run),
             "environment": environment(),
         }  # fmt: skip
@@ -119,13 +120,15 @@ def reference(out: Path, judged_by: dict[str, Run], num: int) -> dict[str, dict[
     return kept(out / REFERENCE, measured)
 
 
-def scored(run: Run, judge: Run, num: int, of: Literal["samples", "test"] = "samples") -> dict[str, float]:
+def scored(
+    run: Run, judge: Run, num: int, of: Literal["samples", "test"] = "samples", draw: Draw = drawn
+) -> dict[str, float]:
     """The scores of `num` samples, or held-out pictures, in the features of a classifier, by plain names: fd, kd,
     precision, recall, ..."""
     network = features.of_run(judge)
     asked = METRICS + (",ppl" if isinstance(run.model, WalksLatents) and of == "samples" else "")
     metrics = scores.check_metrics(asked, num)
-    records = score_run(run, network, metrics, Scoring(num=num, of=of))
+    records = score_run(run, network, metrics, Scoring(num=num, of=of), draw=draw)
     values = {name: value for record in records for name, value in record["values"].items()}
     return {name.replace(f"_{network.name}", ""): value for name, value in values.items()}
 

@@ -4,7 +4,7 @@ A record has three parts beside its values: `protocol`, what two numbers must sh
 count, reference); `subject`, what is scored (model, step, averaged parameters or not, sampler, seed); `environment`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,16 +45,35 @@ class Scoring:
     """What to score: samples of the run, or a split of its data for the score of real data."""
 
 
+Draw = Callable[[Trained, int, range, Any], Iterator[np.ndarray]]
+"""Samples of a seed, as `sampling.drawn`."""
+
+
+def drawn_once() -> Draw:
+    """`sampling.drawn` of one run and condition, which keeps the samples that it has drawn."""
+    kept: dict[tuple[int, int], np.ndarray] = {}
+
+    def draw(trained: Trained, seed: int, firsts: range, cond: Any = None) -> Iterator[np.ndarray]:
+        for first in firsts:
+            if (seed, first) not in kept:
+                (kept[seed, first],) = drawn(trained, seed, range(first, first + firsts.step, firsts.step), cond)
+            yield kept[seed, first]
+
+    return draw
+
+
 def score_run(
     trained: Trained,
     network: features.Network,
     metrics: list[str],
     scoring: Scoring = Scoring(),
     distance: path_length.Distance | None = None,
+    draw: Draw = drawn,
 ) -> list[Record]:
     """Scores samples of a run, or a split of its data, against the reference; `keep` writes the records.
 
-    metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own. Raises
+    metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own. draw:
+    `sampling.drawn`, or one that remembers, for several networks that see the same samples. Raises
     UserError for a score that cannot be taken; one that does not exist of this network and model is left out, which is
     said.
     """
@@ -78,7 +97,7 @@ def score_run(
         cond = texts.asked(trained, num)
         subject |= {"model": type(model).__name__, "step": trained.step, "parameters": trained.state.sampling_field}
         subject |= {"sampler": _sampler(model), "first_sample": 0, "seed": seed, "experiment": _fixed(experiment)}
-        rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond)
+        rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond, draw)
         if "asked" in metrics:
             rows = {**rows, "asked": np.asarray(cond)}
         if template is not None:
@@ -115,7 +134,9 @@ def score_run(
     return records
 
 
-def _sampled(trained: Trained, network: features.Network, asked: Record, scoring: Scoring, cond: Any) -> features.Rows:
+def _sampled(
+    trained: Trained, network: features.Network, asked: Record, scoring: Scoring, cond: Any, draw: Draw
+) -> features.Rows:
     """Features of the samples; those that an interrupted command left in the run's folder are not computed again."""
     # Conditions are dealt out over all samples, so that another number of them changes each.
     weights = tree_hash(trained.state.sampling_params)[:16]
@@ -123,7 +144,7 @@ def _sampled(trained: Trained, network: features.Network, asked: Record, scoring
     folder = trained.folder.path / "scores" / features.digest(asked) if trained.folder else None
 
     def batches(firsts: range) -> Iterator[np.ndarray]:
-        return drawn(trained, scoring.seed, firsts, cond)
+        return draw(trained, scoring.seed, firsts, cond)
 
     return features.sampled_rows(network, batches, scoring.num, asked["batch"], folder, track)
 
