@@ -54,7 +54,7 @@ ROWS: dict[str, list[str]] = {
     "ngp blender": ["rtx4090"],
     "nsf cifar10": ["rtx4090"],
     "pix2pix folder": ["rtx4090"],
-    "pixelcnn cifar10": ["rtx4090"],
+    "pixelcnn cifar10": ["rtx4090", "--model.accumulate", "2"],
     "pixelcnn_pp cifar10": ["a100:8"],
     "realnvp cifar10": ["rtx4090"],
     "score_matching cifar10": ["rtx4090"],

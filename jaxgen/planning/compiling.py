@@ -20,7 +20,15 @@ from jaxgen.core.mesh import Layout, divisible
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.planning.machines import GIB, Machine, compiler_options, larger, without_cpu_flags
+from jaxgen.planning.machines import (
+    GIB,
+    NO_TILE,
+    WITHOUT_TRITON,
+    Machine,
+    compiler_options,
+    larger,
+    without_cpu_flags,
+)  # fmt: skip
 from jaxgen.planning.shapes import raw_batch
 from jaxgen.planning.traffic import Traffic, traffic
 
@@ -114,13 +122,22 @@ class Target:
         )  # fmt: skip
         return self._compiled(traced)
 
+    def _executable(self, lowered: Any) -> Any:
+        options = compiler_options(self.machine.chip)
+        with without_cpu_flags():
+            try:
+                return lowered.compile(compiler_options=options)
+            except Exception as error:
+                if NO_TILE not in str(error):
+                    raise
+                return lowered.compile(compiler_options=options | WITHOUT_TRITON)
+
     def _compiled(self, traced: Any) -> Program:
         began, platform = time.perf_counter(), self.machine.chip.platform
         operations = math.fsum(flops_of(traced.jaxpr).values())
         lowered = traced.lower(lowering_platforms=(platform,))
         try:
-            with without_cpu_flags():
-                program = lowered.compile(compiler_options=compiler_options(self.machine.chip))
+            program = self._executable(lowered)
         except Exception as error:  # the compiler for TPUs refuses what does not fit, and says how much it would take
             if not (found := RAN_OUT.search(str(error))):
                 raise

@@ -221,6 +221,13 @@ def compiler_options(chip: Chip) -> dict[str, Any]:
     return {"xla_gpu_autotune_level": 0, "xla_backend_optimization_level": 0} if chip.platform == "cuda" else {}
 
 
+WITHOUT_TRITON: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+"""Further options where no tile of Triton's suits a product as it is, which trying kernels out would have passed over:
+cuBLAS takes all products then."""
+NO_TILE = "find output tile sizes"
+"""Of the compiler's message in that case."""
+
+
 def quiet() -> None:
     """Keeps jax to the CPU, so that no plugin looks for a device. To be called before jax starts."""
     jax.config.update("jax_platforms", "cpu")

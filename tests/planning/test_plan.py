@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxgen.core.compiled import abstract_state
 from jaxgen.core.mesh import Layout
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.planning.compiling import Target
 from jaxgen.planning.machines import CHIPS, Chip, Machine, machine, target_config
 from jaxgen.planning.plan import ROOM, meshes, on_all, plan
 from jaxgen.planning.search import search
@@ -270,3 +272,24 @@ def test_search_finds_a_mesh_that_fits(four):
     on, devices = four(1000)
     with pytest.raises(UserError, match="fits no mesh of four:4"):
         search(experiment, on, devices, "gpt", "smoke", said.append)
+
+
+def test_a_product_without_a_tile_is_compiled_without_triton(monkeypatch):
+    """Regression: four presets could not be planned, as kernels that cannot be tried out are not replaced."""
+    asked = []
+
+    class Lowered:
+        def compile(self, compiler_options):
+            asked.append(compiler_options)
+            if len(asked) == 1:
+                raise RuntimeError("INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot_general.260")
+            if len(asked) == 2:
+                return "a program"
+            raise RuntimeError("something else")
+
+    target = SimpleNamespace(machine=machine("h100"))
+    assert Target._executable(target, Lowered()) == "a program"
+    assert asked[0]["xla_gpu_autotune_level"] == asked[1]["xla_gpu_autotune_level"] == 0
+    assert asked[1]["xla_gpu_enable_triton_gemm"] is False and "xla_gpu_enable_triton_gemm" not in asked[0]
+    with pytest.raises(RuntimeError, match="something else"):
+        Target._executable(target, Lowered())
