@@ -71,7 +71,6 @@ ROWS: dict[str, list[str]] = {
         "rtx4090", "--batch-size", "1", "--model.accumulate", "1", "--lora.rank", "8", "--init", "runs/sd15",
         "--steps-per-call", "1", "--log-every", "1", "--remat", "--samples", "1",
     ],
-    "text_to_image sd15 on TPU": ["v5p:4x4x4", "--mesh", "fsdp=64", *IMAGENET],
     "vae cifar10": ["rtx4090"],
     "vit_vqgan imagenet": ["h100:8", *IMAGENET],
     "vit_vqgan_prior imagenet": ["v5e:4x4", "--mesh", "fsdp=16"],

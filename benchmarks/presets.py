@@ -95,7 +95,9 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     by = judge(preset, experiment, options) if script != "classifier" else None
     scored = measure.scored(run, by, options.num) if by else {}
     samples = run.sample(SHOWN if by else experiment.num_samples, seed=1)
-    if isinstance(samples, np.ndarray) and samples.dtype == np.uint8 and samples.ndim == 4:
+    # What a classifier answers to is no picture of anything.
+    is_picture = isinstance(samples, np.ndarray) and samples.dtype == np.uint8 and samples.ndim == 4
+    if is_picture and script != "classifier":
         pictures = Path(options.out).parent / "presets"
         pictures.mkdir(parents=True, exist_ok=True)
         save_picture(pictures / f"{script}-{preset}.png", samples)

@@ -2,7 +2,7 @@
 
     python experiments/autoencoder.py digits      # 1 minute on two cores
 
-Not yet run to the end: digits, emoji, mnist.
+Not yet run to the end: emoji, mnist.
 """
 
 from jaxgen.cli.train import main

@@ -6,7 +6,7 @@
 
 `loss` is the critic's, log 4 = 1.386 where it cannot tell fakes. toy: 25 of 25 modes, 74 % good of 2,500 samples (seeds
 0 to 4); at ten times the rate it loses a fifth of them, see README. Not yet run to the
-end: digits, mnist, cifar10.
+end: mnist, cifar10.
 """
 
 from jaxgen.cli.train import main

@@ -5,7 +5,7 @@
     python experiments/vqvae_prior.py emoji                    # then: what codes go together
 
 emoji takes 8 minutes of one core (22.8 dB on held-out images), mnist 7 (25.3 dB); all of their codes are used. Not yet
-run: digits, emoji_gradient, emoji_two_levels, cifar10, imagenet_two_levels. The paper: CIFAR-10 at 4.67 bits/dim, by a
+run: emoji_gradient, emoji_two_levels, cifar10, imagenet_two_levels. The paper: CIFAR-10 at 4.67 bits/dim, by a
 bound that is not computed here.
 """
 

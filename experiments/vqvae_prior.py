@@ -9,7 +9,7 @@
 
 Of another first stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places
 as it has. mnist takes 40 minutes of one core beside other load; fd_mnist_cnn 0.53. Run, but not scored: emoji.
-Not yet run: digits, emoji_maskgit, emoji_pixelcnn, emoji_two_levels, mnist_maskgit, mnist_pixelcnn.
+Not yet run: emoji_maskgit, emoji_pixelcnn, emoji_two_levels, mnist_maskgit, mnist_pixelcnn.
 """
 
 from jaxgen.cli.train import main

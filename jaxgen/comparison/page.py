@@ -149,7 +149,8 @@ def write_page_of(out: Path, data: str) -> Path:
         "data": data, "budget_seconds": max((row["training"]["budget"] for row in rows), default=0.0),
         "families": found, "rank_correlation_of_judges": agreement(found), "claims": claims(found),
         "held_out_pictures": read_json(out / REFERENCE) if (out / REFERENCE).is_file() else {},
-        "environment": rows[0]["environment"] if rows else {},
+        # Without the command: it says where files lie on this machine.
+        "environment": {k: v for k, v in rows[0]["environment"].items() if k != "command"} if rows else {},
     }  # fmt: skip
     write_text(out / "comparison.json", json.dumps(record, indent=1) + "\n")
     draw(found, out / "dots.png")

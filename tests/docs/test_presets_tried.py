@@ -1,0 +1,50 @@
+"""What the scripts say of their presets, against the committed results."""
+
+import ast
+import json
+import re
+
+import figures
+import pytest
+from conftest import EXPERIMENTS, ROOT
+
+from jaxgen.data import TFDS, AnalyticScene, Digits, Emoji, EmojiEdges, Factors, Toy2D
+from jaxgen.experiment import presets
+
+HERE = (AnalyticScene, Digits, Emoji, EmojiEdges, Factors, Toy2D)
+LIST = r":\s((?:[^.()]|\([^()]*\))*)\."
+"""The names after a colon, up to the full stop; what is in parentheses may hold some."""
+
+
+def listed(text: str, start: str) -> set[str]:
+    found: set[str] = set()
+    for names in re.findall(f"{start}{LIST}", text):
+        found |= set(re.split(r",\s+|\s+and\s+", re.sub(r"\s*\([^()]*\)", "", names).strip()))
+    return found
+
+
+def committed(script: str) -> set[str]:
+    """Presets of a script with a result in benchmarks/results."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "presets.json").read_text())["results"]
+    return {row["preset"] for row in rows if row["script"] == script} | figures.best_numbers().get(script, {}).keys()
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_each_preset_has_a_result_or_is_said_to_have_none(script):
+    """Of embedded data and MNIST, each one of the two; of other data, none is both."""
+    text = ast.get_docstring(ast.parse(EXPERIMENTS[script].read_text())) or ""
+    known, results = presets(EXPERIMENTS[script]), committed(script)
+    without = listed(text, r"[Nn]ot\s+yet\s+run(?:\s+to\s+the\s+end)?") | listed(text, "[Rr]un, but not scored")
+    assert without <= known.keys(), "the docstring names what is no preset"
+    assert not without & results, "these have results: say what they are instead"
+    mine = {
+        name
+        for name, experiment in known.items()
+        if isinstance(experiment.data, HERE) or (isinstance(experiment.data, TFDS) and experiment.data.name == "mnist")
+    }
+    assert mine - {"smoke"} <= without | results, "neither a result, nor said to have none"
+
+
+def test_lists_are_read():
+    text = "mnist: fine. Not yet run to the end: a,\nb (4.2 M; FID 2.1 after 3 days) and c. The paper: d."
+    assert listed(text, r"[Nn]ot\s+yet\s+run(?:\s+to\s+the\s+end)?") == {"a", "b", "c"}
