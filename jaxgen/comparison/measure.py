@@ -17,7 +17,6 @@ from jaxgen.core.capabilities import WalksLatents
 from jaxgen.core.compiled import sample_program
 from jaxgen.experiment import Experiment
 from jaxgen.inference.held_out import held_out_numbers
-from jaxgen.inference.sampling import drawn
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.ebm import EBM
 from jaxgen.models.gpt import GPT
@@ -121,7 +120,7 @@ def reference(out: Path, judged_by: dict[str, Run], num: int) -> dict[str, dict[
 
 
 def scored(
-    run: Run, judge: Run, num: int, of: Literal["samples", "test"] = "samples", draw: Draw = drawn
+    run: Run, judge: Run, num: int, of: Literal["samples", "test"] = "samples", draw: Draw | None = None
 ) -> dict[str, float]:
     """The scores of `num` samples, or held-out pictures, in the features of a classifier, by plain names: fd, kd,
     precision, recall, ..."""

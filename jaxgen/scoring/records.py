@@ -68,14 +68,13 @@ def score_run(
     metrics: list[str],
     scoring: Scoring = Scoring(),
     distance: path_length.Distance | None = None,
-    draw: Draw = drawn,
+    draw: Draw | None = None,
 ) -> list[Record]:
     """Scores samples of a run, or a split of its data, against the reference; `keep` writes the records.
 
-    metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own. draw:
-    `sampling.drawn`, or one that remembers, for several networks that see the same samples. Raises
-    UserError for a score that cannot be taken; one that does not exist of this network and model is left out, which is
-    said.
+    metrics: as `scores.check_metrics` gives them. distance: for path lengths, where it is not the network's own.
+    draw: one that remembers, for several networks that see the same samples. Raises UserError for a score that
+    cannot be taken; one that does not exist of this network and model is left out, which is said.
     """
     experiment, model = trained.experiment, trained.model
     num, seed, of = scoring.num, scoring.seed, scoring.of
@@ -97,7 +96,7 @@ def score_run(
         cond = texts.asked(trained, num)
         subject |= {"model": type(model).__name__, "step": trained.step, "parameters": trained.state.sampling_field}
         subject |= {"sampler": _sampler(model), "first_sample": 0, "seed": seed, "experiment": _fixed(experiment)}
-        rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond, draw)
+        rows = _sampled(trained, network, {**subject, "batch": batch}, scoring, cond, draw or drawn)
         if "asked" in metrics:
             rows = {**rows, "asked": np.asarray(cond)}
         if template is not None:
