@@ -299,6 +299,7 @@ def draw(found: list[Row], file: Path) -> None:
                 means, halves = ([n.get(of, 0.0) for n in numbers] for of in ("mean", "ci95"))
                 place.errorbar(APART, means, yerr=halves, fmt="o-", label=row["variant"], ecolor="0.6", markersize=4)
             place.set_title("signal: derivative of the generator's loss by the distance of two lines", fontsize=9)
+            place.set_yscale("symlog", linthresh=0.01)
             place.legend(fontsize=7)
             continue
         names = SEVERAL.get(study) or (STUDIES[study].shown,)
