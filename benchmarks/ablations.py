@@ -11,6 +11,7 @@ again; the figure is written beside the JSON.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from rows import Row, Rows
 from jaxgen import core
 from jaxgen.api.run import Run
 from jaxgen.cli import parse
+from jaxgen.codecs import Pixels
 from jaxgen.comparison import families, measure
 from jaxgen.core.configuration import to_json
 from jaxgen.core.keys import fold_each, normal_each
@@ -33,12 +35,13 @@ from jaxgen.data import Factors
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets
 from jaxgen.metrics.disentanglement import factor_vae_score, mutual_information_gap
-from jaxgen.metrics.ppl import LatentPath, lerp, path_lengths, slerp_unit
+from jaxgen.metrics.ppl import PPL, LatentPath, lerp, path_lengths, slerp_unit
+from jaxgen.models.classifier import Classifier
 from jaxgen.nets.gan import MLPCritic
 from jaxgen.ops.gan import Minimax, NonSaturating, Objective, Wasserstein, gradient_penalty
-from jaxgen.report.seeds import interval
+from jaxgen.report.seeds import estimate
 from jaxgen.runtime import devices
-from jaxgen.scoring.features import digest
+from jaxgen.scoring import features
 
 NUM = 2000
 """Samples that are scored, and codes that are probed."""
@@ -126,17 +129,10 @@ def entangled(run: Run, judge: Run) -> Row:
     decode = jax.jit(lambda w: model.synthesize(state.sampling_params["gen"], model.truncated(state, w, 1.0)))
     style = jax.jit(lambda z: model.style_of(state, z))
     w, w_ends = style(z), style(ends)
-    classify: Any = judge.model
-
-    def features(x: jax.Array) -> jax.Array:
-        return classify.classify(judge.state.sampling_params, x)[0]
-
-    def distance(x: jax.Array, y: jax.Array) -> jax.Array:
-        unit = [f / jnp.linalg.norm(f, axis=1, keepdims=True) for f in (features(x), features(y))]
-        return jnp.sum((unit[0] - unit[1]) ** 2, axis=1)
-
-    images = decode(w)
-    named = np.asarray(classify.classify(judge.state.sampling_params, images)[1]).argmax(axis=1)
+    classify, codec, between = judge.model, run.codec, features.of_run(judge).distance
+    assert isinstance(classify, Classifier) and isinstance(codec, Pixels) and between is not None
+    distance = partial(between.apply, between.params)
+    named = np.asarray(classify.classify(judge.state.sampling_params, decode(w))[1]).argmax(axis=1)
     t = jax.random.uniform(jax.random.key(0), (NUM,))
     paths = {
         "w": (decode, LatentPath(w, w_ends, lerp)),
@@ -144,9 +140,11 @@ def entangled(run: Run, judge: Run) -> Row:
     }
     found: Row = {}
     for name, (generate, path) in paths.items():
-        lengths = np.asarray(jax.jit(lambda t, g=generate, p=path: path_lengths(g, distance, p, t))(t))
-        low, high = np.percentile(lengths, [1, 99])
-        found[f"path_length_{name}"] = float(lengths[(lengths >= low) & (lengths <= high)].mean())
+        lengths = jax.jit(
+            lambda t, g=generate, p=path: path_lengths(lambda v: codec.unrounded(g(v)), distance, p, t)
+        )(t)  # fmt: skip
+        ppl = PPL(capacity=NUM)
+        found[f"path_length_{name}"] = ppl.compute(ppl.update(ppl.init(), lengths))["ppl"]
     for name, code in (("w", w), ("z", z)):
         rows, half = np.asarray(code), NUM // 2
         rows = (rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6)
@@ -270,11 +268,7 @@ def over_seeds(rows: list[Row]) -> list[Row]:
         groups.setdefault((row["study"], row["variant"]), []).append(row["numbers"])
     found = []
     for (study, variant), numbers in groups.items():
-        values = {name: np.array([one[name] for one in numbers], float) for name in numbers[0]}
-        estimates = {
-            name: {"mean": float(v.mean()), **({"ci95": float(interval(v)[1])} if len(v) > 1 else {})}
-            for name, v in values.items()
-        }
+        estimates = {name: estimate([one[name] for one in numbers]) for name in numbers[0]}
         found.append({"study": study, "variant": variant, "seeds": len(numbers), **estimates})
     return found
 
@@ -339,7 +333,7 @@ def main(args: list[str]) -> None:
             for variant in study.variants:
                 experiment = experiment_of(study, variant, seed, options.shorter)
                 # Studies of one experiment share its run.
-                run = folder / f"{study.preset.replace(' ', '-')}-{digest(to_json(experiment))}"
+                run = folder / f"{study.preset.replace(' ', '-')}-{features.digest(to_json(experiment))}"
                 add(table, name, variant, seed, lambda e=experiment, r=run, s=study: s.numbers(
                     measure.trained(e, r), judge
                 ))  # fmt: skip

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rows import Columns, Row, Rows, say
 
+from jaxgen.comparison.families import peak_bytes as peak_bytes
 from jaxgen.data import BatchPlan, feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
@@ -110,17 +111,6 @@ def compiled(function, *args, case: str = "") -> tuple[Any, float]:
 
 
 # --- work and memory ----------------------------------------------------------------------------------------------
-
-
-def peak_bytes(executable) -> int:
-    """Bytes of the arguments, results and temporaries that an executable holds at once, donated ones counted once."""
-    memory = executable.memory_analysis()
-    return int(
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
 
 
 def process_peak_bytes() -> int:

@@ -101,11 +101,11 @@ def seconds_per_step(experiment: Experiment) -> tuple[float, float, int]:
         state, metrics = compiled(state, key, batches, codec, data)
         jax.block_until_ready(metrics)
         times.append(clock() - began)
-    return float(np.median(times[1:])) / count, compiling, held_bytes(compiled)
+    return float(np.median(times[1:])) / count, compiling, peak_bytes(compiled)
 
 
-def held_bytes(compiled: Any) -> int:
-    """Bytes that a compiled program holds while it runs: inputs, outputs not written over them, temporaries."""
+def peak_bytes(compiled: Any) -> int:
+    """Bytes of the arguments, results and temporaries that a program holds at once, donated ones counted once."""
     stats = compiled.memory_analysis()
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
     return int(held - stats.alias_size_in_bytes)

@@ -145,7 +145,7 @@ def _sampling(family: Family, run: Run) -> Row:
         times.append(time.perf_counter() - began)
     return {
         "samples_per_second": DRAWN / min(times), "compile_seconds": compiling,
-        "held_bytes": families.held_bytes(program), "evaluations": _evaluations(family, run.model),
+        "held_bytes": families.peak_bytes(program), "evaluations": _evaluations(family, run.model),
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxgen.comparison.families import FAMILIES
 from jaxgen.comparison.measure import REFERENCE, Row
 from jaxgen.report.parts import Picture, div, img, section, write_page
-from jaxgen.report.seeds import interval
+from jaxgen.report.seeds import estimate
 from jaxgen.runtime.files import write_text
 from jaxgen.runtime.picture import undecoded
 from jaxgen.runtime.reading import read_json
@@ -74,8 +74,7 @@ def summary(rows: Iterable[Row]) -> list[Row]:
         for field, (_, value) in COLUMNS.items():
             values = [v for row in mine if (v := value(row)) is not None]
             if len(values) == len(mine):
-                mean, half = interval(np.array(values)) if len(values) > 1 else (values[0], np.nan)
-                numbers[field] = {"mean": float(mean)} | ({} if np.isnan(half) else {"ci95": float(half)})
+                numbers[field] = estimate(values)
         first = mine[0]
         found.append({
             "family": name, "kind": first["kind"], "script": first["script"], "seeds": [r["seed"] for r in mine],

@@ -34,9 +34,14 @@ class Marginal(nn.Module):
     def __call__(self, x: jax.Array, context: Context = None, inverse: bool = False) -> Mapped:
         levels, channels = 2**self.bits, x.shape[-1]
 
+        def level_of(x: jax.Array) -> jax.Array:
+            return jnp.clip(jnp.floor((x + 0.5) * levels), 0, levels - 1).astype(jnp.int32)
+
+        def log_slope(here: jax.Array, z: jax.Array) -> jax.Array:
+            return sum_each(math.log(levels) + jnp.log(here) - norm.logpdf(z))
+
         def start(_: jax.Array) -> jax.Array:
-            level = jnp.clip(jnp.floor((x + 0.5) * levels), 0, levels - 1).astype(jnp.int32)
-            counts = jnp.ones((channels, levels)).at[jnp.arange(channels), level].add(1.0)
+            counts = jnp.ones((channels, levels)).at[jnp.arange(channels), level_of(x)].add(1.0)
             return jnp.log(counts / jnp.mean(counts, axis=-1, keepdims=True))
 
         mass = LEAST + (1 - levels * LEAST) * jax.nn.softmax(self.param("log_mass", start))
@@ -49,10 +54,9 @@ class Marginal(nn.Module):
             level = jax.vmap(search, in_axes=(0, -1), out_axes=-1)(below[:, 1:], under)
             here = mass[channel, level]
             inside = jnp.clip((under - below[channel, level]) / here, 0, 0.9999)
-            return (level + inside) / levels - 0.5, logdet - sum_each(math.log(levels) + jnp.log(here) - norm.logpdf(z))
-        scaled = (x + 0.5) * levels
-        level = jnp.clip(jnp.floor(scaled), 0, levels - 1).astype(jnp.int32)
+            return (level + inside) / levels - 0.5, logdet - log_slope(here, z)
+        level = level_of(x)
         here = mass[channel, level]
-        z = ndtri(jnp.clip(below[channel, level] + (scaled - level) * here, EDGE, 1 - EDGE))
+        z = ndtri(jnp.clip(below[channel, level] + ((x + 0.5) * levels - level) * here, EDGE, 1 - EDGE))
         y, logdet = self.flow(z, context, False)
-        return y, logdet + sum_each(math.log(levels) + jnp.log(here) - norm.logpdf(z))
+        return y, logdet + log_slope(here, z)

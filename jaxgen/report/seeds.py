@@ -27,6 +27,14 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.mean(values, axis=0), half
 
 
+def estimate(values: Sequence[float]) -> dict[str, float]:
+    """`mean` of one number over seeds and, with two or more, `ci95`, the half-width of its interval."""
+    if len(values) < 2:
+        return {"mean": float(values[0])}
+    mean, half = interval(np.array(values, float))
+    return {"mean": float(mean), "ci95": float(half)}
+
+
 def write_seeds_report(out: Path | str) -> Path:
     """Writes seeds.json and report.html into `out`, from its folders seedN, and returns the path of the page.
 
