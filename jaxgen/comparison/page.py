@@ -190,7 +190,7 @@ def _table(found: list[Row], correlation: float | None, held_out: dict[str, dict
     lines = "".join(
         f'<tr><th scope="row">{escape(row["family"])}{" (told classes)" if row["told_classes"] else ""}</th>'
         + "".join(f'<td class="num">{_said(row.get(field))}</td>' for field in COLUMNS)
-        + f"<td>{escape(', '.join(row['failures']))}</td></tr>"
+        + f'<td class="num">{escape(", ".join(row["failures"]))}</td></tr>'
         for row in found
     )
     if held_out:
