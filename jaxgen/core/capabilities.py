@@ -42,6 +42,27 @@ class Inpaints(Protocol):
 
 
 @runtime_checkable
+class Restores(Protocol):
+    """Draws pictures behind a degraded one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def restore(
+        self,
+        state: TrainState,
+        keys: jax.Array,
+        y: jax.Array,
+        measure: Callable[[jax.Array], jax.Array],
+        std: jax.Array | float,
+        cond: PyTree = None,
+        iterations: int = 3,
+    ) -> jax.Array:
+        """Samples of p(x | y), y: f32[B, ...] = measure(x) + std noise with a linear measure."""
+        ...
+
+
+@runtime_checkable
 class Interpolates(Protocol):
     """Goes from one sample to another."""
 

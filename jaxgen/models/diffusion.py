@@ -25,6 +25,7 @@ from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
 from jaxgen.ops.guidance import split_batch
+from jaxgen.ops.posterior import measured
 from jaxgen.ops.samplers import DDIM, FROM_NOISE, START, Sampler, Start
 from jaxgen.ops.schedules import Schedule
 
@@ -259,6 +260,21 @@ class Diffusion(Conditioned, LossModel):
             return answer._replace(x0=answer.x0 + move * jnp.minimum(1, STEERING / size))
 
         return self.sampler(steered, self.schedule, keys, self.shape, FROM_NOISE, frames)
+
+    def restore(
+        self,
+        state: TrainState,
+        keys: jax.Array,
+        y: jax.Array,
+        measure: Callable[[jax.Array], jax.Array],
+        std: jax.Array | float,
+        cond: PyTree = None,
+        iterations: int = 3,
+    ) -> jax.Array:
+        """Samples f32[B, *shape] of p(x_0 | y), y = measure(x_0) + std noise with a linear measure: see
+        `ops.posterior`. y: f32[B, ...] in model space."""
+        denoise = measured(self.denoiser(state.sampling_params, cond), self.schedule, measure, y, std, iterations)
+        return self.sampler(denoise, self.schedule, keys, self.shape)
 
     def to_noise(
         self, state: TrainState, keys: jax.Array, image: jax.Array, cond: PyTree = None, steps: int = 100
