@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": "Compile a preset for a machine that is not here: does it fit, how fast: jaxgen plan gpt gpt2 --on h100:8.",
     "sample": "Draw samples from a run: a grid and the raw arrays, or text.",
     "guide": "Draw pictures that a trained CLIP finds near to a text: jaxgen guide RUN --clip RUN --prompt TEXT.",
+    "restore": "Draw what may be behind a noisy, grey, small or blurred picture: jaxgen restore RUN --image FILE.",
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",
     "compare": "Show the scores of several runs side by side; refused where they were not taken alike.",
     "speak": "Read a text out by a run of a model that speaks: jaxgen speak RUN TEXT OUT.wav.",

@@ -29,6 +29,7 @@ from jaxgen.inference.export import export_run
 from jaxgen.inference.guiding import Wanted, guided_pictures
 from jaxgen.inference.held_out import evaluation, held_out_numbers
 from jaxgen.inference.prompts import parts_of
+from jaxgen.inference.restoring import Degraded, conditions, restore_pictures
 from jaxgen.inference.sampling import check_numbers, draw
 from jaxgen.models.clip_guidance import CLIPGuidance
 from jaxgen.report import write_report
@@ -159,6 +160,22 @@ class Run(Trained):
             cond = self._condition(num, cond, prompts, negative)
         keys = sample_keys(seed, num)
         return editing.redraw(self, keys, image, mask, cond, wanted)
+
+    def restore(
+        self, image: np.ndarray, degraded: Degraded, *, num: int = 8, seed: int = 0, classes: tuple[int, ...] = ()
+    ) -> np.ndarray:
+        """`num` pictures that may be behind a degraded one: uint8[num, H, W, C], samples of a diffusion model's
+        posterior.
+
+        image: uint8[h, w, c], such as `degraded` says, as Degraded(lost="colour"), c = 1 of lost colour, h and w
+        smaller of lost resolution. classes: see `inference.restoring.conditions`. Raises UserError for a run that
+        restores no such pictures.
+        """
+        check_numbers(num, 1, seed)
+        check_fields(degraded)
+        cond = conditions(self.model, num, classes, self.examples)
+        y = np.broadcast_to(image, (num, *image.shape))
+        return restore_pictures(self, sample_keys(seed, num), y, degraded, cond)
 
     def guide(
         self,

@@ -96,8 +96,8 @@ def test_constant_pictures_keep_their_value(degrade):
 
 def test_small_and_grey_are_means():
     x = RNG.normal(size=(2, 4, 6, 3)).astype(np.float32)
-    np.testing.assert_allclose(Small(2)(x)[1, 1, 2], x[1, 2:4, 4:6].mean(axis=(0, 1)), rtol=1e-5)
-    np.testing.assert_allclose(Grey()(x)[0, 3, 5, 0], x[0, 3, 5] @ [0.299, 0.587, 0.114], rtol=1e-5)
+    np.testing.assert_allclose(Small(2)(jnp.asarray(x))[1, 1, 2], x[1, 2:4, 4:6].mean(axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(Grey()(jnp.asarray(x))[0, 3, 5, 0], x[0, 3, 5] @ [0.299, 0.587, 0.114], rtol=1e-5)
 
 
 def test_blurred_is_scipys_gaussian():
