@@ -116,7 +116,7 @@ class Conditioned(ClassConditionalModel):
     """A model whose network is told a class, a text, or both, and in a fraction of training nothing.
 
     cond: i32[B] in [0, num_classes) when num_classes > 0, or a dict, see above; without `text` or classes, None. With
-    class_dropout, label -1 is the null class.
+    class_dropout, label -1 is the null class, which examples without a label may have as well.
     """
 
     num_classes: OptionalSize = 0
@@ -151,7 +151,7 @@ class Conditioned(ClassConditionalModel):
     def check_conditions(self, batch: Batch) -> None:
         """Raises UserError for data without the labels or captions that the network is told, and for guidance without
         class_dropout."""
-        check_classes(self.num_classes, batch)
+        check_classes(self.num_classes, {**batch, "cond": self._named(batch["cond"])} if "cond" in batch else batch)
         if self.text:
             if "text" not in batch:
                 raise UserError("the data has no captions: choose data that has, as data.Captioned(data=Emoji())")
@@ -188,10 +188,14 @@ class Conditioned(ClassConditionalModel):
 
     def check_labels(self, cond: PyTree) -> None:
         """Raises UserError for missing labels or labels out of range."""
-        labels: jax.Array | np.ndarray | None = label_of(cond)
-        if self.class_dropout and labels is not None and concrete(labels):
-            labels = np.where(np.asarray(labels) == -1, 0, labels)  # -1 is the null class
-        check_labels(self.num_classes, labels)
+        labels = label_of(cond)
+        check_labels(self.num_classes, labels if labels is None else self._named(labels))
+
+    def _named(self, labels: Any) -> Any:
+        """Labels with some class in place of the null class, where there is one."""
+        if self.class_dropout and concrete(labels):
+            return np.where(np.asarray(labels) == NO_CLASS, 0, labels)
+        return labels
 
     # --- the network's inputs ---
 

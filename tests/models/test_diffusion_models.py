@@ -357,3 +357,12 @@ def test_conditions_are_checked():
     with pytest.raises(UserError, match="no condition"):
         MODEL.check_cond({"guidance": jnp.ones(3)})
     assert isinstance(MODEL.denoiser(state_of(MODEL).params, LABELS)(jnp.ones((3, 4, 2)), jnp.zeros(3, int)), Denoised)
+
+
+def test_examples_may_have_no_label_where_the_model_knows_what_none_means():
+    """Label -1 is the null class; without class_dropout nothing has taught what it means."""
+    MODEL.check({**BATCH, "cond": jnp.array([0, -1, 2, -1, 1, -1])})
+    with pytest.raises(UserError, match="label -1 is out of range"):
+        replace(MODEL, class_dropout=0.0).check({**BATCH, "cond": jnp.array([0, -1, 2, -1, 1, -1])})
+    with pytest.raises(UserError, match="label -2 is out of range"):
+        MODEL.check({**BATCH, "cond": jnp.array([0, -2, 2, -1, 1, -1])})
