@@ -5,8 +5,8 @@
 
 The area under the ROC curve of a picture's score, over classes. A family's score is its energy, the tightest bound
 that it gives of minus the log likelihood, or else the error of its reconstruction or of its predicted noise. Simple
-baselines on pixels: the distance to the nearest training picture, the error of a reconstruction by principal components, and
-Mahalanobis' distance. Every model is trained for as many CPU seconds.
+baselines on pixels: the distance to the nearest training picture, the error of a reconstruction by principal
+components, and Mahalanobis' distance. Every model is trained for as many CPU seconds.
 """
 
 import sys
