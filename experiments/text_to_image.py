@@ -8,7 +8,7 @@
 A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. sprites goes
 on from the run of emoji. ldm_kl8 and sd15 take captioned pictures by --images DIR, CLIP's vocabulary by
 --data.vocabulary FOLDER, and a first stage of autoencoder_kl.py or `jaxgen weights import-vae`. emoji draws what half
-of its held-out captions say, sprites fewer. Not yet run: emoji_mmdit, ldm_kl8, sd15.
+of its held-out captions say, sprites fewer. Not yet run: emoji_mmdit, emoji_t5, ldm_kl8, sd15.
 """
 
 from jaxgen.cli.train import main
@@ -19,6 +19,7 @@ from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.clip import TextTower, tower
 from jaxgen.nets.dit import DiT, dit
 from jaxgen.nets.mmdit import MMDiT
+from jaxgen.nets.t5 import T5Encoder
 from jaxgen.nets.unet_sd import SDUNet
 from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.pndm import PNDM
@@ -60,6 +61,13 @@ PRESETS = {
     "emoji_mmdit": Experiment(
         model=FlowMatching(shape=(8, 8, 32), network=MMDiT(width=192, depth=6, heads=3, patch=1), **TINY), codec=TAEF2,
         data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16), **HOUR,
+    ),
+    # Told captions by T5's encoder, as Imagen is (arXiv:2205.11487), which is not trained: `jaxgen weights import-t5`
+    # says which flags name its weights and its vocabulary.
+    "emoji_t5": Experiment(
+        model=FlowMatching(shape=(8, 8, 32), network=dit("tiny", patch=1), **TINY | {"text": T5Encoder(window=16)}),
+        codec=TAEF2, trainable="network/.*",
+        data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16, tokenizer="t5", vocabulary="t5-small"), **HOUR,
     ),
     # Goes on from the run of emoji, in their tokens: from nothing, 2,000 steps draw blobs.
     "sprites": Experiment(

@@ -107,6 +107,7 @@ MEANINGS = {
     "scale": False,  # of normalization layers
     "shift": False,  # ActNorm's
     "log_scale": False,  # ActNorm's
+    "distances": False,  # T5's biases of attention
     "log_mass": False,  # of pixels' marginal
     "log_s": False,  # the diagonal of Glow's 1x1 convolution
     "gain": False,  # Glow's standardization

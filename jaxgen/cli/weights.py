@@ -21,6 +21,7 @@ USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights export-vae RUN FOLDER
        jaxgen weights import-sd FOLDER|FILE OUT [--vocabulary V] [--images DIR]
        jaxgen weights export-sd RUN FOLDER
+       jaxgen weights import-t5 FOLDER FILE
        jaxgen weights import-tacotron2 FILE OUT [--folder DIR]
        jaxgen weights export-tacotron2 RUN FILE
        jaxgen weights import-hifigan FILE OUT [--folder DIR]
@@ -39,6 +40,8 @@ pixels a side, 64 if it is not said. import-vae takes that of Stable Diffusion, 
 for 256 pixels if it is not said. Maps of latents larger than T are encoded and decoded in tiles of T.
 Stable Diffusion 1.x is diffusers' FOLDER, or the single safetensors FILE, beside which CLIP's vocab.json and merges.txt
 lie, or elsewhere as V says; the data of OUT are enlarged emoji, or the captioned pictures of DIR.
+T5's FOLDER has model.safetensors, config.json and tokenizer.json as Hugging Face has them; its encoder goes to FILE,
+for jaxgen train text_to_image emoji_t5 --init FILE --data.vocabulary FOLDER.
 Tacotron 2's FILE is a checkpoint of NVIDIA's code, or its tensors as safetensors, as export-tacotron2 writes them; the
 data of OUT are speech made by eSpeak NG, or that of DIR, in LJSpeech's layout. HiFi-GAN's FILE is a generator, as the
 published generator_v1, with config.json beside it, or a FOLDER that export-hifigan wrote.
@@ -97,6 +100,11 @@ def command(args: list[str]) -> None:
 
             export_run(user_path(run), user_path(folder), "open_clip" if args[3:] == ["open_clip"] else "huggingface")
             print(f"written to {folder}")
+        case ["import-t5", folder, file]:
+            from jaxgen.runs.t5 import flags, import_text
+
+            network = import_text(user_path(folder), user_path(file))
+            print(f"written to {file}: --init {file} --data.vocabulary {folder} {flags(network)}".rstrip())
         case ["import-taesd", place, out, *flags]:
             from jaxgen.runs.taesd import import_run
 

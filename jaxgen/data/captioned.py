@@ -17,6 +17,7 @@ from jaxgen.data.dataset import Dataset, RandomAccess
 from jaxgen.data.embedded import Emoji
 from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.prior import WithPrior
+from jaxgen.data.t5_tokenizer import Unigram
 from jaxgen.data.tokenizers import Bytes, Tokenizer
 from jaxgen.errors import UserError
 from jaxgen.runtime.reading import user_path
@@ -32,13 +33,14 @@ class Captioned(Dataset):
     """
 
     data: Dataset = dataclasses.field(default_factory=Emoji)
-    tokenizer: Literal["bpe", "bytes"] = "bpe"
-    """bpe: CLIP's, learnt from the captions of the train split. bytes: of UTF-8, with a start and an end token."""
+    tokenizer: Literal["bpe", "bytes", "t5"] = "bpe"
+    """bpe: CLIP's, learnt from the captions of the train split. bytes: of UTF-8, with a start and an end token. t5:
+    that of `vocabulary`, as T5 has it."""
     vocab_size: Vocabulary = 1024
     """With bpe: tokens to learn at most."""
     vocabulary: PathName = ""
-    """With bpe: the folder of CLIP's vocab.json and merges.txt, or its bpe_simple_vocab_16e6.txt.gz, to use instead; or
-    a run, whose tokens are used."""
+    """With bpe: the folder of CLIP's vocab.json and merges.txt, or its bpe_simple_vocab_16e6.txt.gz, to use instead.
+    With t5: the folder of T5's tokenizer.json. Or a run, whose tokens are used."""
     window: Annotated[int, Ge(3), Le(65_536)] = 32
     """Tokens of a text, start and end among them; longer ones are cut before the end."""
     template: str = "{}"
@@ -56,6 +58,8 @@ class Captioned(Dataset):
     def problem(self) -> str | None:
         if self.template.count("{}") != 1:
             return f"template is {self.template!r}: one {{}} is expected, for the name of a class"
+        if self.tokenizer == "t5" and not self.vocabulary:
+            return "tokenizer is t5, but vocabulary is empty: name the folder of T5's tokenizer.json"
         return None
 
     def load(self, split: str) -> RawBatch | RandomAccess:
@@ -118,9 +122,12 @@ class Captioned(Dataset):
 
     @property
     def caption_tokenizer(self) -> tuple[Tokenizer, int, int]:
-        """The tokenizer, and the tokens that start and end a text."""
+        """The tokenizer, and the tokens that start (negative for none) and end a text."""
         if self.tokenizer == "bytes":
             return Bytes(), 256, 257
+        if self.tokenizer == "t5":
+            found = _read_t5(self.vocabulary)
+            return found, found.start, found.end
         found = _read(self.vocabulary) if self.vocabulary else _trained(self.data.captions("train"), self.vocab_size)
         return found, found.start, found.end
 
@@ -128,6 +135,11 @@ class Captioned(Dataset):
 @functools.lru_cache(maxsize=4)
 def _read(place: str) -> ClipBPE:
     return ClipBPE.read(user_path(place))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_t5(place: str) -> Unigram:
+    return Unigram.read(user_path(place))
 
 
 @functools.lru_cache(maxsize=4)

@@ -229,9 +229,11 @@ def _fault(vocabulary: dict[str, Any], merges: Sequence[Any]) -> str:
 
 def framed(tokenizer: Tokenizer, start: int, end: int, texts: Sequence[str], window: int) -> dict[str, np.ndarray]:
     """text: i32[N, window], the start, the tokens of each cleaned text, cut so that the end fits, the end, and zeros;
-    text_mask: bool[N, window], false for those zeros."""
+    text_mask: bool[N, window], false for those zeros. start: negative for texts that are as they are, and have none."""
     text, mask = np.zeros((len(texts), window), np.int32), np.zeros((len(texts), window), bool)
     for i, words in enumerate(texts):
         tokens = [start, *tokenizer.encode(clean(words))[: window - 2], end]
+        if start < 0:
+            tokens = [*tokenizer.encode(words)[: window - 1], end]
         text[i, : len(tokens)], mask[i, : len(tokens)] = tokens, True
     return {"text": text, "text_mask": mask}

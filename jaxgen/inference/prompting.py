@@ -143,6 +143,8 @@ def by_prompt(num: int, prompts: int) -> np.ndarray:
 
 def cut_off(trained: Trained, text: str) -> str:
     """What of a text the model is not told, as it has more tokens than the model knows; "" where all fits."""
-    data, tokenizer = trained.experiment.data, caption_tokenizer(trained)[0]
+    data, (tokenizer, start, _) = trained.experiment.data, caption_tokenizer(trained)
     assert isinstance(data, Captioned)
+    if start < 0:
+        return tokenizer.decode(tokenizer.encode(text)[data.window - 1 :])
     return tokenizer.decode(tokenizer.encode(clean(text))[data.window - 2 :])

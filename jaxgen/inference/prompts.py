@@ -15,7 +15,8 @@ from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
 from jaxgen.data.clip_tokenizer import ClipBPE, framed
-from jaxgen.data.tokenizers import Tokenizer
+from jaxgen.data.t5_tokenizer import Unigram
+from jaxgen.data.tokenizers import MOST_VOCABULARY, Tokenizer
 from jaxgen.errors import UserError
 from jaxgen.models.clip_guidance import Targets, weighted
 from jaxgen.models.conditions import label_of
@@ -73,14 +74,15 @@ def check_clip(trained: Trained) -> ScoresText:
 
 
 def caption_tokenizer(trained: Trained) -> tuple[Tokenizer, int, int]:
-    """The tokenizer that the run was trained with, and the tokens that start and end a text: the one that the run
-    keeps, so that its data need not be there."""
+    """The tokenizer that the run was trained with, and the tokens that start (negative for none) and end a text: the
+    one that the run keeps, so that its data need not be there."""
     data = trained.experiment.data
     assert isinstance(data, Captioned)
     kept = trained.folder and trained.folder.path / "caption_tokenizer.json"
     if data.tokenizer == "bytes" or kept is None or not kept.exists():
         return data.caption_tokenizer
-    tokenizer = ClipBPE.of(read_text(kept), str(kept))
+    kind = Unigram if data.tokenizer == "t5" else ClipBPE
+    tokenizer = kind.of(read_text(kept, most=2 * MOST_VOCABULARY), str(kept))
     return tokenizer, tokenizer.start, tokenizer.end
 
 
@@ -95,11 +97,11 @@ def captions(trained: Trained, cond: PyTree) -> list[str]:
     """The captions that samples drawn under `cond` are told; none of a run that is told no text."""
     if not (isinstance(cond, dict) and "text" in cond and isinstance(trained.experiment.data, Captioned)):
         return []
-    tokenizer = caption_tokenizer(trained)[0]
+    tokenizer, start, _ = caption_tokenizer(trained)
     text = np.asarray(cond["text"])
     mask = np.asarray(cond.get("text_mask", np.ones(text.shape, bool)))
     # Without the start and the end.
-    return [tokenizer.decode(tokens[seen][1:-1]) for tokens, seen in zip(text, mask)]
+    return [tokenizer.decode(tokens[seen][int(start >= 0) : -1]) for tokens, seen in zip(text, mask)]
 
 
 def asked_texts(trained: Trained, cond: PyTree) -> list[str]:

@@ -19,6 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_labels, check_rows, concrete, outside
 from jaxgen.nets.apply import apply
 from jaxgen.nets.clip import TextTower, tower
+from jaxgen.nets.t5 import T5Encoder
 from jaxgen.ops.guidance import Guidance
 
 Inputs = dict[str, jax.Array]
@@ -123,7 +124,7 @@ class Conditioned(ClassConditionalModel):
     class_dropout: Fraction = 0.0
     """Fraction of training examples whose condition is replaced by the null one; guidance needs some."""
     guidance: Guidance = Guidance()
-    text: TextTower | None = None
+    text: TextTower | T5Encoder | None = None
     """Its `features` of a text are the network's context."""
     empty: tuple[OptionalSize, ...] = ()
     """Tokens of the empty caption, padded by the last, where that stands for no condition and padding is read as text

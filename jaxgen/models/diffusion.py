@@ -175,7 +175,7 @@ class Diffusion(Conditioned, LossModel):
         t, importance = self.draw_times(keys_t, state)
         eps = normal_each(keys_eps, self.shape)
         key_text, key_network = None, one_key(keys_dropout)
-        if self.text and self.text.body.dropout:
+        if self.text and self.text.dropout:
             key_text, key_network = jax.random.split(key_network)
         inputs = self.inputs(params, self.drop(keys_class, self.condition(batch)), key_text)
         return t, importance, self.errors(params, batch["x"], t, eps, inputs, key_network)

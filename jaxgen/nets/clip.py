@@ -64,6 +64,10 @@ class TextTower(nn.Module):
     """The end token; -1 for the largest token of each text, as in OpenAI's code."""
     dtype: Any = None
 
+    @property
+    def dropout(self) -> float:
+        return self.body.dropout
+
     def __call__(self, text: jax.Array, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """mask: bool[B, T], false for padding, which follows the end; all True if None."""
         h = self.features(text, mask, train)

@@ -71,7 +71,7 @@ def slots_of(model: GenerativeModel) -> Slots:
     if isinstance(model, GPT):
         return gpt2.lora_slots(model.network)
     if isinstance(model, Diffusion) and isinstance(model.network, SDUNet):
-        return lora_slots(model.network, model.text)
+        return lora_slots(model.network, model.text if isinstance(model.text, TextTower) else None)
     raise UserError(f"{type(model).__name__} has no peers that share files of LoRA: GPT-2 and Stable Diffusion have")
 
 

@@ -119,7 +119,8 @@ def export_run(run: Path, out: Path) -> None:
     if not (isinstance(codec, Loaded) and isinstance(codec.model, AutoencoderKL)) or codec.mean is not None:
         raise UserError(f"{run} has other latents than an AutoencoderKL's times a scale, which no file says")
     tokenizer, start, end = data.caption_tokenizer
-    assert isinstance(tokenizer, ClipBPE) and isinstance(model.schedule, ScaledLinear) and model.text is not None
+    assert isinstance(tokenizer, ClipBPE) and isinstance(model.schedule, ScaledLinear)
+    assert isinstance(model.text, TextTower)
     params: dict[str, Any] = trained.state.sampling_params
     vae = codec.state.sampling_params["gen"]["network"]
     every = {"unet": params["network"], "text": params["text"], "vae": vae}
