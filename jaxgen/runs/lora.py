@@ -13,6 +13,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.gpt import GPT
+from jaxgen.nets.clip import TextTower
 from jaxgen.nets.unet_sd import SDUNet
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
