@@ -22,12 +22,12 @@ from jaxgen.data import Emoji
 from jaxgen.data.dataset import take
 from jaxgen.data.embedded import area_resize
 from jaxgen.errors import UserError, nearest
+from jaxgen.ops.degrade import LUMA
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
 from jaxgen.runtime import devices
 
 SCORES = ("energy", "nll", "nats", "iwae", "nelbo", "bits_per_dim")  # the first of them that there is
-LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jaxgen.data.tfds import TFDS
 from jaxgen.data.token_numbers import TokenNumbers
 from jaxgen.data.tones import Tones
 from jaxgen.data.toys import Toy2D
+from jaxgen.data.unpaired import Unpaired
 
 __all__ = [
     "SPLITS",
@@ -44,6 +45,7 @@ __all__ = [
     "TokenNumbers",
     "Tones",
     "Toy2D",
+    "Unpaired",
     "area_resize",
     "feed",
 ]
