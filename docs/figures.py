@@ -287,7 +287,28 @@ def hand_typed(text: str) -> list[str]:
 def best_numbers() -> dict[str, dict[str, str]]:
     """Best committed result of each experiment script and preset: {"vae": {"mnist": "nelbo 100.7 nats (test)"}}."""
     entries = tomllib.loads((TEMPLATES / "best.toml").read_text())
-    return {script: {preset: fill(text) for preset, text in presets.items()} for script, presets in entries.items()}
+    found = {script: {preset: fill(text) for preset, text in presets.items()} for script, presets in entries.items()}
+    for row in load("presets.json")["results"]:
+        if text := in_short(row):
+            found.setdefault(row["script"], {}).setdefault(row["preset"], text)
+    return found
+
+
+IN_SHORT = {"bits_per_dim": "{:.2f} bits/dim", "iwae": "at most {:.1f} nats", "nll": "{:.3f} nats",
+            "accuracy": "accuracy {:.1%}", "psnr": "PSNR {:.1f} dB"}  # fmt: skip
+"""Of what presets.py measures on held-out data: the first that there is."""
+
+
+def in_short(row: dict[str, Any]) -> str:
+    """A row of presets.json on half a line; "" where nothing tells how good it is."""
+    said = []
+    for name, form in IN_SHORT.items():
+        if name in row["held_out"]:
+            said = [form.format(row["held_out"][name]["mean"]).replace("%", " %") + " (test)"]
+            break
+    if "fd" in row["scores"]:
+        said.append(f"fd {row['scores']['fd']:.2f} (classifier features, 2,000 samples)")
+    return ", ".join(said)
 
 
 def pages() -> dict[Path, str]:
