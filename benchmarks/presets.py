@@ -23,7 +23,7 @@ import tyro
 from rows import Row, Rows
 
 from jaxgen import core
-from jaxgen.api.run import Run
+from jaxgen.api.run import Run, load
 from jaxgen.cli import parse
 from jaxgen.comparison import measure
 from jaxgen.data import TFDS
@@ -90,6 +90,8 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     folder = Path(options.folder) / f"{script}-{preset}-{experiment.seed}"
     fresh = not folder.exists()
     run = measure.trained(experiment, folder)
+    if experiment.best:  # the checkpoint that the preset is trained to find
+        run = load(folder, best=True)
     seconds = time.process_time() - began
     timing = json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
     by = judge(preset, experiment, options) if script != "classifier" else None
@@ -102,7 +104,8 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
         pictures.mkdir(parents=True, exist_ok=True)
         save_picture(pictures / f"{script}-{preset}.png", samples)
     return {
-        "script": script, "preset": preset, "parameters": core.count_params(run.state.params), "steps": run.step,
+        "script": script, "preset": preset, "parameters": core.count_params(run.state.params), "steps": experiment.steps,
+        "best_step": run.step if experiment.best else None,
         "seconds": timing["time"], "cpu_seconds": seconds if fresh and jax.default_backend() == "cpu" else None,
         "held_out": held_out_numbers(run)[0], "scores": scored,
     }  # fmt: skip
