@@ -104,8 +104,8 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
         pictures.mkdir(parents=True, exist_ok=True)
         save_picture(pictures / f"{script}-{preset}.png", samples)
     return {
-        "script": script, "preset": preset, "parameters": core.count_params(run.state.params), "steps": experiment.steps,
-        "best_step": run.step if experiment.best else None,
+        "script": script, "preset": preset, "parameters": core.count_params(run.state.params),
+        "steps": experiment.steps, "best_step": run.step if experiment.best else None,
         "seconds": timing["time"], "cpu_seconds": seconds if fresh and jax.default_backend() == "cpu" else None,
         "held_out": held_out_numbers(run)[0], "scores": scored,
     }  # fmt: skip
