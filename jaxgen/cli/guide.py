@@ -57,7 +57,8 @@ def command(args: list[str]) -> None:
     trained = asked.restore()
     guiding.check(trained, clips, wanted)
     settings = CLIPGuidance(**{name: getattr(options, name) for name in CLIPGuidance.__dataclass_fields__})
-    numbers = guiding.write_guided(out, trained, clip, judge, wanted, settings, options.batch)
+    origin = asked.origin(trained, seed=options.seed, num=options.num)
+    numbers = guiding.write_guided(out, trained, clip, judge, wanted, settings, options.batch, origin)
     for name, found in numbers["similarity"].items():
         means = ", ".join(f"{kind} {found[kind]['mean']:.3f}" for kind in ("plain", "start", "guided"))
         print(f"similarity by {name} ({found['run']}): {means}")

@@ -60,11 +60,15 @@ class LPIPSWeights:
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of a command: a run, the command's own flags, and the run's experiment as flags changed it."""
+    """The arguments of a command: a run, the command's own flags, and the run's experiment as flags changed it.
+
+    words: the command as it was typed, after `jaxgen`.
+    """
 
     run: "RunFolder"
     options: Any
     experiment: "Experiment"
+    words: tuple[str, ...]
 
     def restore(self) -> "Trained":
         """The run restored as the flags say."""
@@ -76,6 +80,14 @@ class Asked:
         step = None if options.step < 0 else options.step
         chosen = {"step": step, "best": options.best, "adapters": options.adapters}
         return restore(self.run, self.experiment, layout=layout, **chosen)
+
+    def origin(self, trained: "Trained", **chosen: Any) -> dict[str, Any]:
+        """Where the command's pictures come from. chosen: values of its flags that say which ones they are."""
+        from jaxgen.runs.origin import origin_of, pinned
+
+        best = {"best": False} if self.options.best else {}  # what is best may change, a step stays
+        values = {name.replace("_", "-"): value for name, value in chosen.items()}
+        return origin_of(trained, chosen, pinned(self.words, {**values, "step": trained.step, **best}))
 
 
 def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> Asked:
@@ -107,4 +119,4 @@ def ask(kind: type[Common], args: list[str], command: str, text: str | None) -> 
     options = given.options
     check_fields(options)
     start_jax(options.device, options.compilation_cache, size(getattr(options, "mesh", "")))
-    return Asked(run, options, given.experiment)
+    return Asked(run, options, given.experiment, (command, *args))

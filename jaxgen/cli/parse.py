@@ -108,7 +108,7 @@ def _first_line(panel: str, prog: str) -> str:
     hint = ""
     for line, following in pairwise(words):
         if line.startswith("Perhaps you meant"):
-            hint = f" (did you mean {following.split()[0]}?)"
+            hint = f" (did you mean {following.split()[0].rstrip(',')}?)"
     return f"{message or 'the flags cannot be read'}{hint}; see {prog} --help"
 
 

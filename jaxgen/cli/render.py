@@ -20,4 +20,5 @@ def command(args: list[str]) -> None:
     check(asked.experiment, options)
     lpips = options.distance()
     out = user_path(options.out) if options.out else asked.run.path / "render"
-    print(render_run(asked.restore(), options, out, lpips))
+    trained = asked.restore()
+    print(render_run(trained, options, out, lpips, asked.origin(trained)))

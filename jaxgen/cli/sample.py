@@ -117,7 +117,7 @@ def command(args: list[str]) -> None:
     trained = asked.restore()
     if options.sides:
         trained = prompting.resized(trained, *options.sides)
-    rows = cond
+    rows, chosen = cond, {"seed": options.seed, "num": num}
     if options.prompt:
         for one in (*options.prompt, options.negative or ""):
             if cut := prompting.cut_off(trained, one):
@@ -126,7 +126,9 @@ def command(args: list[str]) -> None:
         rows = prompting.by_prompt(num, len(options.prompt))
     if options.guide:
         step = None if options.guide_step < 0 else options.guide_step
-        trained = guided(trained, restore(RunFolder(user_path(options.guide)), step=step))
+        worse = restore(RunFolder(user_path(options.guide)), step=step)
+        chosen["guide_step"] = worse.step
+        trained = guided(trained, worse)
     if given:
         edit = Edit(options.strength, options.resample)
         raw = editing.redraw(trained, sample_keys(options.seed, num), *given, cond, edit)
@@ -135,18 +137,20 @@ def command(args: list[str]) -> None:
         raw = editing.rows_between(trained, options.seed, lines, options.between, cond)
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
+    origin = asked.origin(trained, **chosen)
     if isinstance(model, Vocodes):
-        save_sounds(out, raw, model.mel)
+        save_sounds(out, raw, model.mel, origin)
     else:
         columns = options.between if raw.ndim == 4 else 0
         shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
         said = captions(trained, cond) if len(raw) == num else ()
-        save_picture(out / "samples.png", in_frames(shown, asked.experiment.data.picture_size), texts=said)
+        shown = in_frames(shown, asked.experiment.data.picture_size)
+        save_picture(out / "samples.png", shown, texts=said, origin=origin)
     if translates:
-        images.save_each(out, raw)
+        images.save_each(out, raw, origin)
     write_tensors(out / "samples.safetensors", {"x": raw})
     if options.files:
-        images.save_files(out / "files", raw, cond, asked_texts(trained, cond))
+        images.save_files(out / "files", raw, cond, asked_texts(trained, cond), origin)
     print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
 
 

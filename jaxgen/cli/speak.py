@@ -1,6 +1,6 @@
 """`jaxgen speak RUN TEXT OUT.wav`: a text read out by a run of a model that speaks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxgen.cli.options import Common, ask
@@ -32,6 +32,7 @@ def command(args: list[str]) -> None:
     """A text read out by a run of a model that speaks: RUN TEXT OUT.wav [flags], or RUN OUT --lines FILE [flags]."""
     end = next((i for i, arg in enumerate(args) if i and arg.startswith("--")), len(args))
     asked = ask(SpeakOptions, [*args[:1], *args[end:]], "speak", command.__doc__)
+    asked = replace(asked, words=("speak", *args))
     options, given = asked.options, args[1:end]
     if len(given) != (1 if options.lines else 2):
         raise UserError(
@@ -49,7 +50,8 @@ def command(args: list[str]) -> None:
     if options.vocoder:
         vocoder = restore(RunFolder(user_path(options.vocoder)))
         check_vocoder(vocoder, data.mel)
-    found = speak(asked.restore(), texts, options.seed, vocoder)
+    trained = asked.restore()
+    found = speak(trained, texts, options.seed, vocoder)
     for file, text, (wave, spoken) in zip(files, texts, found):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_sound(file, wave, data.mel.rate)
@@ -57,7 +59,8 @@ def command(args: list[str]) -> None:
             say(f"{text!r:.60} did not come to an end within model.max_frames: it is cut there")
         print(f"{file}: {len(wave) / data.mel.rate:.2f} s")
     if options.picture:
-        save_spoken(user_path(options.picture), [part for _, parts in found for part in parts], data.mel)
+        origin = asked.origin(trained, seed=options.seed)
+        save_spoken(user_path(options.picture), [part for _, parts in found for part in parts], data.mel, origin)
 
 
 def _texts(lines: str, given: list[str]) -> tuple[list[str], list[Path]]:

@@ -184,6 +184,11 @@ def located(value: T) -> T:
     return _with_paths(value, _absolute)
 
 
+def with_names(value: T) -> T:
+    """A copy of a configuration in which paths are the names of what they lead to, for readers on other machines."""
+    return _with_paths(value, lambda name, place: name if not name or name in place.besides else Path(name).name)
+
+
 def found_within(value: T, folder: Path, names: Collection[str]) -> T:
     """A copy of a configuration in which paths that end in one of `names`, and lead to nothing, lead to what `folder`
     has of that name, if it has."""

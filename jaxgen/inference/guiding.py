@@ -20,7 +20,7 @@ from jaxgen.models.clip_guidance import CLIPGuidance, Targets, guide
 from jaxgen.report import save_picture
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import write_tensors, write_text
-from jaxgen.weights.store import tree_hash
+from jaxgen.runtime.png import Origin
 
 
 class Wanted(NamedTuple):
@@ -127,7 +127,7 @@ def compared(judges: dict[str, Trained], wanted: Wanted, pictures: dict[str, np.
         }
         numbers[name] = {
             "run": judge.name,
-            "weights": tree_hash(judge.state.sampling_params)[:16],
+            "weights": judge.weights,
             **{kind: mean_and_error(values.astype(np.float64)) for kind, values in each.items()},
             "gain": mean_and_error((each["guided"] - each["plain"]).astype(np.float64)),
             "each": {kind: [round(float(v), 4) for v in values] for kind, values in each.items()},
@@ -143,6 +143,7 @@ def write_guided(
     wanted: Wanted,
     settings: CLIPGuidance,
     batch: int = 64,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Draws, and writes into the folder: samples.png, a row for each prompt, which stands below its first picture, and
     samples.safetensors; start.png, what guidance started from; way.gif, if frames were kept; guided.json, how near all
@@ -155,7 +156,7 @@ def write_guided(
 
     said = [" | ".join(map(str, prompt)) if i == 0 else "" for prompt in wanted.prompts for i in range(num)]
     for name, images in (("samples.png", made.x), ("start.png", made.start)):
-        save_picture(folder / name, rows(images), texts=said)
+        save_picture(folder / name, rows(images), texts=said, origin=origin)
     if len(made.film):
         save_picture(folder / "way.gif", rows(made.film))
     arrays = {name: rows for name, rows in made._asdict().items() if name != "film" and rows is not None}
@@ -164,7 +165,7 @@ def write_guided(
     judges = {"clip": clip} | ({"judge": judge} if judge else {})
     numbers = {
         "run": trained.name,
-        "weights": tree_hash(trained.state.sampling_params)[:16],
+        "weights": trained.weights,
         "step": trained.step,
         "prompts": [[str(one) for one in prompt] for prompt in wanted.prompts],
         "num": num,

@@ -1,6 +1,5 @@
 """Pictures in files: read as arrays of a given shape, written without loss."""
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.runtime.files import check_output, write_bytes, write_text
 from jaxgen.runtime.picture import eight_bits, flat, has_alpha, open_picture, read_picture, undecoded, upright
+from jaxgen.runtime.png import Origin, png_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,18 +27,20 @@ def sources(file: Path, channels: int, num: int) -> np.ndarray:
     return np.broadcast_to(pixels, (num, *pixels.shape))
 
 
-def save_each(folder: Path, images: np.ndarray) -> None:
+def save_each(folder: Path, images: np.ndarray, origin: Origin | None = None) -> None:
     """Images uint8[N, H, W, 1 or 3] as 0.png, 1.png, ..., pixel by pixel. Raises UserError as `save_image` does."""
     for i, image in enumerate(images):
-        save_image(image, folder / f"{i}.png")
+        save_image(image, folder / f"{i}.png", origin and {"sample": i, **origin})
 
 
-def save_files(folder: Path, images: np.ndarray, cond: Any = None, texts: Sequence[str] = ()) -> None:
+def save_files(
+    folder: Path, images: np.ndarray, cond: Any = None, texts: Sequence[str] = (), origin: Origin | None = None
+) -> None:
     """Images as `save_each` writes them, and in metadata.jsonl their labels i32[N], where `cond` has any, and the texts
     that say what each was asked to show. Raises UserError for what is no images."""
     if images.ndim != 4 or images.dtype != np.uint8:
         raise UserError(f"samples are {images.dtype}{list(images.shape)}: --files needs images")
-    save_each(folder, images)
+    save_each(folder, images, origin)
     rows: list[dict[str, Any]] = [{"file_name": f"{i}.png"} for i in range(len(images))]
     if labelled := getattr(cond, "shape", None) == (len(images),):
         rows = [{**row, "label": int(label)} for row, label in zip(rows, cond)]
@@ -48,16 +50,16 @@ def save_files(folder: Path, images: np.ndarray, cond: Any = None, texts: Sequen
         write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def save_image(image: np.ndarray, file: Path) -> None:
-    """uint8[H, W, 1 or 3] pixel by pixel; the file is whole or absent. Raises UserError when it cannot be written, or
-    not without loss."""
+def save_image(image: np.ndarray, file: Path, origin: Origin | None = None) -> None:
+    """uint8[H, W, 1 or 3] pixel by pixel, with its origin; the file is whole or absent. Raises UserError when it cannot
+    be written, or not without loss."""
     from PIL import Image
 
     _check_png(file)
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    data = png_bytes(picture, origin and {"picture": file.name, **origin})
     try:
-        write_bytes(file, buffer.getvalue())
+        write_bytes(file, data)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror or error}): name another place") from error
 

@@ -13,6 +13,7 @@ from jaxgen.inference.vocoding import save_vocoded
 from jaxgen.metrics.modes import mode_coverage
 from jaxgen.metrics.neighbours import centred, nearest_rows
 from jaxgen.report import save_picture
+from jaxgen.runs.origin import origin_of, pinned
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import write_text
 from jaxgen.runtime.processes import is_main, whole
@@ -43,6 +44,8 @@ def save_pictures(trained: Trained, final: bool) -> None:
         if layout is not None:
             some, batch = layout.put((some, batch), layout.everywhere)
         pictures |= whole(compiled.pictures(model, trained.state, some, batch, trained.codec))
+    chosen = {"seed": experiment.seed, "num": num}
+    origin = origin_of(trained, chosen) if pictures else None
     if not is_main():
         return
     if (modes := experiment.data.modes) is not None:
@@ -54,8 +57,11 @@ def save_pictures(trained: Trained, final: bool) -> None:
     if texts is not None:
         write_text(folder / "samples.txt", in_one(texts))
     said = captions(trained, cond)
+    again = ["sample", str(run.path), *pinned((), {**chosen, "step": trained.step})]
     for name, picture in pictures.items():
-        save_picture(folder / name, in_frames(picture, frame), texts=said if name == "samples.png" else ())
+        drawn = name == "samples.png"
+        from_run = origin and {**origin, "command": again if drawn else None}
+        save_picture(folder / name, in_frames(picture, frame), texts=said if drawn else (), origin=from_run)
 
 
 def _beside_data(samples: np.ndarray, real: np.ndarray, data: Dataset) -> dict[str, np.ndarray]:

@@ -28,6 +28,7 @@ from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.files import check_output, write_bytes
+from jaxgen.runtime.png import Origin
 
 SHOWN = 4  # views in the report's picture
 
@@ -89,16 +90,18 @@ def render_view(trained: Trained, rays: np.ndarray, size: tuple[int, int]) -> tu
     return rgb.reshape(*size, 3), depth.reshape(size), opacity.reshape(size)
 
 
-def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = None) -> str:
+def render_run(
+    trained: Trained, options: Rendering, out: Path, lpips: Any = None, origin: Origin | None = None
+) -> str:
     """Renders into `out` and the run's report, and returns a summary of a few lines.
 
-    lpips: f32[B] of two batches of pictures, where its weights are named.
+    lpips: f32[B] of two batches of pictures, where its weights are named. origin: where the pictures come from.
     """
     check_output(out, folder=True)
     run, step, model = trained.run, trained.step, field_of(trained)
     pictures = run.pictures(step)
-    numbers, shown = _views(trained, options, out, lpips)
-    save_picture(pictures / f"{options.split}_views.png", shown)
+    numbers, shown = _views(trained, options, out, lpips, origin)
+    save_picture(pictures / f"{options.split}_views.png", shown, origin=origin)
     count = len(next(iter(numbers.values())))
     said = {name: mean_and_error(values) for name, values in numbers.items()}
     facts = {"split": options.split, "num": count, "of": "whole views", "step": step}
@@ -121,7 +124,9 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
     return "\n".join(lines)
 
 
-def _views(trained: Trained, options: Rendering, out: Path, lpips: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _views(
+    trained: Trained, options: Rendering, out: Path, lpips: Any, origin: Origin | None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
     of what is, of depth and of opacity. Each picture is also written by itself."""
     data, model = scene_of(trained), field_of(trained)
@@ -136,9 +141,9 @@ def _views(trained: Trained, options: Rendering, out: Path, lpips: Any) -> tuple
         rays = _rays_of(views, i)
         picture, depth, opacity = render_view(trained, rays, views.size)
         grey = [_grey(a) for a in (_bright(depth, opacity, rays), opacity)]
-        save_image(picture, out / f"view{i:03}.png")
+        save_image(picture, out / f"view{i:03}.png", origin)
         for name, image in zip(("depth", "opacity"), grey):
-            save_image(image, out / f"{name}{i:03}.png")
+            save_image(image, out / f"{name}{i:03}.png", origin)
         wanted = composite(views.pixels[i], model.background)
         counted = None if views.counted is None else views.counted[i]
         for name, value in _measured(picture, wanted, counted, lpips).items():

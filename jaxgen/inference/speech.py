@@ -24,7 +24,9 @@ from jaxgen.ops.audio import Mel
 from jaxgen.ops.griffin_lim import mel_to_wave
 from jaxgen.report import save_picture
 from jaxgen.report.heat import heat
+from jaxgen.runs.origin import origin_of
 from jaxgen.runs.restore import Trained
+from jaxgen.runtime.png import Origin
 from jaxgen.runtime.processes import is_main, whole
 
 SHOWN = 4
@@ -183,10 +185,10 @@ def tiles(utterance: Utterance, mel: Mel, true: np.ndarray | None = None) -> lis
     return [*shown, heat(utterance.alignment, TALL, WIDE, (0.0, 1.0))]
 
 
-def save_spoken(file: Path, spoken: Sequence[Utterance], mel: Mel) -> None:
+def save_spoken(file: Path, spoken: Sequence[Utterance], mel: Mel, origin: Origin | None = None) -> None:
     """A picture with a row for each of what was spoken: its mel and its alignment."""
     texts = [name for u in spoken for name in (u.text, "alignment")]
-    save_picture(file, np.array([tiles(u, mel) for u in spoken]), texts=texts)
+    save_picture(file, np.array([tiles(u, mel) for u in spoken]), texts=texts, origin=origin)
 
 
 def save_speech(trained: Trained, folder: Path) -> None:
@@ -195,6 +197,7 @@ def save_speech(trained: Trained, folder: Path) -> None:
     data, batch, seed = speech_of(trained.experiment), trained.examples, trained.experiment.seed
     some = {name: np.asarray(batch[name])[:SHOWN] for name in batch}
     spoken = utterances(trained, conditions(some), seed, SHOWN)
+    origin = origin_of(trained, {"seed": seed})
     if not is_main():
         return
     true = [x[:length] for x, length in zip(some["x"], some["length"])]
@@ -202,7 +205,7 @@ def save_speech(trained: Trained, folder: Path) -> None:
     texts = [
         name for u in spoken for name in (u.text, "spoken" if u.stopped else "spoken, without an end", "alignment")
     ]
-    save_picture(folder / "samples.png", np.array(rows), texts=texts)
+    save_picture(folder / "samples.png", np.array(rows), texts=texts, origin=origin)
     sounds = (
         (f"{name}_{i}", f"{utterance.text} ({name})", waveform(mel, data.mel, seed, i))
         for i, (utterance, x) in enumerate(zip(spoken, true))

@@ -14,7 +14,9 @@ from jaxgen.inference.sampling import draw
 from jaxgen.inference.sounds import in_frames_of, mel_picture, samples_of, save_played
 from jaxgen.ops.audio import Mel, log_mel
 from jaxgen.report import save_picture
+from jaxgen.runs.origin import origin_of
 from jaxgen.runs.restore import Trained
+from jaxgen.runtime.png import Origin
 from jaxgen.runtime.processes import is_main, whole
 from jaxgen.runtime.sound import write_sound
 
@@ -56,10 +58,12 @@ def save_vocoded(trained: Trained, folder: Path) -> None:
     num = trained.experiment.num_samples
     x = np.asarray(trained.examples["x"])[:num]
     made = draw(trained, trained.experiment.seed, len(x), model.sample_cond(len(x), {"x": x}), len(x))
+    origin = origin_of(trained, {"seed": trained.experiment.seed})
     if not is_main():
         return
     rows = [list(pair) for pair in zip(_pictures(x, model.mel), _pictures(made, model.mel))]
-    save_picture(folder / "samples.png", np.array(rows), texts=["true", "made of its mel"] * len(rows))
+    texts = ["true", "made of its mel"] * len(rows)
+    save_picture(folder / "samples.png", np.array(rows), texts=texts, origin=origin)
     sounds = (
         (f"{name}_{i}", f"Held-out sound {i}, {what}", sound)
         for i, pair in enumerate(zip(x, made))
@@ -68,11 +72,11 @@ def save_vocoded(trained: Trained, folder: Path) -> None:
     save_played(folder, sounds, model.mel.rate)
 
 
-def save_sounds(folder: Path, x: np.ndarray, mel: Mel) -> None:
+def save_sounds(folder: Path, x: np.ndarray, mel: Mel, origin: Origin | None = None) -> None:
     """Waveforms f32[N, samples] as 0.wav, 1.wav, ..., and their mels as samples.png."""
     for i, sound in enumerate(x):
         write_sound(folder / f"{i}.wav", sound, mel.rate)
-    save_picture(folder / "samples.png", np.array(_pictures(x, mel)))
+    save_picture(folder / "samples.png", np.array(_pictures(x, mel)), origin=origin)
 
 
 def _pictures(x: np.ndarray, mel: Mel) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.report.words import strips
 from jaxgen.runtime.files import write_bytes
+from jaxgen.runtime.png import Origin, png_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -180,7 +181,13 @@ def _describe(raw: np.ndarray) -> str:
     return f"{raw.dtype}{list(raw.shape)}"
 
 
-def save_picture(path: Path | str, raw: Any, limits: Limits | None = None, texts: Sequence[str] = ()) -> None:
+def save_picture(
+    path: Path | str,
+    raw: Any,
+    limits: Limits | None = None,
+    texts: Sequence[str] = (),
+    origin: Origin | None = None,
+) -> None:
     """Writes a picture of raw samples to `path` atomically, and creates missing folders.
 
     Args:
@@ -189,14 +196,15 @@ def save_picture(path: Path | str, raw: Any, limits: Limits | None = None, texts
         evenly spaced and including the last.
       limits: of the axes of a scatter plot.
       texts: one for each image of a .png, written below it.
+      origin: where the picture comes from, which a .png then holds; `jaxgen inspect` reads it.
 
     Raises: UserError for another suffix, shape or dtype.
     """
     from PIL import Image
 
-    path, raw, buffer = Path(path), np.asarray(raw), io.BytesIO()
+    path, raw = Path(path), np.asarray(raw)
     if path.suffix == ".png":
-        Image.fromarray(picture(raw, limits, texts)).save(buffer, format="PNG")
+        data = png_bytes(Image.fromarray(picture(raw, limits, texts)), origin and {"picture": path.name, **origin})
     elif path.suffix == ".gif":
         if raw.ndim < 3 or not len(raw):
             raise UserError(f"no animation can be made of {_describe(raw)}: put an axis of frames first; {ACCEPTED}")
@@ -207,10 +215,12 @@ def save_picture(path: Path | str, raw: Any, limits: Limits | None = None, texts
         first, *rest = _indexed([picture(frame, limits) for frame in raw])
         each = max(20, round(3000 / max(1, len(rest)), -1))  # ms; GIF counts in hundredths of a second
         duration = [each] * len(rest) + [1000]
+        buffer = io.BytesIO()
         first.save(buffer, "GIF", save_all=True, append_images=rest, loop=0, optimize=False, duration=duration)
+        data = buffer.getvalue()
     else:
         raise UserError(f"{path.name!r} ends in {path.suffix!r}: pictures are .png or .gif")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, data)
 
 
 def _indexed(frames: Sequence[np.ndarray]) -> list["Picture"]:

@@ -27,6 +27,8 @@ from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import keep_marks
 from jaxgen.runtime.files import check_output
+from jaxgen.runtime.processes import whole
+from jaxgen.weights.store import tree_hash
 
 MEASURED, MEASURED_BY = 1024, 64
 """Training examples that a codec measures as a run begins, and how many at a time."""
@@ -67,6 +69,11 @@ class Trained:
     def name(self) -> str:
         """Of the run's folder, or of the model where there is none."""
         return self.folder.path.resolve().name if self.folder else type(self.experiment.model).__name__
+
+    @cached_property
+    def weights(self) -> str:
+        """A hash of the parameters that samples are drawn with. Multi-host: every process is to ask for it."""
+        return tree_hash(whole(self.state.sampling_params))[:16]
 
     @cached_property
     def examples(self) -> RawBatch:

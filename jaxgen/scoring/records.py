@@ -26,7 +26,6 @@ from jaxgen.runs.restore import Trained
 from jaxgen.runtime.progress import say, track
 from jaxgen.runtime.reading import read_json
 from jaxgen.scoring import features, path_length, scores, texts
-from jaxgen.weights.store import tree_hash
 
 Record = dict[str, Any]
 
@@ -138,8 +137,7 @@ def _sampled(
 ) -> features.Rows:
     """Features of the samples; those that an interrupted command left in the run's folder are not computed again."""
     # Conditions are dealt out over all samples, so that another number of them changes each.
-    weights = tree_hash(trained.state.sampling_params)[:16]
-    asked = {**asked, "weights": weights, "num": None if cond is None else scoring.num, "network": network.key}
+    asked = {**asked, "weights": trained.weights, "num": None if cond is None else scoring.num, "network": network.key}
     folder = trained.folder.path / "scores" / features.digest(asked) if trained.folder else None
 
     def batches(firsts: range) -> Iterator[np.ndarray]:
