@@ -34,7 +34,7 @@ from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.data import Factors
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets
-from jaxgen.metrics.disentanglement import factor_vae_score, mutual_information_gap
+from jaxgen.metrics.disentanglement import dci, factor_vae_score, mutual_information_gap
 from jaxgen.metrics.ppl import PPL, LatentPath, lerp, path_lengths, slerp_unit
 from jaxgen.models.classifier import Classifier
 from jaxgen.nets.gan import MLPCritic
@@ -114,7 +114,8 @@ def disentangled(run: Run, _: Run) -> Row:
     found = run.evaluate(limit=1000)
     return {
         **mutual_information_gap(codes, factors), "factor_vae": factor_vae_score(codes, factors),
-        "reconstruction": found["nelbo"]["mean"] - found["kl"]["mean"], "kl": found["kl"]["mean"],
+        **dci(codes, factors), "reconstruction": found["nelbo"]["mean"] - found["kl"]["mean"],
+        "kl": found["kl"]["mean"],
     }  # fmt: skip
 
 

@@ -1,18 +1,25 @@
 """From raw data to model space and back.
 
 Models never see [0, 255]; metrics and pictures always do. A codec is a pytree with static configuration, so compiled
-functions take it as an ordinary argument. The codecs here have no weights and so no leaves.
+functions take it as an ordinary argument. Those without weights have no leaves.
 """
 
 import math
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from annotated_types import Ge, Le
 from flax import struct
 
 from jaxgen.core.codec import Codec, static
-from jaxgen.core.ranges import Bits
-from jaxgen.core.types import Batch
+from jaxgen.core.ranges import Bits, Shape
+from jaxgen.core.types import Batch, RawBatch
+from jaxgen.errors import UserError
+from jaxgen.ops.palette import palette
+from jaxgen.ops.quantize import nearest
 
 
 def to_levels(unit: jax.Array) -> jax.Array:
@@ -149,3 +156,81 @@ class Augmented(Codec):
 
     def unrounded(self, x: jax.Array) -> jax.Array:
         return self.codec.unrounded(x)
+
+
+@struct.dataclass
+class Colours(Codec):
+    """uint8 pictures [B, *shape] as tokens i32[B, H W] in raster order, the index of each pixel's nearest colour among
+    `size`, and back: "Generative Pretraining from Pixels", section 3 (Chen et al., ICML 2020).
+
+    The colours are k-means centres of the training data (`ops.palette`), measured as a run begins and kept with it. A
+    grey picture whose levels are no more than `size` comes back exactly; otherwise the nearest colours do.
+    """
+
+    shape: Shape = static((32, 32, 3))
+    """(H, W, C)."""
+    size: Annotated[int, Ge(2), Le(65_536)] = static(512)
+
+    def load(self, record: dict[str, Any] | None = None) -> "Palette":
+        """With the colours of `record`, or with levels of grey in equal steps until some are measured. Raises UserError
+        for a record of other colours than these."""
+        colours = np.rint(np.linspace(0, 255, self.size))[:, None].repeat(self.shape[-1], axis=1)
+        if record is not None:
+            expected, colours = colours.shape, np.asarray(record.get("colours", ()))
+            if colours.shape != expected or colours.dtype.kind != "i" or np.any(colours.astype(np.uint8) != colours):
+                raise UserError(f"the run's record of colours is no table of {expected} levels: bring the file back")
+        return Palette(jnp.asarray(colours, jnp.uint8), tuple(self.shape))
+
+    def fitted(self, shape: tuple[int, ...]) -> "Colours":
+        return Colours(shape, self.size)
+
+    def encode(self, batch: Batch, key: jax.Array) -> Batch:
+        raise UserError("this codec has no colours yet: call its load()")
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        raise UserError("this codec has no colours yet: call its load()")
+
+
+@struct.dataclass
+class Palette(Codec):
+    """What `Colours` loads."""
+
+    colours: jax.Array
+    """uint8[K, C]."""
+    shape: tuple[int, ...] = static((32, 32, 3))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"colours": np.asarray(self.colours).tolist()}
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def measured(self, batches: Iterable[RawBatch]) -> "Palette":
+        """The codec with the colours of these pictures."""
+        pixels = np.concatenate([np.asarray(batch["x"]).reshape(-1, self.shape[-1]) for batch in batches])
+        return Palette(jnp.asarray(palette(pixels, len(self.colours))), self.shape)
+
+    def check_model(self, model: Any) -> None:
+        """Raises UserError unless `model` counts tokens as there are colours, of pictures of this shape."""
+        if (vocab := getattr(model, "vocab", 0)) != len(self.colours):
+            raise UserError(
+                f"the model knows {vocab} tokens, the codec has {len(self.colours)} colours: pass "
+                f"--model.network.vocab {len(self.colours)}, to a model of tokens such as ImageGPT"
+            )
+        if (shape := tuple(getattr(model, "shape", self.shape))) != self.shape:
+            raise UserError(f"model.shape is {shape}, codec.shape {self.shape}: give both the shape of the pictures")
+
+    def encode(self, batch: Batch, key: jax.Array) -> Batch:
+        x = batch["x"]
+        if (given := tuple(x.shape[1:])) != self.shape:
+            sides = " ".join(map(str, given))
+            raise UserError(
+                f"pictures have shape {given}, codec.shape is {self.shape}: pass --codec.shape {sides} --model.shape "
+                f"{sides}, and height times width as --model.network.window"
+            )
+        return {**batch, "x": nearest(x.reshape(x.shape[0], -1, self.shape[-1]), self.colours)}
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        return self.colours[x].reshape(x.shape[0], *self.shape)

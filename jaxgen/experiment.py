@@ -244,8 +244,9 @@ def on_images(
     if not conditional or not names:
         data = replace(data, label="none")
     # A second stage sees codes: its first stage alone is of pictures.
-    shape = experiment.codec.shape_of((data.size, data.size, data.channels))
-    return replace(experiment, model=model.fitted(shape, data.num_classes), data=_instead(experiment.data, data))
+    codec = experiment.codec.fitted((data.size, data.size, data.channels))
+    model = model.fitted(codec.shape_of((data.size, data.size, data.channels)), data.num_classes)
+    return replace(experiment, model=model, codec=codec, data=_instead(experiment.data, data))
 
 
 def _instead(data: Dataset, folder: ImageFolder) -> Dataset:

@@ -1,11 +1,20 @@
 """Codecs: every level comes back from encoding and decoding."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.codecs import Binarize, Dequantize, Identity, Pixels
+from jaxgen.codecs import Binarize, Colours, Dequantize, Identity, Pixels
+from jaxgen.data import Digits, ImageFolder
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.models.image_gpt import ImageGPT
+from jaxgen.nets.gpt import TokenTransformer
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import loaded_codec
 
 LEVELS = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
 
@@ -96,3 +105,60 @@ def test_codecs_without_weights_are_static():
     assert jax.tree.leaves(Pixels()) == []
     assert jax.tree.structure(Pixels()) == jax.tree.structure(Pixels())
     assert jax.tree.structure(Pixels()) != jax.tree.structure(Pixels(low=0.0))
+
+
+# --- colours ---
+
+
+def test_a_pixel_is_its_nearest_colour_by_brute_force_in_raster_order():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (5, 3, 4, 3), dtype=np.uint8)
+    codec = Colours(shape=(3, 4, 3), size=9).load().measured([{"x": pictures[:3]}])
+    tokens = np.asarray(encode(codec, jnp.asarray(pictures)))
+    assert tokens.dtype == np.int32 and tokens.shape == (5, 12)
+    table = np.asarray(codec.colours, float)
+    for picture, row in zip(pictures, tokens):
+        far = [((pixel - table) ** 2).sum(axis=1) for line in picture for pixel in line]
+        np.testing.assert_array_equal(row, [f.argmin() for f in far])
+    decoded = np.asarray(codec.decode(tokens))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, codec.colours[tokens].reshape(5, 3, 4, 3))
+    np.testing.assert_array_equal(encode(codec, jnp.asarray(decoded)), tokens)
+
+
+def test_digits_have_seventeen_levels_that_all_come_back():
+    data = Digits()
+    codec = Colours(shape=(8, 8, 1), size=17).load().measured([data.batch_at(0, 0, 256)])
+    x = jnp.asarray(data.arrays("test")["x"])
+    np.testing.assert_array_equal(codec.decode(encode(codec, x)), x)
+    before = Colours(shape=(8, 8, 1), size=256).load()
+    np.testing.assert_array_equal(before.decode(encode(before, x)), x)
+
+
+def test_colours_are_kept_in_the_runs_record(tmp_path):
+    experiment = Experiment(model=ImageGPT(), codec=Colours(shape=(8, 8, 1), size=5), data=Digits())
+    codec = loaded_codec(None, experiment)
+    assert not codec.draws and len(np.unique(codec.colours)) == 5
+    np.testing.assert_array_equal(codec.colours, loaded_codec(None, experiment).colours)
+    run = RunFolder(tmp_path)
+    run.keep_codec(codec.provenance)
+    # The data are not asked again.
+    again = loaded_codec(run, dataclasses.replace(experiment, data=ImageFolder(folder="/nowhere")))
+    np.testing.assert_array_equal(again.colours, codec.colours)
+    assert again.shape == (8, 8, 1)
+    for damaged in ({}, {"colours": [[0], [1]]}, {"colours": [[0], [1], [2], [3], [300]]}):
+        with pytest.raises(UserError, match="is no table of"):
+            experiment.codec.load(damaged)
+
+
+def test_colours_of_other_pictures_or_for_other_models_are_refused():
+    codec = Colours(shape=(8, 8, 1), size=17).load()
+    with pytest.raises(UserError, match=r"--codec\.shape 4 4 3 --model\.shape 4 4 3"):
+        codec.encode({"x": np.zeros((1, 4, 4, 3), np.uint8)}, jax.random.key(0))
+    with pytest.raises(UserError, match=r"pass --model\.network\.vocab 17"):
+        codec.check_model(ImageGPT())
+    with pytest.raises(UserError, match="give both the shape"):
+        codec.check_model(ImageGPT(shape=(4, 4, 1), network=TokenTransformer(vocab=17)))
+    for way in (lambda: Colours().encode({}, jax.random.key(0)), lambda: Colours().decode(jnp.zeros(1))):
+        with pytest.raises(UserError, match=r"call its load\(\)"):
+            way()

@@ -107,10 +107,11 @@ class Run(Trained):
     ) -> list[Record]:
         """Scores of samples against real data, each with its protocol; also kept in RUN/scores.json.
 
-        metrics: names joined by commas: fid, kid, is, prdc, memorization, classes, asked, clip_score, ppl. classifier:
-        a run of a `Classifier` or a `CLIP` to take features from; or weights: Inception's, the file that `jaxgen
-        weights convert` wrote, for images resized as `resize` says (tf1 or clean). scoring: fields of
-        `scoring.records.Scoring`, as num=50_000 or reference="test". Raises UserError for a score that cannot be taken.
+        metrics: names joined by commas: fid, kid, is, prdc, memorization, classes, wasserstein, sliced_wasserstein,
+        asked, clip_score, ppl. classifier: a run of a `Classifier` or a `CLIP` to take features from; or weights:
+        Inception's, the file that `jaxgen weights convert` wrote, for images resized as `resize` says (tf1 or clean).
+        scoring: fields of `scoring.records.Scoring`, as num=50_000 or reference="test". Raises UserError for a score
+        that cannot be taken.
         """
         if (classifier is None) == (weights is None):
             raise UserError("scores need features: give classifier=RUN or weights=FILE (Inception), one of the two")

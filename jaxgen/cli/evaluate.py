@@ -22,8 +22,9 @@ class EvaluateOptions(Scoring, LPIPSWeights, OnMesh):
     limit: OptionalCount = 0
     """Use only this many examples; all when 0."""
     metrics: str = ""
-    """Score samples against real data instead: fid,kid,is,prdc,memorization,classes. Class-conditional models also have
-    asked, GANs also ppl; with a CLIP, models asked for classes or texts also have clip_score."""
+    """Score samples against real data instead: fid,kid,is,prdc,memorization,classes,wasserstein,sliced_wasserstein.
+    Class-conditional models also have asked, GANs also ppl; with a CLIP, models asked for classes or texts also have
+    clip_score."""
     weights: str = ""
     """Inception's weights for the features, a file that `jaxgen weights convert inception` wrote."""
     resize: Literal["tf1", "clean"] = "tf1"

@@ -47,12 +47,12 @@ class SampleOptions(Edit, OnMesh, Drawing):
     negative: str | None = None
     """With `prompt`: a text that guidance leads away from, instead of an empty one."""
     image: str = ""
-    """A picture to start from. A diffusion model varies it (see strength) or, with mask, fills it in; PixelCNN fills it
-    in; StyleGAN finds its style and varies that; pix2pix translates a picture of any size, `num` times if dropout
-    makes the results differ, and also writes 0.png, 1.png, ..."""
+    """A picture to start from. A diffusion model varies it (see strength) or, with mask, fills it in; PixelCNN and
+    image GPT fill it in; StyleGAN finds its style and varies that; pix2pix translates a picture of any size, `num`
+    times if dropout makes the results differ, and also writes 0.png, 1.png, ..."""
     mask: str = ""
-    """A picture of the same size, white where `image` is drawn anew. PixelCNN draws from top to bottom, so its part
-    fits what is above. Transparent parts count as black."""
+    """A picture of the same size, white where `image` is drawn anew. PixelCNN and image GPT draw from top to bottom, so
+    their part fits what is above. Transparent parts count as black."""
     alpha: bool = False
     """The mask is the transparency of `image`: what is transparent is drawn anew."""
     guide: str = ""

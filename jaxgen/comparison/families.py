@@ -49,6 +49,7 @@ FAMILIES = (
     Family("MAF", "flow", "maf", by_element=True),
     Family("PixelCNN", "autoregressive", "pixelcnn", by_element=True),
     Family("PixelCNN++", "autoregressive", "pixelcnn_pp", by_element=True),
+    Family("Image GPT", "autoregressive", "image_gpt", by_element=True),
     Family("Energy-based model", "energy", "ebm"),
     Family("Score matching", "diffusion", "score_matching"),
     Family("DDPM", "diffusion", "ddpm"),

@@ -38,6 +38,10 @@ class Codec:
         """Whether examples are better encoded before training than in every step: the encoder is a network."""
         return False
 
+    def fitted(self, shape: tuple[int, ...]) -> "Codec":
+        """The codec, not loaded yet, for raw examples of `shape`."""
+        return self
+
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in model space of raw examples of `shape`. Raises UserError if they cannot be encoded."""
         return shape

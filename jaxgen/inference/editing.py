@@ -74,14 +74,13 @@ def _redraw(
 ) -> jax.Array:
     if mask is None and isinstance(model, Translates):
         return codec.decode(model.translate(state, keys, jnp.broadcast_to(image, (keys.shape[0], *image.shape))))
-    x = jnp.broadcast_to(codec.encode({"x": image[None]}, jax.random.key(0))["x"], (keys.shape[0], *model.shape))
+    x = codec.encode({"x": image[None]}, jax.random.key(0))["x"]
+    x = jnp.broadcast_to(x, (keys.shape[0], *x.shape[1:]))
     if mask is None:
         return codec.decode(model.vary(state, keys, x, edit.strength, cond))
     mask = jnp.broadcast_to(mask, (*image.shape[:2], 1))
     drawn = codec.decode(model.inpaint(state, keys, x, coarse(mask, model.shape)[None], cond, edit.resample))
-    if image.shape[:2] == model.shape[:2]:
-        return drawn
-    # A first stage gives latents that stay back as other pixels.
+    # A codec may give what stays back as other pixels: latents, colours of a palette, black or white.
     return jnp.where(mask[None], image[None], drawn)
 
 

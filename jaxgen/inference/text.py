@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Le
@@ -14,7 +16,7 @@ from jaxgen import core
 from jaxgen.core.capabilities import WritesText
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import Depth, OptionalDepth, Samples, Seed
-from jaxgen.core.types import TrainState
+from jaxgen.core.types import PyTree, TrainState
 from jaxgen.data.tokenizers import Tokenizer, from_json
 from jaxgen.errors import UserError
 from jaxgen.inference.sampling import in_one
@@ -37,6 +39,16 @@ def tokenizer_of(run: RunFolder) -> Tokenizer:
     return from_json(read_text(file), str(file))
 
 
+@partial(jax.jit, static_argnums=(0, 2, 4))
+def _begin(model: WritesText, params: PyTree, num: int, cond: PyTree, tokens: int) -> Any:
+    return model.begin(params, num, cond, tokens)
+
+
+@partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+def _write(model: WritesText, params: PyTree, writer: Any, keys: jax.Array, first: jax.Array, num: int) -> Any:
+    return model.write(params, writer, keys, first, num)
+
+
 def stream(
     model: WritesText, state: TrainState, tokenizer: Tokenizer, prompt: np.ndarray, seed: int, index: int = 0
 ) -> Iterator[str]:
@@ -44,12 +56,12 @@ def stream(
     params = state.sampling_params
     cond = gpt.prompts([prompt], model.window)
     total = -(-model.num_tokens // PART) * PART  # whole parts: a shorter last one would be a program of its own
-    writer = gpt.begin(model, params, 1, cond, total)
+    writer = _begin(model, params, 1, cond, total)
     drawn, shown = np.zeros(0, np.int32), len(tokenizer.decode(prompt))
     for first in range(0, total, PART):
         # Keys anew for each call: one array of them is to be used once.
         keys = core.sample_keys(seed, 1, index)
-        writer, part = gpt.write(model, params, writer, keys, jnp.int32(first), PART)
+        writer, part = _write(model, params, writer, keys, jnp.int32(first), PART)
         drawn = np.concatenate([drawn, np.asarray(part[0])])[: model.num_tokens]
         whole, drawn = drawn, _until(model.decoding.end, drawn)
         over = len(drawn) < len(whole) or len(whole) == model.num_tokens

@@ -12,7 +12,6 @@ with positions counted from the first of these.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -181,14 +180,20 @@ class GPT(ClassConditionalModel, LossModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Codes i32[N, num_tokens]; for text the prompts with their continuations, i32[N, P + num_tokens]."""
-        params, texts, done = state.sampling_params, [], 0
+        drawn = self.drawn(state.sampling_params, keys, cond)
+        return drawn if self.from_start else joined(cond, drawn, max(0, self.decoding.end))
+
+    def drawn(self, params: PyTree, keys: jax.Array, cond: PyTree = None, given: jax.Array | None = None) -> jax.Array:
+        """The tokens that are drawn, i32[N, num_tokens]. given: i32[N, num_tokens], tokens that are taken instead of
+        drawn ones where they are not negative; what is drawn goes on from these."""
+        texts, done = [], 0
         stages = self._stages(self._prefix_size(cond))
         writer = self.begin(params, keys.shape[0], cond, slots=stages[0][0])
         for slots, num in stages:
-            writer, text = self.write(params, widened(writer, slots), keys, done, num)
+            part = None if given is None else given[:, done : done + num]
+            writer, text = self.write(params, widened(writer, slots), keys, done, num, part)
             texts, done = [*texts, text], done + num
-        drawn = jnp.concatenate(texts, axis=1)
-        return drawn if self.from_start else joined(cond, drawn, max(0, self.decoding.end))
+        return jnp.concatenate(texts, axis=1)
 
     def _prefix_size(self, cond: PyTree) -> int:
         """Tokens of the prompt that are read before the first one is drawn: all but the last."""
@@ -250,20 +255,22 @@ class GPT(ClassConditionalModel, LossModel):
         return [(a.at[:, :size].set(k[i]), b.at[:, :size].set(v[i])) for i, (a, b) in enumerate(cache)]
 
     def write(
-        self, params: PyTree, writer: Writer, keys: jax.Array, first: jax.Array | int, num: int
+        self, params: PyTree, writer: Writer, keys: jax.Array, first: jax.Array | int, num: int, given: Any = None
     ) -> tuple[Writer, jax.Array]:
-        """The writer, and tokens `first` to `first + num - 1` of each sample, i32[N, num]."""
+        """The writer, and tokens `first` to `first + num - 1` of each sample, i32[N, num]. given: those of `drawn`."""
         # Sliced once, outside the scan: see `Transformer.decode_params`.
         layers = self.network.body.decode_params(merged(params["network"])["body"], writer.count.shape[0])
         fill = max(0, self.decoding.end)
 
-        def step(writer: Writer, i: jax.Array) -> tuple[Writer, jax.Array]:
+        def step(writer: Writer, place: tuple[jax.Array, jax.Array | None]) -> tuple[Writer, jax.Array]:
+            i, fixed = place
             writer, logits = self.advance(params, layers, writer)
             if self.guidance != 1:
                 with_class, without = jnp.split(jax.nn.log_softmax(logits), 2)
                 logits = without + self.guidance * (with_class - without)
             token = self.decoding.draw(fold_each(keys, i), logits, writer.seen)
             token = jnp.where(writer.ended, fill, token)
+            token = token if fixed is None else jnp.where(fixed >= 0, fixed, token)
             ended, seen = writer.ended, writer.seen
             if self.decoding.end >= 0:
                 ended = ended | (token == self.decoding.end)
@@ -272,7 +279,8 @@ class GPT(ClassConditionalModel, LossModel):
             both = jnp.concatenate([token, token]) if self.guidance != 1 else token
             return writer._replace(token=both, seen=seen, ended=ended), token
 
-        writer, drawn = jax.lax.scan(step, writer, first + jnp.arange(num))
+        places = (first + jnp.arange(num), None if given is None else given.T)
+        writer, drawn = jax.lax.scan(step, writer, places)
         return writer, drawn.T
 
     def advance(self, params: PyTree, layers: DecodeParams, writer: Writer) -> tuple[Writer, jax.Array]:
@@ -385,15 +393,3 @@ def check_prompt(cond: PyTree, vocab: int, window: int) -> None:
     if length.max() > prompt.shape[1]:
         raise UserError(f"a prompt's length is {length.max()}, but {prompt.shape[1]} tokens were given")
     check_tokens(prompt[np.arange(prompt.shape[1]) < length[:, None]], vocab)
-
-
-@partial(jax.jit, static_argnums=(0, 2, 4))
-def begin(model: GPT, params: PyTree, num: int, cond: PyTree, tokens: int) -> Writer:
-    """`GPT.begin`, compiled, for callers that show text while it is written."""
-    return model.begin(params, num, cond, tokens)
-
-
-@partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
-def write(model: GPT, params: PyTree, writer: Writer, keys: jax.Array, first: jax.Array, num: int):
-    """`GPT.write`, compiled."""
-    return model.write(params, writer, keys, first, num)

@@ -11,12 +11,14 @@ from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kid import kid
 from jaxgen.metrics.memorization import memorization
 from jaxgen.metrics.prdc import prdc
+from jaxgen.metrics.wasserstein import PROJECTIONS, sliced_wasserstein, wasserstein
 from jaxgen.scoring.features import Network, Rows
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 SPLITS = 10  # of the Inception score
 NEIGHBOURS = 5  # of precision, recall, density and coverage
+MATCHED = 2000  # points of each set that are matched: the time grows as their cube
 
 
 # --- the scores -----------------------------------------------------------------------------------------------
@@ -38,9 +40,25 @@ def _is(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, 
 
 def _prdc(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
     # Equal numbers, as the papers take: the balls of the larger set would be the smaller ones.
-    num = min(len(samples["features"]), len(real["features"]), 10_000)
-    values = prdc(some_of(samples, num)["features"], some_of(real, num)["features"], NEIGHBOURS)
-    return values, {"k": NEIGHBOURS, "num_each": num}
+    x, y = _alike(samples, real, 10_000)
+    return prdc(x, y, NEIGHBOURS), {"k": NEIGHBOURS, "num_each": len(x)}
+
+
+def _alike(samples: Rows, real: Rows, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of equally many of both, `most` at most."""
+    num = min(len(samples["features"]), len(real["features"]), most)
+    return some_of(samples, num)["features"], some_of(real, num)["features"]
+
+
+def _wasserstein(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    x, y = _alike(samples, real, MATCHED)
+    return {"wasserstein": wasserstein(x, y)}, {"p": 2, "num_each": len(x)}
+
+
+def _sliced(samples: Rows, real: Rows, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    x, y = _alike(samples, real, 10_000)
+    settings = {"p": 2, "projections": PROJECTIONS, "projections_seed": 0, "num_each": len(x)}
+    return sliced_wasserstein(x, y, PROJECTIONS, 2, 0), settings
 
 
 def _memorization(samples: Rows, real: Rows, held_out: Rows | None) -> tuple[dict[str, float], dict[str, Any]]:
@@ -63,7 +81,7 @@ LEAST = {"is": SPLITS, "prdc": NEIGHBOURS + 1}
 """Samples that a score cannot do with fewer of; of all others 2."""
 SCORES: dict[str, Callable[[Rows, Rows, Rows | None], tuple[dict[str, float], dict[str, Any]]]] = {
     "fid": _fid, "kid": _kid, "is": _is, "prdc": _prdc, "memorization": _memorization, "classes": _classes,
-    "asked": _asked,
+    "asked": _asked, "wasserstein": _wasserstein, "sliced_wasserstein": _sliced,
 }  # fmt: skip
 
 

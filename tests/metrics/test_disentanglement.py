@@ -6,7 +6,7 @@ import pytest
 from jaxgen.data import Factors
 from jaxgen.data.factors import FACTORS
 from jaxgen.errors import UserError
-from jaxgen.metrics.disentanglement import factor_vae_score, mutual_information_gap
+from jaxgen.metrics.disentanglement import _entropies, dci, factor_vae_score, mutual_information_gap
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.integers(0, [3, 4, 12], size=(20_000, 3))
@@ -45,7 +45,53 @@ def test_turned_codes_score_lower():
     assert straight > 0.95 and turned < 0.5
 
 
-@pytest.mark.parametrize("score", [mutual_information_gap, factor_vae_score])
+def test_dci_of_one_coordinate_for_each_factor():
+    codes = np.concatenate([VALUES[:, ::-1], NOISE[:, :1]], axis=1)
+    found = dci(codes, VALUES, trees=3, most=1000)
+    assert found == pytest.approx(dict.fromkeys(found, 1), abs=0.02)
+    assert list(found) == ["disentanglement", "completeness", "informativeness"]
+    assert found == dci(codes, VALUES, trees=3, most=1000)
+
+
+def test_dci_tells_disentanglement_and_completeness_apart():
+    """A factor in two coordinates that each know half of it: still one factor a coordinate. Two in one: the reverse."""
+    spread = np.concatenate([VALUES[:, :2], VALUES[:, 2:] // 4, VALUES[:, 2:] % 4], axis=1)
+    found = dci(spread, VALUES, trees=3, most=1000)
+    assert found["disentanglement"] > 0.98 and found["completeness"] < 0.85
+    shared = np.stack([VALUES[:, 0] + 3 * VALUES[:, 1], VALUES[:, 2]], axis=1)
+    found = dci(shared, VALUES, trees=10, most=1000)
+    assert found["disentanglement"] < 0.85 and found["completeness"] > 0.95
+    assert found["informativeness"] > 0.98
+
+
+def test_dci_of_turned_codes_is_lower_though_all_is_known():
+    scaled = (VALUES[:, :2] - VALUES[:, :2].mean(0)) / VALUES[:, :2].std(0)
+    turned = dci(scaled @ np.array([[1, 1], [-1, 1]]), VALUES[:, :2], trees=10, most=1000)
+    assert turned["disentanglement"] < 0.3 and turned["completeness"] < 0.3 and turned["informativeness"] > 0.98
+
+
+def test_dci_of_codes_that_know_nothing():
+    found = dci(NOISE, VALUES[:, :2], trees=3, most=1000)
+    assert found["informativeness"] == pytest.approx((1 / 3 + 1 / 4) / 2, abs=0.06)
+
+
+def test_entropies_of_importance():
+    """By hand: of one, of two alike among four, of all alike; of a coordinate that counts for nothing."""
+    table = np.array([[0, 3, 0, 0], [0, 2, 2, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    np.testing.assert_allclose(_entropies(table), [0, 0.5, 1, 1])
+
+
+def test_dci_needs_two_of_each_and_values_that_differ():
+    for codes, factors in ((NOISE[:, :1], VALUES), (NOISE, VALUES[:, :1])):
+        with pytest.raises(UserError, match="2 of each are needed"):
+            dci(codes, factors)
+    rare = VALUES.copy()
+    rare[:, 0] = np.arange(len(rare)) == 0
+    with pytest.raises(UserError, match="factor 0 has one value in 50"):
+        dci(NOISE, rare, most=50, seed=1)
+
+
+@pytest.mark.parametrize("score", [mutual_information_gap, factor_vae_score, dci])
 @pytest.mark.parametrize(
     "codes, factors, said",
     [
