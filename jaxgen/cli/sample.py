@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from jaxgen.cli.flags import Repeated
 from jaxgen.cli.options import Asked, Common, OnMesh, ask
-from jaxgen.core.capabilities import Translates, Vocodes
+from jaxgen.core.capabilities import DrawsSound, Translates
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, Samples, Seed, Size
 from jaxgen.errors import UserError
@@ -138,7 +138,7 @@ def command(args: list[str]) -> None:
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
     origin = asked.origin(trained, **chosen)
-    if isinstance(model, Vocodes):
+    if isinstance(model, DrawsSound):
         save_sounds(out, raw, model.mel, origin)
     else:
         columns = options.between if raw.ndim == 4 else 0

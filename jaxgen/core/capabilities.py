@@ -257,6 +257,16 @@ class Speaks(Protocol):
 
 
 @runtime_checkable
+class DrawsSound(Protocol):
+    """Draws waveforms f32[N, samples] in [-1, 1]."""
+
+    @property
+    def mel(self) -> Any:
+        """`ops.audio.Mel`: the samples a second, and the spectrogram that pictures show."""
+        ...
+
+
+@runtime_checkable
 class Vocodes(Protocol):
     """Makes sound of log mels."""
 

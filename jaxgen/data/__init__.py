@@ -9,10 +9,12 @@ from jaxgen.data.factors import Factors
 from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.mirrored import Mirrored
+from jaxgen.data.notes import Notes
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.sounds import Sounds
 from jaxgen.data.speech import Speech, SpeechFolder, Spoken
+from jaxgen.data.spoken_words import SpokenWords
 from jaxgen.data.text import Text
 from jaxgen.data.tfds import TFDS
 from jaxgen.data.token_numbers import TokenNumbers
@@ -33,6 +35,7 @@ __all__ = [
     "Factors",
     "ImageFolder",
     "Mirrored",
+    "Notes",
     "PairFolder",
     "RandomAccess",
     "RawBatch",
@@ -41,6 +44,7 @@ __all__ = [
     "Speech",
     "SpeechFolder",
     "Spoken",
+    "SpokenWords",
     "Text",
     "TokenNumbers",
     "Tones",

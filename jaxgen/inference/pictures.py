@@ -3,13 +3,13 @@
 import numpy as np
 
 from jaxgen.core import compiled
-from jaxgen.core.capabilities import Speaks, Vocodes
+from jaxgen.core.capabilities import DrawsSound, Speaks, Vocodes
 from jaxgen.core.keys import sample_keys
 from jaxgen.data import Dataset
 from jaxgen.inference.prompts import captions
 from jaxgen.inference.sampling import draw, in_frames, in_one, in_rows
 from jaxgen.inference.speech import save_speech
-from jaxgen.inference.vocoding import save_vocoded
+from jaxgen.inference.vocoding import save_drawn, save_vocoded
 from jaxgen.metrics.modes import mode_coverage
 from jaxgen.metrics.neighbours import centred, nearest_rows
 from jaxgen.report import save_picture
@@ -34,6 +34,8 @@ def save_pictures(trained: Trained, final: bool) -> None:
         return save_speech(trained, folder)
     if isinstance(model, Vocodes):
         return save_vocoded(trained, folder)
+    if isinstance(model, DrawsSound):
+        return save_drawn(trained, folder)
     cond = model.sample_cond(num, batch)
     samples = draw(trained, experiment.seed, num, cond, num)
     texts = experiment.data.texts(samples)

@@ -25,7 +25,8 @@ def check_vocoder(vocoder: Trained, mel: Mel) -> None:
     """Raises UserError for a run that makes no sound of mels, or of others than `mel`."""
     model = vocoder.model
     if not isinstance(model, Vocodes):
-        raise UserError(f"{vocoder.name} is of {type(model).__name__}, which makes no sound of mels: HiFiGAN does")
+        name = type(model).__name__
+        raise UserError(f"{vocoder.name} is of {name}, which makes no sound of mels: a vocoder, as HiFiGAN, does")
     if different := [name for name, value in vars(mel).items() if getattr(model.mel, name) != value]:
         name = different[0]
         raise UserError(
@@ -69,6 +70,22 @@ def save_vocoded(trained: Trained, folder: Path) -> None:
         for i, pair in enumerate(zip(x, made))
         for name, what, sound in zip(("true", "made"), ("true", "made of its mel"), pair)
     )
+    save_played(folder, sounds, model.mel.rate)
+
+
+def save_drawn(trained: Trained, folder: Path) -> None:
+    """Sound that is drawn of nothing, or of its class: samples.png, a mel of each; WAV; and their classes,
+    sounds.json."""
+    model: Any = trained.model
+    num, names = trained.experiment.num_samples, trained.experiment.data.class_names
+    cond = model.sample_cond(num, trained.examples)
+    made = draw(trained, trained.experiment.seed, num, cond, num)
+    origin = origin_of(trained, {"seed": trained.experiment.seed})
+    if not is_main():
+        return
+    told = [f"{i}" if cond is None else names[int(cond[i])] for i in range(num)]
+    save_picture(folder / "samples.png", np.array(_pictures(made, model.mel)), texts=told, origin=origin)
+    sounds = ((f"made_{i}", f"Drawn {i}, {name}", sound) for i, (name, sound) in enumerate(zip(told, made)))
     save_played(folder, sounds, model.mel.rate)
 
 

@@ -173,7 +173,7 @@ class Diffusion(Conditioned, LossModel):
         """Times, their importance weights and the `errors` at them, [B] each."""
         keys_t, keys_eps, keys_class, keys_dropout = split_each(keys, 4)
         t, importance = self.draw_times(keys_t, state)
-        eps = normal_each(keys_eps, self.shape)
+        eps = normal_each(keys_eps, batch["x"].shape[1:])
         key_text, key_network = None, one_key(keys_dropout)
         if self.text and self.text.dropout:
             key_text, key_network = jax.random.split(key_network)
@@ -297,7 +297,7 @@ class Diffusion(Conditioned, LossModel):
 
         def error(total: jax.Array, row: tuple[jax.Array, jax.Array]):
             i, t = row
-            eps = normal_each(fold_each(keys, i), self.shape)
+            eps = normal_each(fold_each(keys, i), x0.shape[1:])
             return total + self.errors(params, x0, jnp.full(keys.shape, t), eps, inputs, None), None
 
         rows = (jnp.arange(self.evaluate_times), jnp.asarray(self.times_to_evaluate()))

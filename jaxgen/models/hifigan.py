@@ -8,12 +8,11 @@ x is a waveform, s its mel, D_k a critic and D_k^i its layer i, phi the log mel 
 where each E | | is a mean over the values. A training step draws a segment of each example by its key and makes one
 fake of it. The critics take a step first; the generator then takes its step against the updated critics.
 
-Mels are of the waveform itself, frame f around sample (f + 1/2) hop, so that F frames are of F hop samples.
-cond = {"mel": f32[N, F, bands], "length": i32[N]}, of which the first length[i] frames are real.
+Mels and the condition: `models.waveforms`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,15 +21,13 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 
 from jaxgen.core.gradients import Seen
-from jaxgen.core.keys import integer_each
 from jaxgen.core.ranges import NonNegative
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
-from jaxgen.errors import UserError
 from jaxgen.models.adversarial import AdversarialModel
-from jaxgen.models.shared import concrete
+from jaxgen.models.waveforms import MelConditioned
 from jaxgen.nets.apply import apply
 from jaxgen.nets.hifigan import Generator, Judged, WaveCritic
-from jaxgen.ops.audio import Mel, log_mel
+from jaxgen.ops.audio import Mel
 from jaxgen.ops.gan import LeastSquares, Objective
 from jaxgen.optim import Adam, Optimizer
 
@@ -40,7 +37,7 @@ PUBLISHED = Adam(lr=2e-4, b1=0.8, b2=0.99, weight_decay=0.01, half_life=HALF_LIF
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiFiGAN(AdversarialModel):
+class HiFiGAN(MelConditioned, AdversarialModel):
     """x: f32[B, N] in [-1, 1]. `loss` is the generator's; it need not fall while both networks improve, but `mel_l1`
     falls. Samples are deterministic: a mel has one waveform."""
 
@@ -61,65 +58,10 @@ class HiFiGAN(AdversarialModel):
     # --- checks ---
 
     def problem(self) -> str | None:
-        if self.generator.hop != self.mel.hop or self.generator.bands != self.mel.bands:
-            return (
-                f"the generator makes {self.generator.hop} samples of a frame of {self.generator.bands} bands, mel has "
-                f"frames of {self.mel.bands} bands every {self.mel.hop} samples: set generator.rates, whose product is "
-                "the samples, or mel"
-            )
-        if (self.mel.n_fft - self.mel.hop) % 2 or self.segment % self.mel.hop:
-            return (
-                f"n_fft is {self.mel.n_fft}, hop {self.mel.hop} and segment {self.segment}: an n_fft that differs from "
-                "the hop by an even number, and a segment of whole hops, are expected"
-            )
-        if self.segment <= self.margin:
-            return f"segment is {self.segment}, more than {self.margin} are expected: half of what frames overlap"
-        return None
+        return self.mel_problem(self.generator.hop, self.generator.bands)
 
     def check(self, batch: Batch | RawBatch) -> None:
-        shape = tuple(batch["x"].shape[1:])
-        if len(shape) != 1 or not jnp.issubdtype(batch["x"].dtype, jnp.floating):
-            raise UserError(
-                f"examples are {batch['x'].dtype}{list(shape)}: waveforms are expected, as the data Sounds gives them"
-            )
-        if shape[0] < self.segment or shape[0] % self.mel.hop:
-            raise UserError(
-                f"examples have {shape[0]} samples: a multiple of {self.mel.hop}, model.mel.hop, of at least "
-                f"{self.segment}, model.segment, is expected: set --data.samples"
-            )
-
-    def check_cond(self, cond: PyTree) -> None:
-        if not isinstance(cond, dict) or not {"mel", "length"} <= cond.keys():
-            raise UserError("mels are expected as condition: `mel` and their frames `length`")
-        mel, length = cond["mel"], cond["length"]
-        if mel.ndim != 3 or mel.shape[2] != self.mel.bands or length.shape != mel.shape[:1]:
-            raise UserError(
-                f"the condition is a mel {list(mel.shape)} with length {list(length.shape)}: [N, F, {self.mel.bands}] "
-                "and [N] are expected"
-            )
-        if concrete(length) and len(length) and not 0 <= int(jnp.min(length)) <= int(jnp.max(length)) <= mel.shape[1]:
-            raise UserError(f"length has numbers outside 0 to {mel.shape[1]}, the frames of mel: correct it")
-
-    # --- mels ---
-
-    @property
-    def margin(self) -> int:
-        """Samples by which frames reach beyond both ends of their waveform."""
-        return (self.mel.n_fft - self.mel.hop) // 2
-
-    def mels(self, x: jax.Array, all_frequencies: bool = False) -> jax.Array:
-        """Log mels f32[B, N / hop, bands] of x, f32[B, N], continued by its reflection: s or phi."""
-        mel = replace(self.mel, low=0.0, high=self.mel.rate / 2) if all_frequencies else self.mel
-        return log_mel(jnp.pad(x, ((0, 0), (self.margin, self.margin)), mode="reflect"), mel, centred=False)
-
-    def _pairs(self, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Mels and waveforms f32[B, segment] of random segments. A mel knows the samples beside its segment."""
-        x = batch["x"]
-        start = integer_each(keys, 0, x.shape[1] - self.segment + 1)
-        wide = self.segment + 2 * self.margin
-        x = jnp.pad(x, ((0, 0), (self.margin, self.margin)), mode="reflect")
-        x = jax.vmap(lambda row, i: jax.lax.dynamic_slice(row, (i,), (wide,)))(x, start)
-        return log_mel(x, self.mel, centred=False), x[:, self.margin : wide - self.margin]
+        self.check_lengths(batch)
 
     # --- training ---
 
@@ -131,7 +73,7 @@ class HiFiGAN(AdversarialModel):
 
     def _fakes(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Fakes and true segments."""
-        mel, x = self._pairs(keys, batch)
+        mel, x = self.pairs(keys, batch)
         return apply(self.generator, {"params": params}, mel), x
 
     def critic_loss(
@@ -182,11 +124,6 @@ class HiFiGAN(AdversarialModel):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """`vocode` of the condition's mel and length."""
         return self.vocode(state, keys, cond["mel"], cond["length"])
-
-    def sample_cond(self, num: int, batch: Batch | RawBatch) -> PyTree:
-        """The mels of `batch`, repeated as needed."""
-        mel = self.mels(jnp.asarray(batch["x"])[jnp.arange(num) % len(batch["x"])])
-        return {"mel": mel, "length": jnp.full(num, mel.shape[1], jnp.int32)}
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """f32[B]: `mel_l1`, the mean distance of the log mels of all frequencies of x and of what is made of its s."""

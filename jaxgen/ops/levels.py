@@ -148,6 +148,11 @@ class LogisticMixture(Levels):
             pair += c
         return jax.nn.log_softmax(weight[..., 0, :]), jnp.stack(means, axis=-2), soft_bound(raw, self.bound) - 2.0
 
+    def split(self, params: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """log pi, means and log scales of one channel, f32[..., K] each, params: f32[..., 3 K]."""
+        weight, means, log_scale = self._split(params, jnp.zeros((*params.shape[:-1], 1)))
+        return weight, means[..., 0, :], log_scale[..., 0, :]
+
     def _running(self, params: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """log(pi_k prod_{c' < c} p_k(x_c' | ...)) for c = 1 .. C + 1, f32[..., C + 1, K]; the means and log scales."""
         weight, means, log_scale = self._split(params, x)

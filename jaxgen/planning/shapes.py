@@ -14,9 +14,11 @@ from jaxgen.data import (
     Emoji,
     EmojiEdges,
     Mirrored,
+    Notes,
     PairFolder,
     Sounds,
     Speech,
+    SpokenWords,
     Text,
     Tones,
     Toy2D,
@@ -27,7 +29,7 @@ from jaxgen.experiment import Experiment
 from jaxgen.ops.cameras import RAY
 from jaxgen.runs.pretrained import Pretrained
 
-EMBEDDED = (Digits, Emoji, EmojiEdges, Toy2D, Tones)
+EMBEDDED = (Digits, Emoji, EmojiEdges, Notes, Toy2D, Tones)
 SECONDS, LETTERS = 10.0, 160
 """Of the longest clips of speech, as in LJSpeech."""
 
@@ -85,6 +87,8 @@ def _examples(data: Dataset, experiment: Experiment, model: Any, raw: bool) -> S
         }  # fmt: skip
     if isinstance(data, Sounds):
         return {"x": _spec((data.samples,), np.float32)}
+    if isinstance(data, SpokenWords):
+        return {"x": _spec((data.samples,), np.float32), "cond": _spec((), np.int32)}
     return _of_model(experiment, model, raw)
 
 

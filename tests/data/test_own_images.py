@@ -16,8 +16,8 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import on_images, presets
 
 REFUSED = {
-    "clip": "captions", "gpt": "tokens", "hifigan": "waveforms", "mipnerf": "rays", "nerf": "rays", "ngp": "rays",
-    "pix2pix": "pairs", "tacotron2": "log mels",
+    "clip": "captions", "diffwave": "not of images", "gpt": "tokens", "hifigan": "waveforms", "mipnerf": "rays",
+    "nerf": "rays", "ngp": "rays", "pix2pix": "pairs", "tacotron2": "log mels", "wavenet": "waveforms",
     "vit_generator": "pairs", "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
 }  # fmt: skip
 

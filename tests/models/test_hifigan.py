@@ -83,7 +83,7 @@ def test_a_mel_knows_what_is_beside_its_segment():
     """Segments are drawn by their keys, all of them; frame f of a mel is around sample (f + 1/2) hop of the segment,
     with the samples that are there in the place of a reflection."""
     batch, keys = batch_of(), fold_each(jax.random.key(3), jnp.arange(3))
-    mel, x = MODEL._pairs(keys, batch)
+    mel, x = MODEL.pairs(keys, batch)
     assert mel.shape == (3, 8, 8) and x.shape == (3, 128)
     whole = np.asarray(batch["x"])
     starts = []
@@ -125,7 +125,7 @@ def test_losses_are_the_papers(state):
     after the step."""
     batch, key = batch_of(), jax.random.key(4)
     new, metrics = advance(MODEL, state, key, batch)
-    mel, x = MODEL._pairs(fold_each(key, jnp.arange(3)), batch)
+    mel, x = MODEL.pairs(fold_each(key, jnp.arange(3)), batch)
     fake = apply(MODEL.generator, {"params": state.params["gen"]}, mel)
     # The step on true and fake improves the singular vector before it uses it.
     spectral = new.extra["critic"]["spectral"]
@@ -189,7 +189,7 @@ def test_it_vocodes():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"mel": Mel()}, "the generator makes 16 samples of a frame of 8 bands, mel has frames of 80 bands every 256"),
+        ({"mel": Mel()}, "the network makes 16 samples of a frame of 8 bands, mel has frames of 80 bands every 256"),
         ({"segment": 100}, "a segment of whole hops"),
         ({"segment": 16}, "more than 24 are expected"),
         ({"generator": MODEL.generator.clone(up_sizes=(8, 5))}, "a kernel of 5 cannot upsample by 4"),

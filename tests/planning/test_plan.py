@@ -138,14 +138,15 @@ def test_groups_are_read_as_each_compiler_writes_them():
 
 @pytest.mark.parametrize(("script", "preset"), [("gpt", "gpt2"), ("ddpm", "cifar10"), ("text_to_image", "sd15"),
                                                 ("tacotron2", "ljspeech"), ("nerf", "blender"), ("pix2pix", "folder"),
-                                                ("vit_vqgan_prior", "imagenet"), ("hifigan", "ljspeech")])  # fmt: skip
+                                                ("vit_vqgan_prior", "imagenet"), ("hifigan", "ljspeech"),
+                                                ("wavenet", "digits"), ("diffwave", "ljspeech")])  # fmt: skip
 def test_shapes_are_told_without_data(script, preset, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     experiment = presets(EXPERIMENTS[script])[preset]
     batch, codec, notes = raw_batch(experiment)
     assert {len(spec.shape) and spec.shape[0] for spec in batch.values()} == {experiment.batch_size}
     state = abstract_state(experiment.compute_model, batch, codec)
-    if script in ("tacotron2", "hifigan"):  # whose names are of their own
+    if script in ("tacotron2", "hifigan", "wavenet", "diffwave"):  # whose names are of their own
         encoded = jax.eval_shape(lambda b: codec.encode(b, jax.random.key(0)), batch)
         jax.eval_shape(experiment.model.train_step, state, jax.random.key(0), encoded)
     assert state.params
