@@ -51,12 +51,12 @@ LONG = ("test_an_interrupted_run", "test_bfloat16", "test_remat")
 LATE = ("test_an_exported_sampler", "test_a_run_loads")
 SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
-    "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior", "wavenet", "diffwave",
+    "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior", "wavenet", "diffwave", "video_diffusion",
 }  # fmt: skip
 # Optimised programs take long to compile: one of each kind of network and of loop is quick.
 PRODUCTION, COMPILED = "test_production_equals", {"beta_vae", "vqvae", "cgan", "glow", "gpt", "ddpm", "mipnerf"}
 # Others have their parts, and their models have tests of their own: convolutions, attention, critics, codebooks.
-COVERED = {"autoencoder_kl", "diffwave", "edm", "hifigan", "stylegan", "vit_vqgan"}
+COVERED = {"autoencoder_kl", "diffwave", "edm", "hifigan", "stylegan", "video_diffusion", "vit_vqgan"}
 
 
 @functools.cache

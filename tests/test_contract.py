@@ -92,7 +92,7 @@ def test_script_has_the_usual_presets(script):
     """`smoke` for tests, one on embedded data for a laptop, and a docstring with the command to run."""
     found = presets(EXPERIMENTS[script])
     assert "smoke" in found
-    assert {"digits", "docs", "emoji", "toy", "analytic"} & set(found)
+    assert {"digits", "docs", "emoji", "toy", "analytic", "moving_digits"} & set(found)
     assert f"python experiments/{script}.py" in EXPERIMENTS[script].read_text()
 
 

@@ -18,7 +18,7 @@ from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
 from jaxgen.inference.prompts import asked_texts, captions
-from jaxgen.inference.sampling import draw, guided, in_frames, in_rows
+from jaxgen.inference.sampling import as_picture, draw, guided, in_rows, is_clips
 from jaxgen.inference.vocoding import save_sounds
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
@@ -66,8 +66,8 @@ class SampleOptions(Edit, OnMesh, Drawing):
     """Also write each sample of images as a PNG of its own into the folder `files`, for scorers outside; classes and
     captions go to metadata.jsonl beside them, as ImageFolder reads it."""
     out: str = ""
-    """Folder for samples.png and samples.safetensors, and of sound 0.wav, 1.wav, ...; RUN/samples/seedSEED-numNUM when
-    empty."""
+    """Folder for samples.png (samples.gif of clips) and samples.safetensors, and of sound 0.wav, 1.wav, ...;
+    RUN/samples/seedSEED-numNUM when empty."""
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,20 @@ def command(args: list[str]) -> None:
         raw = draw(trained, options.seed, num, cond, options.batch)
     origin = asked.origin(trained, **chosen)
     if isinstance(model, DrawsSound):
+        file = "samples.png"
         save_sounds(out, raw, model.mel, origin)
     else:
-        columns = options.between if raw.ndim == 4 else 0
+        columns = options.between if raw.ndim in (4, 5) else 0
         shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
         said = captions(trained, cond) if len(raw) == num else ()
-        shown = in_frames(shown, asked.experiment.data.picture_size)
-        save_picture(out / "samples.png", shown, texts=said, origin=origin)
+        file, shown = as_picture("samples.png", shown, is_clips(raw), asked.experiment.data.picture_size)
+        save_picture(out / file, shown, texts=said, origin=origin)
     if translates:
         images.save_each(out, raw, origin)
     write_tensors(out / "samples.safetensors", {"x": raw})
     if options.files:
         images.save_files(out / "files", raw, cond, asked_texts(trained, cond), origin)
-    print(f"{num} samples of step {trained.step}: {out / 'samples.png'}, {out / 'samples.safetensors'}")
+    print(f"{num} samples of step {trained.step}: {out / file}, {out / 'samples.safetensors'}")
 
 
 def _cond(asked: Asked, num: int) -> Any:

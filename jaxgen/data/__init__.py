@@ -9,6 +9,7 @@ from jaxgen.data.factors import Factors
 from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.mirrored import Mirrored
+from jaxgen.data.moving_digits import MovingDigits
 from jaxgen.data.notes import Notes
 from jaxgen.data.pairs import EmojiEdges, PairFolder
 from jaxgen.data.scenes import SceneFolder
@@ -35,6 +36,7 @@ __all__ = [
     "Factors",
     "ImageFolder",
     "Mirrored",
+    "MovingDigits",
     "Notes",
     "PairFolder",
     "RandomAccess",

@@ -7,7 +7,7 @@ from jaxgen.core.capabilities import DrawsSound, Speaks, Vocodes
 from jaxgen.core.keys import sample_keys
 from jaxgen.data import Dataset
 from jaxgen.inference.prompts import captions
-from jaxgen.inference.sampling import draw, in_frames, in_one, in_rows
+from jaxgen.inference.sampling import as_picture, draw, in_one, in_rows, is_clips
 from jaxgen.inference.speech import save_speech
 from jaxgen.inference.vocoding import save_drawn, save_vocoded
 from jaxgen.metrics.modes import mode_coverage
@@ -40,7 +40,7 @@ def save_pictures(trained: Trained, final: bool) -> None:
     samples = draw(trained, experiment.seed, num, cond, num)
     texts = experiment.data.texts(samples)
     pictures = {"samples.png": in_rows(samples, cond)} if texts is None else {}
-    frame = experiment.data.picture_size
+    frame, clips = experiment.data.picture_size, is_clips(np.asarray(batch["x"]))
     if final:
         some = sample_keys(experiment.seed, len(batch["x"]))
         if layout is not None:
@@ -61,15 +61,16 @@ def save_pictures(trained: Trained, final: bool) -> None:
     said = captions(trained, cond)
     again = ["sample", str(run.path), *pinned((), {**chosen, "step": trained.step})]
     for name, picture in pictures.items():
+        file, shown = as_picture(name, picture, clips, frame)
         drawn = name == "samples.png"
         from_run = origin and {**origin, "command": again if drawn else None}
-        save_picture(folder / name, in_frames(picture, frame), texts=said if drawn else (), origin=from_run)
+        save_picture(folder / file, shown, texts=said if file == "samples.png" else (), origin=from_run)
 
 
 def _beside_data(samples: np.ndarray, real: np.ndarray, data: Dataset) -> dict[str, np.ndarray]:
-    """Of samples uint8[N, H, W, C]: held-out images, and some samples above the training images nearest to them by the
-    distance of pixels, of a set that is in memory. Nothing for samples of another kind."""
-    if samples.ndim != 4 or samples.dtype != np.uint8 or real.shape[1:] != samples.shape[1:]:
+    """Of samples uint8[N, H, W, C], or clips uint8[N, F, H, W, C]: held-out ones, and some samples above the training
+    examples nearest to them by the distance of pixels, of a set in memory. Nothing for samples of another kind."""
+    if samples.ndim not in (4, 5) or samples.dtype != np.uint8 or real.shape[1:] != samples.shape[1:]:
         return {}
     shown = {"held_out_images.png": real}
     train = data.arrays("train")

@@ -63,10 +63,10 @@ def guided(trained: Trained, guide: Trained) -> Trained:
 
 
 def in_rows(raw: np.ndarray, cond: Any) -> np.ndarray:
-    """Images uint8[N, h, w, c] whose labels i32[N] come in several equal runs, of two or more each, as
-    [classes, N / classes, h, w, c], for a picture with a row for each class; anything else as it is, and so are many
-    classes of few images each, as their picture would be a tower."""
-    if raw.ndim != 4 or getattr(cond, "shape", None) != (len(raw),):
+    """Images uint8[N, h, w, c], or clips uint8[N, F, h, w, c], whose labels i32[N] come in several equal runs, of two
+    or more each, as [classes, N / classes, ...], for a picture with a row for each class; anything else as it is, and
+    so are many classes of few images each, as their picture would be a tower."""
+    if raw.ndim not in (4, 5) or getattr(cond, "shape", None) != (len(raw),):
         return raw
     (ends,) = np.nonzero(np.diff(np.asarray(cond)))
     runs = len(ends) + 1
@@ -87,6 +87,19 @@ def in_frames(raw: np.ndarray, frame: tuple[int, int] | None) -> np.ndarray:
         height = num // width
     pictures = num // (height * width)
     return raw[..., : pictures * height * width, :].reshape(*raw.shape[:-2], pictures, height, width, raw.shape[-1])
+
+
+def is_clips(raw: np.ndarray) -> bool:
+    """Whether raw examples or samples [N, ...] are clips, uint8[N, F, h, w, c]."""
+    return raw.ndim == 5 and raw.dtype == np.uint8
+
+
+def as_picture(name: str, raw: np.ndarray, clips: bool, frame: tuple[int, int] | None) -> tuple[str, np.ndarray]:
+    """The file name and contents, as `report.save_picture` takes them, of a picture NAME.png or NAME.gif of raw
+    examples, which lie in the last axes of `raw`. Of clips, [..., F, h, w, c], it is a film of all at once."""
+    if not clips:
+        return name, in_frames(raw, frame)
+    return f"{name.rpartition('.')[0]}.gif", np.moveaxis(raw, -4, 0)
 
 
 def in_one(texts: list[str]) -> str:

@@ -22,8 +22,8 @@ START = 0  # stream of a sample's key: the noise that ascent starts from
 
 
 class FeatureHead(nn.Module):
-    """x f32[B, H, W, C] -> features f32[B, num_features] and logits f32[B, num_classes]. The features of each example
-    have mean 0 and variance 1, which fixes the scale of distances between examples."""
+    """x f32[B, H, W, C], or clips f32[B, F, H, W, C] -> features f32[B, num_features] and logits f32[B, num_classes].
+    The features of each example have mean 0 and variance 1, which fixes the scale of distances between examples."""
 
     trunk: nn.Module = field(default_factory=ConvEncoder)
     """(x, (num_features,)) -> f32[B, num_features]."""
@@ -67,9 +67,12 @@ class Classifier(ClassConditionalModel, LossModel):
     def _shifted(self, keys: jax.Array, x: jax.Array) -> jax.Array:
         if not self.shift:
             return x
-        around = jnp.pad(x, ((0, 0), (self.shift, self.shift), (self.shift, self.shift), (0, 0)), mode="edge")
+        # All frames of a clip are shifted alike.
+        before = [0] * (len(self.shape) - 3)
+        sides = [(0, 0), *zip(before, before), (self.shift, self.shift), (self.shift, self.shift), (0, 0)]
+        around = jnp.pad(x, sides, mode="edge")
         corners = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * self.shift + 1))(keys)
-        return jax.vmap(lambda a, at: jax.lax.dynamic_slice(a, (at[0], at[1], 0), self.shape))(around, corners)
+        return jax.vmap(lambda a, at: jax.lax.dynamic_slice(a, (*before, at[0], at[1], 0), self.shape))(around, corners)
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         _, logits = self.classify(params, self._shifted(keys, batch["x"]))

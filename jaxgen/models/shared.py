@@ -100,11 +100,11 @@ class ClassConditionalModel(GenerativeModel):
 
 
 def ascend(total: Callable[[jax.Array], jax.Array], u: jax.Array, steps: int) -> jax.Array:
-    """u, f32[B, H, W, C], after `steps` steps of length 1 each along the gradient of total(u), a sum over examples."""
+    """u, f32[B, ...], after `steps` steps of length 1 each along the gradient of total(u), a sum over examples."""
 
     def climb(u: jax.Array, _) -> tuple[jax.Array, None]:
         grad = jax.grad(total)(u)
-        size = jnp.sqrt(jnp.sum(grad**2, axis=(1, 2, 3), keepdims=True) + 1e-12)
+        size = jnp.sqrt(jnp.sum(grad**2, axis=tuple(range(1, u.ndim)), keepdims=True) + 1e-12)
         return u + grad / size, None
 
     return jax.lax.scan(climb, u, length=steps)[0]

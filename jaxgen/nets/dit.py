@@ -102,8 +102,9 @@ class DiT(nn.Module):
         context: jax.Array | None = None,
         context_mask: jax.Array | None = None,
         train: bool = False,
+        frames: int = 1,
     ) -> jax.Array:
-        """f32[B, H, W, out]."""
+        """f32[B, H, W, out]. frames: each so many images are a clip in turn, for the blocks of a network of clips."""
         dtype = self.dtype
         patches = space_to_depth(x, self.patch)
         batch, rows, columns, channels = patches.shape
@@ -119,7 +120,7 @@ class DiT(nn.Module):
             mean = masked_mean(context, context_mask)
             embedding += Dense(self.width, kernel_init=SMALL, dtype=dtype, name="context_mean")(mean)
 
-        tokens = self._blocks(tokens, embedding, context, context_mask)
+        tokens = self._blocks(tokens, embedding, context, context_mask, frames)
 
         gains = Dense(2 * self.width, kernel_init=ZERO, dtype=dtype, name="out_modulation")(nn.silu(embedding))
         shift, scale = jnp.split(gains, 2, axis=-1)
@@ -128,7 +129,12 @@ class DiT(nn.Module):
         return depth_to_space(patches.reshape(batch, rows, columns, -1), self.patch)
 
     def _blocks(
-        self, tokens: jax.Array, embedding: jax.Array, context: jax.Array | None, context_mask: jax.Array | None
+        self,
+        tokens: jax.Array,
+        embedding: jax.Array,
+        context: jax.Array | None,
+        context_mask: jax.Array | None,
+        frames: int,
     ) -> jax.Array:
         """f32[B, T, width] of tokens: f32[B, T, width]."""
         told = (embedding,) if context is None else (embedding, context, context_mask)

@@ -63,7 +63,12 @@ class MMDiT(DiT):
     block returns for the text is not used."""
 
     def _blocks(
-        self, tokens: jax.Array, embedding: jax.Array, context: jax.Array | None, context_mask: jax.Array | None
+        self,
+        tokens: jax.Array,
+        embedding: jax.Array,
+        context: jax.Array | None,
+        context_mask: jax.Array | None,
+        frames: int,
     ) -> jax.Array:
         if context is None:
             raise UserError("an MMDiT was given no text: use a DiT, or set --model.text")

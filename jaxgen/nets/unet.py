@@ -156,8 +156,9 @@ class UNet(nn.Module):
         context: jax.Array | None = None,
         context_mask: jax.Array | None = None,
         train: bool = False,
+        frames: int = 1,
     ) -> jax.Array:
-        """f32[B, H, W, out]. Training with dropout needs the rng `dropout`."""
+        """f32[B, H, W, out]. Training with dropout needs the rng `dropout`. frames: see `_over_time`."""
         if bool(self.cross_attention) != (context is not None):
             given = "no context" if context is None else "a context"
             raise UserError(f"{given} was given to a U-Net with cross_attention {self.cross_attention}: change either")
@@ -190,7 +191,7 @@ class UNet(nn.Module):
                 h = attend(self.head_dim, self.dtype, name=numbered("AttentionBlock"))(h)
             if h.shape[1] in self.cross_attention:
                 h = attend(self.head_dim, self.dtype, name=numbered("CrossAttentionBlock"))(h, context, context_mask)
-            return h
+            return self._over_time(h, frames, str(count["ResBlock"] - 1), h.shape[1] in self.attention)
 
         h = Conv(self.width, dtype=self.dtype)(space_to_depth(x, self.patch))
         skips = [h]
@@ -211,6 +212,7 @@ class UNet(nn.Module):
         h = attend(self.head_dim, self.dtype, name="middle_attention")(h)
         if self.cross_attention:
             h = attend(self.head_dim, self.dtype, name="middle_cross_attention")(h, context, context_mask)
+        h = self._over_time(h, frames, "middle", True)
         h = res(h, h.shape[-1], "middle_out")
 
         for level, mult in reversed(list(enumerate(self.mults))):
@@ -227,6 +229,11 @@ class UNet(nn.Module):
         h = nn.silu(norm(h.shape[-1], self.dtype, "out_norm")(h))
         h = Conv(out * self.patch**2, kernel_init=ZERO, dtype=self.dtype, name="out")(h).astype(jnp.float32)
         return depth_to_space(h, self.patch)
+
+    def _over_time(self, h: jax.Array, frames: int, name: str, attention: bool) -> jax.Array:
+        """What a network of clips adds after the block `name`, where each `frames` images of h are a clip in turn.
+        attention: whether that block attends to all pixels."""
+        return h
 
 
 def ddpm32() -> UNet:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.ranges import Fraction, NonNegative
-from jaxgen.ops.diffusion import Denoised
-from jaxgen.ops.schedules import expand
+from jaxgen.ops.diffusion import Denoise, Denoised
+from jaxgen.ops.schedules import Schedule, expand
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,24 @@ def split_batch(both: Denoised) -> tuple[Denoised, Denoised]:
     """Splits the output of one pass over conditioned examples followed by unconditioned ones."""
     half = both.x0.shape[0] // 2
     return jax.tree.map(lambda a: a[:half], both), jax.tree.map(lambda a: a[half:], both)
+
+
+def reconstructing(denoise: Denoise, schedule: Schedule, known: jax.Array, mask: jax.Array, weight: float) -> Denoise:
+    """`denoise`, where the unknown part of x_0 is drawn towards what the known part goes with: reconstruction guidance,
+    eq. 7 and 8 of arXiv:2204.03458. Without it that part is drawn as if the known one, which a sampler puts in its
+    place, were but another noisy guess.
+
+    x0^b <- x0^b - (weight alpha / 2) grad_{x_t^b} |known^a - x0^a(x_t)|^2. a: where mask, bool[B, ...], is true; b: the
+    rest; known: f32[B, ...].
+    """
+
+    def guided(x: jax.Array, t: jax.Array) -> Denoised:
+        def error(x: jax.Array) -> tuple[jax.Array, Denoised]:
+            answer = denoise(x, t)
+            return jnp.sum(jnp.where(mask, known - answer.x0, 0.0) ** 2), answer
+
+        slope, answer = jax.grad(error, has_aux=True)(x)
+        alpha, _ = schedule.at(t, x.ndim)
+        return answer._replace(x0=jnp.where(mask, answer.x0, answer.x0 - weight * alpha / 2 * slope))
+
+    return guided

@@ -14,6 +14,7 @@ from jaxgen.data import (
     Emoji,
     EmojiEdges,
     Mirrored,
+    MovingDigits,
     Notes,
     PairFolder,
     Sounds,
@@ -29,7 +30,7 @@ from jaxgen.experiment import Experiment
 from jaxgen.ops.cameras import RAY
 from jaxgen.runs.pretrained import Pretrained
 
-EMBEDDED = (Digits, Emoji, EmojiEdges, Notes, Toy2D, Tones)
+EMBEDDED = (Digits, Emoji, EmojiEdges, MovingDigits, Notes, Toy2D, Tones)
 SECONDS, LETTERS = 10.0, 160
 """Of the longest clips of speech, as in LJSpeech."""
 

@@ -53,7 +53,8 @@ class TextNetwork:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Images uint8[B, H, W, C] to `features` f32[B, D] and, where it tells classes, `logits` f32[B, K].
+    """Images uint8[B, H, W, C], or clips uint8[B, F, H, W, C], to `features` f32[B, D] and, where it tells classes,
+    `logits` f32[B, K].
 
     name: of the features, "" for Inception's, whose scores have the published names. provenance: what fixes them.
     distance: by the features, of images that are not rounded; None where there is none. texts: where it knows any.
@@ -107,11 +108,13 @@ def of_run(trained: Trained) -> Network:
 
 def classifier(trained: Trained, model: Classifies) -> Network:
     """The features of a classifier, of square images of any size: those that are not of its own are resized to it, as
-    for published features, by an antialiased cubic (arXiv:2104.11222)."""
-    codec, state, (height, width, channels) = trained.codec, trained.state, model.shape
+    for published features, by an antialiased cubic (arXiv:2104.11222). Of a classifier of clips, those of its own shape
+    alone: the counterpart of FVD's (arXiv:1812.01717), which come from a network of 3-D convolutions."""
+    codec, state, own = trained.codec, trained.state, tuple(model.shape)
+    height, width, channels = own[-3:]
 
     def classify(params: Any, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if raw.shape[1:3] != (height, width):
+        if len(own) == 3 and raw.shape[1:3] != (height, width):
             raw = jnp.clip(clean_bicubic(raw.astype(jnp.float32), height), 0, 255)
         return model.classify(params, codec.encode({"x": raw}, jax.random.key(0))["x"])
 
@@ -119,15 +122,16 @@ def classifier(trained: Trained, model: Classifies) -> Network:
 
     def apply(images: np.ndarray) -> Rows:
         shape = images.shape[1:]
-        square = len(shape) == 3 and shape[0] == shape[1] and height == width and shape[2] == channels
-        if images.dtype != np.uint8 or not (square or shape == model.shape):
-            given, expected = f"{images.dtype}{list(images.shape)}", f"uint8{['B', *model.shape]}".replace("'", "")
+        square = len(shape) == len(own) == 3 and shape[0] == shape[1] and height == width and shape[2] == channels
+        if images.dtype != np.uint8 or not (square or shape == own):
+            given, expected = f"{images.dtype}{list(images.shape)}", f"uint8{['B', *own]}".replace("'", "")
             raise UserError(f"images are {given}, the classifier {trained.name} takes {expected}: choose another")
         features, logits = compiled(state.sampling_params, images)
         return {"features": np.asarray(features), "logits": np.asarray(logits)}
 
     name = f"{_data_name(trained.experiment.data)}_cnn"
-    provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16], "resize": f"clean to {height}"}
+    resize = f"clean to {height}" if len(own) == 3 else "none"
+    provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16], "resize": resize}
 
     def features(params: Any, images: jax.Array) -> jax.Array:
         return classify(params, 255 * images)[0]
@@ -230,7 +234,7 @@ def sampled_rows(
 def _features(network: Network, batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Rows:
     parts = []
     for images, mask in batches:
-        check_images(images)
+        check_images(images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images)
         parts.append({name: rows[mask] for name, rows in network.apply(images).items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -8,10 +8,10 @@ import figures
 import pytest
 from conftest import EXPERIMENTS, ROOT
 
-from jaxgen.data import TFDS, AnalyticScene, Digits, Emoji, EmojiEdges, Factors, Notes, SpokenWords, Toy2D
+from jaxgen.data import TFDS, AnalyticScene, Digits, Emoji, EmojiEdges, Factors, MovingDigits, Notes, SpokenWords, Toy2D
 from jaxgen.experiment import presets
 
-HERE = (AnalyticScene, Digits, Emoji, EmojiEdges, Factors, Notes, SpokenWords, Toy2D)
+HERE = (AnalyticScene, Digits, Emoji, EmojiEdges, Factors, MovingDigits, Notes, SpokenWords, Toy2D)
 LIST = r":\s((?:[^.()]|\([^()]*\))*)\."
 """The names after a colon, up to the full stop; what is in parentheses may hold some."""
 
