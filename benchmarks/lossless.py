@@ -1,10 +1,12 @@
-"""Bytes of test images compressed by a trained model, beside what it says they take, and beside PNG.
+"""Bytes of test images compressed by trained models, beside what these say they take, and beside PNG and WebP.
 
     python experiments/pixelcnn.py mnist --data.data-dir DIR
     python benchmarks/lossless.py runs/pixelcnn-mnist-0
+    python benchmarks/lossless.py runs/integer_flow-digits-0 runs/pixelcnn-digits-0 --num 300
 
 Images are rounded to the levels that the model knows first. PNG is Pillow's, optimized, of one bit a pixel where there
-are two levels: of each image alone, and of all in one sheet, as the header alone of a PNG is as long as a digit's code.
+are two levels; WebP is Pillow's without loss, by its slowest method. Each is of each image alone, and of all in one
+sheet, as the header alone of a PNG is as long as a digit's code.
 """
 
 import io
@@ -32,11 +34,11 @@ from jaxgen.runtime import devices
 
 @dataclass(frozen=True)
 class Options:
-    run: Annotated[str, tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     num: int = 100
     """Test images, the first ones."""
     out: str = ""
-    """JSON file; benchmarks/results/lossless-RUN.json when empty."""
+    """JSON file; benchmarks/results/lossless-RUN.json when empty, or lossless.json of several runs."""
 
 
 def png_bytes(image: np.ndarray, levels: int) -> int:
@@ -44,6 +46,14 @@ def png_bytes(image: np.ndarray, levels: int) -> int:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     file = io.BytesIO()
     (picture.convert("1", dither=Image.Dither.NONE) if levels == 2 else picture).save(file, "PNG", optimize=True)
+    return file.tell()
+
+
+def webp_bytes(image: np.ndarray) -> int:
+    """Size of uint8[H, W, 1 or 3] as a WebP without loss."""
+    file = io.BytesIO()
+    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    picture.save(file, "WEBP", lossless=True, quality=100, method=6)
     return file.tell()
 
 
@@ -77,7 +87,7 @@ def measure(run: RunFolder, num: int) -> common.Row:
     blank = np.zeros((side * side - num, *images.shape[1:]), np.uint8)
     _, height, width, channels = images.shape
     sheet = np.concatenate([images, blank]).reshape(side, side, height, width, channels).swapaxes(1, 2)
-    png = sum(png_bytes(image, levels) for image in images)
+    sheet = sheet.reshape(side * height, side * width, channels)
     return {
         "name": run.path.name,
         "step": int(state.step),
@@ -87,8 +97,10 @@ def measure(run: RunFolder, num: int) -> common.Row:
         "bits_per_dim": 8 * len(data) / images.size,
         "model_bits_per_dim": said / images.size,
         "over_model": 8 * len(data) / said - 1,
-        "png_bytes": png,
-        "png_sheet_bytes": png_bytes(sheet.reshape(side * height, side * width, channels), levels),
+        "png_bytes": sum(png_bytes(image, levels) for image in images),
+        "png_sheet_bytes": png_bytes(sheet, levels),
+        "webp_bytes": sum(map(webp_bytes, images)),
+        "webp_sheet_bytes": webp_bytes(sheet),
         "identical": True,
         "seconds": seconds,
     }
@@ -103,6 +115,8 @@ COLUMNS = {
     "over it": lambda r: f"{r['over_model']:+.2%}",
     "PNG each": lambda r: f"{r['png_bytes']:,}",
     "PNG sheet": lambda r: f"{r['png_sheet_bytes']:,}",
+    "WebP each": lambda r: f"{r['webp_bytes']:,}",
+    "WebP sheet": lambda r: f"{r['webp_sheet_bytes']:,}",
     "s": lambda r: " ".join(f"{s:.1f}" for s in r["seconds"].values()),
 }
 
@@ -110,10 +124,11 @@ COLUMNS = {
 def main(args: list[str] | None = None) -> None:
     options = parse.parse(Options, None, sys.argv[1:] if args is None else args, "lossless.py", __doc__)
     devices.start_jax()
-    run = RunFolder(Path(options.run))
-    out = options.out or common.RESULTS / f"lossless-{run.path.name}.json"
-    rows = common.rows(out, "compression", COLUMNS, options)
-    rows.add(run.path.name, lambda: measure(run, options.num))
+    runs = [RunFolder(Path(run)) for run in options.runs]
+    of_one = f"-{runs[0].path.name}" if len(runs) == 1 else ""
+    rows = common.rows(options.out or common.RESULTS / f"lossless{of_one}.json", "compression", COLUMNS, options)
+    for run in runs:
+        rows.add(run.path.name, lambda run=run: measure(run, options.num))
     rows.finish("lossless compression")
 
 

@@ -115,6 +115,9 @@ MEANINGS = {
     "constant": False,  # StyleGAN's first map
     "table": False,  # a hash grid's features
     "codes": False,  # a codebook's
+    "mu": False,  # of the Gaussian that an energy's flows start from
+    "logvar": False,
+    "flows": False,  # an energy's
 }
 
 

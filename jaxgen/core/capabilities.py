@@ -365,6 +365,17 @@ class EntropyModel(Protocol):
         ...
 
 
+@runtime_checkable
+class MapsSymbols(Protocol):
+    """An `EntropyModel` whose symbols are no pixels, but what a permutation of all images makes of them."""
+
+    def map_symbols(self, state: TrainState, symbols: jax.Array, cond: PyTree, inverse: jax.Array) -> jax.Array:
+        """Symbols, i32[num, D] in the order of their positions, of the levels i32[num, D] of pixels in raster order;
+        or, where `inverse`, bool[], is true, the levels of symbols. One compiled program computes both, so that no
+        rounding differs between them."""
+        ...
+
+
 # --- scenes ---------------------------------------------------------------------------------------------------
 
 

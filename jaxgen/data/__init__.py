@@ -5,6 +5,7 @@ from jaxgen.data.analytic import AnalyticScene
 from jaxgen.data.captioned import Captioned
 from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
+from jaxgen.data.energies import Energy2D
 from jaxgen.data.factors import Factors
 from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.data.image_folder import ImageFolder
@@ -33,6 +34,7 @@ __all__ = [
     "Digits",
     "Emoji",
     "EmojiEdges",
+    "Energy2D",
     "Factors",
     "ImageFolder",
     "Mirrored",

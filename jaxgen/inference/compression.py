@@ -2,8 +2,9 @@
 
 The file: b"JXG", format version u8, mark of the model [4 bytes], CRC-32 of the pixels u32; as varints the number of
 images, height, width, channels, lanes of the coder, number of labels, labels; the code of `ops.rans`. Integers are
-little-endian. A symbol is a level of one channel of one pixel; positions go over rows, columns and channels, and at
-each over the images, all of which are coded at once. A file holds at most MOST_IMAGES images and MOST_SYMBOLS symbols.
+little-endian. A symbol is a level of one channel of one pixel, or of what the model maps the image to; positions go
+over rows, columns and channels, and at each over the images, all of which are coded at once. A file holds at most
+MOST_IMAGES images and MOST_SYMBOLS symbols.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen.core.capabilities import EntropyModel
+from jaxgen.core.capabilities import EntropyModel, MapsSymbols
 from jaxgen.core.configuration import to_json
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import TrainState
@@ -50,7 +51,7 @@ def check_model(model: GenerativeModel) -> EntropyModel:
     if not isinstance(model, EntropyModel):
         raise UserError(
             f"{type(model).__name__} gives no probabilities of one pixel after another: compress with a run of an "
-            f"autoregressive model, such as PixelCNN"
+            f"autoregressive model, such as PixelCNN, or of an integer flow"
         )
     return model
 
@@ -84,6 +85,14 @@ def fingerprint(experiment: Experiment, state: TrainState) -> bytes:
 _init = partial(jax.jit, static_argnums=(0, 2))(lambda model, state, num, cond: model.code_init(state, num, cond))
 _next = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_next(*args))
 _push = partial(jax.jit, static_argnums=0, donate_argnums=2)(lambda model, *args: model.code_push(*args))
+_map = partial(jax.jit, static_argnums=0)(lambda model, *args: model.map_symbols(*args))
+
+
+def _mapped(model: Any, state: TrainState, symbols: np.ndarray, cond: Any, inverse: bool) -> np.ndarray:
+    """The symbols of levels, or the levels of symbols, i32[num, D]; levels are their own symbols in most models."""
+    if not isinstance(model, MapsSymbols):
+        return symbols
+    return np.asarray(_map(model, state, symbols.astype(np.int32), cond, np.asarray(inverse)))
 
 
 def _walk(
@@ -124,7 +133,10 @@ def compress(model: Any, state: TrainState, images: np.ndarray, mark: bytes = by
             f"the images have values between the {len(greys)} levels that this model knows: round them first, or "
             f"compress with a model of all 256"
         )
-    flat = symbols.reshape(len(images), -1)
+    levels = symbols.reshape(len(images), -1)
+    flat = _mapped(model, state, levels, cond, inverse=False)
+    if not np.array_equal(_mapped(model, state, flat, cond, inverse=True), levels):
+        raise UserError("this machine rounds the model's numbers differently from one time to the next: use a CPU")
     rows, coded = np.arange(len(images)), []
 
     def known(position: int, frequencies: np.ndarray) -> np.ndarray:
@@ -207,7 +219,8 @@ def decode(model: Any, state: TrainState, contents: Contents) -> np.ndarray:
         return now
 
     _walk(model, state, num, cond, decoded)
-    images = _greys(model.code_levels)[np.stack(found, axis=-1)].reshape(contents.shape)
+    levels = _mapped(model, state, np.stack(found, axis=-1), cond, inverse=True)
+    images = _greys(model.code_levels)[levels].reshape(contents.shape)
     if not decoder.exhausted or zlib.crc32(images.tobytes()) != contents.checksum:
         raise UserError(
             "the pixels do not add up to the file's checksum: it is damaged, or was made on another kind of machine, "

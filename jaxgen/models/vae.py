@@ -1,7 +1,9 @@
 """Variational autoencoder, arXiv:1312.6114: plain, beta-VAE, conditional, with an importance-weighted bound.
 
-x data, z latent, q(z|x) = N(mu, exp(logvar)), prior p(z) = N(0, 1), p(x|z) a `Likelihood`, y class.
-ELBO(x) = E_q log p(x|z) - KL(q(z|x) || p(z)) <= log p(x); the loss is -E_q log p(x|z) + beta KL.
+x data, z latent, q(z|x) a `Posterior`, prior p(z) = N(0, 1), p(x|z) a `Likelihood`, y class.
+ELBO(x) = E_q log p(x|z) - KL(q(z|x) || p(z)) <= log p(x); the loss is -E_q log p(x|z) + beta KL. The KL of a Gaussian
+N(mu, exp(logvar)) is in closed form. With flows, arXiv:1505.05770, z0 of that Gaussian is moved to z, and the KL is the
+mean of log q(z|x) - log p(z) over draws: eq. 15 there.
 """
 
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from jaxgen.nets.apply import apply
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal, off_shell
 from jaxgen.ops.likelihood import Bernoulli, Likelihood, soft_bound
+from jaxgen.ops.variational import Diagonal, Posterior
 
 LOGVAR_BOUND = 10.0
 
@@ -32,10 +35,12 @@ class VAE(ClassConditionalModel, LossModel):
     """x: f32[B, *shape] in the range of `likelihood`; cond: i32[B] in [0, num_classes) when num_classes > 0."""
 
     encoder: nn.Module = field(default_factory=MLP)
-    """(x, (2 * latent,), y) -> mu and log variance."""
+    """(x, (2 * latent + outputs,), y) -> mu, log variance, and the parameters of what `posterior` does to draws."""
     decoder: nn.Module = field(default_factory=MLP)
     """(z, shape, y) -> parameters of `likelihood`."""
     likelihood: Likelihood = Bernoulli()
+    posterior: Posterior = Diagonal()
+    """q(z | x): the Gaussian, or one that flows move."""
     shape: Shape = (28, 28, 1)
     latent: Size = 20
     num_classes: OptionalSize = 0
@@ -57,17 +62,30 @@ class VAE(ClassConditionalModel, LossModel):
         check_classes(self.num_classes, batch)
         if self.free_bits and self.accumulate > 1:
             raise UserError("free bits need the KL's mean over the whole batch: leave model.accumulate at 1")
+        if self.free_bits and self.posterior.moves:
+            raise UserError("free bits need the KL of each dimension, flows have none: leave model.free_bits at 0")
 
     # --- the two networks ---
 
     def _out_shape(self) -> tuple[int, ...]:
         return (*self.shape[:-1], self.shape[-1] * self.likelihood.num_params)
 
+    @property
+    def _encoded(self) -> tuple[int]:
+        """Numbers that the encoder outputs."""
+        return (2 * self.latent + self.posterior.outputs(self.latent),)
+
+    def _encode(self, params: PyTree, x: jax.Array, y: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """mu and logvar of z0, f32[B, latent] each, and the flows' parameters, f32[B, outputs]."""
+        h = apply(self.encoder, {"params": params["encoder"]}, x, self._encoded, y)
+        mu, logvar, flows = jnp.split(h, [self.latent, 2 * self.latent], axis=-1)
+        return mu, soft_bound(logvar, LOGVAR_BOUND), flows
+
     def encode(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """mu and logvar of q(z | x), each f32[B, latent]; logvar smoothly within +-10."""
-        h = apply(self.encoder, {"params": params["encoder"]}, x, (2 * self.latent,), y)
-        mu, logvar = jnp.split(h, 2, axis=-1)
-        return mu, soft_bound(logvar, LOGVAR_BOUND)
+        """mu and logvar of q(z | x), each f32[B, latent]; logvar smoothly within +-10. Flows move mu as they move a
+        draw; logvar is that of z0."""
+        mu, logvar, flows = self._encode(params, x, y)
+        return self.posterior(mu, flows)[0], logvar
 
     def decode(self, params: PyTree, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """Likelihood parameters for z: f32[B, latent]."""
@@ -77,7 +95,7 @@ class VAE(ClassConditionalModel, LossModel):
         key_encoder, key_decoder = jax.random.split(key)
         y, z = self._one_hot(batch.get("cond")), jnp.zeros((len(batch["x"]), self.latent))
         return {
-            "encoder": self.encoder.init(key_encoder, batch["x"], (2 * self.latent,), y)["params"],
+            "encoder": self.encoder.init(key_encoder, batch["x"], self._encoded, y)["params"],
             "decoder": self.decoder.init(key_decoder, z, self._out_shape(), y)["params"],
         }
 
@@ -90,11 +108,14 @@ class VAE(ClassConditionalModel, LossModel):
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         y = self._one_hot(batch.get("cond"))
-        mu, logvar = self.encode(params, batch["x"], y)
-        z = mu + jnp.exp(0.5 * logvar) * normal_each(keys, (self.latent,))
+        mu, logvar, flows = self._encode(params, batch["x"], y)
+        start = mu + jnp.exp(0.5 * logvar) * normal_each(keys, (self.latent,))
+        z, logdet = self.posterior(start, flows)
         reconstruction = -jnp.mean(self._log_likelihood(params, batch["x"], z, y))
         kl_each = jnp.mean(kl_standard_normal(mu, logvar), axis=0)
         kl = jnp.sum(kl_each)
+        if self.posterior.moves:
+            kl = jnp.mean(log_normal(start, mu, logvar) - logdet - log_normal(z))
         beta = self.beta * jnp.minimum(1.0, (state.step + 1) / max(1, self.kl_warmup))
         penalty = jnp.sum(jnp.maximum(kl_each, self.free_bits)) if self.free_bits else kl
         loss = reconstruction + beta * penalty
@@ -115,23 +136,25 @@ class VAE(ClassConditionalModel, LossModel):
         return self.likelihood.mean(self.decode(state.sampling_params, z, y))
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """In nats, f32[B]: `nelbo` and its `kl`, which is in closed form, and `iwae`, minus the k-sample bound on
-        log p(x). With a discrete likelihood also `iwae_bits_per_dim`."""
+        """In nats, f32[B]: `nelbo` and its `kl`, which is in closed form without flows, and `iwae`, minus the k-sample
+        bound on log p(x). With a discrete likelihood also `iwae_bits_per_dim`."""
         params, x, y = state.sampling_params, batch["x"], self._one_hot(batch.get("cond"))
-        mu, logvar = self.encode(params, x, y)
+        mu, logvar, flows = self._encode(params, x, y)
 
-        def draw(carry: tuple[jax.Array, jax.Array], i: jax.Array):
-            """Draws one z for each x and adds to the log-sum of p(x, z) / q(z | x) and the sum of log p(x | z)."""
-            total, reconstruction = carry
-            z = mu + jnp.exp(0.5 * logvar) * normal_each(fold_each(keys, i), (self.latent,))
+        def draw(carry: tuple[jax.Array, ...], i: jax.Array):
+            """Draws one z for each x and adds to the log-sum of p(x, z) / q(z | x), and to the sums of log p(x | z) and
+            of log q(z | x) / p(z)."""
+            total, reconstruction, kl = carry
+            start = mu + jnp.exp(0.5 * logvar) * normal_each(fold_each(keys, i), (self.latent,))
+            z, logdet = self.posterior(start, flows)
             log_px = self._log_likelihood(params, x, z, y)
-            log_weight = log_px + log_normal(z) - log_normal(z, mu, logvar)
-            return (jnp.logaddexp(total, log_weight), reconstruction + log_px), None
+            log_ratio = log_normal(start, mu, logvar) - logdet - log_normal(z)
+            return (jnp.logaddexp(total, log_px - log_ratio), reconstruction + log_px, kl + log_ratio), None
 
-        start = (jnp.full(len(x), -jnp.inf), jnp.zeros(len(x)))
-        (total, reconstruction), _ = jax.lax.scan(draw, start, jnp.arange(self.importance_samples))
-        k = self.importance_samples
-        kl = jnp.sum(kl_standard_normal(mu, logvar), axis=-1)
+        zero = jnp.zeros(len(x))
+        start, k = (zero - jnp.inf, zero, zero), self.importance_samples
+        (total, reconstruction, kl), _ = jax.lax.scan(draw, start, jnp.arange(k))
+        kl = kl / k if self.posterior.moves else jnp.sum(kl_standard_normal(mu, logvar), axis=-1)
         metrics = {"nelbo": kl - reconstruction / k, "iwae": jnp.log(k) - total, "kl": kl}
         if self.likelihood.discrete:
             metrics["iwae_bits_per_dim"] = metrics["iwae"] / (x[0].size * jnp.log(2))

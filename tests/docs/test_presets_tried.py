@@ -8,10 +8,14 @@ import figures
 import pytest
 from conftest import EXPERIMENTS, ROOT
 
-from jaxgen.data import TFDS, AnalyticScene, Digits, Emoji, EmojiEdges, Factors, MovingDigits, Notes, SpokenWords, Toy2D
+from jaxgen import data
+from jaxgen.data import TFDS
 from jaxgen.experiment import presets
 
-HERE = (AnalyticScene, Digits, Emoji, EmojiEdges, Factors, MovingDigits, Notes, SpokenWords, Toy2D)
+HERE = (
+    data.AnalyticScene, data.Digits, data.Emoji, data.EmojiEdges, data.Energy2D, data.Factors, data.MovingDigits,
+    data.Notes, data.SpokenWords, data.Toy2D,
+)  # fmt: skip
 LIST = r":\s((?:[^.()]|\([^()]*\))*)\."
 """The names after a colon, up to the full stop; what is in parentheses may hold some."""
 

@@ -15,6 +15,7 @@ from jaxgen.models.vae import VAE
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.likelihood import Bernoulli, DiscretizedLogistic, Gaussian
+from jaxgen.ops.variational import Planar, Radial
 
 # --- x = W z + b + std eps, with orthogonal columns in W: the posterior of z is then diagonal ---
 
@@ -74,6 +75,54 @@ def test_loss_of_the_linear_model_is_minus_the_elbo():
     state, batch = linear_state(0.5), {"x": jnp.float32(X)}
     draws = [jax.jit(LINEAR.loss)(state.params, state, core.sample_keys(i, len(X)), batch)[0] for i in range(20)]
     np.testing.assert_allclose(np.mean(draws), -bounds(200, 0.5)[0].mean(), rtol=0.02)
+
+
+# --- flows as the posterior, arXiv:1505.05770 ---
+
+FLOWS = [Planar(2), Radial(2)]
+
+
+def flow_state(posterior, scale):
+    """The state above, and flows whose parameters depend on x."""
+    state, rng = linear_state(0.3), np.random.default_rng(1)
+    dense, outputs = state.params["encoder"]["Dense_0"], posterior.outputs(2)
+    kernel = np.concatenate([dense["kernel"], 0.1 * scale * rng.normal(size=(5, outputs))], 1)
+    bias = np.concatenate([dense["bias"], scale * rng.normal(size=outputs)])
+    encoder = {"Dense_0": jax.tree.map(jnp.float32, {"kernel": kernel, "bias": bias})}
+    return state.replace(params={**state.params, "encoder": encoder})
+
+
+@pytest.mark.parametrize("posterior", FLOWS, ids=["planar", "radial"])
+def test_bounds_of_a_moved_posterior_meet_log_p(posterior):
+    """The mean of p(x, z) / q(z | x) is p(x) for any flow whose log-determinant is right; the ELBO lies below."""
+    model = replace(LINEAR, posterior=posterior, importance_samples=3000)
+    state, batch = flow_state(posterior, 0.4), {"x": jnp.float32(X[:60])}
+    values = core.evaluate(model, state, core.sample_keys(0, 60), batch)
+    nelbo, iwae, kl = (np.asarray(values[name], np.float64) for name in ("nelbo", "iwae", "kl"))
+    np.testing.assert_allclose(-iwae, LOG_P[:60], atol=0.3)
+    assert abs((iwae + LOG_P[:60]).mean()) < 0.02
+    assert np.mean(nelbo + LOG_P[:60]) > 0.05 and np.all(kl > 0)
+    loss = jax.jit(model.loss)
+    draws = [loss(state.params, state, core.sample_keys(i, 60), batch) for i in range(40)]
+    np.testing.assert_allclose(np.mean([float(value) for value, _ in draws]), nelbo.mean(), rtol=0.02)
+    np.testing.assert_allclose(np.mean([float(m["kl"]) for _, m in draws]), kl.mean(), rtol=0.05)
+
+
+def test_a_flow_that_moves_nothing_is_the_gaussian():
+    """Its KL is estimated, where the Gaussian's is in closed form."""
+    model = replace(LINEAR, posterior=Radial(3), importance_samples=500)
+    state = flow_state(model.posterior, 0.0)
+    keys, batch = core.sample_keys(0, 60), {"x": jnp.float32(X[:60])}
+    moved = core.evaluate(model, state, keys, batch)
+    plain = core.evaluate(replace(LINEAR, importance_samples=500), linear_state(0.3), keys, batch)
+    np.testing.assert_allclose(moved["iwae"], plain["iwae"], atol=1e-4)
+    np.testing.assert_allclose(moved["nelbo"], plain["nelbo"], atol=0.3)
+    assert abs(np.mean(moved["nelbo"] - plain["nelbo"])) < 0.02
+
+
+def test_free_bits_and_flows_are_refused():
+    with pytest.raises(UserError, match=r"leave model\.free_bits at 0"):
+        replace(SMALL, posterior=Planar(2), free_bits=0.1).check(BATCH)
 
 
 # --- the loss, term by term ---

@@ -1,0 +1,84 @@
+"""Integers modulo K against float64 sums over a turn: sums that permute, masses that add up to one, draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.ops.integers import draw_mixture, log_mixture, on_circle, outputs, round_through, shifted
+
+
+def params_of(components: int, rows: int, scale: float = 1.0) -> np.ndarray:
+    return scale * np.random.default_rng(0).normal(size=(rows, outputs(components))).astype(np.float32)
+
+
+def masses(params: np.ndarray, levels: int) -> np.ndarray:
+    """P of every level, f64[K], component by component from the logistic distribution function."""
+    weight, mean, raw = np.split(params.astype(np.float64), 3)
+    total = np.zeros(levels)
+    for i in range(len(weight)):
+        mu = levels / 2 * mean[i] + (i + 0.5) * levels / len(weight)
+        s = np.exp(7 * np.tanh(raw[i] / 7)) * levels / 16
+        centre = int(np.round(mu))
+        each = np.zeros(levels)
+        for step in range(-(levels // 2), levels - levels // 2):
+            high, low = ((centre + step + side - mu) / s for side in (0.5, -0.5))
+            each[(centre + step) % levels] = 0.5 * (np.tanh(high / 2) - np.tanh(low / 2))
+        total += np.exp(weight[i]) / np.exp(weight).sum() * each / each.sum()
+    return total
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_masses_are_those_of_logistics_cut_off_half_a_turn_away(levels):
+    params = params_of(3, 6)
+    x = jnp.arange(levels, dtype=jnp.float32)[None]
+    found = np.exp(jax.jit(log_mixture, static_argnums=2)(jnp.asarray(params)[:, None], x, levels))
+    np.testing.assert_allclose(found, [masses(row, levels) for row in params], atol=2e-6, rtol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_masses_add_up_to_one_and_have_gradients(scale):
+    """Also where logistics are narrower than a hundredth of a level, or wider than a thousand turns."""
+    for levels in (2, 17, 256):
+        params, x = jnp.asarray(params_of(2, 8, scale))[:, None], jnp.arange(levels, dtype=jnp.float32)[None]
+        slope = jax.jit(jax.grad(lambda params, x=x, levels=levels: jnp.sum(log_mixture(params, x, levels))))
+        log_p = jax.jit(log_mixture, static_argnums=2)(params, x, levels)
+        np.testing.assert_allclose(np.exp(np.asarray(log_p, np.float64)).sum(-1), 1, atol=1e-4)
+        assert np.all(np.isfinite(slope(params))) and np.all(np.isfinite(log_p))
+
+
+def test_draws_are_as_frequent_as_their_masses():
+    """On a grid of both uniform numbers, each level is drawn as often as it is likely, but for the grid's edges."""
+    levels, side = 17, 256
+    u = (np.arange(side, dtype=np.float32) + 0.5) / side
+    first, second = (jnp.asarray(a.ravel()) for a in np.meshgrid(u, u, indexing="ij"))
+    for row in params_of(3, 4):
+        params = jnp.broadcast_to(jnp.asarray(row), (side * side, len(row)))
+        drawn = np.asarray(jax.jit(draw_mixture, static_argnums=3)(params, first, second, levels))
+        assert set(drawn) <= set(range(levels))
+        share = np.bincount(drawn.astype(int), minlength=levels) / side**2
+        np.testing.assert_allclose(share, masses(row, levels), atol=3 / side)
+
+
+def test_shifts_permute_and_are_undone_for_any_shift():
+    for levels in (2, 17, 256):
+        x = jnp.arange(levels, dtype=jnp.float32)[None]
+        shift = jnp.asarray([[0.0], [1.0], [-1.0], [levels], [-levels], [12_345.0], [-16_777_215.0], [1e9]])
+        y = shifted(x, shift, levels)
+        np.testing.assert_array_equal(np.sort(y, axis=1), np.broadcast_to(x, y.shape))
+        np.testing.assert_array_equal(shifted(y, -shift, levels), np.broadcast_to(x, y.shape))
+        exact = (np.arange(levels) + np.asarray(shift).astype(np.int64)) % levels
+        np.testing.assert_array_equal(y, exact)
+
+
+def test_gradients_go_through_rounding_and_the_turn():
+    x = jnp.linspace(0, 16, 9)
+    slopes = jax.vmap(jax.grad(lambda x: shifted(3.0, round_through(x), 17)))(x)
+    np.testing.assert_array_equal(slopes, 1)
+
+
+def test_neighbours_on_the_circle_are_near_and_all_levels_differ():
+    points = np.asarray(on_circle(jnp.arange(256.0)[:, None], 256))
+    gaps = np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1)
+    np.testing.assert_allclose(gaps, 2 * np.sin(np.pi / 256), rtol=1e-4)
+    assert len(np.unique(points.round(4), axis=0)) == 256
