@@ -23,7 +23,7 @@ STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the 
 `{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote, `{{ scaling FILE }}` of plan_scaling.py's,
 `{{ speed FILE }}` of cpu.py's; `{{ families FILE }}`, `{{ samplers FILE }}` and `{{ claims FILE }}` of a file that
 experiments/compare.py wrote, `{{ ablations FILE }}` of ablations.py's,
-`{{ presets FILE }}` of presets.py's.
+`{{ presets FILE }}` of presets.py's, `{{ restoration FILE }}` of restoration.py's.
 """
 
 import argparse
@@ -261,7 +261,21 @@ def presets_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def restoration_table(found: dict[str, Any]) -> str:
+    """Degraded pictures restored: PSNR of each estimate, the gain over the better simple one, classes recognised."""
+    names = ("simple", "linear", "sample", "mean")
+    rows = ["| task | simple estimate | best linear estimate | one sample | mean of samples | gain | class recognised |",
+            "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for row in found["results"]:
+        numbers = " | ".join(f"{row['psnr'][name]['mean']:.2f}" for name in names)
+        gain = f"{row['gain']['mean']:.2f} ± {row['gain']['ci95']:.2f}"
+        seen = f"{row['named']['linear']:.0%} to {row['named']['mean']:.0%}".replace("%", " %")
+        rows.append(f"| {row['task']} | {numbers} | {gain} | {seen} |")
+    return "\n".join(rows)
+
+
 TABLES = {
+    "restoration": restoration_table,
     "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
     "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
 }  # fmt: skip
