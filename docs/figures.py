@@ -264,7 +264,7 @@ def presets_table(found: dict[str, Any]) -> str:
 def restoration_table(found: dict[str, Any]) -> str:
     """Degraded pictures restored: PSNR of each estimate, the gain over the better simple one, classes recognised."""
     names = ("simple", "linear", "sample", "mean")
-    rows = ["| task | simple estimate | best linear estimate | one sample | mean of samples | gain | class recognised |",
+    rows = ["| task | simple estimate | best linear one | one sample | mean of samples | gain | class recognised |",
             "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for row in found["results"]:
         numbers = " | ".join(f"{row['psnr'][name]['mean']:.2f}" for name in names)
