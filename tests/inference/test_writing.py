@@ -57,7 +57,7 @@ def test_a_letter_waits_until_it_is_whole(state, monkeypatch):
     """Bytes of one letter in two parts."""
     letters = iter([[*b"abc", 0xC3], [0xA9, *b"def"]])
     monkeypatch.setattr(text, "PART", 4)
-    monkeypatch.setattr(text.gpt, "write", lambda *args: (None, np.array([next(letters)])))
+    monkeypatch.setattr(text, "_write", lambda *args: (None, np.array([next(letters)])))
     model = replace(MODEL, decoding=Decoding(tokens=8))
     assert list(text.stream(model, state, Bytes(), np.array([65]), 0)) == ["abc", "édef"]
 
