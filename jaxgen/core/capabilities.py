@@ -49,15 +49,9 @@ class Restores(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def restore(
-        self,
-        state: TrainState,
-        keys: jax.Array,
-        y: jax.Array,
-        measure: Callable[[jax.Array], jax.Array],
-        std: jax.Array | float,
-        cond: PyTree = None,
-        iterations: int = 3,
-    ) -> jax.Array:
+        self, state: TrainState, keys: jax.Array, y: jax.Array, measure: Callable[[jax.Array], jax.Array],
+        std: jax.Array | float, cond: PyTree = None, iterations: int = 3,
+    ) -> jax.Array:  # fmt: skip
         """Samples of p(x | y), y: f32[B, ...] = measure(x) + std noise with a linear measure."""
         ...
 
