@@ -107,6 +107,8 @@ MEANINGS = {
     "scale": False,  # of normalization layers
     "shift": False,  # ActNorm's
     "log_scale": False,  # ActNorm's
+    # Of mels to the rate of sound, which starts as interpolation.
+    **{f"{part}_{i}": False for part in ("kernel", "bias") for i in range(4)},
     "distances": False,  # T5's biases of attention
     "log_mass": False,  # of pixels' marginal
     "log_s": False,  # the diagonal of Glow's 1x1 convolution
