@@ -4,7 +4,7 @@
     jaxgen sample runs/video_diffusion-moving_digits-0     # samples.gif
     jaxgen evaluate runs/video_diffusion-moving_digits-0   # PSNR of clips continued after four frames, and of copies
 
-About 25 minutes of one core for moving_digits and half an hour for moving_digits_dit. reconstruction learns whole clips
+About 45 minutes of one core for moving_digits and half an hour for moving_digits_dit. reconstruction learns whole clips
 alone and continues them by reconstruction guidance. A network of clips may start from one of images of the same widths:
 `--init RUN`.
 
@@ -33,9 +33,9 @@ PRESETS = {
         model=VideoDiffusion(
             network=VideoUNet(32, (1, 2), 1, (4,), head_dim=32, patch=2), sampler=Heun(steps=12, clip=0.0), given=4,
             log_sigma_mean=-0.4, log_sigma_std=1.4, num_classes=10, class_dropout=0.2, ema_decay=0.998,
-            optimizer=Adam(lr=1.5e-3, warmup=100, decay_steps=1500, clip=1.0),
+            optimizer=Adam(lr=1.5e-3, warmup=100, decay_steps=3000, clip=1.0),
         ),
-        data=MovingDigits(), batch_size=16, steps=1500, log_every=50, sample_every=500, save_every=500, num_samples=40,
+        data=MovingDigits(), batch_size=16, steps=3000, log_every=50, sample_every=500, save_every=500, num_samples=40,
     ),
     "moving_digits_dit": Experiment(
         model=VideoDiffusion(
