@@ -24,10 +24,9 @@ from rows import Row, Rows
 from jaxgen.cli import parse
 from jaxgen.comparison import families
 from jaxgen.core.ranges import Positive, Samples, Seed
-from jaxgen.data import TFDS
 from jaxgen.data.dataset import Dataset
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, presets
+from jaxgen.experiment import Experiment
 from jaxgen.report.seeds import estimate
 from jaxgen.runtime import devices
 from jaxgen.train.loop import train_in_memory
@@ -69,12 +68,7 @@ class OneClass(Dataset):
 
 def experiment_of(script: str, options: Options) -> Experiment:
     """The family's preset without classes. Raises UserError where there is none."""
-    known = presets(common.ROOT / "experiments" / f"{script}.py")
-    if options.data not in known:
-        raise UserError(f"{script}.py has no preset {options.data!r}: it has {', '.join(known)}")
-    experiment = known[options.data]
-    if isinstance(experiment.data, TFDS) and options.data_dir:
-        experiment = replace(experiment, data=replace(experiment.data, data_dir=options.data_dir))
+    experiment = common.preset_of(script, options.data, options.data_dir)
     return replace(experiment, model=experiment.model.fitted(experiment.model.shape, 0), mesh="", seed=options.seed)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -11,20 +11,24 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rows import Columns, Row, Rows, say
 
 from jaxgen.comparison.families import peak_bytes as peak_bytes
-from jaxgen.data import BatchPlan, feed
+from jaxgen.data import TFDS, BatchPlan, feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
+from jaxgen.models.classifier import Classifier
 from jaxgen.runs.environment import environment
+from jaxgen.runs.restore import Trained
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -58,6 +62,32 @@ def measure_matmul_flops(sizes: tuple[int, ...] = (1024, 2048), calls: int = 3) 
             jax.block_until_ready(multiply(a, a))
             best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
+
+
+# --- presets and runs ---------------------------------------------------------------------------------------------
+
+
+def with_data_dir(experiment: Experiment, data_dir: str) -> Experiment:
+    """The experiment, its data where they lie: in a folder of tensorflow-datasets, if they are of these."""
+    if isinstance(experiment.data, TFDS) and data_dir:
+        return replace(experiment, data=replace(experiment.data, data_dir=data_dir))
+    return experiment
+
+
+def preset_of(script: str, preset: str, data_dir: str = "") -> Experiment:
+    """A preset of experiments/SCRIPT.py. Raises UserError where there is none."""
+    known = presets(ROOT / "experiments" / f"{script}.py")
+    if preset not in known:
+        raise UserError(f"{script}.py has no preset {preset!r}: it has {', '.join(known)}")
+    return with_data_dir(known[preset], data_dir)
+
+
+def recognised(judge: Trained, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """bool[N]: whether a run of a classifier sees the class of each picture, uint8[N, H, W, C]."""
+    model: Any = judge.model
+    assert isinstance(model, Classifier)
+    seen = judge.codec.encode({"x": jnp.asarray(x)}, jax.random.key(0))["x"]
+    return np.asarray(model.classify(judge.state.sampling_params, seen)[1]).argmax(axis=1) == labels
 
 
 # --- time ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ taken.
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,6 @@ from jaxgen import core
 from jaxgen.api.run import Run, load
 from jaxgen.cli import parse
 from jaxgen.comparison import measure
-from jaxgen.data import TFDS
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.inference.held_out import held_out_numbers
@@ -68,19 +67,12 @@ def chosen(options: Options) -> list[tuple[str, str, Experiment]]:
     return sorted(found, key=lambda item: isinstance(item[2].codec, Pretrained))
 
 
-def here(experiment: Experiment, data_dir: str) -> Experiment:
-    """The experiment, its data where they lie."""
-    if isinstance(experiment.data, TFDS) and data_dir:
-        return replace(experiment, data=replace(experiment.data, data_dir=data_dir))
-    return experiment
-
-
 def judge(preset: str, experiment: Experiment, options: Options) -> Run | None:
     """The classifier of the same data, if the model's samples are such images."""
     known = presets(SCRIPTS / "classifier.py").get(preset)
     if known is None or type(known.data) is not type(experiment.data):
         return None
-    known = here(known, options.data_dir)
+    known = common.with_data_dir(known, options.data_dir)
     raw = [e.data.batch_at(0, 0, 1)["x"].shape for e in (known, experiment)]
     return measure.trained(known, Path(options.folder) / f"classifier-{preset}-0") if raw[0] == raw[1] else None
 
@@ -127,7 +119,7 @@ def main(args: list[str]) -> None:
     table = Rows(options.out, "presets", columns, OneFile(options.out), common.provenance())
     for script, preset, experiment in wanted:
         try:
-            one = here(experiment, options.data_dir)
+            one = common.with_data_dir(experiment, options.data_dir)
             table.add(f"{script} {preset}", lambda s=script, p=preset, e=one: measured(s, p, e, options))
         except UserError as error:
             print(f"{script} {preset}: {error}", flush=True)

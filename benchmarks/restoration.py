@@ -30,11 +30,8 @@ from jaxgen.cli import parse
 from jaxgen.comparison import measure
 from jaxgen.core.capabilities import Inpaints
 from jaxgen.core.ranges import Samples
-from jaxgen.data import TFDS
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
 from jaxgen.inference.restoring import Degraded, conditions, restore_pictures
-from jaxgen.models.classifier import Classifier
 from jaxgen.report import save_picture
 from jaxgen.report.seeds import estimate
 from jaxgen.runtime import devices
@@ -64,18 +61,8 @@ class Options:
     """JSON, and beside it a figure of the same name; benchmarks/results/restoration-DATA.json when empty."""
 
 
-def experiment_of(script: str, options: Options) -> Any:
-    known = presets(common.ROOT / "experiments" / f"{script}.py")
-    if options.data not in known:
-        raise UserError(f"{script}.py has no preset {options.data!r}: it has {', '.join(known)}")
-    experiment = known[options.data]
-    if isinstance(experiment.data, TFDS) and options.data_dir:
-        return replace(experiment, data=replace(experiment.data, data_dir=options.data_dir))
-    return experiment
-
-
 def run_of(script: str, options: Options) -> Run:
-    experiment = experiment_of(script, options)
+    experiment = common.preset_of(script, options.data, options.data_dir)
     return measure.trained(experiment, Path(options.folder) / f"{script}-{options.data}-{experiment.seed}")
 
 
@@ -202,7 +189,9 @@ def measured(task: str, degraded: Degraded | None, run: Run, judge: Run, options
     row["psnr"] = {name: estimate(values.tolist()) for name, values in psnr.items()}
     best = max(("simple", "linear"), key=lambda name: psnr[name].mean())
     row["gain"] = {"over": best, **estimate((psnr["mean"] - psnr[best]).tolist())}
-    row["named"] = {name: named(judge, one, labels) for name, one in {"whole": x, **estimates}.items()}
+    row["named"] = {
+        name: float(common.recognised(judge, one, labels).mean()) for name, one in {"whole": x, **estimates}.items()
+    }
     enlarged = np.asarray(jax.image.resize(jnp.asarray(y), (*x.shape[:3], y.shape[3]), "nearest"))
     lines = [x, np.broadcast_to(enlarged, x.shape), *estimates.values(), samples[1]]
     return row, np.stack([line[:SHOWN] for line in lines])
@@ -214,19 +203,10 @@ def decibels(x: np.ndarray, truth: np.ndarray, where: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / np.maximum(error, 255**2 / 1e6))
 
 
-def named(judge: Run, x: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of pictures in which the classifier sees their class."""
-    model: Any = judge.model
-    assert isinstance(model, Classifier)
-    seen = judge.codec.encode({"x": jnp.asarray(x)}, jax.random.key(0))["x"]
-    logits = model.classify(judge.state.sampling_params, seen)[1]
-    return float(np.mean(np.asarray(logits).argmax(axis=1) == labels))
-
-
 def main(args: list[str]) -> None:
     options = parse.parse(Options, None, args, "restoration.py", __doc__)
     out = Path(options.out or common.RESULTS / f"restoration-{options.data}.json")
-    shape = experiment_of(options.script, options).model.shape
+    shape = common.preset_of(options.script, options.data).model.shape  # pyright: ignore[reportAttributeAccessIssue]
     known = tasks_of(shape)
     if wrong := set(options.tasks) - known.keys():
         raise UserError(f"tasks are {', '.join(known)}; {', '.join(sorted(wrong))} is none of them")

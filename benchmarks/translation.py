@@ -21,9 +21,6 @@ from jaxgen import core
 from jaxgen.cli import parse
 from jaxgen.comparison import measure
 from jaxgen.core.ranges import Samples
-from jaxgen.data import Unpaired
-from jaxgen.experiment import presets
-from jaxgen.models.classifier import Classifier
 from jaxgen.report import save_picture
 from jaxgen.runtime import devices
 
@@ -46,10 +43,7 @@ def matched(x: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def accuracy(judge: Any, x: np.ndarray, labels: np.ndarray) -> Row:
-    model = judge.model
-    assert isinstance(model, Classifier)
-    seen = judge.codec.encode({"x": jax.numpy.asarray(x)}, jax.random.key(0))["x"]
-    right = np.asarray(model.classify(judge.state.sampling_params, seen)[1]).argmax(axis=1) == labels
+    right = common.recognised(judge, x, labels)
     error = float(right.std() / np.sqrt(len(right)))
     return {"accuracy": {"mean": float(right.mean()), "stderr": error}, "num": len(x)}
 
@@ -58,16 +52,15 @@ def main(args: list[str]) -> None:
     options = parse.parse(Options, None, args, "translation.py", __doc__)
     devices.start_jax()
     folder = Path(options.folder)
-    scripts = common.ROOT / "experiments"
-    experiment = presets(scripts / "cyclegan.py")["mnist"]
+    experiment = common.preset_of("cyclegan", "mnist")
     data: Any = experiment.data
     data = replace(data, sources=replace(data.sources, data_dir=options.data_dir))
     run = measure.trained(replace(experiment, data=data), folder / "cyclegan-mnist-0")
-    judge = measure.trained(presets(scripts / "classifier.py")["digits"], folder / "classifier-digits-0")
+    judge = measure.trained(common.preset_of("classifier", "digits"), folder / "classifier-digits-0")
     test: Any = data.sources.arrays("test")
     labels = np.asarray(test["cond"])[: options.num]
     # In order, as `Unpaired` shuffles.
-    small = Unpaired(targets=data.targets, sources=data.sources, size=data.size)._pictures(data.sources, "test")
+    small = data.pictures(data.sources, "test")
     small, digits = small[: options.num], data.targets.arrays("test")
     model: Any = run.model
     keys = core.sample_keys(0, len(small))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxgen.cli.flags import Repeated
-from jaxgen.cli.options import Common, ask
+from jaxgen.cli.options import Common, ask, only
 from jaxgen.core.ranges import OptionalCount, Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.inference import guiding, prompts
@@ -56,7 +56,7 @@ def command(args: list[str]) -> None:
         prompts.check_clip(one)
     trained = asked.restore()
     guiding.check(trained, clips, wanted)
-    settings = CLIPGuidance(**{name: getattr(options, name) for name in CLIPGuidance.__dataclass_fields__})
+    settings = only(CLIPGuidance, options)
     origin = asked.origin(trained, seed=options.seed, num=options.num)
     numbers = guiding.write_guided(out, trained, clip, judge, wanted, settings, options.batch, origin)
     for name, found in numbers["similarity"].items():

@@ -1,8 +1,8 @@
 """What the commands on a run share: RUN and its flags, the restored run, the weights of a distance."""
 
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from jaxgen.cli.parse import ahead, parse
 from jaxgen.core.ranges import CheckpointStep, NonNegative
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jaxgen.metrics.lpips import LPIPS
     from jaxgen.runs.folder import RunFolder
     from jaxgen.runs.restore import Trained
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Common:
 class OnMesh(Common):
     mesh: str = ""
     """Devices to use, as data=2; one when empty. On a CPU with two cores, data=2 is nearly twice as fast."""
+
+
+def only(kind: type[Settings], options: Any) -> Settings:
+    """The settings of a kind that options have beside others."""
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgen.cli.options import Common, ask
+from jaxgen.cli.options import Common, ask, only
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import OptionalCount, Samples, Seed
 from jaxgen.errors import UserError
@@ -38,7 +38,7 @@ def command(args: list[str]) -> None:
     options, model = asked.options, asked.experiment.compute_model
     if not options.image:
         raise UserError("no picture was named: pass --image FILE, the degraded one")
-    degraded = Degraded(**{name: getattr(options, name) for name in Degraded.__dataclass_fields__})
+    degraded = only(Degraded, options)
     shape = degraded.shape(model, asked.experiment.codec)
     y = images.read_image(user_path(options.image), shape)
     cond = conditions(model, options.num, options.cond, asked.run.examples())

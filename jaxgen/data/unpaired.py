@@ -29,7 +29,7 @@ class Unpaired(Dataset):
     """1 makes both grey; 0 leaves them as they are."""
 
     def load(self, split: str) -> RawBatch:
-        x, cond = (self._pictures(data, split) for data in (self.targets, self.sources))
+        x, cond = (self.pictures(data, split) for data in (self.targets, self.sources))
         if x.shape[1:3] != cond.shape[1:3]:
             raise UserError(
                 f"targets are {x.shape[1]} x {x.shape[2]} and sources {cond.shape[1]} x {cond.shape[2]}: pass "
@@ -38,7 +38,8 @@ class Unpaired(Dataset):
         rng, count = np.random.default_rng(0), max(len(x), len(cond))
         return {"x": repeated(x, count, rng), "cond": repeated(cond, count, rng)}
 
-    def _pictures(self, data: Dataset, split: str) -> np.ndarray:
+    def pictures(self, data: Dataset, split: str) -> np.ndarray:
+        """Those of one of the two, in its own order, as a batch has them."""
         arrays: Any = data.arrays(split)
         x = arrays["x"] if isinstance(arrays, dict) else None
         if x is None or x.ndim != 4 or x.dtype != np.uint8 or x.shape[1] != x.shape[2]:

@@ -18,11 +18,11 @@ from flax import linen as nn
 
 from jaxgen.core.gradients import Seen
 from jaxgen.core.keys import coin_each, one_key, split_each
-from jaxgen.core.ranges import NonNegative, OptionalSize, Size
+from jaxgen.core.ranges import NonNegative, OptionalSize
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import to_signed
+from jaxgen.models.translator import Translator
 from jaxgen.nets.apply import apply
 from jaxgen.nets.cyclegan import BothWays, TwoCritics
 from jaxgen.ops.gan import LeastSquares, Objective
@@ -34,7 +34,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CycleGAN(AdversarialModel):
+class CycleGAN(Translator):
     """x: f32[B, H, W, C] in [-1, 1]; cond: [B, H, W, C'], uint8 or f32 in [-1, 1], of other images. A sample is a
     translated source. `loss` is the generators'; it need not fall while all networks improve.
     """
@@ -44,8 +44,6 @@ class CycleGAN(AdversarialModel):
     objective: Objective = LeastSquares()
     optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
     critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
-    channels: Size = 3
-    """Channels of the targets."""
     cycle_weight: NonNegative = 10.0
     """lambda."""
     identity_weight: NonNegative = 0.0
@@ -57,14 +55,8 @@ class CycleGAN(AdversarialModel):
     """Mirror images at random in training."""
 
     def check(self, batch: Batch) -> None:
-        x, cond = tuple(batch["x"].shape), tuple(getattr(batch.get("cond"), "shape", ()))
-        if len(x) != 4 or len(cond) != 4 or x[1:3] != cond[1:3]:
-            raise UserError(
-                f"targets have shape {x[1:]}, sources {cond[1:] or 'none'}: two sets of images of one size are "
-                "expected, as Unpaired gives them"
-            )
-        if x[3] != self.channels:
-            raise UserError(f"targets have {x[3]} channels, model.channels is {self.channels}: change either")
+        self.check_sizes(batch, "two sets of images of one size are expected, as Unpaired gives them")
+        x, cond = batch["x"].shape, batch["cond"].shape
         if self.identity_weight and cond[3] != x[3]:
             raise UserError(
                 f"model.identity_weight is {self.identity_weight}, but sources have {cond[3]} channels and targets "
@@ -169,19 +161,6 @@ class CycleGAN(AdversarialModel):
     def translate(self, state: TrainState, keys: jax.Array, source: jax.Array) -> jax.Array:
         """G(s): f32[len(keys), H, W, channels]."""
         return self._to_target(state.sampling_params["gen"], to_signed(source))
-
-    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """`translate` of the sources cond, [len(keys), H, W, C']."""
-        return self.translate(state, keys, cond)
-
-    def check_cond(self, cond: PyTree) -> None:
-        if getattr(cond, "ndim", 0) != 4:
-            given = getattr(cond, "shape", "none")
-            raise UserError(f"sources of shape {given} were given: pass images [B, H, W, C] as the condition")
-
-    def sample_cond(self, num: int, batch: Batch) -> jax.Array:
-        """The sources of `batch`, repeated as needed."""
-        return jnp.asarray(batch["cond"])[jnp.arange(num) % len(batch["cond"])]
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """How far images are from themselves after both translations, f32[B] each, in model space: `cycle_source`,

@@ -19,19 +19,18 @@ from flax import linen as nn
 
 from jaxgen.core.gradients import Seen
 from jaxgen.core.keys import one_key, split_each
-from jaxgen.core.ranges import NonNegative, Size
+from jaxgen.core.ranges import NonNegative
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
-from jaxgen.errors import UserError
 from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
-from jaxgen.models.adversarial import AdversarialModel
 from jaxgen.models.shared import to_8_bit, to_signed
+from jaxgen.models.translator import Translator
 from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.pix2pix import PatchCritic, UNetGenerator
 from jaxgen.ops.jitter import jitter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pix2Pix(AdversarialModel):
+class Pix2Pix(Translator):
     """x: f32[B, H, W, C] in [-1, 1]; cond: [B, H, W, C'], uint8 or f32 in [-1, 1]. A sample has the size of its source,
     which may be any. `loss` is the generator's; it need not fall while both networks improve.
     """
@@ -40,8 +39,6 @@ class Pix2Pix(AdversarialModel):
     """(source, channels, train, noise) -> x."""
     critic: nn.Module = field(default_factory=PatchCritic)
     """(source, x, train) -> logits."""
-    channels: Size = 3
-    """Channels of the target."""
     l1_weight: NonNegative = 100.0
     """lambda; 0 for the adversarial loss alone."""
     gan_weight: NonNegative = 1.0
@@ -54,16 +51,9 @@ class Pix2Pix(AdversarialModel):
     """Keep dropout in sampling, the only source of randomness, as in the paper. Without it a source has one output."""
 
     def check(self, batch: Batch) -> None:
-        x, cond = tuple(batch["x"].shape), tuple(getattr(batch.get("cond"), "shape", ()))
-        if len(x) != 4 or len(cond) != 4 or x[1:3] != cond[1:3]:
-            raise UserError(
-                f"targets have shape {x[1:]}, sources {cond[1:] or 'none'}: pairs of images of one size are expected, "
-                "as EmojiEdges and PairFolder give them"
-            )
-        if x[3] != self.channels:
-            raise UserError(f"targets have {x[3]} channels, model.channels is {self.channels}: change either")
-        self.generator.check(x[1:])
-        self.critic.check(x[1:])
+        self.check_sizes(batch, "pairs of images of one size are expected, as EmojiEdges and PairFolder give them")
+        self.generator.check(batch["x"].shape[1:])
+        self.critic.check(batch["x"].shape[1:])
 
     # --- training ---
 
@@ -117,12 +107,8 @@ class Pix2Pix(AdversarialModel):
 
     # --- use ---
 
-    def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
-        """G(s, z): f32[len(keys), H, W, channels] for sources cond, [len(keys), H, W, C']."""
-        return self.translate(state, keys, cond)
-
     def translate(self, state: TrainState, keys: jax.Array, source: jax.Array) -> jax.Array:
-        """`sample` with the source as its condition."""
+        """G(s, z): f32[len(keys), H, W, channels] for sources [len(keys), H, W, C']."""
         variables = {"params": state.sampling_params["gen"], **state.extra["gen"]}
         source = to_signed(source)
         if not self.noise:
@@ -133,15 +119,6 @@ class Pix2Pix(AdversarialModel):
             return apply(self.generator, variables, source[None], self.channels, noise=True, rngs=rngs)[0]
 
         return jax.vmap(one)(keys, source)
-
-    def check_cond(self, cond: PyTree) -> None:
-        if getattr(cond, "ndim", 0) != 4:
-            given = getattr(cond, "shape", "none")
-            raise UserError(f"sources of shape {given} were given: pass images [B, H, W, C] as the condition")
-
-    def sample_cond(self, num: int, batch: Batch) -> jax.Array:
-        """The sources of `batch`, repeated as needed."""
-        return jnp.asarray(batch["cond"])[jnp.arange(num) % len(batch["cond"])]
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Compares a sample for each source with its target, f32[B] each: `l1`, the mean absolute difference in model

@@ -13,6 +13,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.conditions import Inputs
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.shared import to_signed
+from jaxgen.ops.degrade import Small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,7 @@ class SuperResolution(DDPM):
 
     def shrink(self, x: jax.Array) -> jax.Array:
         """Small images: means over squares of factor x factor pixels of x, f32[B, H, W, C]."""
-        height, width, channels = self.small
-        x = x.reshape(x.shape[0], height, self.factor, width, self.factor, channels)
-        return jnp.mean(x, axis=(2, 4))
+        return Small(self.factor)(x)
 
     def condition(self, batch: Batch) -> PyTree:
         label = {"label": batch["cond"]} if self.num_classes else {}
