@@ -10,11 +10,11 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,19 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rows import Columns, Row, Rows, say
 
+from jaxgen.cli import parse
 from jaxgen.comparison.families import peak_bytes as peak_bytes
 from jaxgen.data import TFDS, BatchPlan, feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.models.classifier import Classifier
 from jaxgen.runs.environment import environment
-from jaxgen.runs.restore import Trained
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runs.restore import Trained, restore
+from jaxgen.runtime import devices
+from jaxgen.runtime.reading import user_path
 
+Options = TypeVar("Options")
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 QUICK_SECONDS = 20.0
@@ -80,6 +85,23 @@ def preset_of(script: str, preset: str, data_dir: str = "") -> Experiment:
     if preset not in known:
         raise UserError(f"{script}.py has no preset {preset!r}: it has {', '.join(known)}")
     return with_data_dir(known[preset], data_dir)
+
+
+def runs_asked(args: Sequence[str], options: Options, name: str, doc: str | None) -> tuple[list[Trained], Options]:
+    """The runs that stand before the first flag, restored, and the options as flags changed them. name: of the
+    benchmark's file. Raises UserError where no run is named."""
+    count = next((i for i, arg in enumerate(args) if arg.startswith("--")), len(args))
+    if not count:
+        raise UserError(f"no run was named: {name} RUN... [flags]")
+    options = parse.parse(type(options), options, list(args[count:]), name, doc)
+    devices.start_jax()
+    return [restore(RunFolder(user_path(run))) for run in args[:count]], options
+
+
+def out_of(out: str, kind: str, run: Trained) -> Path:
+    """Where results go: `out`, or benchmarks/results/KIND-PRESET.json after the preset of a run."""
+    preset = run.name.split("-")[1] if "-" in run.name else run.name
+    return user_path(out) if out else RESULTS / f"{kind}-{preset}.json"
 
 
 def recognised(judge: Trained, x: np.ndarray, labels: np.ndarray) -> np.ndarray:

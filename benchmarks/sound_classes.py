@@ -21,10 +21,7 @@ from jaxgen.data.notes import SCALE
 from jaxgen.errors import UserError
 from jaxgen.inference.sampling import draw
 from jaxgen.metrics.recognition import recogniser
-from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import restore
-from jaxgen.runtime import devices
-from jaxgen.runtime.reading import user_path
+from jaxgen.runtime.files import write_text
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,8 @@ def listener(data: Dataset) -> Callable[[np.ndarray], int]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    args = sys.argv[1:] if args is None else list(args)
-    count = next((i for i, arg in enumerate(args) if arg.startswith("--")), len(args))
-    if not count:
-        raise UserError("no run was named: sound_classes.py RUN... [flags]")
-    options = parse.parse(Options, Options(), args[count:], "sound_classes.py", __doc__)
-    devices.start_jax()
-    runs = [restore(RunFolder(user_path(run))) for run in args[:count]]
+    args = sys.argv[1:] if args is None else args
+    runs, options = common.runs_asked(args, Options(), "sound_classes.py", __doc__)
     data = runs[0].experiment.data
     heard, classes = listener(data), data.num_classes
     batch = data.batch_at(0, 0, min(options.each * classes, data.count("test")), "test")
@@ -83,10 +75,8 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     for row in rows:
         print(f"{row['sound']:28} {row['accuracy']:.1%} of {row['num']} are of their class")
-    preset = runs[0].name.split("-")[1] if "-" in runs[0].name else runs[0].name
-    out = user_path(options.out) if options.out else common.RESULTS / f"sound-classes-{preset}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"provenance": common.provenance(), "results": rows}, indent=2) + "\n")
+    out = common.out_of(options.out, "sound-classes", runs[0])
+    write_text(out, json.dumps({"provenance": common.provenance(), "results": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

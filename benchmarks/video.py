@@ -31,6 +31,7 @@ from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime import devices
+from jaxgen.runtime.files import write_text
 from jaxgen.scoring import features
 from jaxgen.scoring.records import Scoring, drawn_once, score_run
 
@@ -141,9 +142,8 @@ def main(args: list[str]) -> None:
     devices.start_jax()
     result = measure(options)
     out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     written = {"benchmark": "video", "provenance": common.provenance(), "result": result}
-    out.write_text(json.dumps(written, indent=2) + "\n")
+    write_text(out, json.dumps(written, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -31,10 +31,8 @@ from jaxgen.metrics.recognition import recogniser
 from jaxgen.metrics.speech import error_rate, mel_cepstral_distortion
 from jaxgen.ops.audio import Mel, log_mel
 from jaxgen.report import save_picture
-from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import Trained, restore
-from jaxgen.runtime import devices
-from jaxgen.runtime.reading import user_path
+from jaxgen.runs.restore import Trained
+from jaxgen.runtime.files import write_text
 from jaxgen.runtime.sound import write_sound
 
 Vocoder = Callable[[np.ndarray, int], np.ndarray]
@@ -120,15 +118,10 @@ def results(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    args = sys.argv[1:] if args is None else list(args)
-    count = next((i for i, arg in enumerate(args) if arg.startswith("--")), len(args))
-    if not count:
-        raise UserError("no run was named: vocoders.py RUN... [flags]")
-    options = parse.parse(Options, Options(), args[count:], "vocoders.py", __doc__)
-    devices.start_jax()
-    runs = [restore(RunFolder(user_path(run))) for run in args[:count]]
+    args = sys.argv[1:] if args is None else args
+    runs, options = common.runs_asked(args, Options(), "vocoders.py", __doc__)
     speech = speech_of(runs[0])
-    mel, names = speech.mel, [run.name for run in runs]
+    mel = speech.mel
     for run in runs:
         check_vocoder(run, mel)
     true = clips_of(runs[0], options.num)
@@ -142,11 +135,9 @@ def main(args: Sequence[str] | None = None) -> None:
         words = f", {row['word_error_rate']:.1%} of words wrong" if "word_error_rate" in row else ""
         distances = f"log mel {row['log_mel_l1']:.3f}, MCD {row['mel_cepstral_distortion']:.2f} dB"
         print(f"{row['vocoder']:28} {distances}{words}")
-    preset = names[0].split("-")[1] if "-" in names[0] else names[0]
-    out = user_path(options.out) if options.out else common.RESULTS / f"vocoders-{preset}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = common.out_of(options.out, "vocoders", runs[0])
     found = {"provenance": common.provenance(), "clips": len(true), "results": rows}
-    out.write_text(json.dumps(found, indent=2) + "\n")
+    write_text(out, json.dumps(found, indent=2) + "\n")
     if not options.shown:
         return
     shown = range(min(options.shown, len(true)))

@@ -131,7 +131,7 @@ def classifier(trained: Trained, model: Classifies) -> Network:
 
     name = f"{_data_name(trained.experiment.data)}_cnn"
     resize = f"clean to {height}" if len(own) == 3 else "none"
-    provenance = {"network": name, "weights": tree_hash(state.sampling_params)[:16], "resize": resize}
+    provenance = {"network": name, "weights": trained.weights, "resize": resize}
 
     def features(params: Any, images: jax.Array) -> jax.Array:
         return classify(params, 255 * images)[0]
