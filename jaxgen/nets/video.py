@@ -6,6 +6,7 @@ that of images, whose parameters it has under the same names: it may be started 
 """
 
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -177,6 +178,26 @@ class VideoDiT(DiT):
     ) -> jax.Array:
         told = (embedding, jnp.zeros(frames))
         return self._scanned(VideoDiTBlock, tokens, *told, *(() if context is None else (context, context_mask)))
+
+
+class StackedFrames(nn.Module):
+    """A network of images that sees a clip as one image, whose channels are those of all frames: F times as cheap as a
+    network that sees each frame by itself, and tied to the number of frames. As the network of arXiv:2205.09853."""
+
+    network: nn.Module = field(default_factory=UNet)
+    """Of images f32[B, H, W, F * C], such as `UNet` or `DiT`."""
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UserError for clips of `shape` = (F, H, W, C) whose frames do not fit the network."""
+        check_clips(shape)
+        self.network.check((*shape[1:3], shape[0] * shape[3]))
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, out: int, *told: Any, **named: Any) -> jax.Array:
+        """f32[B, F, H, W, out]. told, named: y, context, context_mask and train, as of the network."""
+        frames = x.shape[1]
+        h = self.network(jnp.moveaxis(x, 1, 3).reshape(len(x), *x.shape[2:4], -1), t, frames * out, *told, **named)
+        return jnp.moveaxis(h.reshape(*h.shape[:3], frames, out), 3, 1)
 
 
 class ClipEncoder(nn.Module):

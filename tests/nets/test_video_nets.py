@@ -8,7 +8,15 @@ import pytest
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import DiT, DiTBlock
 from jaxgen.nets.unet import UNet
-from jaxgen.nets.video import ClipEncoder, TemporalAttention, TemporalConv, VideoDiT, VideoDiTBlock, VideoUNet
+from jaxgen.nets.video import (
+    ClipEncoder,
+    StackedFrames,
+    TemporalAttention,
+    TemporalConv,
+    VideoDiT,
+    VideoDiTBlock,
+    VideoUNet,
+)
 
 X = jnp.float32(np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2)))
 T, Y = jnp.array([10.0, 600.0]), jnp.eye(2)
@@ -117,6 +125,23 @@ def test_attention_over_time_is_of_each_pixel_and_of_distances_alone():
     assert np.abs(apply(x[order])[order] - apply(x)).max() > 1e-3  # frames are no set
     same = apply(jnp.broadcast_to(x[:1], x.shape))
     np.testing.assert_allclose(same, jnp.broadcast_to(same[:1], x.shape), atol=1e-4)
+
+
+def test_stacked_frames_are_channels():
+    """Channel c of frame f is channel f C + c of an image, into the network and out of it."""
+    told = (T, 3, Y)
+    network = StackedFrames(network=UNet(4, (1,), 1, ()))
+    params = randomised(jax.eval_shape(lambda: network.init(jax.random.key(0), X, *told)))
+    inner = {"params": params["params"]["network"]}
+    image = np.concatenate([np.asarray(X)[:, f] for f in range(3)], axis=-1)
+    expected = network.network.apply(inner, image, T, 9, Y)
+    got = network.apply(params, X, *told)
+    assert got.shape == (2, 3, 4, 4, 3)
+    for f in range(3):
+        np.testing.assert_allclose(got[:, f], expected[..., 3 * f : 3 * f + 3], atol=1e-5)
+    network.check((3, 4, 4, 2))
+    with pytest.raises(UserError, match="cannot be halved"):
+        StackedFrames(network=UNet(mults=(1, 2))).check((3, 5, 4, 2))
 
 
 def test_features_of_a_clip_see_its_order():
