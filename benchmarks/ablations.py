@@ -96,9 +96,12 @@ def means(run: Run, x: np.ndarray) -> np.ndarray:
     """The means of q(z | x) of images uint8[N, H, W, C]."""
     model: Any = run.model
     encode = jax.jit(lambda x: model.encode(run.state.sampling_params, x)[0])
-    key = jax.random.key(0)
-    parts = (jnp.asarray(x[first : first + CODED]) for first in range(0, len(x), CODED))
-    return np.concatenate([np.asarray(encode(run.codec.encode({"x": part}, key)["x"])) for part in parts])
+    firsts = range(0, len(x), CODED)
+    keys = jax.random.split(jax.random.key(0), len(firsts))
+    parts = (
+        run.codec.encode({"x": jnp.asarray(x[first : first + CODED])}, keys[i])["x"] for i, first in enumerate(firsts)
+    )
+    return np.concatenate([np.asarray(encode(part)) for part in parts])
 
 
 def collapse(run: Run, _: Run) -> Row:
