@@ -64,7 +64,7 @@ class Coded:
     def __init__(self, run: Trained):
         data = run.experiment.data
         assert isinstance(data, Factors)
-        self.run, self.x, self.factors = run, data.arrays("all")["x"], data.values("all")
+        self.run, self.x, self.factors = run, np.asarray(data.load("all")["x"]), data.values("all")
         self.codes = ablations.means(run, self.x)  # pyright: ignore[reportArgumentType]
         test = {tuple(row) for row in data.values("test").tolist()}
         self.train = np.array([tuple(row) not in test for row in self.factors.tolist()])

@@ -1,0 +1,143 @@
+"""Markdown tables of whole files of benchmarks/results, for the placeholders of docs/figures.py."""
+
+from typing import Any
+
+
+def plans_table(plans: dict[str, Any]) -> str:
+    """A Markdown table of plans, a row for each."""
+    rows = ["| preset | machine | mesh | fits | GiB a device | a step at best | of peak | compiled in |",
+            "|---|---|---|---|---:|---:|---:|---:|"]  # fmt: skip
+    for name, plan in sorted(plans.items()):
+        train = plan["programs"]["train"]
+        bound = train.get("bound")
+        least = f"{bound['seconds'] * 1e3:.3g} ms | {bound['share_of_peak']:.0%}" if bound else "|"
+        what = ", ".join([plan["mesh"] or "one", *(["remat"] if plan["remat"] else [])])
+        parts = f" in {plan['accumulate']}" if plan["accumulate"] > 1 else ""
+        used = f"{train['memory']['needed'] / 2**30:.1f} of {plan['memory_of_a_device'] / 2**30:.0f}"
+        rows.append(
+            f"| {name}, batch {plan['batch_size']}{parts} | {plan['machine']} | {what} | "
+            f"{'yes' if train['fits'] else 'no'} | {used} | {least} | {train['compile_seconds']:.0f} s |"
+        )
+    return "\n".join(rows)
+
+
+def scaling_table(plans: dict[str, Any]) -> str:
+    """A Markdown table of weak scaling, a row for each number of devices; growth is that against the first row of a
+    name."""
+    rows = ["| what | machine | mesh | batch | GiB a device | a step at best | a device sends | of arrays |",
+            "|---|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    first: dict[str, dict[str, Any]] = {}
+    for name, row in sorted(plans.items(), key=lambda item: (item[0].rpartition(",")[0], item[1]["batch_size"])):
+        base = first.setdefault(name.rpartition(",")[0], row)
+        sent, arrays = (
+            f"{row[of] / 1e9:.2f} GB" + (f" ({row[of] / base[of] - 1:+.1%})" if row is not base else "")
+            for of in ("sent_of_a_step", "arrays_of_a_step")
+        )
+        step = f"{row['bound']['seconds'] * 1e3:.3g} ms" if row["bound"] else ""
+        rows.append(
+            f"| {name.rpartition(',')[0]} | {row['machine']} | {row['mesh']} | {row['batch_size']:,} | "
+            f"{row['memory'] / 2**30:.1f} | {step} | {sent} | {arrays} |"
+        )
+    return "\n".join(rows)
+
+
+def speed_table(found: dict[str, Any]) -> str:
+    """A Markdown table of ratios to PyTorch, with their geometric means."""
+    rows = ["| what | PyTorch as it is | by torch.compile |", "|---|---:|---:|"]
+    means = {"case": "geometric mean", **found["geometric_means"]}
+    for row in (*found["results"], means):
+        ratios = (f"{row[of]:.2f}" if row[of] else "" for of in ("peer_ratio", "compiled_ratio"))
+        rows.append("| " + " | ".join((row["case"], *ratios)) + " |")
+    return "\n".join(rows)
+
+
+def estimate(number: dict[str, float] | None, form: str = ".3g") -> str:
+    """A mean with the half-width of its interval, where there is one."""
+    if number is None:
+        return ""
+    half = f" ± {number['ci95']:.2g}" if number.get("ci95") else ""
+    return f"{number['mean']:{form}}{half}"
+
+
+def families_table(found: dict[str, Any]) -> str:
+    """Scores of a comparison of families, the nearest to the data first."""
+    names = {"fd": "Fréchet distance", "fd_other": "by the other judge", "precision": "precision", "recall": "recall",
+             "coverage": "coverage", "rarest_class": "rarest class", "bits_per_dim": "bits/dim", "ppl": "path length",
+             "parameters": "parameters", "steps": "steps"}  # fmt: skip
+    rows = ["| family | " + " | ".join(names.values()) + " | seen |", "|---" + "|---:" * len(names) + "|---|"]
+    if real := found["held_out_pictures"]:
+        here = {**real["cnn"], "fd_other": real["mlp"]["fd"]}
+        cells = [f"{here[name]:.3g}" if name in here else "" for name in names]
+        rows.append("| held-out pictures | " + " | ".join(cells) + " | |")
+    for row in found["families"]:
+        told = " (told classes)" if row["told_classes"] else ""
+        cells = [estimate(row.get(name), ",.0f" if name in ("parameters", "steps") else ".3g") for name in names]
+        rows.append(f"| {row['family']}{told} | " + " | ".join(cells) + f" | {', '.join(row['failures'])} |")
+    return "\n".join(rows)
+
+
+def samplers_table(found: dict[str, Any]) -> str:
+    """Compiled samplers of the families of a comparison, the fastest first."""
+    names = {"samples_per_second": ("samples/s", ",.3g"), "evaluations": ("evaluations", ".0f"),
+             "sampler_compile_seconds": ("compiled in, s", ".2g"), "sampler_mib": ("MiB", ".3g"),
+             "fd": ("Fréchet distance", ".3g")}  # fmt: skip
+    rows = ["| family | " + " | ".join(name for name, _ in names.values()) + " |", "|---" + "|---:" * len(names) + "|"]
+    for row in sorted(found["families"], key=lambda row: -row["samples_per_second"]["mean"]):
+        cells = [f"{row[name]['mean']:{form}}" for name, (_, form) in names.items()]
+        rows.append(f"| {row['family']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def claims_table(found: dict[str, Any]) -> str:
+    """What documents assert of families beside what was measured."""
+    rows = ["| what is said | here | measured |", "|---|---|---|"]
+    for claim in found["claims"]:
+        values = ", ".join(f"{kind} {value:.3g}" for kind, value in claim["measured"].items())
+        holds = "holds" if claim["holds"] else "does not hold"
+        rows.append(f"| {claim['claim']} | {holds} | {claim['by']}: {values} |")
+    return "\n".join(rows)
+
+
+def ablations_table(found: dict[str, Any]) -> str:
+    """Every study's variants, with the means of their numbers over seeds."""
+    rows = ["| what is said | variant | numbers |", "|---|---|---|"]
+    before = ""
+    for row in found["over_seeds"]:
+        numbers = ", ".join(f"{n.replace('_', ' ')} {estimate(v)}" for n, v in row.items() if isinstance(v, dict))
+        claim = "" if row["study"] == before else found["claims"][row["study"]]
+        before = row["study"]
+        rows.append(f"| {claim} | {row['variant']} | {numbers} |")
+    return "\n".join(rows)
+
+
+def presets_table(found: dict[str, Any]) -> str:
+    """Presets run to their ends."""
+    rows = ["| preset | parameters | steps | minutes | on held-out data | Fréchet distance | recall |",
+            "|---|---:|---:|---:|---|---:|---:|"]  # fmt: skip
+    for row in sorted(found["results"], key=lambda row: row["case"]):
+        numbers = ", ".join(f"{name.replace('_', ' ')} {v['mean']:.4g}" for name, v in row["held_out"].items())
+        fd, recall = (f"{row['scores'][name]:.3g}" if name in row["scores"] else "" for name in ("fd", "recall"))
+        minutes = (row["cpu_seconds"] or row["seconds"]) / 60
+        size = f"{row['parameters']:,} | {row['steps']:,} | {minutes:.1f}"
+        rows.append(f"| {row['case']} | {size} | {numbers} | {fd} | {recall} |")
+    return "\n".join(rows)
+
+
+def restoration_table(found: dict[str, Any]) -> str:
+    """Degraded pictures restored: PSNR of each estimate, the gain over the better simple one, classes recognised."""
+    names = ("simple", "linear", "sample", "mean")
+    rows = ["| task | simple estimate | best linear one | one sample | mean of samples | gain | class recognised |",
+            "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for row in found["results"]:
+        numbers = " | ".join(f"{row['psnr'][name]['mean']:.2f}" for name in names)
+        gain = f"{row['gain']['mean']:.2f} ± {row['gain']['ci95']:.2f}"
+        seen = f"{row['named']['linear']:.0%} to {row['named']['mean']:.0%}".replace("%", " %")
+        rows.append(f"| {row['task']} | {numbers} | {gain} | {seen} |")
+    return "\n".join(rows)
+
+
+TABLES = {
+    "restoration": restoration_table,
+    "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
+    "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
+}  # fmt: skip
