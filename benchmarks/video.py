@@ -28,6 +28,7 @@ from jaxgen.inference.sampling import as_picture, in_rows
 from jaxgen.metrics.image import psnr
 from jaxgen.models.video import VideoDiffusion
 from jaxgen.report import save_picture
+from jaxgen.report.seeds import estimate
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime import devices
@@ -53,11 +54,6 @@ class Options:
     seed: int = 1
     out: str = str(common.RESULTS / "video-moving-digits.json")
     """JSON file; pictures go beside it."""
-
-
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Mean, and half the width of its 95 % confidence interval."""
-    return {"mean": float(values.mean()), "ci95": float(1.96 * values.std(ddof=1) / len(values) ** 0.5)}
 
 
 def by_frame(guess: np.ndarray, clips: np.ndarray) -> np.ndarray:
@@ -117,7 +113,8 @@ def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {
         "run": run.path.name, "step": trained.step, "given": given, "frames": clips.shape[1], "clips": len(clips),
         "given_kept": bool(np.array_equal(made[:, :given], clips[:, :given])),
-        "continuation_psnr": interval(ours), "copy_psnr": interval(copies), "gain": interval(ours - copies),
+        "continuation_psnr": estimate(list(ours)), "copy_psnr": estimate(list(copies)),
+        "gain": estimate(list(ours - copies)),
         "better_than_copy": float(np.mean(ours > copies)),
         "psnr_by_frame": {
             name: [float(v) for v in by_frame(guess, clips)[:, given:].mean(axis=0)]

@@ -136,8 +136,70 @@ def restoration_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def percent(number: dict[str, float]) -> str:
+    """A share with the half-width of its interval, in percent."""
+    half = number.get("ci95") or 1.96 * number.get("stderr", 0.0)
+    return f"{100 * number['mean']:.1f}" + (f" ± {100 * half:.1f}" if half else "") + " %"
+
+
+def anomaly_table(found: dict[str, Any]) -> str:
+    """The area under the ROC curve of each baseline and family, the best first."""
+    rows = ["| score by | area | of the worst class |", "|---|---:|---:|"]
+    for row in sorted(found["results"], key=lambda row: -row["mean"]):
+        by = f"{row['case']}{', simple' if row.get('baseline') else ''}"
+        rows.append(f"| {by} | {estimate(row)} | {min(row['auroc']):.3f} |")
+    return "\n".join(rows)
+
+
+def accuracy_table(found: dict[str, Any]) -> str:
+    """The accuracy of a classifier in each case."""
+    rows = [f"| {row['case']} | {percent(row['accuracy'])} |" for row in found["results"]]
+    return "\n".join(["| pictures | accuracy |", "|---|---:|", *rows])
+
+
+def latents_table(found: dict[str, Any]) -> str:
+    """PSNR of answers by codes beside simple ones."""
+    rows = ["| asked | by codes | by pixels | left as it is | gain | true picture coded and drawn |",
+            "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for row in found["results"]:
+        numbers = [f"{row['psnr'][name]['mean']:.1f}" for name in ("codes", "pixels", "given")]
+        gain, most = estimate(row["gain"], ".1f"), f"{row['psnr']['rebuilt']['mean']:.1f}"
+        rows.append("| " + " | ".join([row["case"], *numbers, gain, most]) + " |")
+    return "\n".join(rows)
+
+
+def styles_table(found: dict[str, Any]) -> str:
+    """Whose class mixed styles have."""
+    rows = ["| mixed | class of the first | of the second | classifier sure |", "|---|---:|---:|---:|"]
+    for row in found["results"]:
+        shares = " | ".join(percent(row[name]) for name in ("first", "second", "sure"))
+        rows.append(f"| {row['case']} | {shares} |")
+    return "\n".join(rows)
+
+
+def sounds_table(found: dict[str, Any]) -> str:
+    """How many sounds are of the class they were asked for."""
+    rows = ["| sound | clips | of their class |", "|---|---:|---:|"]
+    rows += [f"| {row['sound']} | {row['num']:,} | {100 * row['accuracy']:.0f} % |" for row in found["results"]]
+    return "\n".join(rows)
+
+
+def vocoders_table(found: dict[str, Any]) -> str:
+    """Sound from the mels of held-out clips."""
+    rows = ["| sound | steps | log mel, nats | MCD, dB | words not recognised | CPU s for a second |",
+            "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for row in found["results"]:
+        wrong = f"{row['word_error_rate']:.0%}".replace("%", " %") if "word_error_rate" in row else ""
+        spent = f"{row['cpu_seconds_a_second']:.2g}" if "cpu_seconds_a_second" in row else ""
+        steps = f"{row['steps']:,}" if "steps" in row else ""
+        distances = f"{row['log_mel_l1']:.2f} | {row['mel_cepstral_distortion']:.1f}"
+        rows.append(f"| {row['vocoder']} | {steps} | {distances} | {wrong} | {spent} |")
+    return "\n".join(rows)
+
+
 TABLES = {
-    "restoration": restoration_table,
+    "anomaly": anomaly_table, "accuracy": accuracy_table, "latents": latents_table, "styles": styles_table,
+    "sounds": sounds_table, "vocoders": vocoders_table, "restoration": restoration_table,
     "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
     "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
 }  # fmt: skip
