@@ -23,7 +23,8 @@ STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the 
 `{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote, `{{ scaling FILE }}` of plan_scaling.py's,
 `{{ speed FILE }}` of cpu.py's; `{{ families FILE }}`, `{{ samplers FILE }}` and `{{ claims FILE }}` of a file that
 experiments/compare.py wrote, `{{ ablations FILE }}` of ablations.py's,
-`{{ presets FILE }}` of presets.py's, `{{ restoration FILE }}` of restoration.py's.
+`{{ presets FILE }}` of presets.py's, `{{ restoration FILE }}` of restoration.py's, and so on for what TABLES of
+docs/tables.py has. `{{ systems }}` is the table of all systems of docs/templates/systems.toml.
 """
 
 import argparse
@@ -125,6 +126,8 @@ def figure(spec: str) -> str:
         if not numbers:
             raise FigureError(f"docs/templates/best.toml has no entry for {spec!r}")
         return "; ".join(f"`{preset}`: {text}" for preset, text in numbers.items())
+    if spec == "systems":
+        return systems_table()
     kind, _, file = spec.partition(" ")
     if kind in TABLES:
         return TABLES[kind](load(file.strip()))
@@ -185,6 +188,39 @@ def in_short(row: dict[str, Any]) -> str:
     if "fd" in row["scores"]:
         said.append(f"fd {row['scores']['fd']:.2f} (classifier features, 2,000 samples)")
     return ", ".join(said)
+
+
+NOTHING = "not measured yet"
+
+
+def shown_of(script: str, preset: str) -> str:
+    """The picture that presets.py made of a preset, "" where there is none."""
+    picture = f"presets/{script}-{preset}.png"
+    return picture if (RESULTS / picture).is_file() else ""
+
+
+def systems() -> list[dict[str, Any]]:
+    """Every system: its name, its scripts or commands, its figures, and what is to be seen or heard."""
+    best, found = best_numbers(), []
+    for system in tomllib.loads((TEMPLATES / "systems.toml").read_text())["system"]:
+        measured = {script: best[script] for script in system["of"] if script in best}
+        numbers = [f"`{script} {preset}`: {text}" for script, of in measured.items() for preset, text in [*of.items()][:1]]
+        pictures = [shown_of(script, preset) for script, of in measured.items() for preset in of]
+        figures = fill(system["figure"]) if "figure" in system else "; ".join(numbers)
+        found.append({**system, "figure": figures, "shown": system.get("shown") or next(filter(None, pictures), "")})
+    return found
+
+
+def systems_table() -> str:
+    """A row for each system."""
+    rows = ["| system | script or command | measured | |", "|---|---|---|---|"]
+    for system in systems():
+        names = ", ".join(f"`{name}`" for name in system["of"])
+        shown = system["shown"]
+        kind = "sound" if shown.endswith(".wav") else "picture"
+        link = f"[{kind}](../benchmarks/results/{shown})" if shown else ""
+        rows.append(f"| {system['name']} | {names} | {system['figure'] or NOTHING} | {link} |")
+    return "\n".join(rows)
 
 
 def pages() -> dict[Path, str]:
