@@ -5,8 +5,9 @@
     python benchmarks/presets.py moons toy --scripts maf gan
 
 Runs lie in runs/SCRIPT-PRESET-0, as the scripts leave them; one that is there is not trained again. Scores are by the
-features of the classifier trained on the same data, where there is one. A preset that fails is said, and the next one
-taken.
+features of the classifier trained on the same data, where there is one; of points, Wasserstein's distance of order two
+to training points, beside that of held-out ones, and the modes that training counted. A preset that fails is said, and
+the next one taken.
 """
 
 import json
@@ -29,6 +30,7 @@ from jaxgen.comparison import measure
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.inference.held_out import held_out_numbers
+from jaxgen.metrics.wasserstein import wasserstein
 from jaxgen.report import save_picture
 from jaxgen.runs.pretrained import Pretrained
 from jaxgen.runtime import devices
@@ -77,6 +79,16 @@ def judge(preset: str, experiment: Experiment, options: Options) -> Run | None:
     return measure.trained(known, Path(options.folder) / f"classifier-{preset}-0") if raw[0] == raw[1] else None
 
 
+def of_points(run: Run, options: Options) -> Row:
+    """`w2` of samples to training points, `w2_real` of held-out points to these, and what training counted of modes."""
+    data = run.experiment.data
+    train, test = (np.asarray(data.load(split)["x"])[: options.num] for split in ("train", "test"))
+    found: Row = {"w2": wasserstein(run.sample(len(train), seed=0), train), "w2_real": wasserstein(test, train)}
+    counted = run.run.path / "held_out.jsonl"
+    last = json.loads(counted.read_text().splitlines()[-1]) if counted.is_file() else {}
+    return found | {name.removeprefix("samples/"): value for name, value in last.items() if name.startswith("samples/")}
+
+
 def measured(script: str, preset: str, experiment: Experiment, options: Options) -> Row:
     began = time.process_time()
     folder = Path(options.folder) / f"{script}-{preset}-{experiment.seed}"
@@ -89,9 +101,12 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     by = judge(preset, experiment, options) if script != "classifier" else None
     scored = measure.scored(run, by, options.num) if by else {}
     samples = run.sample(SHOWN if by else experiment.num_samples, seed=1)
+    are_points = isinstance(samples, np.ndarray) and samples.ndim == 2 and samples.shape[1] == 2
+    if are_points:
+        scored = of_points(run, options)
     # What a classifier answers to is no picture of anything.
     is_picture = isinstance(samples, np.ndarray) and samples.dtype == np.uint8 and samples.ndim == 4
-    if is_picture and script != "classifier":
+    if (is_picture or are_points) and script != "classifier":
         pictures = Path(options.out).parent / "presets"
         pictures.mkdir(parents=True, exist_ok=True)
         save_picture(pictures / f"{script}-{preset}.png", samples)

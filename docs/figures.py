@@ -187,6 +187,10 @@ def in_short(row: dict[str, Any]) -> str:
             break
     if "fd" in row["scores"]:
         said.append(f"fd {row['scores']['fd']:.2f} (classifier features, 2,000 samples)")
+    if "modes" in row["scores"]:
+        said.append(f"{row['scores']['modes']} modes, {100 * row['scores']['good']:.1f} % good samples")
+    if "w2" in row["scores"]:
+        said.append(f"W2 {row['scores']['w2']:.3f} (of real points: {row['scores']['w2_real']:.3f})")
     return ", ".join(said)
 
 
@@ -204,7 +208,8 @@ def systems() -> list[dict[str, Any]]:
     best, found = best_numbers(), []
     for system in tomllib.loads((TEMPLATES / "systems.toml").read_text())["system"]:
         measured = {script: best[script] for script in system["of"] if script in best}
-        numbers = [f"`{script} {preset}`: {text}" for script, of in measured.items() for preset, text in [*of.items()][:1]]
+        first = [(script, *next(iter(of.items()))) for script, of in measured.items()]
+        numbers = [f"`{script} {preset}`: {text}" for script, preset, text in first]
         pictures = [shown_of(script, preset) for script, of in measured.items() for preset in of]
         figures = fill(system["figure"]) if "figure" in system else "; ".join(numbers)
         found.append({**system, "figure": figures, "shown": system.get("shown") or next(filter(None, pictures), "")})

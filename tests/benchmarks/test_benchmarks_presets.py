@@ -2,11 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import presets as runner
 import pytest
 from conftest import EXPERIMENTS
 
+from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 
@@ -42,6 +46,21 @@ def test_a_judge_sees_the_same_images():
     assert runner.judge("digits", points, options("digits")) is None
     larger = replace(vae["emoji"], data=replace(vae["emoji"].data, size=64))
     assert runner.judge("emoji", larger, options("emoji")) is None
+
+
+def test_points_have_a_distance_beside_that_of_real_ones():
+    """Real points instead of samples are as far as held-out ones are; shifted ones farther by the shift."""
+    data = Toy2D(num=200)
+
+    def of(x):
+        experiment, folder = SimpleNamespace(data=data), SimpleNamespace(path=Path("none"))
+        run = SimpleNamespace(experiment=experiment, sample=lambda num, seed: x[:num], run=folder)
+        return runner.of_points(run, options("toy", num=100))
+
+    test = data.load("test")["x"]
+    found, moved = of(test), of(data.load("train")["x"] + np.float32([30.0, 40.0]))
+    assert found["w2"] == found["w2_real"] > 0
+    np.testing.assert_allclose(moved["w2"], 50.0, rtol=1e-4)
 
 
 @pytest.mark.slow
