@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge
 
-from jaxgen.codecs import Pixels
+from jaxgen.codecs import Augmented, Pixels
 from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
@@ -132,6 +132,11 @@ class Experiment:
 
     def check(self) -> None:
         """Raises UserError for what would fail later: too little data, shapes or labels that the model refuses."""
+        if isinstance(self.codec, Augmented):
+            raise UserError(
+                "codec is Augmented, which would change held-out pictures too: give the codec inside of it, and flip or "
+                "shift to the data"
+            )
         split = self.data.arrays("train")
         self.data.indices_at(self.seed, 0, self.batch_size)
         raw = self.data.batch_at(self.seed, 0, self.batch_size)

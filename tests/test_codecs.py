@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXPERIMENTS
 
-from jaxgen.codecs import Binarize, Colours, Dequantize, Identity, Pixels
+from jaxgen.codecs import Augmented, Binarize, Colours, Dequantize, Identity, Pixels
 from jaxgen.data import Digits, ImageFolder
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
+from jaxgen.experiment import Experiment, presets
 from jaxgen.models.image_gpt import ImageGPT
 from jaxgen.nets.gpt import TokenTransformer
 from jaxgen.runs.folder import RunFolder
@@ -162,3 +163,9 @@ def test_colours_of_other_pictures_or_for_other_models_are_refused():
     for way in (lambda: Colours().encode({}, jax.random.key(0)), lambda: Colours().decode(jnp.zeros(1))):
         with pytest.raises(UserError, match=r"call its load\(\)"):
             way()
+
+
+def test_a_codec_that_changes_pictures_is_for_training_alone():
+    experiment = presets(EXPERIMENTS["vae"])["smoke"]
+    with pytest.raises(UserError, match="held-out pictures too"):
+        dataclasses.replace(experiment, codec=Augmented(experiment.codec, shift=1)).check()
