@@ -134,8 +134,8 @@ class Experiment:
         """Raises UserError for what would fail later: too little data, shapes or labels that the model refuses."""
         if isinstance(self.codec, Augmented):
             raise UserError(
-                "codec is Augmented, which would change held-out pictures too: give the codec inside of it, and flip or "
-                "shift to the data"
+                "codec is Augmented, which would change held-out pictures too: give the codec inside of it, and flip "
+                "or shift to the data"
             )
         split = self.data.arrays("train")
         self.data.indices_at(self.seed, 0, self.batch_size)
