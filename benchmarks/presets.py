@@ -98,7 +98,10 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
         run = load(folder, best=True)
     seconds = time.process_time() - began
     timing = json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
-    by = judge(preset, experiment, options) if script != "classifier" else None
+    # Under a condition of its own, as a small picture is, there are no samples of all that a model may draw.
+    told = run.model.sample_cond(1, run.examples)
+    of_data = script != "classifier" and (told is None or np.shape(told) == (1,))
+    by = judge(preset, experiment, options) if of_data else None
     scored = measure.scored(run, by, options.num) if by else {}
     samples = run.sample(SHOWN if by else experiment.num_samples, seed=1)
     are_points = isinstance(samples, np.ndarray) and samples.ndim == 2 and samples.shape[1] == 2
