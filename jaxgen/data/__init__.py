@@ -12,7 +12,7 @@ from jaxgen.data.image_folder import ImageFolder
 from jaxgen.data.mirrored import Mirrored
 from jaxgen.data.moving_digits import MovingDigits
 from jaxgen.data.notes import Notes
-from jaxgen.data.pairs import EmojiEdges, PairFolder
+from jaxgen.data.pairs import EmojiEdges, PairFolder, ShrunkPairs
 from jaxgen.data.scenes import SceneFolder
 from jaxgen.data.sounds import Sounds
 from jaxgen.data.speech import Speech, SpeechFolder, Spoken
@@ -44,6 +44,7 @@ __all__ = [
     "RandomAccess",
     "RawBatch",
     "SceneFolder",
+    "ShrunkPairs",
     "Sounds",
     "Speech",
     "SpeechFolder",

@@ -12,7 +12,7 @@ from jaxgen.core.ranges import PathName, Size
 from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset, RandomAccess, held_out_tenth
 from jaxgen.data.edges import canny
-from jaxgen.data.embedded import Emoji, area_resize
+from jaxgen.data.embedded import Digits, Emoji, area_resize
 from jaxgen.data.tfds import IN_MEMORY, THREADS
 from jaxgen.errors import UserError
 from jaxgen.runtime.picture import ENDINGS, opaque, undecoded, upright_size
@@ -46,6 +46,33 @@ class EmojiEdges(Dataset):
             x, large = x[unseen], large[unseen]
         drawing = np.where(canny(large)[..., None], np.float32(0), np.float32(255))
         return {"x": x, "cond": np.rint(area_resize(drawing, self.size)).astype(np.uint8)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShrunkPairs(Dataset):
+    """Pictures of `data` from themselves made small: x uint8[N, H, W, C], and cond of the same shape, in which the
+    pixels of each square of factor x factor have their mean.
+
+    Raises:
+      UserError: on use, if height or width does not divide by `factor`, or `data` does not lie in memory.
+    """
+
+    data: Dataset = dataclasses.field(default_factory=Digits)
+    factor: Size = 2
+
+    def load(self, split: str) -> RawBatch:
+        arrays = self.data.arrays(split)
+        if not isinstance(arrays, dict):
+            raise UserError(f"{type(self.data).__name__} is read as it is needed: pairs are made of data in memory")
+        x = np.asarray(arrays["x"])
+        count, height, width, channels = x.shape
+        if height % self.factor or width % self.factor:
+            raise UserError(
+                f"pictures of {height} x {width} do not shrink by {self.factor}: choose a divisor of height and width"
+            )
+        squares = x.reshape(count, height // self.factor, self.factor, width // self.factor, self.factor, channels)
+        small = np.rint(squares.mean(axis=(2, 4))).astype(np.uint8)
+        return {"x": x, "cond": small.repeat(self.factor, axis=1).repeat(self.factor, axis=2)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

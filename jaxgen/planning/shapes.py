@@ -17,6 +17,7 @@ from jaxgen.data import (
     MovingDigits,
     Notes,
     PairFolder,
+    ShrunkPairs,
     Sounds,
     Speech,
     SpokenWords,
@@ -65,6 +66,9 @@ def _spec(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 def _examples(data: Dataset, experiment: Experiment, model: Any, raw: bool) -> Shapes:
     """The shapes of one example. raw: as the data has it, rather than encoded by a first stage."""
+    if isinstance(data, ShrunkPairs):
+        x = _examples(data.data, experiment, model, raw)["x"]
+        return {"x": x, "cond": x}
     if isinstance(data, Captioned):
         text = {"text": _spec((data.window,), np.int32), "text_mask": _spec((data.window,), np.bool_)}
         return {**_examples(data.data, experiment, model, raw), **text}

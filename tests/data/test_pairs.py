@@ -9,7 +9,7 @@ import pytest
 from hostile import chunk, png
 from PIL import Image
 
-from jaxgen.data import Emoji, EmojiEdges, PairFolder, RandomAccess, area_resize, pairs
+from jaxgen.data import Digits, Emoji, EmojiEdges, PairFolder, RandomAccess, ShrunkPairs, area_resize, pairs
 from jaxgen.data.edges import canny
 from jaxgen.errors import UserError
 from jaxgen.runtime import picture
@@ -85,6 +85,19 @@ def test_emoji_from_their_edges():
     assert not any(x.tobytes() in seen for x in test["x"])
     assert len(test["x"]) == len(test["cond"]) == Emoji(size=32).count("test") - 4
     assert data.class_names == ()
+
+
+# --- small pictures ---
+
+
+def test_pictures_from_themselves_made_small():
+    pair, whole = ShrunkPairs(factor=4).arrays("test"), Digits().arrays("test")["x"]
+    np.testing.assert_array_equal(pair["x"], whole)
+    for i, row, column in ((0, 0, 0), (5, 4, 0), (9, 3, 7)):
+        square = whole[i, row // 4 * 4 :, column // 4 * 4 :][:4, :4, 0]
+        assert pair["cond"][i, row, column, 0] == np.rint(square.mean())
+    with pytest.raises(UserError, match="do not shrink by 3"):
+        ShrunkPairs(factor=3).arrays("test")
 
 
 # --- folders ---
