@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Le
 
 from jaxgen.cli.flags import Repeated
 from jaxgen.cli.options import Asked, Common, OnMesh, ask
-from jaxgen.core.capabilities import DrawsSound, Translates
+from jaxgen.core.capabilities import Continues, DrawsSound, Translates
 from jaxgen.core.keys import sample_keys
-from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, Samples, Seed, Size
+from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, OptionalSize, Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.inference import editing, images, prompting, text
 from jaxgen.inference.editing import Edit
@@ -55,6 +56,10 @@ class SampleOptions(Edit, OnMesh, Drawing):
     their part fits what is above. Transparent parts count as black."""
     alpha: bool = False
     """The mask is the transparency of `image`: what is transparent is drawn anew."""
+    clip: str = ""
+    """A clip, such as a GIF of the model's size, whose first frames are kept: a model of clips draws the others."""
+    given: OptionalSize = 0
+    """Frames of `clip` that are kept; when 0, as many as training gave at most, or half."""
     guide: str = ""
     """Diffusion models: run of a worse model of the same data, smaller or trained for less time, to guide away from
     (autoguidance, arXiv:2406.02507). The scale is --run.model.guidance.scale."""
@@ -112,6 +117,8 @@ def command(args: list[str]) -> None:
     if translates:
         num = num if translates.noise else 1  # answers that are all alike need no more
         cond = images.sources(user_path(options.image), cond.shape[-1], num)
+    if options.clip:
+        cond = _clip(asked, num, cond if options.cond else None)
     given = _given(asked) if options.image and not translates else None
     check_output(out := _folder(asked, num), folder=True)
     trained = asked.restore()
@@ -181,6 +188,10 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--alpha takes the transparency of --image as the mask: give --image, and no --mask")
     if options.image and options.between:
         raise UserError("--image and --between were given: leave one out")
+    if options.given and not options.clip:
+        raise UserError("--given was given without --clip: name the clip whose first frames are kept")
+    if options.clip and (options.image or options.between or options.prompt):
+        raise UserError("--clip was given with --image, --between or --prompt: leave these out")
     if options.negative is not None and not options.prompt:
         raise UserError("--negative was given without --prompt: say what the pictures are to show")
     if options.prompt and (options.cond or options.guide):
@@ -205,6 +216,22 @@ def _given(asked: Asked) -> tuple[np.ndarray, np.ndarray | None]:
         return images.read_with_alpha(file, shape)
     mask = images.read_mask(user_path(options.mask), shape) if options.mask else None
     return images.read_image(file, shape), mask
+
+
+def _clip(asked: Asked, num: int, labels: Any) -> Any:
+    """The conditions that continue the clip `num` times, under labels i32[num] where some were asked for."""
+    options, model = asked.options, asked.experiment.compute_model
+    if not isinstance(model, Continues):
+        raise UserError(f"{type(model).__name__} draws no clips: --clip needs a run of video_diffusion.py")
+    length, *shape = asked.experiment.codec.raw_shape(model.shape)
+    given = options.given or model.given or length // 2
+    if given > (most := model.given or length - 1):
+        raise UserError(f"given is {given}: the model continues at most {most} frames")
+    frames = images.read_frames(user_path(options.clip), tuple(shape), given)
+    clip = np.concatenate([frames, np.repeat(frames[-1:], length - given, axis=0)])
+    cond = model.continuing(jnp.broadcast_to(clip, (num, *clip.shape)), given, labels)
+    model.check_cond(cond)
+    return cond
 
 
 def _write(args: list[str]) -> None:

@@ -68,6 +68,25 @@ class Interpolates(Protocol):
 
 
 @runtime_checkable
+class Continues(Protocol):
+    """Continues clips from their first frames."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(F, H, W, C)."""
+        ...
+
+    @property
+    def given(self) -> int:
+        """Frames at most that it was given in training; 0 where it was given none, and any number may be."""
+        ...
+
+    def continuing(self, x: jax.Array, given: int, cond: PyTree = None) -> PyTree:
+        """The condition under which samples continue clips x, [B, F, H, W, C], after their first `given` frames."""
+        ...
+
+
+@runtime_checkable
 class Translates(Protocol):
     """Answers a picture with a picture: its condition is the source."""
 

@@ -81,6 +81,21 @@ def read_image(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return _pixels(flat(_of_size(file, shape), shape[-1], where=str(file)), shape)
 
 
+def read_frames(file: Path, shape: tuple[int, ...], num: int) -> np.ndarray:
+    """The first `num` frames of an animation, such as a GIF, uint8[num, *shape], each as `read_image` has it. Raises
+    UserError as that does, and where there are fewer frames."""
+    frames = []
+    with undecoded(file) as animation:
+        there = getattr(animation, "n_frames", 1)
+        if there < num:
+            raise UserError(f"{file} has {there} frames, the first {num} are to be kept: keep fewer, or name another")
+        _check_size(file, animation, shape)
+        for frame in range(num):
+            animation.seek(frame)
+            frames.append(_pixels(flat(animation.copy(), shape[-1], where=str(file)), shape))
+    return np.stack(frames)
+
+
 def read_mask(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Where a picture of shape (H, W, C) stays: bool[H, W, 1], false where the mask is white. Transparent parts of a
     mask are black. Raises UserError as `read_image` does."""
