@@ -26,9 +26,9 @@ PRESETS = {
         model=PixelCNN(
             shape=(8, 8, 1), network=PixelCNNPP(width=32, blocks=2, levels=2, dropout=0.2), num_classes=10,
             likelihood=LogisticMixture(components=5, levels=17), ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=2000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=1000, clip=1.0),
         ),
-        data=Digits(), batch_size=64, steps=2000, log_every=100, sample_every=500, save_every=500, num_samples=80,
+        data=Digits(), batch_size=64, steps=1000, log_every=50, sample_every=500, save_every=100, num_samples=80,
         best="test/nats",
     ),
     "emoji": Experiment(
