@@ -112,14 +112,15 @@ def ablations_table(found: dict[str, Any]) -> str:
 
 def presets_table(found: dict[str, Any]) -> str:
     """Presets run to their ends."""
-    rows = ["| preset | parameters | steps | minutes | on held-out data | Fréchet distance | recall |",
-            "|---|---:|---:|---:|---|---:|---:|"]  # fmt: skip
+    rows = ["| preset | parameters | steps | minutes | on held-out data | Fréchet distance | recall | W2 of points |",
+            "|---|---:|---:|---:|---|---:|---:|---:|"]  # fmt: skip
     for row in sorted(found["results"], key=lambda row: row["case"]):
         numbers = ", ".join(f"{name.replace('_', ' ')} {v['mean']:.4g}" for name, v in row["held_out"].items())
         fd, recall = (f"{row['scores'][name]:.3g}" if name in row["scores"] else "" for name in ("fd", "recall"))
         minutes = (row["cpu_seconds"] or row["seconds"]) / 60
         size = f"{row['parameters']:,} | {row['steps']:,} | {minutes:.1f}"
-        rows.append(f"| {row['case']} | {size} | {numbers} | {fd} | {recall} |")
+        points = f"{row['scores']['w2']:.3f} ({row['scores']['w2_real']:.3f})" if "w2" in row["scores"] else ""
+        rows.append(f"| {row['case']} | {size} | {numbers} | {fd} | {recall} | {points} |")
     return "\n".join(rows)
 
 

@@ -7,8 +7,8 @@
     python benchmarks/maf_sampling.py runs/maf-digits-0    # passes of the sampler against D
 
 mnist takes 14 minutes of one core. iaf_moons is the same map the other way round: samples in one pass, its density and
-the gradient of that by repetition. Not yet run to the end: iaf_moons, mnist_paper, cifar10. The last two have
-the paper's two layers of 1024 and 2048 and ten steps.
+the gradient of that by repetition. CPU minutes (docs/presets.md): moons 0.9, iaf_moons 2. Not yet run to the end:
+mnist_paper, cifar10. The last two have the paper's two layers of 1024 and 2048 and ten steps.
 """
 
 from jaxgen.cli.train import main

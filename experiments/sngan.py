@@ -5,8 +5,8 @@
     python experiments/sngan.py cifar10    # the paper: FID 21.7 of 5,000 samples
 
 cifar10 is table 4 of the paper with Adam 2e-4, betas 0 and 0.9, five steps of the critic on 64 examples each; the
-learning rate falls as a cosine, not linearly, and the generator sees 64 fakes, not 128. Not yet run to the
-end: toy, digits, emoji, mnist, cifar10.
+learning rate falls as a cosine, not linearly, and the generator sees 64 fakes, not 128. CPU minutes (docs/presets.md):
+digits 4. Not yet run to the end: toy, emoji, mnist, cifar10.
 """
 
 from jaxgen.cli.train import main

@@ -3,8 +3,8 @@
     python experiments/super_resolution.py digits    # 4 x 4 to 8 x 8
     python experiments/super_resolution.py emoji     # 16 to 64 pixels, 18.5 M parameters, for a GPU
 
-Not yet run to the end: digits, emoji, emoji32 (16 to 32 pixels), mnist (7 to 28), cifar10 (8 to 32), imagenet64 (16 to
-64).
+CPU minutes (docs/presets.md): digits 7. Not yet run to the end: emoji, emoji32 (16 to 32 pixels), mnist (7 to 28),
+cifar10 (8 to 32), imagenet64 (16 to 64).
 """
 
 from jaxgen.cli.train import main
