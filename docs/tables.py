@@ -178,6 +178,15 @@ def styles_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def enlarging_table(found: dict[str, Any]) -> str:
+    """Pictures enlarged."""
+    rows = ["| by | PSNR, dB | SSIM | Fréchet distance | class recognised |", "|---|---:|---:|---:|---:|"]
+    for row in found["results"]:
+        numbers = f"{estimate(row['psnr'], '.2f')} | {estimate(row['ssim'])} | {row['fd']:.2f}"
+        rows.append(f"| {row['case']} | {numbers} | {100 * row['recognised']:.0f} % |")
+    return "\n".join(rows)
+
+
 def sounds_table(found: dict[str, Any]) -> str:
     """How many sounds are of the class they were asked for."""
     rows = ["| sound | clips | of their class |", "|---|---:|---:|"]
@@ -200,6 +209,7 @@ def vocoders_table(found: dict[str, Any]) -> str:
 
 TABLES = {
     "anomaly": anomaly_table, "accuracy": accuracy_table, "latents": latents_table, "styles": styles_table,
+    "enlarging": enlarging_table,
     "sounds": sounds_table, "vocoders": vocoders_table, "restoration": restoration_table,
     "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
     "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,

@@ -33,6 +33,15 @@ PRESETS = {
     ),
     "moving_digits": Experiment(
         model=VideoDiffusion(
+            network=StackedFrames(network=UNet(48, (1, 2, 2), 1, (4,), head_dim=48, scale_shift=True)), block=6,
+            sampler=Heun(steps=12, clip=0.0), given=4, log_sigma_mean=-0.4, log_sigma_std=1.4, num_classes=10,
+            class_dropout=0.2, whole=0.3, ema_decay=0.999,
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),
+        ),
+        data=MovingDigits(), batch_size=32, steps=8000, log_every=50, sample_every=1000, save_every=500, num_samples=40,
+    ),
+    "stacked": Experiment(
+        model=VideoDiffusion(
             network=StackedFrames(network=UNet(48, (1, 2, 2), 1, (4,), head_dim=48, scale_shift=True)),
             sampler=Heun(steps=18, clip=0.0), given=4, log_sigma_mean=-0.4, log_sigma_std=1.4, num_classes=10,
             class_dropout=0.2, ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),

@@ -6,9 +6,13 @@ x: clips f32[B, F, H, W, C]; x^a: the given frames, x^b: the others. Frames are 
 frames are given, from none to `given`, as MCVD (arXiv:2205.09853) and RaMViD (arXiv:2206.07696) do. `given` 0: the
 network knows whole clips alone; at each step of sampling x^a is put in its place with noise, and the prediction of x^b
 is drawn to what reconstructs x^a (`ops.guidance.reconstructing`). Either way the given frames come out as they went in.
+
+With `block`, the network sees so many frames at once. Training cuts blocks out of clips; a sample is a block and then
+further ones, each of which is given the last frames of the one before, as in MCVD.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +24,14 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.conditions import NO_CLASS, Inputs
 from jaxgen.models.edm import EDM
-from jaxgen.models.shared import outside, to_signed
+from jaxgen.models.shared import check_shape, outside, to_signed
 from jaxgen.nets.video import VideoUNet
+from jaxgen.ops.diffusion import Denoise
 from jaxgen.ops.guidance import reconstructing
 from jaxgen.ops.samplers import Start
 
 CONTINUATION = 3  # stream of an evaluation's key, after those of `models.diffusion`
+PLACE, BLOCKS = 7, 8  # streams of an example's key in training and of a sample's: of where a block lies, and of blocks
 SHOWN = 8
 """Clips whose continuation is shown."""
 FRAMES = ("frames", "given")
@@ -41,6 +47,8 @@ class VideoDiffusion(EDM):
     shape: Shape = (16, 16, 16, 1)
     given: OptionalSize = 0
     """Frames at most that training gives; 0: none, and clips are continued by replacement and reconstruction."""
+    block: OptionalSize = 0
+    """Frames that the network sees at once, more than `given`; 0: all of a clip."""
     whole: Fraction = 0.5
     """Fraction of training clips of which no frame is given."""
     reconstruction: NonNegative = 4.0
@@ -50,11 +58,29 @@ class VideoDiffusion(EDM):
     # --- checks ---
 
     def check(self, batch: Batch) -> None:
-        super().check(batch)
         if len(self.shape) != 4:
             raise UserError(f"model.shape is {self.shape}: clips (F, H, W, C) are expected")
+        if self.block:
+            self._check_blocks()
+            check_shape(self.shape, batch)
+            first: Any = jax.ShapeDtypeStruct((len(batch["x"]), *self.of_block.shape), batch["x"].dtype)
+            return self.of_block.check({**batch, "x": first})
+        super().check(batch)
         if self.given >= self.shape[0]:
             raise UserError(f"given is {self.given} of {self.shape[0]} frames: leave one at least to be drawn")
+
+    def _check_blocks(self) -> None:
+        frames = self.shape[0]
+        if not 0 < self.given < self.block <= frames:
+            raise UserError(
+                f"block is {self.block}, given {self.given} of {frames} frames: a block has more frames than it is "
+                "given, which are one at least, and no more than a clip"
+            )
+        if (frames - self.block) % (self.block - self.given):
+            raise UserError(
+                f"blocks of {self.block} frames, each given {self.given}, do not make {frames}: choose a block and "
+                "given so that what is left after one block divides by their difference"
+            )
 
     def check_cond(self, cond: PyTree) -> None:
         rest = cond
@@ -75,6 +101,50 @@ class VideoDiffusion(EDM):
         most = self.given or self.shape[0]
         if (bad := outside(given, most + 1)) is not None:
             raise UserError(f"{bad} frames are given: 0 to {most} are expected of {self.shape[0]}")
+
+    # --- blocks ---
+
+    @property
+    def of_block(self) -> "VideoDiffusion":
+        """The model of one block."""
+        return replace(self, shape=(self.block, *self.shape[1:]), block=0)
+
+    def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
+        if self.block:
+            return self.of_block.init_params(key, {**batch, "x": batch["x"][:, : self.block]})
+        return super().init_params(key, batch)
+
+    def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        if not self.block:
+            return super().loss(params, state, keys, batch)
+        first = integer_each(fold_each(keys, PLACE), 0, self.shape[0] - self.block + 1)
+        x = jax.vmap(lambda clip, i: jax.lax.dynamic_slice_in_dim(clip, i, self.block))(batch["x"], first)
+        return self.of_block.loss(params, state, keys, {**batch, "x": x})
+
+    def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True) -> Denoise:
+        if self.block:
+            raise UserError(f"the network sees {self.block} of {self.shape[0]} frames: only samples of clips are drawn")
+        return super().denoiser(params, cond, guided)
+
+    def _in_blocks(self, state: TrainState, keys: jax.Array, cond: PyTree) -> jax.Array:
+        """The first block under `cond`, whose frames it may give, and the others from one another."""
+        one, kept = self.of_block, self.given
+        entries = cond if isinstance(cond, dict) else {} if cond is None else {"label": cond}
+        told = {name: value for name, value in entries.items() if name not in FRAMES}
+        given = {name: entries[name] for name in FRAMES if name in entries}
+        if given:
+            given["frames"] = given["frames"][:, : self.block]
+        begin = one.sample(state, keys, {**told, **given} or None)
+        further = (self.shape[0] - self.block) // (self.block - kept)
+
+        def draw(last: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            rest = jnp.zeros((len(keys), self.block - kept, *self.shape[1:]))
+            frames = {"frames": jnp.concatenate([last, rest], axis=1), "given": jnp.full(len(keys), kept, jnp.int32)}
+            clip = one.sample(state, fold_each(keys, BLOCKS + i), {**told, **frames})
+            return clip[:, -kept:], clip[:, kept:]
+
+        _, rest = jax.lax.scan(draw, begin[:, -kept:], jnp.arange(further))
+        return jnp.concatenate([begin, jnp.moveaxis(rest, 0, 1).reshape(len(keys), -1, *self.shape[1:])], axis=1)
 
     # --- the network's inputs ---
 
@@ -120,6 +190,8 @@ class VideoDiffusion(EDM):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         """Clips f32[len(keys), *shape]. Frames that the condition gives come out as they are."""
+        if self.block:
+            return self._in_blocks(state, keys, cond)
         if not isinstance(cond, dict) or "frames" not in cond:
             return super().sample(state, keys, cond)
         frames, mask = to_signed(jnp.asarray(cond["frames"])), self.seen_frames(cond["given"])
@@ -141,9 +213,15 @@ class VideoDiffusion(EDM):
     # --- numbers and pictures ---
 
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
-        """The numbers of EDM; if training gives frames, also those of continuing after `given` of them: the PSNR of the
-        other frames in dB, `continuation_psnr`, and of copies of the last given one, `copy_psnr`, f32[B] each."""
-        numbers = super().evaluate(state, keys, batch)
+        """The numbers of EDM, of the first block; if training gives frames, also those of continuing after `given` of
+        them: the PSNR of the other frames in dB, `continuation_psnr`, and of copies of the last given one, `copy_psnr`,
+        f32[B] each."""
+        if self.block:
+            numbers = super(VideoDiffusion, self.of_block).evaluate(
+                state, keys, {**batch, "x": batch["x"][:, : self.block]}
+            )
+        else:
+            numbers = super().evaluate(state, keys, batch)
         if not self.given:
             return numbers
         x, keys = batch["x"], fold_each(keys, self.evaluate_times + CONTINUATION)
