@@ -98,6 +98,63 @@ def test_training_gives_as_many_frames_as_it_says():
     np.testing.assert_array_equal(mask[:, :, 0, 0, 0], [[0, 0, 0, 0], [1, 1, 1, 0]])
 
 
+# --- blocks ---
+
+LONG = (7, 2, 2, 1)
+BLOCKWISE = replace(TOLD, shape=LONG, block=3)
+CLIPS = {"x": jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (5, *LONG)), jnp.float32), "cond": LABELS}
+
+
+@pytest.fixture(scope="module")
+def blockwise():
+    return state_of(BLOCKWISE, CLIPS)
+
+
+def test_blocks_go_on_from_one_another(blockwise):
+    """Three frames, then one at a time from the last two: by hand the same, and of each clip by itself."""
+    one = replace(TOLD, shape=(3, *LONG[1:]))
+    draw = jax.jit(lambda keys, cond: one.sample(blockwise, keys, cond))
+    keys = core.sample_keys(4, 5)
+    frames = draw(keys, LABELS)
+    for i in range(4):
+        last = jnp.concatenate([frames[:, -2:], jnp.zeros((5, 1, *LONG[1:]))], axis=1)
+        cond = {"label": LABELS, "frames": last, "given": jnp.full(5, 2, jnp.int32)}
+        further = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 8 + i), cond)
+        frames = jnp.concatenate([frames, further[:, 2:]], axis=1)
+    whole = jax.jit(lambda keys, cond: BLOCKWISE.sample(blockwise, keys, cond))
+    np.testing.assert_allclose(whole(keys, LABELS), frames, atol=2e-5)
+    np.testing.assert_allclose(whole(keys[2:3], LABELS[2:3]), frames[2:3], atol=2e-5)
+    np.testing.assert_array_equal(whole(keys, BLOCKWISE.continuing(CLIPS["x"], 2, LABELS))[:, :2], CLIPS["x"][:, :2])
+
+
+def test_training_cuts_blocks_anywhere(blockwise):
+    """The loss is that of a cut of each clip; all five cuts come, none more often than others."""
+    draw = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 7), (), 0, 5))
+    place = np.asarray(draw(core.sample_keys(0, 1000)))
+    np.testing.assert_allclose(np.bincount(place, minlength=5) / 1000, 0.2, atol=0.04)
+    cut = jnp.stack([clip[i : i + 3] for clip, i in zip(CLIPS["x"], place)])
+    loss = BLOCKWISE.loss(blockwise.params, blockwise, core.sample_keys(0, 5), CLIPS)[0]
+    cuts = {**CLIPS, "x": cut}
+    of_cuts = BLOCKWISE.of_block.loss(blockwise.params, blockwise, core.sample_keys(0, 5), cuts)[0]
+    np.testing.assert_allclose(loss, of_cuts, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"block": 2}, "block is 2, given 2 of 7 frames"),
+        ({"block": 8}, "no more than a clip"),
+        ({"given": 0}, "one at least"),
+        ({"block": 5}, "do not make 7"),
+    ],
+)
+def test_blocks_that_make_no_clip(change, words):
+    with pytest.raises(UserError, match=words):
+        replace(BLOCKWISE, **change).check(CLIPS)
+    with pytest.raises(UserError, match="the network sees 3 of 7 frames"):
+        BLOCKWISE.denoiser({})
+
+
 # --- reconstruction guidance, on Gaussian clips whose denoiser is known ---
 
 RHO = 0.9
