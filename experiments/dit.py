@@ -2,8 +2,9 @@
 
     python experiments/dit.py digits    # 1.3 M parameters, 8 x 8 digits
 
-Not yet run to the end: digits, emoji16 and emoji (the tiny size, 4.2 M), emoji_large (DiT-S/2, 32 M, for a GPU), mnist
-(1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27, DiT-XL/2 on ImageNet-256 latents.
+CPU minutes (docs/presets.md): digits 11. Not yet run to the end: emoji16, emoji (the tiny size, 4.2 M), emoji_large
+(DiT-S/2, 32 M, for a GPU), mnist (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27,
+DiT-XL/2 on ImageNet-256 latents.
 """
 
 from jaxgen.cli.train import main

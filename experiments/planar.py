@@ -4,8 +4,7 @@
     jaxgen evaluate runs/planar-toy-0            # kl, of the flow from the normalized density, and kl_reverse
     python benchmarks/ablations.py posterior     # the same flows as the posterior of a VAE
 
-Each is of 32 flows. CPU minutes (docs/presets.md): toy 0.2, u2 0.2, u3 0.2, u4 0.2,
-radial 0.3.
+Each is of 32 flows. CPU minutes (docs/presets.md): toy 0.2, u2 0.2, u3 0.2, u4 0.2, radial 0.3.
 """
 
 from jaxgen.cli.train import main

@@ -3,8 +3,8 @@
     python experiments/score_matching.py toy       # eight Gaussians in the plane, 1.8 minutes on two cores
     python experiments/score_matching.py digits
 
-Not yet run to the end: toy, digits, emoji16, emoji (18 M parameters), mnist (1.1 M), cifar10 (35.7 M; arXiv:2006.09011:
-FID 10.87), imagenet64 (116 M).
+CPU minutes (docs/presets.md): toy 0.8. Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist (1.1 M),
+cifar10 (35.7 M; arXiv:2006.09011: FID 10.87), imagenet64 (116 M).
 """
 
 from jaxgen.cli.train import main
