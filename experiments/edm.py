@@ -3,7 +3,9 @@
     python experiments/edm.py toy            # eight Gaussians in the plane, 1.4 minutes on two cores
     python experiments/edm.py digits
     python experiments/edm.py mnist          # 1.1 M parameters
-    python experiments/edm.py emoji_large    # 35.7 M parameters, for a GPU CPU minutes (docs/presets.md): toy 0.4. Not yet run to the end: digits, emoji16, emoji (18 M), emoji_large, mnist,
+    python experiments/edm.py emoji_large    # 35.7 M parameters, for a GPU
+
+CPU minutes (docs/presets.md): toy 0.4. Not yet run to the end: digits, emoji16, emoji (18 M), emoji_large, mnist,
 cifar10 (56.5 M; the paper: FID 1.97 at 35 evaluations), imagenet64 (296 M; the paper: 1.36 at 511).
 """
 

@@ -2,7 +2,9 @@
 
     python experiments/flow_matching.py toy       # two moons, 1.4 minutes on two cores
     python experiments/flow_matching.py digits
-    jaxgen evaluate runs/flow_matching-digits-0   # ode_bits_per_dim CPU minutes (docs/presets.md): toy 0.6. Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist (1.1 M),
+    jaxgen evaluate runs/flow_matching-digits-0   # ode_bits_per_dim
+
+CPU minutes (docs/presets.md): toy 0.6. Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist (1.1 M),
 cifar10 (35.7 M; arXiv:2210.02747: FID 6.35, 2.99 bits/dim), imagenet64 (266 M).
 """
 

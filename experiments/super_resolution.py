@@ -1,7 +1,9 @@
 """Super-resolution by diffusion, SR3 (arXiv:2104.07636): a small image in, a large one out.
 
     python experiments/super_resolution.py digits    # 4 x 4 to 8 x 8
-    python experiments/super_resolution.py emoji     # 16 to 64 pixels, 18.5 M parameters, for a GPU CPU minutes (docs/presets.md): digits 7. Not yet run to the end: emoji, emoji32 (16 to 32 pixels), mnist (7 to 28),
+    python experiments/super_resolution.py emoji     # 16 to 64 pixels, 18.5 M parameters, for a GPU
+
+CPU minutes (docs/presets.md): digits 7. Not yet run to the end: emoji, emoji32 (16 to 32 pixels), mnist (7 to 28),
 cifar10 (8 to 32), imagenet64 (16 to 64).
 """
 
