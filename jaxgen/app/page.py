@@ -25,17 +25,19 @@ input[type=checkbox], input[type=radio], input[type=range] { accent-color: var(-
 textarea { resize: vertical; }
 fieldset { margin: 0; padding: 0; border: 0; min-width: 0; }
 legend, .field > label { padding: 0; font-size: .875rem; color: var(--quiet); }
+a { color: var(--line); }
 header { margin-bottom: 1.75rem; }
+form > h2 { margin: 0 0 .75rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: .75rem;
   margin: 0 0 2rem; padding: 0; list-style: none; }
 .cards button { display: flex; gap: .75rem; align-items: center; width: 100%; height: 100%; padding: .6rem;
   text-align: left; overflow-wrap: anywhere; }
-.cards img, .cards i { flex: none; width: 3.5rem; height: 3.5rem; object-fit: cover; object-position: 0 0;
+.cards img, .cards i { flex: none; width: 3.5rem; height: 3.5rem; object-fit: none; object-position: 0 0;
   border-radius: 3px; background: var(--rule); }
 .cards [aria-pressed=true] { border-color: var(--line); box-shadow: 0 0 0 1px var(--line); }
 .cards small { display: block; color: var(--quiet); }
 .desk { display: grid; grid-template-columns: minmax(0, 21rem) minmax(0, 1fr); gap: 2.5rem; align-items: start; }
-.tasks { display: flex; flex-wrap: wrap; gap: .4rem; margin: 0 0 1rem; }
+.tasks { display: flex; flex-wrap: wrap; gap: .4rem; margin: .3rem 0 .75rem; }
 .tasks label, .chips label { position: relative; padding: .2rem .7rem; border: 1px solid var(--rule);
   border-radius: 99px; background: var(--raised); cursor: pointer; font-size: .9rem; }
 .tasks input, .chips input { position: absolute; opacity: 0; inset: 0; margin: 0; cursor: pointer; }
@@ -47,6 +49,7 @@ label:has(:focus-visible) { outline: 2px solid var(--line); outline-offset: 2px;
 .field.switch label { color: var(--ink); }
 .field .help { display: none; margin: .2rem 0 0; }
 .explained .help { display: block; }
+#says { margin: 0 0 1rem; }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
 .field .row input { flex: 1; width: auto; min-width: 4rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; }

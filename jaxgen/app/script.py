@@ -94,7 +94,7 @@ const control = one => {
     input.title = one.help;
     const label = make('label', {htmlFor: id, textContent: one.label});
     if (one.name === 'seed') {
-      const next = make('button', {type: 'button', textContent: 'Next', title: 'The next seed, generated',
+      const next = make('button', {type: 'button', textContent: 'Next seed',
         onclick: () => { input.value = Number(input.value) + 1; by('form').requestSubmit(); }});
       box = make('div', {className: 'field'}, label, make('div', {className: 'row'}, input, next), help);
     } else if (one.kind === 'switch') box = make('div', {className: 'field switch'}, input, ' ', label, help);

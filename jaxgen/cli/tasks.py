@@ -73,6 +73,12 @@ class Subject:
         x = self.examples["x"]
         return x.ndim == 4 and x.dtype == np.uint8
 
+    @cached_property
+    def edits_images(self) -> bool:
+        """Whether a picture is all that it can be given: no small one of each, as in super-resolution."""
+        cond = self.model.sample_cond(1, self.examples)
+        return self.draws_images and not (isinstance(cond, dict) and "image" in cond)
+
     @property
     def writes(self) -> bool:
         return writes(self.run.path) and isinstance(self.model, WritesText)
@@ -270,12 +276,12 @@ def _walks(subject: Subject) -> bool:
 
 
 def _restores(subject: Subject) -> bool:
-    pixels = type(subject.experiment.codec) is Pixels and subject.draws_images
+    pixels = type(subject.experiment.codec) is Pixels and subject.edits_images
     return isinstance(subject.model, Restores) and pixels and not subject.told
 
 
 def _guides(subject: Subject) -> bool:
-    moved = isinstance(subject.model, HasLatents | Steers) and subject.draws_images
+    moved = isinstance(subject.model, HasLatents | Steers) and subject.edits_images
     return moved and not subject.told and not isinstance(subject.model, Translates)
 
 
@@ -287,10 +293,10 @@ TASKS = (
     Task("walk", "Rows of pictures from one sample to another.", "sample", SampleOptions, sample, _walks, PLAIN,
          {"num": 24, "between": 8}),
     Task("vary", "Pictures like a given one.", "sample", SampleOptions, sample,
-         lambda s: s.draws_images and isinstance(s.model, Varies),
+         lambda s: s.edits_images and isinstance(s.model, Varies),
          ("resample", "between"), {"num": 8}, ("image",)),
     Task("fill in", "What is painted over is drawn anew, to go with the rest.", "sample", SampleOptions, sample,
-         lambda s: s.draws_images and isinstance(s.model, Inpaints), ("strength", "between"), {"num": 8},
+         lambda s: s.edits_images and isinstance(s.model, Inpaints), ("strength", "between"), {"num": 8},
          ("image", "mask")),
     Task("translate", "A picture for a picture.", "sample", SampleOptions, sample,
          lambda s: isinstance(s.model, Translates), (*PLAIN, "between", "cond"), {"num": 1}, ("image",)),
