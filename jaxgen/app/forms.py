@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxgen.core.configuration import check_value, field_types
 from jaxgen.errors import UserError, nearest
 
-WORDS = ("prompt", "negative", "size")
+WORDS = ("text", "prompt", "negative", "size")
 """Fields of text, or of several, that name no file."""
 MACHINE = ("device", "compilation_cache", "batch", "files", "alpha", "guide_step", "draft_tokens", "frames")
 """Numbers, switches and choices that say how a command computes and what it keeps, which a page has no use for."""

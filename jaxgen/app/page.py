@@ -28,11 +28,11 @@ legend, .field > label { padding: 0; font-size: .875rem; color: var(--quiet); }
 a { color: var(--line); }
 header { margin-bottom: 1.75rem; }
 form > h2 { margin: 0 0 .75rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: .75rem;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); gap: .75rem;
   margin: 0 0 2rem; padding: 0; list-style: none; }
 .cards button { display: flex; gap: .75rem; align-items: center; width: 100%; height: 100%; padding: .6rem;
   text-align: left; overflow-wrap: anywhere; }
-.cards img, .cards i { flex: none; width: 3.5rem; height: 3.5rem; object-fit: none; object-position: 0 0;
+.cards img { flex: none; width: 3.5rem; height: 3.5rem; object-fit: none; object-position: 0 0;
   border-radius: 3px; background: var(--rule); }
 .cards [aria-pressed=true] { border-color: var(--line); box-shadow: 0 0 0 1px var(--line); }
 .cards small { display: block; color: var(--quiet); }
@@ -77,6 +77,7 @@ dialog { max-width: min(92vw, 34rem); border: 1px solid var(--rule); border-radi
 dialog::backdrop { background: #0008; }
 dialog img { width: min(80vw, 28rem); margin: 0 0 1rem; }
 progress { width: 100%; accent-color: var(--line); }
+#status { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 [hidden] { display: none !important; }
 @media (max-width: 52rem) { .desk { grid-template-columns: minmax(0, 1fr); gap: 1.5rem; } }
 """
@@ -108,9 +109,10 @@ BODY = """<header><h1>jaxgen <small>play with trained runs</small></h1></header>
 <div class="row"><button class="first" id="go">Generate</button>
 <label><input type="checkbox" id="explain"> explain settings</label></div>
 </form>
-<section id="results" aria-label="Results" aria-live="polite"><p id="empty" class="quiet">Results appear here, the
+<section id="results" aria-label="Results"><p id="empty" class="quiet">Results appear here, the
 newest first, each with the command that makes it.</p></section>
 </div>
+<p id="status" role="status"></p>
 <dialog id="large" aria-label="One picture"><img alt=""><div class="row"><a id="save">Save PNG</a>
 <button type="button" id="use">Start from it</button><button type="button" id="close">Close</button></div></dialog>"""
 

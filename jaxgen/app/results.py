@@ -54,7 +54,10 @@ def collected(folder: Path, words: Sequence[str], columns: int, names: Sequence[
         break
     shown = {
         "command": shlex.join(["jaxgen", *words]),
-        "pictures": [{"file": n, "said": said.get(file.name, ""), **_size(file)} for n, file in pictures.items()],
+        "pictures": [
+            {"file": n, "said": said.get(file.name, "" if each or len(others) == 1 else file.stem), **_size(file)}
+            for n, file in pictures.items()
+        ],
         "films": [{"file": n, "said": file.stem, **_size(file)} for n, file in files.items() if file.suffix == ".gif"],
         "sounds": [{"file": n, "said": said.get(file.name, file.stem)} for n, file in sounds.items()],
         "columns": columns, "grid": grid, "notes": list(notes),

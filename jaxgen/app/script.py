@@ -9,6 +9,7 @@ const make = (tag, set = {}, ...inside) => {
 };
 const PATIENCE = 250, MOST = 12_000_000;  // ms between questions; letters of a request
 let runs = [], run = 0, forms = [], form = null, fields = [];
+const typed = {};  // what was set by hand stays as another task or run is chosen
 
 const ask = async (path, body) => {
   let answer;
@@ -49,6 +50,7 @@ const show = one => {
   by('more').hidden = fields.every(f => f.front);
   if (picture) fit();
 };
+const tell = words => { by('status').textContent = words; };  // to who cannot see it
 const say = words => { by('error').textContent = words; };
 
 // --- controls, each {name, front, box, value()} ---
@@ -84,6 +86,12 @@ const control = one => {
     if (one.optional) input.placeholder = "the run's own";
     value = number;
   }
+  const key = `${one.name} ${one.kind}`;
+  if (input && one.kind !== 'run') {
+    const part = one.kind === 'switch' ? 'checked' : 'value';
+    if (key in typed && !(one.kind === 'choice' && typed[key] >= one.choices.length)) input[part] = typed[key];
+    input.addEventListener('input', () => { typed[key] = input[part]; });
+  }
   let box;
   if (inside) {
     const legend = make('legend', {textContent: 'classes; all in turn when none is chosen'});
@@ -95,7 +103,7 @@ const control = one => {
     const label = make('label', {htmlFor: id, textContent: one.label});
     if (one.name === 'seed') {
       const next = make('button', {type: 'button', textContent: 'Next seed',
-        onclick: () => { input.value = Number(input.value) + 1; by('form').requestSubmit(); }});
+        onclick: () => { input.value = typed[key] = Number(input.value) + 1; by('form').requestSubmit(); }});
       box = make('div', {className: 'field'}, label, make('div', {className: 'row'}, input, next), help);
     } else if (one.kind === 'switch') box = make('div', {className: 'field switch'}, input, ' ', label, help);
     else box = make('div', {className: 'field'}, label, input, help);
@@ -130,8 +138,15 @@ const paint = () => {
   draw.globalAlpha = 1;
   draw.drawImage(fit.plain, 0, 0);
   if (!form.mask) return;
+  const tint = (paint.tint ??= document.createElement('canvas')), {width, height} = mask;
+  Object.assign(tint, {width, height});  // which clears it
+  const ink = tint.getContext('2d');
+  ink.drawImage(mask, 0, 0);
+  ink.globalCompositeOperation = 'source-in';
+  ink.fillStyle = '#2f67c8';
+  ink.fillRect(0, 0, width, height);
   draw.globalAlpha = .75;
-  draw.drawImage(mask, 0, 0);
+  draw.drawImage(tint, 0, 0);
 };
 const part = () => {
   const {width: w, height: h} = mask, draw = mask.getContext('2d');
@@ -209,6 +224,7 @@ const follow = async (job, name, task) => {
   article.querySelector('h2').append(note);
   by('results').prepend(article);
   const writes = task === 'write';
+  tell(`${name}: ${task} begins`);
   try {
     for (;;) {
       const now = await ask(`/jobs/${job}`);
@@ -218,12 +234,14 @@ const follow = async (job, name, task) => {
       if (now.state === 'done') {
         note.textContent = `${now.seconds.toFixed(1)} s`;
         article.append(...result(job, name, now.result));
+        tell(`${name}: ${task} is done`);
         break;
       }
       await new Promise(done => setTimeout(done, PATIENCE));
     }
   } catch (error) {
     article.append(make('p', {className: 'bad', textContent: error.message}));
+    tell(error.message);
   }
   phase.remove();
   bar.remove();
@@ -279,7 +297,7 @@ by('explain').addEventListener('change', event => by('form').classList.toggle('e
     by('cards').hidden = runs.length < 2;
     by('cards').replaceChildren(...runs.map((one, i) => make('li', {}, make('button', {
       type: 'button', onclick: () => choose(i).catch(error => say(error.message))},
-      one.picture ? make('img', {src: `/runs/${i}.png`, alt: ''}) : make('i'),
+      one.picture ? make('img', {src: `/runs/${i}.png`, alt: ''}) : '',
       make('span', {}, make('b', {textContent: one.name}), make('small', {textContent: `${one.model}, ${one.data}`}))
     ))));
     await choose(0);

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-from annotated_types import Ge, Le
 
 from jaxgen.app.forms import Control, controls
 from jaxgen.app.memory import Memory
@@ -153,14 +152,7 @@ class Kept(Asked):
 class Reading(SpeakOptions):
     text: str = "The birch canoe slid on the smooth planks."
     """What is read out."""
-
-
-@dataclass(frozen=True)
-class Turning(RenderOptions):
-    turntable: Annotated[int, Ge(1), Le(10_000)] = 24
-    """Frames of a film around the scene."""
-    limit: Annotated[int, Ge(1), Le(10_000)] = 1
-    """Of the command, which renders held-out views as well."""
+    out: str = ""
 
 
 def read_out(asked: Asked) -> None:
@@ -170,6 +162,8 @@ def read_out(asked: Asked) -> None:
 def turn(asked: Asked) -> None:
     """The film of `jaxgen render`, which is all that the page shows of it."""
     rendering.check(asked.experiment, asked.options)
+    if not asked.options.turntable:
+        raise UserError("turntable is 0: 1 frame or more are expected")
     film = rendering.turntable(asked.restore(), asked.options.turntable, asked.options.size)
     save_picture(Path(asked.options.out) / "turntable.gif", film)
 
@@ -195,6 +189,8 @@ class Task:
     """What the form shows at first, where that is not the option's default."""
     pictures: tuple[str, ...] = ()
     """Options that name pictures, which are given as such."""
+    always: Mapping[str, Any] = field(default_factory=dict)
+    """Options that the page sets by itself."""
 
     def possible(self, subject: Subject, others: "list[Subject]") -> bool:
         return self.able(subject) and (self.options is not GuideOptions or bool(_runs("clip", subject, others)))
@@ -303,8 +299,9 @@ TASKS = (
     Task("restore", "Pictures that may be behind one that lost something.", "restore", RestoreOptions, restore,
          _restores, (), {}, ("image",)),
     Task("guide", "Pictures that a CLIP finds near to a text.", "guide", GuideOptions, guide, _guides),
-    Task("turn", "A film around the scene.", "render", Turning, turn, lambda s: isinstance(s.model, RadianceField),
-         ("split", "limit", "lattice", "level", "lpips_net")),
+    Task("turn", "A film around the scene.", "render", RenderOptions, turn,
+         lambda s: isinstance(s.model, RadianceField),
+         ("split", "limit", "lattice", "level", "lpips_net"), {"turntable": 24}, (), {"limit": 1}),
 )  # fmt: skip
 
 
@@ -312,4 +309,4 @@ def options_of(task: Task, subject: Subject, values: Mapping[str, Any]) -> Any:
     """The options of a task by the values that its form gave."""
     known = {one.name for one in fields(task.options)}
     each = {"files": True} if "files" in known and subject.draws_images else {}
-    return task.options(**each, **values)
+    return task.options(**task.always, **each, **values)

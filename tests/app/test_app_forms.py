@@ -101,7 +101,7 @@ def test_what_cannot_be_set_is_one_line(given, said):
     assert said in one_line(error)
 
 
-TEXTS = ["a dog", "--out=/etc", "-x", "it's \"so\"", "$(echo no)", "a\nb\tc", "3:-0.5", "é 汉"]
+TEXTS = ["a dog", "--out=/etc", "-x", 'it\'s "so"', "$(echo no)", "a\nb\tc", "3:-0.5", "é 汉"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from browser import browser
 from conftest import first_stage
 from PIL import Image
 
@@ -79,6 +80,10 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
+def read_picture_of(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
 def again(status, folder):
     """The files that the shown command writes."""
     program, *words = shlex.split(status["result"]["command"])
@@ -137,10 +142,6 @@ def test_samples_of_classes_are_those_of_the_run(server, place, tmp_path):
     out = again(status, tmp_path / "again")
     for name, data in status["files"].items():
         np.testing.assert_array_equal(read_picture(out / name), read_picture_of(data))
-
-
-def read_picture_of(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def test_a_walk_of_latents(server, tmp_path):
@@ -283,3 +284,88 @@ def test_what_a_command_refuses_is_said(server):
         assert status["state"] in ("waiting", "working")
         time.sleep(0.02)
     assert "12345" in status["error"] and "\n" not in status["error"]
+
+
+def pictures_in(page) -> list[np.ndarray]:
+    """The pixels of the newest result's pictures, as the browser has them."""
+    found = page.run(
+        "(async () => { const all = [...document.querySelector('article').querySelectorAll('.tiles img')];"
+        "await Promise.all(all.map(i => i.decode()));"
+        "return all.map(i => { const c = document.createElement('canvas'); c.width = i.naturalWidth;"
+        "c.height = i.naturalHeight; c.getContext('2d').drawImage(i, 0, 0); return c.toDataURL(); }); })()"
+    )
+    return [read_picture_of(base64.b64decode(data.partition(",")[2])) for data in found]
+
+
+def finish(page, number: int) -> None:
+    page.until(
+        f"document.querySelectorAll('article').length === {number} && "
+        "!!document.querySelector('article').querySelector('.command, .bad')"
+    )
+
+
+def test_a_browser_draws(server, place, tmp_path):
+    """By mouse and by keyboard: classes, a bad value, a given picture filled in, a saved PNG, text; on a phone too."""
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    with browser(downloads) as page:
+        page.open(server.address)
+        page.until("document.querySelectorAll('#set-seed').length")
+        assert page.run("document.querySelector('#cards [aria-pressed=true] b').textContent") == "cvae-smoke-0"
+        page.click(".chips label:nth-child(3)")
+        page.type("#set-num", "0.5")
+        page.click("#go")
+        page.until("document.querySelector('#error').textContent")
+        assert "num is 0.5: an integer" in page.run("document.querySelector('#error').textContent")
+        assert not page.run("document.querySelectorAll('article').length")
+        page.problems.clear()  # Chromium's console says that the request was answered by an error
+        page.type("#set-num", "3")
+        page.type("#set-seed", "5")
+        page.press("Enter")
+        finish(page, 1)
+        run = jaxgen.load(place / "cvae-smoke-0")
+        expected = run.sample(3, seed=5, cond=np.full(3, 2, np.int32))
+        np.testing.assert_array_equal(pictures_in(page), np.repeat(expected, 3, axis=3))
+        command = shlex.split(page.run("document.querySelector('.command pre').textContent"))
+        assert command[:3] == ["jaxgen", "sample", str(place / "cvae-smoke-0")] and "--cond" in command
+        page.click(".tiles button:nth-child(2)")
+        page.click("#save")
+        saved = page.downloaded()
+        assert read_origin(saved)["command"] == command[1:] and read_origin(saved)["sample"] == 1
+        np.testing.assert_array_equal(np.asarray(Image.open(saved)), expected[1, ..., 0])
+        page.click("#close")
+
+        page.wide(390)
+        page.click("#cards li:nth-child(2) button")
+        page.until("document.querySelector('#name').textContent === 'ddpm-smoke-0'")
+        page.click("#tasks label:nth-child(4)")
+        given = np.random.default_rng(2).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(given).save(tmp_path / "given.png")
+        page.click("#go")  # without a picture
+        page.until("document.querySelector('#error').textContent.startsWith('choose a picture')")
+        page.choose_file("#file", tmp_path / "given.png")
+        page.until("!document.querySelector('#canvas').hidden")
+        page.run("by('part').value = 'right', by('part').dispatchEvent(new Event('change'))")
+        page.run("document.querySelector('#more').open = true")
+        for name, value in (("num", 2), ("steps", 4)):
+            page.type(f"#set-{name}", str(value))
+        page.run("by('set-sampler').value = 0, by('set-sampler').dispatchEvent(new Event('input'))")
+        assert page.run("document.documentElement.scrollWidth") <= 390
+        page.click("#go")
+        finish(page, 2)
+        for drawn in pictures_in(page):
+            np.testing.assert_array_equal(drawn[:, :4, 0], given[:, :4])
+            assert not np.array_equal(drawn[:, 4:, 0], given[:, 4:])
+        assert page.run("by('set-seed').value") == "5", "what was typed stays"
+        unnamed = "[...document.querySelectorAll('input, select, textarea')].filter(e => !e.labels.length).length"
+        assert page.run(unnamed) == 0
+
+        page.click("#cards li:nth-child(3) button")
+        page.until("document.querySelector('#name').textContent === 'gpt-smoke-0'")
+        page.type("#set-prompt", "A cat")
+        page.type("#set-tokens", "20")
+        page.type("#set-num", "1")
+        page.click("#go")
+        finish(page, 3)
+        assert page.run("document.querySelector('article pre.text').textContent").startswith("A cat")
+        assert not page.problems
