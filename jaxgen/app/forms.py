@@ -33,6 +33,7 @@ LONGEST = 10_000
 """Letters of a text."""
 
 Kind = Literal["integer", "number", "switch", "choice", "text", "lines", "classes", "run"]
+NUMBERS: dict[Any, Kind] = {bool: "switch", int: "integer", float: "number"}
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def _kind(name: str, hint: Any, choices: Mapping[str, Any]) -> Kind | None:
         return "classes" if typing.get_origin(base) is tuple else "run"
     if _literals(hint):
         return "choice"
-    if base in (bool, int, float):
-        return {bool: "switch", int: "integer", float: "number"}[base]
+    if base in NUMBERS:
+        return NUMBERS[base]
     if name in WORDS and base is str:
         return "text"
     if name in WORDS and base == tuple[str, ...]:

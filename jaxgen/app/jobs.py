@@ -65,7 +65,7 @@ class Phase:
     def __init__(self):
         self.since = 0.0  # when compiling began; 0 while nothing compiles
 
-    def heard(self, event: str, duration: float, **_: Any) -> None:
+    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILES:
             self.since = time.monotonic()
         elif event == COMPILED:

@@ -28,7 +28,7 @@ legend, .field > label { padding: 0; font-size: .875rem; color: var(--quiet); }
 a { color: var(--line); }
 header { margin-bottom: 1.75rem; }
 form > h2 { margin: 0 0 .75rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); gap: .75rem;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13.5rem), 1fr)); gap: .75rem;
   margin: 0 0 2rem; padding: 0; list-style: none; }
 .cards button { display: flex; gap: .75rem; align-items: center; width: 100%; height: 100%; padding: .6rem;
   text-align: left; overflow-wrap: anywhere; }
@@ -79,7 +79,8 @@ dialog img { width: min(80vw, 28rem); margin: 0 0 1rem; }
 progress { width: 100%; accent-color: var(--line); }
 #status { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 [hidden] { display: none !important; }
-@media (max-width: 52rem) { .desk { grid-template-columns: minmax(0, 1fr); gap: 1.5rem; } }
+@media (max-width: 52rem) { .desk { grid-template-columns: minmax(0, 1fr); gap: 1.5rem; }
+  .cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr)); gap: .5rem; } }
 """
 
 BODY = """<header><h1>jaxgen <small>play with trained runs</small></h1></header>

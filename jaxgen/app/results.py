@@ -72,7 +72,7 @@ def _said(folder: Path, names: Sequence[str]) -> dict[str, str]:
     said: dict[str, str] = {}
     for row in read_records(file)[0] if file.exists() else ():
         label = row.get("label", -1)
-        said[row["file_name"]] = row.get("text") or (names[label] if 0 <= label < len(names) else "")
+        said[row["file_name"]] = row.get("text") or (str(names[label]) if 0 <= label < len(names) else "")
     return said
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from jaxgen.errors import UserError
+from jaxgen.inference.images import OPAQUE
 from jaxgen.runtime.files import write_bytes
 from jaxgen.runtime.picture import flat, open_picture
 from jaxgen.runtime.png import png_bytes
@@ -50,7 +51,7 @@ def fitted_mask(picture: Image.Image, shape: tuple[int, ...]) -> Image.Image:
     mask = flat(picture, 1, "black")
     if mask.size != (shape[1], shape[0]):
         mask = ImageOps.fit(mask, (shape[1], shape[0]), RESIZED.NEAREST)
-    mask = mask.point(lambda level: 255 if level >= 128 else 0)
+    mask = mask.point([255 if level >= OPAQUE else 0 for level in range(256)])
     if mask.getextrema() == (0, 0):
         raise UserError("the mask is empty: paint over what is to be drawn anew")
     return mask

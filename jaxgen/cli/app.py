@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from jaxgen.cli.tasks import Kept, Subject, Task
 
 
+MOST = {"num": 256, "turntable": 240}
+"""Pictures, and frames of a film, that the page shows at once."""
+
+
 @dataclass(frozen=True)
 class AppOptions:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -61,10 +65,15 @@ def command(args: list[str]) -> None:
     trust(options.trust)
     start_jax(options.device, options.compilation_cache)
     ended, signals = threading.Event(), []
-    with tempfile.TemporaryDirectory(prefix="jaxgen-app-") as scratch:
+
+    def end(number: int) -> None:
+        signals.append(number)
+        ended.set()
+
+    with tempfile.TemporaryDirectory(prefix="jaxgen-app-", ignore_cleanup_errors=True) as scratch:
         given = user_path(options.out) if options.out else Path(scratch) / "given"
         server = serve(options.runs, given, Path(scratch), options.port)
-        with Answered(lambda number: (signals.append(number), ended.set())):
+        with Answered(end):
             print(f"open {server.address} in a browser of this machine; Ctrl-C ends the page", flush=True)
             if options.browser:
                 webbrowser.open(server.address)
@@ -165,6 +174,9 @@ class Playground:
         controls = task.controls(subject, self._subjects)
         options = options_of(task, subject, values_of(controls, asked.get("values", {})))
         check_fields(options)
+        for name, most in MOST.items():
+            if (given := getattr(options, name, 0)) > most:
+                raise UserError(f"{name} is {given}: the page shows at most {most}, a command makes more")
         options = replace(options, **self._given(task, subject, options, asked.get("pictures") or {}))
         said = tuple(task.words(subject, words(options, ("out", "text")), options))
         request = Kept(subject.run, options, subject.experiment, said, self._memory)
