@@ -152,9 +152,7 @@ class Playground:
         shown = []
         for task in self._tasks(subject):
             controls = task.controls(subject, self._subjects)
-            size = None
-            if task.pictures:
-                size = task.size(subject)
+            size = task.size(subject) if task.pictures else None
             shown.append({
                 "name": task.name, "says": task.says, "controls": [one.to_json() for one in controls],
                 "picture": bool(task.pictures), "mask": "mask" in task.pictures, "size": size,
@@ -209,8 +207,7 @@ class Playground:
                 request = replace(request, options=replace(options, out=out))
             with contextlib.redirect_stderr(io.StringIO()) as err:
                 task.does(request)
-            step = {"step": request.restored[0].step} if request.restored else {}
-            seed = {"seed": options.seed} if hasattr(options, "seed") else {}
-            again = pinned(request.words, {**seed, **step})
+            chosen = {"step": request.restored[0].step, **({"best": False} if options.best else {})}
+            again = pinned(request.words, {**({"seed": options.seed} if hasattr(options, "seed") else {}), **chosen})
             notes = [line for line in err.getvalue().splitlines() if line.strip() and out not in line]
             return collected(Path(out), again, getattr(options, "between", 0), subject.names, notes)
