@@ -48,7 +48,7 @@ const show = one => {
   by('controls').replaceChildren(...fields.filter(f => f.front).map(f => f.box));
   by('others').replaceChildren(...fields.filter(f => !f.front).map(f => f.box));
   by('more').hidden = fields.every(f => f.front);
-  if (picture) fit();
+  if (form.clip) canvas.hidden = true; else if (picture) fit();
 };
 const tell = words => { by('status').textContent = words; };  // to who cannot see it
 const say = words => { by('error').textContent = words; };
@@ -115,7 +115,7 @@ const control = one => {
 // --- the given picture and its mask ---
 
 const canvas = by('canvas'), mask = document.createElement('canvas');
-let picture = null, brushing = false;
+let picture = null, clip = null, brushing = false;
 
 const fit = () => {  // the middle of the picture, as the model's size has it
   const {naturalWidth: w, naturalHeight: h} = picture;
@@ -181,12 +181,17 @@ canvas.addEventListener('pointermove', event => { if (brushing) dab(event); });
 for (const end of ['pointerup', 'pointercancel']) canvas.addEventListener(end, () => { brushing = false; });
 const take = address => new Promise((done, failed) => {
   const image = new Image();
-  image.onload = () => { picture = image; fit(); done(); };
+  image.onload = () => { picture = image; if (!form.clip) fit(); done(); };
   image.onerror = () => failed(new Error('the file cannot be read as a picture: give a PNG or JPEG, say'));
   image.src = address;
 });
 by('file').addEventListener('change', async () => {
   const [file] = by('file').files;
+  clip = file && await new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(file);
+  });
   if (file) await take(URL.createObjectURL(file)).then(() => say(''), error => say(error.message));
 });
 by('part').addEventListener('change', () => picture && part());
@@ -197,6 +202,8 @@ by('clear').addEventListener('click', () => {
 });
 const pictures = () => {
   if (!form.picture) return {};
+  if (form.clip && !clip) throw new Error('choose a clip, such as a GIF');
+  if (form.clip) return {clip};
   if (!picture) throw new Error('choose a picture, or generate one and start from it');
   return {image: fit.plain.toDataURL(), ...(form.mask ? {mask: mask.toDataURL()} : {})};
 };
@@ -278,14 +285,14 @@ const enlarge = (image, name) => {
   const shown = by('large').querySelector('img');
   Object.assign(shown, {src: image.src, alt: image.alt, className: image.className});
   Object.assign(by('save'), {href: image.src, download: name});
-  by('use').hidden = !forms.some(one => one.picture);
+  by('use').hidden = !forms.some(one => one.picture && !one.clip);
   by('large').showModal();
 };
 by('close').addEventListener('click', () => by('large').close());
 by('use').addEventListener('click', async () => {
   const address = by('large').querySelector('img').src;
   by('large').close();
-  if (!form.picture) show(forms.find(one => one.picture));
+  if (!form.picture || form.clip) show(forms.find(one => one.picture && !one.clip));
   await take(address);
   by('given').scrollIntoView({block: 'center'});
 });

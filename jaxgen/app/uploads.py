@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from jaxgen.errors import UserError
 from jaxgen.inference.images import OPAQUE
 from jaxgen.runtime.files import write_bytes
-from jaxgen.runtime.picture import flat, open_picture
+from jaxgen.runtime.picture import flat, open_picture, undecoded
 from jaxgen.runtime.png import png_bytes
 
 LARGEST = 512
@@ -19,17 +19,20 @@ LARGEST = 512
 RESIZED = Image.Resampling
 
 
-def decoded(given: Any, name: str) -> Image.Image:
-    """The picture of a text in base64, with or without the beginning of a data URL. Raises UserError for what is
-    none."""
+def content_of(given: Any, name: str) -> bytes:
+    """The bytes of a text in base64, with or without the beginning of a data URL. Raises UserError for what is none."""
     if not isinstance(given, str):
         raise UserError(f"the picture {name} is a {type(given).__name__}: its bytes in base64 are expected")
     text = given.partition(",")[2] if given.startswith("data:") else given
     try:
-        content = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise UserError(f"the picture {name} is not in base64") from None
-    return open_picture(content, f"the picture {name}")
+
+
+def decoded(given: Any, name: str) -> Image.Image:
+    """The picture of such a text. Raises UserError for what is none."""
+    return open_picture(content_of(given, name), f"the picture {name}")
 
 
 def fitted(picture: Image.Image, shape: tuple[int, ...] | None) -> Image.Image:
@@ -58,9 +61,23 @@ def fitted_mask(picture: Image.Image, shape: tuple[int, ...]) -> Image.Image:
 
 
 def kept(picture: Image.Image, folder: Path) -> Path:
-    """The PNG of a picture in a folder, under a name that its contents give."""
-    content = png_bytes(picture)
-    file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.png"
+    """The PNG of a picture in a folder."""
+    return _kept(png_bytes(picture), ".png", folder)
+
+
+def kept_clip(given: Any, name: str, folder: Path) -> Path:
+    """A clip as it was sent, in a folder. Raises UserError for what is none."""
+    content = content_of(given, name)
+    with undecoded(content, f"the clip {name}") as image:
+        if getattr(image, "n_frames", 1) < 2:
+            raise UserError(f"the clip {name} has one frame: give an animation, as a GIF")
+        kind = str(image.format).lower()
+    return _kept(content, f".{kind}", folder)
+
+
+def _kept(content: bytes, ending: str, folder: Path) -> Path:
+    """A file of a folder, under a name that its contents give."""
+    file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
     if not file.exists():
         write_bytes(file, content)
     return file

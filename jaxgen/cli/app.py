@@ -155,7 +155,8 @@ class Playground:
             size = task.size(subject) if task.pictures else None
             shown.append({
                 "name": task.name, "says": task.says, "controls": [one.to_json() for one in controls],
-                "picture": bool(task.pictures), "mask": "mask" in task.pictures, "size": size,
+                "picture": bool(task.pictures), "mask": "mask" in task.pictures, "clip": "clip" in task.pictures,
+                "size": size,
             })  # fmt: skip
         return shown
 
@@ -189,6 +190,8 @@ class Playground:
             raise UserError(f"{task.name} takes pictures: {wanted}; choose a picture, and paint the part to draw anew")
         if not pictures:
             return {}
+        if "clip" in pictures:
+            return {"clip": str(uploads.kept_clip(pictures["clip"], "clip", self._given_in))}
         shape = task.shape(subject, options)
         made = {"image": uploads.fitted(uploads.decoded(pictures["image"], "image"), shape)}
         if "mask" in pictures:

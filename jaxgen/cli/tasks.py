@@ -20,6 +20,7 @@ from jaxgen.cli.sample import SampleOptions, WriteOptions, sample, write, writes
 from jaxgen.cli.speak import SpeakOptions, speak_to
 from jaxgen.codecs import Pixels
 from jaxgen.core.capabilities import (
+    Continues,
     HasLatents,
     Inpaints,
     Interpolates,
@@ -193,14 +194,15 @@ class Task:
     """Options that the page sets by itself."""
 
     def possible(self, subject: Subject, others: "list[Subject]") -> bool:
-        return self.able(subject) and (self.options is not GuideOptions or bool(_runs("clip", subject, others)))
+        return self.able(subject) and (self.options is not GuideOptions or bool(_runs(ScoresText, subject, others)))
 
     def controls(self, subject: Subject, others: "list[Subject]") -> list[Control]:
         """others: all runs of the page."""
         choices: dict[str, Any] = {"cond": subject.classes} if subject.classes else {}
-        for name in ("clip", "vocoder"):
-            if found := _runs(name, subject, others):
-                choices[name] = found if name == "clip" else (("", "none"), *found)
+        if self.options is Reading and (found := _runs(Vocodes, subject, others)):
+            choices["vocoder"] = (("", "none"), *found)
+        if self.options is GuideOptions:
+            choices["clip"] = _runs(ScoresText, subject, others)
         known = {**FITTING[Common], **FITTING.get(self.options, {})}
         hidden = [*self.hides, *self.pictures, *(name for name, fits in known.items() if not fits(subject))]
         made = controls(self.options, choices, hidden)
@@ -218,7 +220,7 @@ class Task:
 
     def size(self, subject: Subject) -> tuple[int, ...] | None:
         """Height and width in which a given picture is shown, None for its own."""
-        if isinstance(subject.model, Translates):
+        if isinstance(subject.model, Translates | Continues):
             return None
         return tuple(subject.experiment.codec.raw_shape(subject.model.shape)[:2])  # pyright: ignore
 
@@ -254,13 +256,13 @@ FITTING: dict[type, dict[str, Callable[[Subject], bool]]] = {
 """Fields of options that not every run has a use for."""
 
 
-def _runs(name: str, subject: Subject, others: list[Subject]) -> tuple[tuple[str, str], ...]:
-    """The other runs of the page that an option can name, by path and name."""
-    kind = {"clip": ScoresText, "vocoder": Vocodes}[name]
+def _runs(kind: type, subject: Subject, others: list[Subject]) -> tuple[tuple[str, str], ...]:
+    """The other runs of the page with a capability, by path and name."""
     return tuple((one.path, one.name) for one in others if one is not subject and isinstance(one.model, kind))
 
 
 PLAIN = ("strength", "resample")
+STILL = (*PLAIN, "given")
 
 
 def _samples(subject: Subject) -> bool:
@@ -283,19 +285,21 @@ def _guides(subject: Subject) -> bool:
 
 TASKS = (
     Task("draw", "Samples of a seed; each depends on its own number alone.", "sample", SampleOptions, sample, _samples,
-         (*PLAIN, "between"), FEW),
+         (*STILL, "between"), FEW),
     Task("write", "Text that goes on from a prompt.", "sample", WriteOptions, write, lambda s: s.writes),
     Task("read out", "A text, spoken.", "speak", Reading, read_out, lambda s: isinstance(s.model, Speaks)),
-    Task("walk", "Rows of pictures from one sample to another.", "sample", SampleOptions, sample, _walks, PLAIN,
+    Task("walk", "Rows of pictures from one sample to another.", "sample", SampleOptions, sample, _walks, STILL,
          {"num": 24, "between": 8}),
     Task("vary", "Pictures like a given one.", "sample", SampleOptions, sample,
          lambda s: s.edits_images and isinstance(s.model, Varies),
-         ("resample", "between"), {"num": 8}, ("image",)),
+         ("resample", "given", "between"), {"num": 8}, ("image",)),
     Task("fill in", "What is painted over is drawn anew, to go with the rest.", "sample", SampleOptions, sample,
-         lambda s: s.edits_images and isinstance(s.model, Inpaints), ("strength", "between"), {"num": 8},
+         lambda s: s.edits_images and isinstance(s.model, Inpaints), ("strength", "given", "between"), {"num": 8},
          ("image", "mask")),
     Task("translate", "A picture for a picture.", "sample", SampleOptions, sample,
-         lambda s: isinstance(s.model, Translates), (*PLAIN, "between", "cond"), {"num": 1}, ("image",)),
+         lambda s: isinstance(s.model, Translates), (*STILL, "between", "cond"), {"num": 1}, ("image",)),
+    Task("continue", "A clip, such as a GIF, from its first frames on.", "sample", SampleOptions, sample,
+         lambda s: isinstance(s.model, Continues), (*PLAIN, "between"), {"num": 4}, ("clip",)),
     Task("restore", "Pictures that may be behind one that lost something.", "restore", RestoreOptions, restore,
          _restores, (), {}, ("image",)),
     Task("guide", "Pictures that a CLIP finds near to a text.", "guide", GuideOptions, guide, _guides),

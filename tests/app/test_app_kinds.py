@@ -17,6 +17,7 @@ KINDS = {
     "speech": ("tacotron2", "read out", {"text": "the number two", "seed": 1}),
     "scene": ("ngp", "turn", {"turntable": 2, "size": 8}),
     "clips": ("video_diffusion", "draw", {"num": 2, "steps": 2}),
+    "continued": ("video_diffusion", "continue", {"num": 1, "steps": 2, "given": 1}),
     "points": ("realnvp", "draw", {"num": 9}),
     "prompts": ("text_to_image", "draw", {"num": 2, "steps": 2, "prompt": ["red heart", "-a dog"], "guidance": 2.0}),
     "translation": ("pix2pix", "translate", {}),
@@ -37,7 +38,13 @@ def test_the_command_makes_the_same_files(script, task, values, tmp_path, monkey
     offered = {one["name"]: one["default"] for one in form["controls"]}
     assert values.keys() <= offered.keys()
     pictures = {}
-    if form["picture"]:
+    if form["clip"]:
+        length, height, width, _ = site._subjects[0].model.shape
+        noise = np.random.default_rng(0).integers(0, 256, (length, height, width), np.uint8)
+        first, *others = map(Image.fromarray, noise)
+        first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+        pictures["clip"] = base64.b64encode((tmp_path / "a.gif").read_bytes()).decode()
+    elif form["picture"]:
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)).save(tmp_path / "a.png")
         pictures["image"] = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
     result = site.work({"run": 0, "task": task, "values": {**offered, **values}, "pictures": pictures})()
