@@ -56,7 +56,7 @@ const say = words => { by('error').textContent = words; };
 // --- controls, each {name, front, box, value()} ---
 
 const control = one => {
-  const id = `set-${one.name}`, described = {'aria-describedby': `${id}-help`};
+  const id = `set-${one.name}`;
   const help = make('p', {className: 'help quiet', id: `${id}-help`, textContent: one.help});
   let input, value, wide = false, inside = null;
   const number = () => input.value.trim() === '' ? (one.optional ? null : one.default) : Number(input.value);
@@ -98,7 +98,7 @@ const control = one => {
     box = make('fieldset', {className: 'field'}, legend, inside, help);
   } else {
     input.id = id;
-    input.setAttribute('aria-describedby', described['aria-describedby']);
+    input.setAttribute('aria-describedby', help.id);
     input.title = one.help;
     const label = make('label', {htmlFor: id, textContent: one.label});
     if (one.name === 'seed') {

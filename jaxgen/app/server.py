@@ -38,7 +38,7 @@ class Site(Protocol):
     """What the page shows and does."""
 
     def cards(self) -> list[dict[str, Any]]:
-        """Each run: `name`, `model`, `data`, and whether it has a `picture`."""
+        """Each run: `name`, `model`, `data`, its `tasks`, and whether it has a `picture`."""
         ...
 
     def picture(self, run: int) -> bytes:

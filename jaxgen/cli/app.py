@@ -120,8 +120,8 @@ class Playground:
     def cards(self) -> list[dict[str, Any]]:
         return [
             {
-                "name": subject.name, "path": subject.path, "model": type(subject.model).__name__,
-                "data": type(subject.experiment.data).__name__, "steps": subject.experiment.steps,
+                "name": subject.name, "model": type(subject.model).__name__,
+                "data": type(subject.experiment.data).__name__,
                 "tasks": [task.name for task in self._tasks(subject)], "picture": self._latest(subject) is not None,
             }
             for subject in self._subjects
