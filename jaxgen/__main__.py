@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",
     "compare": "Show the scores of several runs side by side; refused where they were not taken alike.",
     "judge": "Write a page on which a person chooses between pictures of runs, blind: jaxgen judge RUN RUN [--real].",
+    "app": "Play with runs on a page in a browser of this machine: jaxgen app RUN...",
     "speak": "Read a text out by a run of a model that speaks: jaxgen speak RUN TEXT OUT.wav.",
     "render": "Render a radiance field: held-out views, a turntable, a mesh.",
     "export": "Write the run's sampler as a file that needs jax alone.",

@@ -126,11 +126,29 @@ class Browser:
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str, repeat: bool = False) -> None:
-        code = {"ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8}[key]
-        named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.ask("Input.dispatchKeyEvent", type="rawKeyDown", autoRepeat=repeat, **named)
+        code = {"ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, "Enter": 13, "Tab": 9, " ": 32}[key]
+        named = {"key": key, "code": {" ": "Space"}.get(key, key), "windowsVirtualKeyCode": code}
+        typed = {"Enter": "\r", " ": " "}.get(key)
+        kind = {"type": "rawKeyDown"} if typed is None else {"type": "keyDown", "text": typed}
+        self.ask("Input.dispatchKeyEvent", autoRepeat=repeat, **kind, **named)
         if not repeat:
             self.ask("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def type(self, selector: str, text: str) -> None:
+        """Writes into a field in place of what it has, as a keyboard does."""
+        self.run(f"(() => {{ const e = document.querySelector({selector!r}); e.focus(); e.select(); }})()")
+        self.ask("Input.insertText", text=text)
+
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Gives a file to an input for files."""
+        root = self.ask("DOM.getDocument")["root"]["nodeId"]
+        node = self.ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def wide(self, width: int, height: int = 900) -> None:
+        """Gives the window another size."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
 
     def downloaded(self) -> Path:
         """The file of the folder that is complete next; it is to be taken away."""

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("train", "scoring", "planning"),
     ("api",),
-    ("comparison",),
+    ("comparison", "app"),
     ("cli",),
     ("__main__",),
 )

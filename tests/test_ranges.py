@@ -7,6 +7,7 @@ import pytest
 from conftest import EXPERIMENTS
 from field_values import VALUES, leaves, with_value
 
+from jaxgen.cli.app import AppOptions
 from jaxgen.cli.compress import CompressOptions
 from jaxgen.cli.evaluate import EvaluateOptions
 from jaxgen.cli.export import ExportOptions
@@ -21,7 +22,8 @@ from jaxgen.inference.editing import Edit
 from jaxgen.scoring.records import Scoring
 
 COMMANDS = (
-    CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, SpeakOptions, WriteOptions,
+    AppOptions, CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, SpeakOptions,
+    WriteOptions,
 )  # fmt: skip
 LONGEST = 5.0
 """CPU seconds within which settings are accepted or refused."""

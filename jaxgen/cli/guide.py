@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxgen.cli.flags import Repeated
-from jaxgen.cli.options import Common, ask, only
+from jaxgen.cli.options import Asked, Common, ask, only
 from jaxgen.core.ranges import OptionalCount, Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.inference import guiding, prompts
@@ -43,7 +43,11 @@ class GuideOptions(CLIPGuidance, Common):
 def command(args: list[str]) -> None:
     """Draws pictures of a run that a trained CLIP finds near to a prompt (--clip RUN --prompt "a red dragon"): the
     latents of a GAN, StyleGAN, VAE or VQ-VAE are optimized, a diffusion model's sampling is drawn aside."""
-    asked = ask(GuideOptions, args, "guide", command.__doc__)
+    guide(ask(GuideOptions, args, "guide", command.__doc__))
+
+
+def guide(asked: Asked) -> None:
+    """Draws what was asked by `GuideOptions`."""
     options = asked.options
     wanted = guiding.Wanted(_prompts(options), options.num, options.seed, tuple(options.cond))
     if not options.clip:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgen.cli.options import Common, ask, only
+from jaxgen.cli.options import Asked, Common, ask, only
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import OptionalCount, Samples, Seed
 from jaxgen.errors import UserError
@@ -34,7 +34,11 @@ class RestoreOptions(Degraded, Common):
 def command(args: list[str]) -> None:
     """Draws what may be behind a degraded picture, by a diffusion model that was trained on whole ones: --lost noise,
     colour, resolution or sharpness. No training is needed; the samples differ where the picture leaves it open."""
-    asked = ask(RestoreOptions, args, "restore", command.__doc__)
+    restore(ask(RestoreOptions, args, "restore", command.__doc__))
+
+
+def restore(asked: Asked) -> None:
+    """Draws what was asked by `RestoreOptions`."""
     options, model = asked.options, asked.experiment.compute_model
     if not options.image:
         raise UserError("no picture was named: pass --image FILE, the degraded one")

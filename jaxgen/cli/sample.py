@@ -66,7 +66,8 @@ class SampleOptions(Edit, OnMesh, Drawing):
     guide_step: CheckpointStep = -1
     """Checkpoint of the guide; the newest when negative."""
     between: OptionalDepth = 0
-    """Diffusion models and StyleGAN: draw rows of this many pictures that go from one sample to another."""
+    """Diffusion models, GANs and models with latents, as VAEs: draw rows of this many pictures that go from one sample
+    to another."""
     files: bool = False
     """Also write each sample of images as a PNG of its own into the folder `files`, for scorers outside; classes and
     captions go to metadata.jsonl beside them, as ImageFolder reads it."""
@@ -100,9 +101,18 @@ class WriteOptions(Common):
 def command(args: list[str]) -> None:
     """Draws samples from a run: a grid and the raw arrays, or text as it is written (--prompt). Any field of the
     experiment is a flag, as `--run.model.sampler.steps 50`."""
-    if args and (user_path(args[0]) / "tokenizer.json").is_file():
-        return _write(args)
-    asked = ask(SampleOptions, args, "sample", command.__doc__)
+    if args and writes(user_path(args[0])):
+        return write(ask(WriteOptions, args, "sample", command.__doc__))
+    sample(ask(SampleOptions, args, "sample", command.__doc__))
+
+
+def writes(run: Path) -> bool:
+    """Whether samples of a run are text, to which `write` and its options belong."""
+    return (run / "tokenizer.json").is_file()
+
+
+def sample(asked: Asked) -> None:
+    """Draws what was asked by `SampleOptions`."""
     options = asked.options
     if options.prompts:
         if options.prompt:
@@ -234,8 +244,8 @@ def _clip(asked: Asked, num: int, labels: Any) -> Any:
     return cond
 
 
-def _write(args: list[str]) -> None:
-    asked = ask(WriteOptions, args, "sample", command.__doc__)
+def write(asked: Asked) -> None:
+    """Writes what was asked by `WriteOptions`."""
     options = asked.options
     folder = _folder(asked, options.num)
     if options.out:  # a text is printed even where the run's own folder cannot keep it

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxgen.cli.options import Common, ask
+from jaxgen.cli.options import Asked, Common, ask
 from jaxgen.core.ranges import PathName, Seed
 from jaxgen.errors import UserError
 from jaxgen.inference.speech import save_spoken, speak, speech_of
@@ -42,6 +42,12 @@ def command(args: list[str]) -> None:
     check_output(user_path(given[-1]), folder=bool(options.lines))
     for file in files:
         check_sound_name(file)
+    speak_to(asked, texts, files)
+
+
+def speak_to(asked: Asked, texts: list[str], files: list[Path]) -> None:
+    """Speaks each text to its file, as `SpeakOptions` ask."""
+    options = asked.options
     data = speech_of(asked.experiment)
     data.tokens(texts)
     if options.picture:

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.capabilities import Inpaints, Interpolates, Translates, Varies
+from jaxgen.core.capabilities import HasLatents, Inpaints, Interpolates, Translates, Varies
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import SAMPLE, fold_each, run_key
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.ranges import Depth, Fraction
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
+from jaxgen.metrics.ppl import slerp
 from jaxgen.runs.restore import Trained
 
 
@@ -37,8 +38,9 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
     if mask and not isinstance(model, Inpaints):
         needed = "a model with inpaint, such as PixelCNN"
         raise UserError(f"{name} fills in no part of a picture: --mask and --alpha need {needed}")
-    if between and not isinstance(model, Interpolates):
-        raise UserError(f"{name} has no way between samples: --between needs a model with interpolate, as StyleGAN")
+    if between and not isinstance(model, Interpolates | HasLatents):
+        needed = "a model with interpolate or latents, such as a diffusion model, StyleGAN, a GAN or a VAE"
+        raise UserError(f"{name} has no way between samples: --between needs {needed}")
     if image and not mask and not isinstance(model, Varies | Translates):
         needed = "a model with vary or translate, such as a diffusion model or pix2pix"
         raise UserError(f"{name} makes nothing of a whole picture: --image without --mask needs {needed}")
@@ -93,9 +95,18 @@ def coarse(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0)
 def _between(
-    model: Interpolates, codec: Codec, state: TrainState, ends: tuple[jax.Array, jax.Array], weight: Any, cond: PyTree
+    model: Any, codec: Codec, state: TrainState, ends: tuple[jax.Array, jax.Array], weight: Any, cond: PyTree
 ) -> jax.Array:
-    return codec.decode(model.interpolate(state, *ends, weight, cond))
+    if isinstance(model, Interpolates):
+        return codec.decode(model.interpolate(state, *ends, weight, cond))
+    space = model.latent_space(state, cond)
+    return codec.decode(space.decode(jax.tree.map(partial(_arc, t=weight), *map(space.draw, ends))))
+
+
+def _arc(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
+    """From vectors a to b, f32[B, ..., D], at t: f32[B] the `slerp` of each two."""
+    each = jnp.broadcast_to(t.reshape(-1, *[1] * (a.ndim - 2)), a.shape[:-1]).reshape(-1)
+    return slerp(a.reshape(-1, a.shape[-1]), b.reshape(-1, a.shape[-1]), each).reshape(a.shape)
 
 
 def rows_between(trained: Trained, seed: int, rows: int, columns: int, cond: PyTree = None) -> np.ndarray:
