@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen.core.capabilities import EntropyModel, MapsSymbols
+from jaxgen.core.coding import EntropyModel, MapsSymbols
 from jaxgen.core.configuration import to_json
 from jaxgen.core.model import GenerativeModel
 from jaxgen.core.types import TrainState

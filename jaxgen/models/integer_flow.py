@@ -244,7 +244,7 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         z = self._turn(state.sampling_params, self._levels(x), y if y is None else y[:10], False)
         return {"latents.png": jnp.stack([x, self._values(shifted(z, self.code_levels // 2, self.code_levels))])}
 
-    # --- entropy coding, `capabilities.EntropyModel` and `MapsSymbols` ---
+    # --- entropy coding, `coding.EntropyModel` and `MapsSymbols` ---
 
     def _turn(self, params: PyTree, x: jax.Array, y: jax.Array | None, inverse: Inverse) -> jax.Array:
         """z of levels, or their inverse: f32[B, D]."""

@@ -200,7 +200,7 @@ class PixelCNN(ClassConditionalModel, LossModel):
         pixel = jax.lax.dynamic_slice(x, (0, i, j, 0), (x.shape[0], 1, 1, channels))[:, 0, 0]
         return Coder(cache, side, answer), self.likelihood.log_probs(answer, pixel, channel)
 
-    # --- entropy coding, `capabilities.EntropyModel` ---
+    # --- entropy coding, `coding.EntropyModel` ---
 
     @property
     def code_levels(self) -> int:

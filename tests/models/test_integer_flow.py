@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen import core
 from jaxgen.core import TrainState
-from jaxgen.core.capabilities import EntropyModel, MapsSymbols
+from jaxgen.core.coding import EntropyModel, MapsSymbols
 from jaxgen.errors import UserError
 from jaxgen.inference.compression import compress, decompress
 from jaxgen.models.integer_flow import IntegerFlow
