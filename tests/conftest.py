@@ -26,7 +26,7 @@ if jax.__version_info__[:2] == (0, 10):
 
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.runs.checkpoint import Checkpoints
-from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runs.restore import initial_state, open_run
 from jaxgen.runtime import cache
 
@@ -113,7 +113,7 @@ def first_stage(name: str, folder: Path) -> Path:
 def smoke(request, tmp_path_factory) -> Experiment:
     """The smoke preset of each experiment script in turn. One of a second stage finds its first stage, untrained."""
     experiment = presets(EXPERIMENTS[request.param])["smoke"]
-    if not isinstance(experiment.codec, Pretrained):
+    if not isinstance(experiment.codec, NamesRun):
         return experiment
     path = first_stage(experiment.codec.run, tmp_path_factory.getbasetemp())
     return dataclasses.replace(experiment, codec=dataclasses.replace(experiment.codec, run=str(path)))

@@ -29,7 +29,7 @@ from jaxgen.data.rays import PosedViews
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.ops.cameras import RAY
-from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.pretrained import NamesRun
 
 EMBEDDED = (Digits, Emoji, EmojiEdges, MovingDigits, Notes, Toy2D, Tones)
 SECONDS, LETTERS = 10.0, 160
@@ -48,7 +48,7 @@ def raw_batch(experiment: Experiment) -> tuple[Shapes, Codec, list[str]]:
     try:
         codec = codec.load()
     except UserError:
-        if not isinstance(codec, Pretrained):
+        if not isinstance(codec, NamesRun):
             raise
         notes.append(f"the first stage {codec.run} is not here: its codes are taken as the data")
         codec, here = Identity(), False
