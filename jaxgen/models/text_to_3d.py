@@ -128,9 +128,7 @@ class TextTo3D(LossModel):
         if x != tuple(self.shape):
             raise UserError(f"views have shape {x}, model.shape is {tuple(self.shape)}: set data.size and it alike")
         self.check_cond(batch.get("cond"))
-        if not isinstance(batch.get("teacher"), Teacher):
-            raise UserError("the data has no teacher: take the codec Prompted(run=..., prompt=...), which names one")
-        taught = batch["teacher"].model
+        taught = teacher_of(batch).model
         if isinstance(taught, Diffusion) and self.distillation.scale != 1 and not taught.guidable:
             raise UserError(
                 f"distillation.scale is {self.distillation.scale}, but the diffusion model was trained without "
@@ -155,6 +153,11 @@ class TextTo3D(LossModel):
         return self.scene.background
 
     @property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of a view."""
+        return self.shape[0], self.shape[1]
+
+    @property
     def _behind(self) -> jax.Array:
         """f32[1, 1, 1, 3]."""
         return jnp.array(self.background).reshape(1, 1, 1, 3)
@@ -176,8 +179,9 @@ class TextTo3D(LossModel):
         self, params: PyTree, centre: jax.Array, cameras: jax.Array, keys: jax.Array | None = None
     ) -> Seen3D:
         """What cameras f32[B, 13] see. keys [B]: intervals along rays are then jittered."""
-        count, (height, width) = len(cameras), self.shape[:2]
-        rays = self._rays(*(a.reshape(-1, *a.shape[2:]) for a in view_rays(cameras, (height, width))), centre)
+        count, (height, width) = len(cameras), self._size
+        origin, direction, radius = (a.reshape(-1, *a.shape[2:]) for a in view_rays(cameras, (height, width)))
+        rays = self._rays(origin, direction, radius, centre)
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.split(key, height * width))(keys).reshape(-1)
         found = self.scene.passes(params, rays, jnp.zeros((1, 3)), keys)[-1]
@@ -197,8 +201,8 @@ class TextTo3D(LossModel):
     def seen(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Seen]:
         keys_rays, keys_background, keys_teacher = split_each(keys, 3)
         seen = self.views(params, state.extra["centre"], batch["cond"], keys_rays)
-        background = self.backgrounds(keys_background, self.shape[:2], self._behind[0, 0, 0])
-        taught, metrics = self._taught(batch["teacher"].one, seen.over(background), keys_teacher)
+        background = self.backgrounds(keys_background, self._size, self._behind[0, 0, 0])
+        taught, metrics = self._taught(teacher_of(batch).one, seen.over(background), keys_teacher)
         prior = self.transmittance(seen.transmittance, state.step)
         loss = jnp.mean(self.strength * taught + self.transmittance.weight * prior)
         metrics = {"taught": jnp.mean(taught), "transmittance": jnp.mean(seen.transmittance), **metrics}
@@ -265,7 +269,7 @@ class TextTo3D(LossModel):
         """Of each camera's view: `transmittance`, and by CLIP `similarity`, the cosine of view and text, or by a
         diffusion model `noise_error`, the mean squared error of its noise at `TIMES` times. f32[B] each."""
         images, transmittance = self._shown(state, batch["cond"])
-        teacher = batch["teacher"].one
+        teacher = teacher_of(batch).one
         told = teacher.told_each(len(images))
         if not isinstance(teacher.model, Diffusion):
             judge = Judge(teacher.model, teacher.params)
@@ -296,6 +300,14 @@ class TextTo3D(LossModel):
         """sigma f32[N] and rgb f32[N, 3] at points f32[N, 3] relative to the scene's centre, seen along d."""
         sigma, rgb = self.scene.at_points(state, x + state.extra["centre"][None], d)
         return jnp.where(jnp.sum(x**2, axis=-1) <= self.radius**2, sigma, 0.0), rgb
+
+
+def teacher_of(batch: Batch) -> Teacher:
+    """Of a batch. Raises UserError where there is none."""
+    teacher: Any = batch.get("teacher")
+    if not isinstance(teacher, Teacher):
+        raise UserError("the data has no teacher: take the codec Prompted(run=..., prompt=...), which names one")
+    return teacher
 
 
 def middles(s: jax.Array, near: jax.Array, far: jax.Array) -> jax.Array:

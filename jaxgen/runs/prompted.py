@@ -88,7 +88,8 @@ class Taught(Codec):
             )
 
     def encode(self, batch: Batch, key: jax.Array) -> Batch:
-        return {**UNIT.encode(batch, key), "teacher": self.teacher.for_each(len(batch["x"]))}
+        teacher: Any = self.teacher.for_each(len(batch["x"]))
+        return {**UNIT.encode(batch, key), "teacher": teacher}
 
     def decode(self, x: jax.Array) -> jax.Array:
         return UNIT.decode(x)
