@@ -1,11 +1,14 @@
 """Text to 3-D: a radiance field taught by a CLIP, or by a text-to-image diffusion model, to look like a prompt.
 
     python experiments/clip.py emoji                                          # the teacher, once
-    python experiments/text_to_3d.py emoji --codec.prompt "red apple" --out runs/red-apple
-    jaxgen render runs/red-apple --turntable 60 --size 128
+    python experiments/text_to_3d.py emoji --codec.prompt "tomato" --out runs/tomato
+    jaxgen render runs/tomato --turntable 60 --size 128
+    python experiments/text_to_3d.py emoji_sds --codec.prompt "tomato" --out runs/tomato-sds
 
-emoji is taught by CLIP (Dream Fields, arXiv:2112.01455), emoji_sds by score distillation (DreamFusion,
-arXiv:2209.14988) from the run of `experiments/text_to_image.py emoji`. Not yet run to the end: emoji, emoji_sds.
+emoji, five minutes of one core, is taught by CLIP (Dream Fields, arXiv:2112.01455), emoji_sds by score distillation
+(DreamFusion, arXiv:2209.14988) from the run of `experiments/text_to_image.py emoji`. A small CLIP knows few names:
+those of the emoji that it has seen. dream_fields, with the published CLIP, is for a GPU. Not yet run to the end: emoji,
+emoji_sds, dream_fields.
 """
 
 from jaxgen.cli.train import main
@@ -36,18 +39,18 @@ PRESETS = {
             ),
             transmittance=Transmittance(anneal=20), optimizer=Adam(lr=1e-2, eps=EPS), ema_decay=0.9,
         ),
-        codec=Prompted(run="runs/clip-smoke-0", prompt="red apple"), data=Cameras(size=8, train_views=64),
+        codec=Prompted(run="runs/clip-smoke-0", prompt="tomato"), data=Cameras(size=8, train_views=64),
         batch_size=6, steps=20, steps_per_call=5, log_every=10, save_every=10, sample_every=10, num_samples=4,
     ),
     "emoji": Experiment(
         model=TextTo3D(
-            shape=(32, 32, 3), scene=NeRF(network=SMALL, coarse=32, fine=0, bound=1.5),
-            transmittance=Transmittance(target=0.6, start=0.4, anneal=300), backgrounds=Backgrounds(plain=0.5),
-            cutouts=Cutouts(num=4, smallest=0.8, colour=0.05, noise=0.02),
-            optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=1000, final=0.1), ema_decay=0.95,
+            shape=(32, 32, 3), scene=NeRF(network=SMALL, coarse=24, fine=0, bound=1.5, distortion_weight=0.05),
+            transmittance=Transmittance(target=0.6, start=0.4, anneal=300), backgrounds=Backgrounds(plain=0.3),
+            cutouts=Cutouts(num=6, smallest=0.7, colour=0.1, noise=0.05),
+            optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=2000, final=0.1), ema_decay=0.95,
         ),
-        codec=Prompted(run="runs/clip-emoji-0", prompt="red apple"), data=Cameras(size=32), batch_size=4, steps=1000,
-        steps_per_call=20, log_every=20, save_every=200, sample_every=200, num_samples=8,
+        codec=Prompted(run="runs/clip-emoji-0", prompt="tomato"), data=Cameras(size=32), batch_size=6, steps=2000,
+        steps_per_call=20, log_every=100, save_every=500, sample_every=500, num_samples=8,
     ),
     # Latents of 64 pixels: pictures of emoji are on white.
     "emoji_sds": Experiment(
@@ -57,7 +60,7 @@ PRESETS = {
             distillation=Distillation(scale=10.0),
             optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=600, final=0.1), ema_decay=0.95,
         ),
-        codec=Prompted(run="runs/text_to_image-emoji-0", prompt="red apple"), data=Cameras(size=64), batch_size=2,
+        codec=Prompted(run="runs/text_to_image-emoji-0", prompt="tomato"), data=Cameras(size=64), batch_size=2,
         steps=600, steps_per_call=20, log_every=20, save_every=200, sample_every=200, num_samples=8,
     ),
     # Section 4 of the first paper: ViT-B/16 by `jaxgen weights import-clip`, 10,000 steps, a held-out view from 45

@@ -31,6 +31,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.clip_guidance import Judge
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.nerf import NeRF
+from jaxgen.ops import volume
 from jaxgen.ops.backgrounds import Backgrounds
 from jaxgen.ops.cameras import columns
 from jaxgen.ops.cutouts import Cutouts
@@ -72,12 +73,14 @@ class Teacher:
 
 class Seen3D(NamedTuple):
     """Views of the scene alone. rgb: f32[B, H, W, 3], over black. opacity: f32[B, H, W, 1]. centre: f32[B, 3], where
-    the mass that each view sees has its centre, and mass, f32[B], how much that is."""
+    the mass that each view sees has its centre, and mass, f32[B], how much that is. distortion: f32[B], of the rays'
+    weights (`ops.volume`)."""
 
     rgb: jax.Array
     opacity: jax.Array
     centre: jax.Array
     mass: jax.Array
+    distortion: jax.Array
 
     def over(self, background: jax.Array) -> jax.Array:
         """The views in front of a background f32[B or 1, H or 1, W or 1, 3]."""
@@ -97,8 +100,8 @@ class TextTo3D(LossModel):
     shape: Shape = (32, 32, 3)
     """(H, W, 3) of a view."""
     scene: NeRF = field(default_factory=lambda: NeRF(coarse=32, fine=0, bound=1.5))
-    """The field and how rays pass it; of its background, the colour behind the scene in pictures. The field is defined
-    in [-bound, bound]^3."""
+    """The field, defined in [-bound, bound]^3, how rays pass it, the colour behind it in pictures, and the weight of
+    the rays' distortion, which turns fog into surfaces."""
     radius: Positive = 1.0
     """Of the ball that holds the scene."""
     follow: Decay = 0.99
@@ -122,6 +125,9 @@ class TextTo3D(LossModel):
 
     def natural_codec(self) -> Codec:
         return Pixels(low=0.0, high=1.0)
+
+    def fitted(self, shape: tuple[int, ...], num_classes: int) -> "TextTo3D":
+        raise UserError("TextTo3D learns from a text and a trained run, not from pictures: leave --images out")
 
     def check(self, batch: Batch) -> None:
         x = tuple(batch["x"].shape[1:])
@@ -193,8 +199,9 @@ class TextTo3D(LossModel):
         places = (mass[:, None] * origin + along[:, None] * direction).reshape(count, -1, 3)
         mass = mass.reshape(count, -1).sum(axis=1)
         middle = jnp.sum(places, axis=1) / jnp.maximum(mass, 1e-6)[:, None]
+        spread = jnp.mean(volume.distortion(found.s, found.w).reshape(count, -1), axis=1)
         shape = (count, height, width)
-        return Seen3D(rgb.reshape(*shape, 3), opacity.reshape(*shape, 1), middle, mass)
+        return Seen3D(rgb.reshape(*shape, 3), opacity.reshape(*shape, 1), middle, mass, spread)
 
     # --- training ---
 
@@ -204,7 +211,9 @@ class TextTo3D(LossModel):
         background = self.backgrounds(keys_background, self._size, self._behind[0, 0, 0])
         taught, metrics = self._taught(teacher_of(batch).one, seen.over(background), keys_teacher)
         prior = self.transmittance(seen.transmittance, state.step)
-        loss = jnp.mean(self.strength * taught + self.transmittance.weight * prior)
+        loss = jnp.mean(
+            self.strength * taught + self.transmittance.weight * prior + self.scene.distortion_weight * seen.distortion
+        )
         metrics = {"taught": jnp.mean(taught), "transmittance": jnp.mean(seen.transmittance), **metrics}
         # By mass, so that a view that sees nothing has no say.
         share = jax.lax.stop_gradient((seen.mass[:, None] * seen.centre, seen.mass))

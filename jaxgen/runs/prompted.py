@@ -1,7 +1,7 @@
 """A prompt and a trained run that knows what it looks like, for a model that is taught by it.
 
     python experiments/clip.py emoji
-    python experiments/text_to_3d.py emoji --codec.prompt "red apple"       # reads runs/clip-emoji-0
+    python experiments/text_to_3d.py emoji --codec.prompt "tomato"          # reads runs/clip-emoji-0
 
 A run remembers which weights it was taught by (RUN/first_stage.json): it goes on with these, or says that they are
 gone.

@@ -210,6 +210,23 @@ def test_densities_are_relative_to_the_centre_and_end_at_the_ball(aside):
     np.testing.assert_allclose(rgb, 0.8, rtol=1e-6)
 
 
+def test_the_distortion_of_a_ray_counts_by_its_weight():
+    """The loss grows by distortion_weight times the views' mean distortion, and by nothing else."""
+    batch, state = batch_of(clip_teacher(disc())), blob_at(0.0, 0.0, 0.0)
+    model = with_blob(backgrounds=PLAIN)
+
+    @jax.jit
+    def losses(keys):
+        both = [replace(model, scene=replace(model.scene, distortion_weight=weight)) for weight in (0.0, 2.0)]
+        spread = model.views(state.params, jnp.zeros(3), batch["cond"], split_each(keys, 3)[0]).distortion
+        return *(one.seen(state.params, state, keys, batch)[0] for one in both), jnp.mean(spread)
+
+    with jax.debug_key_reuse(False):
+        without, with_it, spread = losses(core.sample_keys(0, 4))
+    np.testing.assert_allclose(with_it - without, 2 * spread, rtol=1e-3)
+    assert spread > 1e-3
+
+
 def test_what_does_not_go_together_is_refused():
     batch = batch_of(clip_teacher(disc()))
     without = {name: value for name, value in batch.items() if name != "teacher"}
