@@ -72,14 +72,14 @@ class Teacher:
 
 
 class Seen3D(NamedTuple):
-    """Views of the scene alone. rgb: f32[B, H, W, 3], over black. opacity: f32[B, H, W, 1]. centre: f32[B, 3], where
-    the mass that each view sees has its centre, and mass, f32[B], how much that is. distortion: f32[B], of the rays'
-    weights (`ops.volume`)."""
+    """Views of the scene alone. rgb: f32[B, H, W, 3], over black. opacity: f32[B, H, W, 1]. mass: f32[B], the sum of
+    all weights along rays. moment: f32[B, 3], the sum of the places that have them, times weight. distortion: f32[B],
+    the mean over rays of their weights' (`ops.volume`)."""
 
     rgb: jax.Array
     opacity: jax.Array
-    centre: jax.Array
     mass: jax.Array
+    moment: jax.Array
     distortion: jax.Array
 
     def over(self, background: jax.Array) -> jax.Array:
@@ -101,7 +101,7 @@ class TextTo3D(LossModel):
     """(H, W, 3) of a view."""
     scene: NeRF = field(default_factory=lambda: NeRF(coarse=32, fine=0, bound=1.5))
     """The field, defined in [-bound, bound]^3, how rays pass it, the colour behind it in pictures, and the weight of
-    the rays' distortion, which turns fog into surfaces."""
+    the rays' distortion, which turns fog into surfaces. Its other settings of training are not used."""
     radius: Positive = 1.0
     """Of the ball that holds the scene."""
     follow: Decay = 0.99
@@ -120,6 +120,8 @@ class TextTo3D(LossModel):
             return f"shape is {self.shape}: views (H, W, 3) are expected"
         if self.scene.occupancy.resolution:
             return "scene.occupancy.resolution is set, but training here keeps no such grid: leave it at 0"
+        if self.scene.disparity:
+            return "scene.disparity is for scenes without bounds, but this one lies in a ball: leave it out"
         if self.radius > self.scene.bound:
             return f"radius is {self.radius}, scene.bound {self.scene.bound}: a ball within the field is expected"
 
@@ -193,15 +195,16 @@ class TextTo3D(LossModel):
         found = self.scene.passes(params, rays, jnp.zeros((1, 3)), keys)[-1]
         rgb, _, opacity = found.rendered
         origin, direction, near, far, _ = columns(rays)
-        t = middles(found.s, near, far)
-        # The mean of o + t d over all light: sums over t alone.
-        mass, along = (jnp.sum(a, axis=-1) for a in (found.w, found.w * t))
-        places = (mass[:, None] * origin + along[:, None] * direction).reshape(count, -1, 3)
-        mass = mass.reshape(count, -1).sum(axis=1)
-        middle = jnp.sum(places, axis=1) / jnp.maximum(mass, 1e-6)[:, None]
-        spread = jnp.mean(volume.distortion(found.s, found.w).reshape(count, -1), axis=1)
+        middle = near[:, None] + (far - near)[:, None] * (found.s[:, 1:] + found.s[:, :-1]) / 2
+        # The sum of w (o + t d) over t, and then over rays.
+        mass, along = (jnp.sum(a, axis=-1) for a in (found.w, found.w * middle))
+        moment = mass[:, None] * origin + along[:, None] * direction
+        by_view = [a.reshape(count, height * width, -1) for a in (mass, moment, volume.distortion(found.s, found.w))]
         shape = (count, height, width)
-        return Seen3D(rgb.reshape(*shape, 3), opacity.reshape(*shape, 1), middle, mass, spread)
+        return Seen3D(
+            rgb=rgb.reshape(*shape, 3), opacity=opacity.reshape(*shape, 1), mass=jnp.sum(by_view[0], axis=(1, 2)),
+            moment=jnp.sum(by_view[1], axis=1), distortion=jnp.mean(by_view[2], axis=(1, 2)),
+        )  # fmt: skip
 
     # --- training ---
 
@@ -209,28 +212,26 @@ class TextTo3D(LossModel):
         keys_rays, keys_background, keys_teacher = split_each(keys, 3)
         seen = self.views(params, state.extra["centre"], batch["cond"], keys_rays)
         background = self.backgrounds(keys_background, self._size, self._behind[0, 0, 0])
-        taught, metrics = self._taught(teacher_of(batch).one, seen.over(background), keys_teacher)
+        taught = self._taught(teacher_of(batch).one, seen.over(background), keys_teacher)
         prior = self.transmittance(seen.transmittance, state.step)
         loss = jnp.mean(
             self.strength * taught + self.transmittance.weight * prior + self.scene.distortion_weight * seen.distortion
         )
-        metrics = {"taught": jnp.mean(taught), "transmittance": jnp.mean(seen.transmittance), **metrics}
-        # By mass, so that a view that sees nothing has no say.
-        share = jax.lax.stop_gradient((seen.mass[:, None] * seen.centre, seen.mass))
-        return loss, Seen(metrics, extra=jax.tree.map(lambda a: jnp.mean(a, axis=0), share))
+        metrics = {"taught": jnp.mean(taught), "transmittance": jnp.mean(seen.transmittance)}
+        masses = jax.lax.stop_gradient((jnp.mean(seen.moment, axis=0), jnp.mean(seen.mass)))
+        return loss, Seen(metrics, extra=masses)
 
-    def _taught(self, teacher: Teacher, images: jax.Array, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """L of images f32[B, H, W, 3] in [0, 1], f32[B], and metrics."""
+    def _taught(self, teacher: Teacher, images: jax.Array, keys: jax.Array) -> jax.Array:
+        """L of images f32[B, H, W, 3] in [0, 1], f32[B]."""
         told = teacher.told_each(len(images))
         if isinstance(teacher.model, Diffusion):
             keys_x, keys_t, keys_eps = split_each(keys, 3)
             x = model_space(teacher, images, keys_x)
             t = self.distillation.time(teacher.model.schedule, uniform_each(keys_t, ()))
             error, alpha, sigma = self._noise_error(teacher, told, x, t, normal_each(keys_eps, x.shape[1:]))
-            return pulled(x, self.distillation.weight(alpha, sigma) * error) / x[0].size, {}
+            return pulled(x, self.distillation.weight(alpha, sigma) * error) / x[0].size
         judge, signed = Judge(teacher.model, teacher.params), 2 * images - 1
-        far = judge.far(self.cutouts, keys, signed, told) / teacher.model.logit_scale(teacher.params)
-        return far, {}
+        return judge.far(self.cutouts, keys, signed, told) / teacher.model.logit_scale(teacher.params)
 
     def _noise_error(
         self, teacher: Teacher, told: PyTree, x: jax.Array, t: jax.Array, eps: jax.Array
@@ -246,8 +247,8 @@ class TextTo3D(LossModel):
         state, seen = self._step(state, key, batch)
         if not self.follow:
             return state, seen.metrics
-        place, mass = seen.extra
-        here = jnp.where(mass > 1e-6, place / jnp.maximum(mass, 1e-6), centre)
+        moment, mass = seen.extra
+        here = jnp.where(mass > 1e-6, moment / jnp.maximum(mass, 1e-6), centre)
         centre = self.follow * centre + (1 - self.follow) * here
         # The ball stays where the field is defined.
         room = self.scene.bound - self.radius
@@ -317,12 +318,6 @@ def teacher_of(batch: Batch) -> Teacher:
     if not isinstance(teacher, Teacher):
         raise UserError("the data has no teacher: take the codec Prompted(run=..., prompt=...), which names one")
     return teacher
-
-
-def middles(s: jax.Array, near: jax.Array, far: jax.Array) -> jax.Array:
-    """The middles f32[B, N] of intervals with edges s: f32[B, N + 1] of rays from near to far."""
-    middle = (s[:, 1:] + s[:, :-1]) / 2
-    return near[:, None] + (far - near)[:, None] * middle
 
 
 def model_space(teacher: Teacher, images: jax.Array, keys: jax.Array) -> jax.Array:
