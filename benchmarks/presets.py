@@ -32,7 +32,7 @@ from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.metrics.wasserstein import wasserstein
 from jaxgen.report import save_picture
-from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runtime import devices
 
 SCRIPTS = common.ROOT / "experiments"
@@ -66,7 +66,7 @@ def chosen(options: Options) -> list[tuple[str, str, Experiment]]:
         found += [(script, name, known[name]) for name in options.presets if name in known]
     if missing := set(options.presets) - {name for _, name, _ in found}:
         raise UserError(f"no script has a preset {' or '.join(sorted(missing))}")
-    return sorted(found, key=lambda item: isinstance(item[2].codec, Pretrained))
+    return sorted(found, key=lambda item: isinstance(item[2].codec, NamesRun))
 
 
 def judge(preset: str, experiment: Experiment, options: Options) -> Run | None:

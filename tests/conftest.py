@@ -26,7 +26,7 @@ if jax.__version_info__[:2] == (0, 10):
 
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.runs.checkpoint import Checkpoints
-from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runs.restore import initial_state, open_run
 from jaxgen.runtime import cache
 
@@ -52,6 +52,7 @@ LATE = ("test_an_exported_sampler", "test_a_run_loads")
 SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
     "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior", "wavenet", "diffwave", "video_diffusion",
+    "text_to_3d",
 }  # fmt: skip
 # Optimised programs take long to compile: one of each kind of network and of loop is quick.
 PRODUCTION, COMPILED = "test_production_equals", {"beta_vae", "vqvae", "cgan", "glow", "gpt", "ddpm", "mipnerf"}
@@ -113,7 +114,7 @@ def first_stage(name: str, folder: Path) -> Path:
 def smoke(request, tmp_path_factory) -> Experiment:
     """The smoke preset of each experiment script in turn. One of a second stage finds its first stage, untrained."""
     experiment = presets(EXPERIMENTS[request.param])["smoke"]
-    if not isinstance(experiment.codec, Pretrained):
+    if not isinstance(experiment.codec, NamesRun):
         return experiment
     path = first_stage(experiment.codec.run, tmp_path_factory.getbasetemp())
     return dataclasses.replace(experiment, codec=dataclasses.replace(experiment.codec, run=str(path)))

@@ -16,7 +16,7 @@ from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps, 
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
-from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.interrupt import leave_after
 from jaxgen.runtime.processes import is_main
@@ -186,7 +186,7 @@ def flags_of(
     )
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         label, channels = (getattr(asked, name) for name in of_data)
-        if isinstance(preset.codec, Pretrained) and (run := getattr(asked, "codec.run")):
+        if isinstance(preset.codec, NamesRun) and (run := getattr(asked, "codec.run")):
             preset = replace(preset, codec=replace(preset.codec, run=run))
         grey = 1 if channels == 1 else 3
         preset = on_images(preset, asked.images, asked.size or 0, asked.classes, label, grey, asked.captions)

@@ -14,7 +14,7 @@ from jaxgen.core.keys import INIT, TRAIN
 from jaxgen.data import BatchPlan, feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets, scripts
-from jaxgen.runs.pretrained import Pretrained
+from jaxgen.runs.pretrained import NamesRun
 
 
 @dataclass(frozen=True)
@@ -139,5 +139,5 @@ def _scaled(value: Any, factor: float) -> Any:
 
 def after(experiment: Experiment, first_stage: Path) -> Experiment:
     """The experiment of a second stage with this first stage."""
-    assert isinstance(experiment.codec, Pretrained)
+    assert isinstance(experiment.codec, NamesRun)
     return replace(experiment, codec=replace(experiment.codec, run=str(first_stage)))

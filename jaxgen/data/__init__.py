@@ -2,6 +2,7 @@
 
 from jaxgen.core.types import RawBatch
 from jaxgen.data.analytic import AnalyticScene
+from jaxgen.data.cameras import Cameras
 from jaxgen.data.captioned import Captioned
 from jaxgen.data.dataset import SPLITS, Dataset, RandomAccess
 from jaxgen.data.embedded import Digits, Emoji, area_resize
@@ -29,6 +30,7 @@ __all__ = [
     "TFDS",
     "AnalyticScene",
     "BatchPlan",
+    "Cameras",
     "Captioned",
     "Dataset",
     "Digits",

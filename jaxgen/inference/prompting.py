@@ -16,9 +16,9 @@ from jaxgen.data import Captioned
 from jaxgen.data.clip_tokenizer import clean
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.inference.prompts import caption_tokenizer, caption_tokens
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.ops.named_samplers import Name, named_sampler
+from jaxgen.runs.captions import caption_tokenizer, caption_tokens
 from jaxgen.runs.pretrained import Loaded
 from jaxgen.runs.restore import Trained
 

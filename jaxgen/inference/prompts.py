@@ -14,15 +14,13 @@ import numpy as np
 from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
-from jaxgen.data.clip_tokenizer import ClipBPE, framed
-from jaxgen.data.t5_tokenizer import Unigram
-from jaxgen.data.tokenizers import MOST_VOCABULARY, Tokenizer
 from jaxgen.errors import UserError
 from jaxgen.models.clip_guidance import Targets, weighted
 from jaxgen.models.conditions import label_of
+from jaxgen.runs.captions import caption_tokenizer, caption_tokens
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.picture import read_picture
-from jaxgen.runtime.reading import read_lines, read_text, user_path
+from jaxgen.runtime.reading import read_lines, user_path
 
 
 @dataclass(frozen=True)
@@ -71,26 +69,6 @@ def check_clip(trained: Trained) -> ScoresText:
         what = "one of experiments/clip.py, or of jaxgen weights import-clip"
         raise UserError(f"{trained.name} is a run of {name}, which embeds no text: name {what}")
     return model
-
-
-def caption_tokenizer(trained: Trained) -> tuple[Tokenizer, int, int]:
-    """The tokenizer that the run was trained with, and the tokens that start (negative for none) and end a text: the
-    one that the run keeps, so that its data need not be there."""
-    data = trained.experiment.data
-    assert isinstance(data, Captioned)
-    kept = trained.folder and trained.folder.path / "caption_tokenizer.json"
-    if data.tokenizer == "bytes" or kept is None or not kept.exists():
-        return data.caption_tokenizer
-    kind = Unigram if data.tokenizer == "t5" else ClipBPE
-    tokenizer = kind.of(read_text(kept, most=2 * MOST_VOCABULARY), str(kept))
-    return tokenizer, tokenizer.start, tokenizer.end
-
-
-def caption_tokens(trained: Trained, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """`text` i32[N, window] and `text_mask` of texts."""
-    data = trained.experiment.data
-    assert isinstance(data, Captioned)
-    return framed(*caption_tokenizer(trained), texts, data.window)
 
 
 def captions(trained: Trained, cond: PyTree) -> list[str]:

@@ -102,7 +102,7 @@ def render_run(
     pictures = run.pictures(step)
     numbers, shown = _views(trained, options, out, lpips, origin)
     save_picture(pictures / f"{options.split}_views.png", shown, origin=origin)
-    count = len(next(iter(numbers.values())))
+    count = _count(scene_of(trained).views(options.split), options)
     said = {name: mean_and_error(values) for name, values in numbers.items()}
     facts = {"split": options.split, "num": count, "of": "whole views", "step": step}
     facts |= {"parameters": trained.state.sampling_field, **({"lpips": lpips.provenance} if lpips else {})}
@@ -128,12 +128,15 @@ def _views(
     trained: Trained, options: Rendering, out: Path, lpips: Any, origin: Origin | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
-    of what is, of depth and of opacity. Each picture is also written by itself."""
+    of what is, of depth and of opacity. Each picture is also written by itself. Of a scene without pictures there are
+    no numbers and three rows."""
     data, model = scene_of(trained), field_of(trained)
     views = data.views(options.split)
+    if lpips and not data.pictured:
+        raise UserError(f"{trained.name} is a scene without pictures to compare its views with: leave --lpips out")
     if lpips and views.counted is not None:
         raise UserError("LPIPS compares neighbourhoods of pixels, which the masks of this scene cut: leave --lpips out")
-    count = min(options.limit or len(views.pixels), len(views.pixels))
+    count = _count(views, options)
     true = data.depth(options.split) if isinstance(data, AnalyticScene) else None
     numbers: dict[str, list[float]] = {}
     rows: list[list[np.ndarray]] = []
@@ -144,6 +147,10 @@ def _views(
         save_image(picture, out / f"view{i:03}.png", origin)
         for name, image in zip(("depth", "opacity"), grey):
             save_image(image, out / f"{name}{i:03}.png", origin)
+        seen = [picture, *(np.repeat(a, 3, axis=-1) for a in grey)]
+        if not data.pictured:
+            rows += [seen] if i < SHOWN else []
+            continue
         wanted = composite(views.pixels[i], model.background)
         counted = None if views.counted is None else views.counted[i]
         for name, value in _measured(picture, wanted, counted, lpips).items():
@@ -151,8 +158,13 @@ def _views(
         if true is not None:
             numbers.setdefault("depth_error", []).append(depth_error(depth, true[i]))
         if i < SHOWN:
-            rows.append([wanted, picture, *(np.repeat(a, 3, axis=-1) for a in grey)])
+            rows.append([wanted, *seen])
     return {name: np.array(values) for name, values in numbers.items()}, np.stack([np.stack(r) for r in zip(*rows)])
+
+
+def _count(views: Views, options: Rendering) -> int:
+    """Of views that are rendered."""
+    return min(options.limit or len(views.pixels), len(views.pixels))
 
 
 def _measured(picture: np.ndarray, wanted: np.ndarray, counted: np.ndarray | None, lpips: Any) -> dict[str, float]:

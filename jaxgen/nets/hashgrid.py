@@ -100,6 +100,8 @@ class HashField(nn.Module):
     """Features that the colour's network takes from the density's."""
     colour_layers: OptionalDepth = 2
     direction_frequencies: Annotated[int, Ge(0), Le(64)] = 4
+    view_dependent: bool = True
+    """Whether the colour of a point depends on the direction that it is seen from."""
     shift: float = -1.0
     """Added to the logarithm of the density."""
     dtype: Any = None
@@ -109,4 +111,6 @@ class HashField(nn.Module):
         h = nn.relu(Dense(self.width, dtype=self.dtype)(self.grid(x)))
         h = Dense(self.hidden, dtype=self.dtype)(h)
         sigma = jnp.exp(jnp.minimum(h[..., 0].astype(jnp.float32) + self.shift, MAX_LOG_DENSITY))
-        return sigma, Colour((self.width,) * self.colour_layers, self.direction_frequencies, self.dtype)(h, d)
+        return sigma, Colour((self.width,) * self.colour_layers, self.direction_frequencies, self.dtype)(
+            h, d if self.view_dependent else None
+        )

@@ -26,6 +26,8 @@ class NeRFMLP(nn.Module):
     position_frequencies: Annotated[int, Ge(0), Le(64)] = 10
     """Frequencies of the encoding of positions."""
     direction_frequencies: Annotated[int, Ge(0), Le(64)] = 4
+    view_dependent: bool = True
+    """Whether the colour of a point depends on the direction that it is seen from."""
     shift: float = -1.0
     """Added before the softplus that gives the density. A ReLU instead could start at 0 over the whole scene, and would
     then stay there."""
@@ -42,20 +44,24 @@ class NeRFMLP(nn.Module):
         raw = Dense(1, dtype=self.dtype, name="density")(h)[..., 0]
         sigma = nn.softplus(raw.astype(jnp.float32) + self.shift)
         h = Dense(self.width, dtype=self.dtype, name="feature")(h)
-        return sigma, Colour((self.width // 2,), self.direction_frequencies, self.dtype)(h, d)
+        return sigma, Colour((self.width // 2,), self.direction_frequencies, self.dtype)(
+            h, d if self.view_dependent else None
+        )
 
 
 class Colour(nn.Module):
-    """Colours f32[..., 3] in [0, 1] from features [..., F] and directions f32[..., 3]."""
+    """Colours f32[..., 3] in [0, 1] from features [..., F] and directions f32[..., 3], or from features alone."""
 
     hidden: tuple[Size, ...] = (128,)
     frequencies: Annotated[int, Ge(0), Le(64)] = 4
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, features: jax.Array, d: jax.Array) -> jax.Array:
-        direction = jnp.concatenate([d, frequencies(d, self.frequencies)], axis=-1)
-        h = jnp.concatenate([features, direction.astype(features.dtype)], axis=-1)
+    def __call__(self, features: jax.Array, d: jax.Array | None) -> jax.Array:
+        h = features
+        if d is not None:
+            direction = jnp.concatenate([d, frequencies(d, self.frequencies)], axis=-1)
+            h = jnp.concatenate([features, direction.astype(features.dtype)], axis=-1)
         for width in self.hidden:
             h = nn.relu(Dense(width, dtype=self.dtype)(h))
         return nn.sigmoid(Dense(3, dtype=self.dtype)(h).astype(jnp.float32))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxgen.codecs import Identity
 from jaxgen.core.codec import Codec
 from jaxgen.data import (
+    Cameras,
     Captioned,
     Dataset,
     Digits,
@@ -29,6 +30,7 @@ from jaxgen.data.rays import PosedViews
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.ops.cameras import RAY
+from jaxgen.ops.views import CAMERA
 from jaxgen.runs.pretrained import Pretrained
 
 EMBEDDED = (Digits, Emoji, EmojiEdges, MovingDigits, Notes, Toy2D, Tones)
@@ -48,7 +50,7 @@ def raw_batch(experiment: Experiment) -> tuple[Shapes, Codec, list[str]]:
     try:
         codec = codec.load()
     except UserError:
-        if not isinstance(codec, Pretrained):
+        if not isinstance(codec, Pretrained):  # nothing stands in for a teacher, say
             raise
         notes.append(f"the first stage {codec.run} is not here: its codes are taken as the data")
         codec, here = Identity(), False
@@ -79,6 +81,8 @@ def _examples(data: Dataset, experiment: Experiment, model: Any, raw: bool) -> S
         return {name: _spec(array.shape[1:], array.dtype) for name, array in batch.items()}
     if isinstance(data, Text):
         return {"x": _spec((data.block + 1,), np.int32), "bytes": _spec((), np.int32)}
+    if isinstance(data, Cameras):
+        return {"x": _spec((data.size, data.size, 3), np.uint8), "cond": _spec((CAMERA,), np.float32)}
     if isinstance(data, PosedViews):
         return {"x": _spec((3,), np.uint8), "cond": _spec((RAY,), np.float32), "alpha": _spec((1,), np.uint8)}
     if isinstance(data, PairFolder):

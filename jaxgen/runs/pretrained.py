@@ -35,23 +35,18 @@ Form = Literal["tokens", "levels", "latents"]
 
 
 @struct.dataclass
-class Pretrained(Codec):
-    """Names a run; `load` reads it."""
+class NamesRun(Codec):
+    """A codec that names another run, by whose model it encodes; `load` reads it."""
 
     run: PathName = static("")
-    """Folder of the first stage's run."""
-    form: Form = static("tokens")
-    """tokens: i32[B, T], for GPT and MaskGIT. levels: one map of codes as f32[B, h, w, 1] from -1 to 1, for PixelCNN.
-    latents: vectors f32[B, h, w, D] before they are quantized, for diffusion."""
+    """Folder of that run."""
     step: CheckpointStep = static(-1)
     """Checkpoint to use; the newest when negative."""
     best: bool = static(False)
     """Use the best checkpoint, of a run trained with --best."""
-    standardize: bool = static(True)
-    """Of latents: whether each channel is shifted and scaled to mean 0 and deviation 1."""
 
-    def _stage(self) -> tuple[RunFolder, Any]:
-        """The run and its model. Raises UserError if it is no first stage of this form."""
+    def _folder(self) -> RunFolder:
+        """The run. Raises UserError where there is none."""
         run = RunFolder(user_path(self.run))
         if not self.run or not (run.path / "experiment.json").exists():
             named = re.fullmatch(r"(\w+)-(\w+)-(\d+)", run.path.name)
@@ -60,6 +55,56 @@ class Pretrained(Codec):
                 f"codec.run is {self.run!r}, no run folder: train the first stage before ({how}), or name another run "
                 "with --codec.run"
             )
+        return run
+
+    def _chosen(self, run: RunFolder, record: dict[str, Any] | None) -> int:
+        """The step of the checkpoint that the record names, or else that is asked for. Raises UserError where it is
+        not there."""
+        steps = saved_steps(run.checkpoints)
+        if not steps:
+            raise UserError(f"{run.path} has no checkpoints: train it first")
+        step = record["step"] if record else self._step(run, steps)
+        if step not in steps:
+            since = ", with which this run began" if record else ""
+            raise UserError(f"{run.path} has no checkpoint of step {step}{since}, only of {steps}")
+        return step
+
+    def _step(self, run: RunFolder, steps: list[int]) -> int:
+        if not self.best:
+            return steps[-1] if self.step < 0 else self.step
+        with Checkpoints(run.checkpoints) as checkpoints:
+            return checkpoints.best()
+
+    def encode(self, batch: Batch, key: jax.Array) -> Batch:
+        raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
+
+
+def check_same(run: RunFolder, step: int, sha256: str, record: dict[str, Any] | None) -> None:
+    """Raises UserError if weights are not those of the record that a run began with."""
+    if record and sha256 != record["sha256"]:
+        raise UserError(
+            f"{run.path} has other weights at step {step} than when this run began (SHA-256 "
+            f"{sha256[:12]}..., not {record['sha256'][:12]}...): bring those back, or train "
+            "anew in another folder with --out"
+        )
+
+
+@struct.dataclass
+class Pretrained(NamesRun):
+    """A first stage, whose codes or latents are what the model sees."""
+
+    form: Form = static("tokens")
+    """tokens: i32[B, T], for GPT and MaskGIT. levels: one map of codes as f32[B, h, w, 1] from -1 to 1, for PixelCNN.
+    latents: vectors f32[B, h, w, D] before they are quantized, for diffusion."""
+    standardize: bool = static(True)
+    """Of latents: whether each channel is shifted and scaled to mean 0 and deviation 1."""
+
+    def _stage(self) -> tuple[RunFolder, Any]:
+        """The run and its model. Raises UserError if it is no first stage of this form."""
+        run = self._folder()
         model = run.experiment().compute_model
         if not isinstance(model, LatentStage if self.form == "latents" else CodeStage):
             what = "latents" if self.form == "latents" else "codes"
@@ -73,20 +118,9 @@ class Pretrained(Codec):
 
     def load(self, record: dict[str, Any] | None = None) -> "Loaded":
         run, _ = self._stage()
-        steps = saved_steps(run.checkpoints)
-        if not steps:
-            raise UserError(f"{run.path} has no checkpoints: train it first")
-        step = record["step"] if record else self._step(run, steps)
-        if step not in steps:
-            since = ", with which this run began" if record else ""
-            raise UserError(f"{run.path} has no checkpoint of step {step}{since}, only of {steps}")
+        step = self._chosen(run, record)
         loaded = replace(_load(run.path.resolve(), step, self.form, self.run), standardize=self.standardize)
-        if record and loaded.provenance["sha256"] != record["sha256"]:
-            raise UserError(
-                f"{run.path} has other weights at step {step} than when this run began (SHA-256 "
-                f"{loaded.provenance['sha256'][:12]}..., not {record['sha256'][:12]}...): bring those back, or train "
-                "anew in another folder with --out"
-            )
+        check_same(run, step, loaded.provenance["sha256"], record)
         if record and "mean" in record:
             loaded = loaded.standardized(record["mean"], record["deviation"])
         return loaded
@@ -101,18 +135,6 @@ class Pretrained(Codec):
 
     def raw_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self._stage()[1].shape if self.form == "latents" else shape
-
-    def _step(self, run: RunFolder, steps: list[int]) -> int:
-        if not self.best:
-            return steps[-1] if self.step < 0 else self.step
-        with Checkpoints(run.checkpoints) as checkpoints:
-            return checkpoints.best()
-
-    def encode(self, batch: Batch, key: jax.Array) -> Batch:
-        raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
-
-    def decode(self, x: jax.Array) -> jax.Array:
-        raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
 
 
 @struct.dataclass

@@ -21,9 +21,9 @@ from jaxgen.core.capabilities import Classifies, ScoresText
 from jaxgen.core.configuration import to_json
 from jaxgen.data import Captioned, Dataset, ImageFolder
 from jaxgen.errors import UserError
-from jaxgen.inference.prompts import caption_tokens
 from jaxgen.metrics.inputs import check_images
 from jaxgen.ops.resize import clean_bicubic
+from jaxgen.runs.captions import caption_tokens
 from jaxgen.runs.restore import Trained
 from jaxgen.runtime.cache import no_cache, private_folder
 from jaxgen.runtime.files import write_tensors

@@ -8,9 +8,10 @@ import numpy as np
 from jaxgen.core.capabilities import ClassConditional
 from jaxgen.core.types import PyTree
 from jaxgen.data import Captioned
-from jaxgen.inference.prompts import asked_texts, caption_tokens
+from jaxgen.inference.prompts import asked_texts
 from jaxgen.metrics.clip_score import WEIGHT, clip_scores, directions, mismatched
 from jaxgen.metrics.retrieval import DEPTHS, ranks
+from jaxgen.runs.captions import caption_tokens
 from jaxgen.runs.restore import Trained
 from jaxgen.scoring.features import Network, Rows, digest
 

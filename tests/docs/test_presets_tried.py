@@ -13,8 +13,8 @@ from jaxgen.data import TFDS
 from jaxgen.experiment import presets
 
 HERE = (
-    data.AnalyticScene, data.Digits, data.Emoji, data.EmojiEdges, data.Energy2D, data.Factors, data.MovingDigits,
-    data.Notes, data.ShrunkPairs, data.SpokenWords, data.Toy2D,
+    data.AnalyticScene, data.Cameras, data.Digits, data.Emoji, data.EmojiEdges, data.Energy2D, data.Factors,
+    data.MovingDigits, data.Notes, data.ShrunkPairs, data.SpokenWords, data.Toy2D,
 )  # fmt: skip
 LIST = r":\s((?:[^.()]|\([^()]*\))*)\."
 """The names after a colon, up to the full stop; what is in parentheses may hold some."""

@@ -14,8 +14,8 @@ from jaxgen import __main__ as commands
 from jaxgen.data import Captioned, ImageFolder
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
-from jaxgen.inference.prompts import caption_tokens
 from jaxgen.inference.sampling import draw
+from jaxgen.runs.captions import caption_tokens
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
 from jaxgen.scoring import features, texts
