@@ -7,7 +7,7 @@
     jaxgen sample runs/pix2pix-emoji-0 --image drawing.png        # of any size
 
 emoji: 23 minutes of one core; PSNR 14.22 dB over 212 held-out emoji without dropout (--model.no-noise), seed 0, where
-the training set's mean colour gives 10.66. Not yet run: enlarging, folder.
+the training set's mean colour gives 10.66. Not yet run to the end: folder.
 """
 
 from jaxgen.cli.train import main
