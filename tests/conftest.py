@@ -25,6 +25,7 @@ if jax.__version_info__[:2] == (0, 10):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
 
 from jaxgen.experiment import Experiment, presets, scripts
+from jaxgen.inference.embedded import Embedded
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runs.restore import initial_state, open_run
@@ -114,6 +115,9 @@ def first_stage(name: str, folder: Path) -> Path:
 def smoke(request, tmp_path_factory) -> Experiment:
     """The smoke preset of each experiment script in turn. One of a second stage finds its first stage, untrained."""
     experiment = presets(EXPERIMENTS[request.param])["smoke"]
+    if isinstance(experiment.data, Embedded):
+        path = first_stage(experiment.data.clip, tmp_path_factory.getbasetemp())
+        return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, clip=str(path)))
     if not isinstance(experiment.codec, NamesRun):
         return experiment
     path = first_stage(experiment.codec.run, tmp_path_factory.getbasetemp())
