@@ -50,8 +50,8 @@ PRESETS = {
     ),
     "emoji": EMOJI,
     "emoji32": replace(
-        EMOJI, model=replace(EMOJI.model, shape=(32, 32, 3), network=UNet(64, (1, 2, 2), 2, (8,), cross_attention=(8,))),
-        data=replace(EMOJI.data, size=32), steps=20_000, save_every=1000, sample_every=5000,
+        EMOJI, data=replace(EMOJI.data, size=32), steps=20_000, save_every=1000, sample_every=5000,
+        model=replace(EMOJI.model, shape=(32, 32, 3), network=UNet(64, (1, 2, 2), 2, (8,), cross_attention=(8,))),
     ),
 }  # fmt: skip
 

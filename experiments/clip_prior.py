@@ -1,12 +1,12 @@
 """The diffusion prior of DALL-E 2 (arXiv:2204.06125): from a text to CLIP's embedding of a picture of it.
 
-    python experiments/clip.py emoji                 # runs/clip-emoji-0, whose embeddings are learnt
-    python experiments/clip_prior.py emoji           # fifteen CPU minutes; samples are shown as the emoji nearest to them
-    python experiments/clip_decoder.py emoji         # draws pictures of embeddings
+    python experiments/clip.py emoji            # runs/clip-emoji-0, whose embeddings are learnt
+    python experiments/clip_prior.py emoji      # fifteen CPU minutes; samples are shown as the emoji nearest to them
+    python experiments/clip_decoder.py emoji    # draws pictures of embeddings
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0
 
-`jaxgen evaluate` gives the cosine of samples and of the text's own embedding with that of the picture. Not yet run: emoji,
-dalle2 (the published setting, whose pairs are not public; its CLIP by `jaxgen weights import-clip`).
+`jaxgen evaluate` gives the cosine of samples and of the text's own embedding with that of the picture. Not yet run:
+emoji, dalle2 (the published setting, whose pairs are not public; its CLIP by `jaxgen weights import-clip`).
 """
 
 from jaxgen.cli.train import main
@@ -55,7 +55,8 @@ PRESETS = {
             network=PriorTransformer(body=Transformer(width=2048, depth=24, heads=32, causal=True)),
             text=TextTower(vocab=49_408, window=77, body=tower(768, 12, 12, causal=True)),
             schedule=Cosine(num_steps=1000), sampler=DDIM(steps=64, clip=0.0), class_dropout=0.1,
-            guidance=Guidance(scale=2.0), ema_decay=0.9999, optimizer=Adam(lr=1.1e-4, b2=0.96, eps=1e-6, weight_decay=6e-2),
+            guidance=Guidance(scale=2.0), ema_decay=0.9999,
+            optimizer=Adam(lr=1.1e-4, b2=0.96, eps=1e-6, weight_decay=6e-2),
         ),
         codec=Identity(),
         data=Embedded(data=ImageFolder(size=224, label="none"), window=77, clip="runs/clip-vit-l-14"),

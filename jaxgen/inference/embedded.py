@@ -123,9 +123,14 @@ class Embedded(Captioned):
         record = {"run": clip.name, "step": clip.step, "weights": clip.weights}
         return {**super().files_to_keep(), FILE: json.dumps(record, indent=2) + "\n"}
 
+    def embedder(self, folder: Path | None) -> str:
+        """The hash of the weights that embedded the data of the run in `folder`."""
+        kept = _record(folder)
+        return kept["weights"] if kept else self._embedder.weights
+
     def beside(self, texts: Sequence[str], folder: Path | None) -> dict[str, np.ndarray]:
         """`text_embedding` f32[N, D], by the weights that the run in `folder` began with."""
-        kept = read_json(folder / FILE) if folder and (folder / FILE).exists() else None
+        kept = _record(folder)
         clip = self._checked(read_embedder(self.clip, kept["step"] if kept else self.clip_step))
         if kept and clip.weights != kept["weights"]:
             raise UserError(
@@ -135,9 +140,14 @@ class Embedded(Captioned):
         return {"text_embedding": scaled(embed_texts(clip, texts))}
 
 
+def _record(folder: Path | None) -> dict[str, Any] | None:
+    """What a run remembers of its CLIP; None of a run without a folder."""
+    return read_json(folder / FILE) if folder and (folder / FILE).exists() else None
+
+
 def scaled(vectors: np.ndarray) -> np.ndarray:
     """Unit vectors f32[N, D] at norm sqrt(D)."""
-    return np.float32(vectors * np.sqrt(vectors.shape[-1]))
+    return (vectors * np.sqrt(vectors.shape[-1])).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=4)
@@ -147,7 +157,7 @@ def read_embedder(clip: str, step: int = -1) -> Trained:
     if not clip or not (run.path / "experiment.json").exists():
         named = re.fullmatch(r"clip-(\w+)-(\d+)", run.path.name)
         how = "python experiments/clip.py {} --seed {}".format(*named.groups()) if named else "experiments/clip.py"
-        raise UserError(f"data.clip is {clip!r}, no run folder: train it before ({how}), or name another by --data.clip")
+        raise UserError(f"data.clip is {clip!r}, no run folder: train it before ({how}), or name another: --data.clip")
     trained = restore(run, step=None if step < 0 else step)
     check_clip(trained)
     return trained

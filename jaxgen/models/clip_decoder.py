@@ -9,7 +9,6 @@ draws for a text, pictures of the text.
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 

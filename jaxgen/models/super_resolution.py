@@ -99,7 +99,7 @@ class SuperResolution(DDPM):
             if not self.augment:
                 raise UserError("a level of noise was given to a model that is trained without augment: leave it out")
             if concrete(levels) and np.size(levels) and not 0 <= np.min(levels) <= np.max(levels) <= self.augment:
-                raise UserError(f"levels go to {np.max(levels)}: 0 to augment = {self.augment} is expected")
+                raise UserError(f"levels go to {np.max(levels):g}: 0 to augment = {self.augment} is expected")
         super().check_cond({k: v for k, v in cond.items() if k not in OWN})
 
     # --- the network's inputs ---
