@@ -29,17 +29,17 @@ from jaxgen.optim import Adam
 TEXT = TextTower(vocab=1024, window=16, body=tower(96, 2, 3, activation="gelu"))
 SMALL = Captioned(data=Mirrored(data=Emoji(size=16, label="none")), window=16)
 LARGE = replace(SMALL, data=Mirrored(data=Emoji(size=32, label="none")))
-LOOP = {"batch_size": 64, "steps": 3000, "steps_per_call": 20, "save_every": 500, "sample_every": 1000}
+LOOP = {"batch_size": 32, "steps": 2200, "steps_per_call": 20, "save_every": 440, "sample_every": 1100}
 SETTINGS = {
     "schedule": Cosine(num_steps=1000), "sampler": DPMSolverPP(steps=25), "kind": "v", "min_snr": 5.0,
     "class_dropout": 0.1, "ema_decay": 0.999,
-    "optimizer": Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
+    "optimizer": Adam(lr=1e-3, warmup=200, decay_steps=2200, clip=1.0),
 }  # fmt: skip
 EMOJI = Experiment(
     model=SuperResolution(
         # Patches of two pixels: as cheap as 16 pixels, and what is lost is local.
         shape=(32, 32, 3), factor=2, augment=0.5, level=0.1, text=TEXT,
-        network=UNet(48, (1, 2), 1, (), head_dim=48, cross_attention=(8,), pooled_context=True, patch=2), **SETTINGS,
+        network=UNet(32, (1, 2, 4), 1, (), head_dim=32, cross_attention=(4,), pooled_context=True, patch=2), **SETTINGS,
     ),
     data=LARGE, **LOOP,
 )  # fmt: skip
@@ -59,7 +59,7 @@ PRESETS = {
     "base": Experiment(
         model=DDPM(
             shape=(16, 16, 3), text=TEXT, guidance=Guidance(scale=3.0),
-            network=UNet(48, (1, 2), 1, (8,), head_dim=48, cross_attention=(8,), pooled_context=True), **SETTINGS,
+            network=UNet(32, (1, 2, 4), 1, (4,), head_dim=32, cross_attention=(4,), pooled_context=True), **SETTINGS,
         ),
         data=SMALL, **LOOP,
     ),

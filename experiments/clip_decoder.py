@@ -24,15 +24,15 @@ from jaxgen.optim import Adam
 
 EMOJI = Experiment(
     model=CLIPDecoder(
-        shape=(16, 16, 3), dim=128, tokens=4, network=UNet(48, (1, 2), 1, (8,), head_dim=48, cross_attention=(8,)),
+        shape=(16, 16, 3), dim=128, tokens=4, network=UNet(32, (1, 2, 4), 1, (4,), head_dim=32, cross_attention=(4,)),
         schedule=Cosine(num_steps=1000), sampler=DPMSolverPP(steps=25), kind="v", min_snr=5.0, class_dropout=0.1,
         guidance=Guidance(scale=2.0), ema_decay=0.999,
-        optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
+        optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2200, clip=1.0),
     ),
     data=Embedded(
         data=Mirrored(data=Emoji(size=32, label="none")), window=16, clip="runs/clip-emoji-0", form="pictures", size=16
     ),
-    batch_size=64, steps=3000, steps_per_call=20, save_every=500, sample_every=1000,
+    batch_size=32, steps=2200, steps_per_call=20, save_every=440, sample_every=1100,
 )  # fmt: skip
 
 PRESETS = {

@@ -46,7 +46,7 @@ PRESETS = {
         ),
         codec=Identity(),
         data=Embedded(data=Mirrored(data=Emoji(size=32, label="none")), window=16, clip="runs/clip-emoji-0"),
-        batch_size=128, steps=3000, save_every=500, sample_every=1000, best="test/x0_mse",
+        batch_size=64, steps=3000, save_every=500, sample_every=1000, best="test/x0_mse",
     ),
     # Table 3 of the paper, but for attention heads, of which it names none: a prior of 1 G parameters.
     "dalle2": Experiment(

@@ -89,6 +89,21 @@ def test_a_chain_is_each_run_by_hand_to_the_bit(chain):
     assert np.any(prior.sample(4, seed=8, prompts=PROMPTS, cascade=later, batch=4) != large)
 
 
+def test_a_later_stage_is_told_the_texts_of_the_first(chain):
+    """In its own tokens, and away from the same negative text."""
+    enlarging, raw = chain[2], np.zeros((3, 8, 8, 3), np.uint8)
+    tokens = enlarging.experiment.data.tokens
+    texts = cascading.told(chain[0], None, PROMPTS, 3)
+    assert texts == ["red apple", "red apple", "cat face"]
+    cond = cascading.conditions(enlarging, raw, texts, "dog")
+    assert set(cond) == {"image", "text", "text_mask", "negative", "negative_mask"}
+    np.testing.assert_array_equal(cond["text"], tokens(texts)["text"])
+    np.testing.assert_array_equal(cond["negative"], tokens(["dog"] * 3)["text"])
+    # Of a first stage without prompts, the captions that it was told.
+    drawn = chain[0].model.sample_cond(3, chain[0].examples)
+    assert cascading.told(chain[0], drawn, (), 3) == [name[:10] for name in Emoji(size=16).captions("test")[:3]]
+
+
 def test_the_batch_and_the_number_change_no_picture_of_a_chain(chain):
     prior, *later = chain
     four = prior.sample(4, seed=7, prompts=PROMPTS[:1], cascade=later, batch=4)
