@@ -6,7 +6,7 @@ fraction of training. From the embedding of a picture the decoder draws variatio
 draws for a text, pictures of the text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -43,6 +43,10 @@ class CLIPDecoder(DDPM):
     def problem(self) -> str | None:
         if self.text or self.num_classes:
             return "a decoder is told an embedding alone: leave text out and num_classes 0"
+
+    def fitted(self, shape: tuple[int, ...], num_classes: int) -> "CLIPDecoder":
+        """Classes are told by nothing but embeddings."""
+        return replace(self, shape=shape)
 
     @property
     def guidable(self) -> bool:
