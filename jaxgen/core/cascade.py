@@ -1,10 +1,10 @@
-"""What the later models of a cascade can do: protocols as those of `core.capabilities`."""
+"""What the later models of a cascade can do: protocols like those of `core.capabilities`."""
 
 from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Continues(Protocol):
+class LaterStage(Protocol):
     """Goes on from what another model has drawn, as the later stages of a cascade do."""
 
     @property

@@ -1,7 +1,7 @@
 """A chain of runs: what the first draws is the condition of the second, and so on.
 
 A cascade (arXiv:2106.15282) draws a small picture and enlarges it; DALL-E 2 (arXiv:2204.06125) draws an embedding and
-a picture of it. Each later stage is a run whose model is `Continues`, and is told the same texts as the first. Stage k,
+a picture of it. Each later stage is a run whose model is `LaterStage`, and is told the same texts as the first. Stage k,
 from 0, draws by seed + k: two networks that start from the same noise would draw what is alike.
 """
 
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxgen.core import compiled
-from jaxgen.core.cascade import Continues, TakesLevel
+from jaxgen.core.cascade import LaterStage, TakesLevel
 from jaxgen.core.types import PyTree
 from jaxgen.errors import UserError
 from jaxgen.inference import prompting
@@ -29,7 +29,7 @@ def check(stages: Sequence[Trained]) -> None:
     """Raises UserError unless each run but the first goes on from what the one before it draws. Nothing is computed."""
     for before, after in pairwise(stages):
         model = after.model
-        if not isinstance(model, Continues):
+        if not isinstance(model, LaterStage):
             raise UserError(
                 f"{after.name} is a run of {type(model).__name__}, which goes on from nothing that is drawn: name one "
                 "of experiments/cascade.py, super_resolution.py or clip_decoder.py"
@@ -73,7 +73,7 @@ def conditions(stage: Trained, raw: np.ndarray, texts: Sequence[str], negative: 
     """The condition of a later stage on what was drawn before, raw [N, ...], of texts: N, or none. Raises UserError for
     a stage that is told texts where there are none."""
     model = stage.model
-    assert isinstance(model, Continues)
+    assert isinstance(model, LaterStage)
     given = model.from_drawn(raw)
     if getattr(model, "text", None):
         if not texts:
