@@ -1,8 +1,8 @@
 """A chain of runs: what the first draws is the condition of the second, and so on.
 
 A cascade (arXiv:2106.15282) draws a small picture and enlarges it; DALL-E 2 (arXiv:2204.06125) draws an embedding and
-a picture of it. Each later stage is a run whose model is `LaterStage`, and is told the same texts as the first. Stage k,
-from 0, draws by seed + k: two networks that start from the same noise would draw what is alike.
+a picture of it. Each later stage is a run whose model is a `LaterStage`, and is told the same texts as the first. Stage
+k, from 0, draws by seed + k: two networks that start from the same noise would draw what is alike.
 """
 
 from collections.abc import Sequence
