@@ -23,7 +23,7 @@ from jaxgen.core.types import PyTree
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.inference import editing, prompting
+from jaxgen.inference import cascading, editing, prompting
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.export import export_run
 from jaxgen.inference.guiding import Wanted, guided_pictures
@@ -57,19 +57,25 @@ class Run(Trained):
         cond: PyTree = None,
         prompts: Sequence[str] = (),
         negative: str | None = None,
+        cascade: Sequence[Trained] = (),
         batch: int = 256,
     ) -> np.ndarray:
         """Samples 0 to num - 1 of a seed as raw data, [num, ...]: images uint8[num, H, W, C], tokens i32[num, T].
 
         Sample i is the same for any num and batch. cond: leading axis num (labels i32[num], say); of a conditional
         model every class in turn when None. prompts: instead, of a diffusion model of texts, what is to be drawn, each
-        as often as the others, and `negative`, what guidance leads away from. batch: samples computed at once. Raises
-        UserError for a bad condition.
+        as often as the others, and `negative`, what guidance leads away from. cascade: runs that go on from these
+        samples one after another, told the same texts (`inference.cascading`); what the last one draws is returned.
+        batch: samples computed at once. Raises UserError for a bad condition, and runs that do not go together.
         """
         check_numbers(num, batch, seed)
+        cascading.check([self, *cascade])
         cond = self._condition(num, cond, prompts, negative)
         self.model.check_cond(cond)
-        return draw(self, seed, num, cond, batch)
+        raw = draw(self, seed, num, cond, batch)
+        if not cascade:
+            return raw
+        return cascading.continued(cascade, raw, seed, cascading.told(self, cond, prompts, num), negative, batch)
 
     def _condition(self, num: int, cond: PyTree, prompts: Sequence[str], negative: str | None) -> PyTree:
         """What `num` samples are drawn under. Raises UserError for what does not go together."""

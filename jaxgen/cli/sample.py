@@ -15,7 +15,7 @@ from jaxgen.core.capabilities import Continues, DrawsSound, Translates
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, OptionalSize, Samples, Seed, Size
 from jaxgen.errors import UserError
-from jaxgen.inference import editing, images, prompting, text
+from jaxgen.inference import cascading, editing, images, prompting, text
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing
 from jaxgen.inference.prompts import asked_texts, captions
@@ -23,7 +23,7 @@ from jaxgen.inference.sampling import as_picture, draw, guided, in_rows, is_clip
 from jaxgen.inference.vocoding import save_sounds
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.restore import restore
+from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime.files import check_output, write_tensors
 from jaxgen.runtime.reading import read_lines, user_path
 
@@ -65,6 +65,11 @@ class SampleOptions(Edit, OnMesh, Drawing):
     (autoguidance, arXiv:2406.02507). The scale is --run.model.guidance.scale."""
     guide_step: CheckpointStep = -1
     """Checkpoint of the guide; the newest when negative."""
+    cascade: Repeated = ()
+    """Run that goes on from what RUN draws, as one of cascade.py, super_resolution.py or clip_decoder.py; given several
+    times, one from another. Each is told the same prompts, and draws by the seed after the one before it."""
+    level: Annotated[float, Ge(0), Le(1)] | None = None
+    """With `cascade`: noise on the small picture that the last run enlarges, from 0, none, to 1; its own when None."""
     between: OptionalDepth = 0
     """Diffusion models, GANs and models with latents, as VAEs: draw rows of this many pictures that go from one sample
     to another."""
@@ -132,6 +137,7 @@ def sample(asked: Asked) -> None:
     given = _given(asked) if options.image and not translates else None
     check_output(out := _folder(asked, num), folder=True)
     trained = asked.restore()
+    later = _later(trained, options)
     if options.sides:
         trained = prompting.resized(trained, *options.sides)
     rows, chosen = cond, {"seed": options.seed, "num": num}
@@ -155,12 +161,17 @@ def sample(asked: Asked) -> None:
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
     origin = asked.origin(trained, **chosen)
+    if later:
+        words = cascading.told(trained, cond, options.prompt, num)
+        raw = cascading.continued(later, raw, options.seed, words, options.negative, options.batch)
+        origin["cascade"] = [{"run": one.name, "step": one.step, "weights": one.weights} for one in later]
     if isinstance(model, DrawsSound):
         file = "samples.png"
         save_sounds(out, raw, model.mel, origin)
     else:
         columns = options.between if raw.ndim in (4, 5) else 0
-        shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(raw, rows)
+        seen = raw if later else asked.experiment.data.shown(raw)
+        shown = raw.reshape(-1, columns, *raw.shape[1:]) if columns else in_rows(seen, rows)
         said = captions(trained, cond) if len(raw) == num else ()
         file, shown = as_picture("samples.png", shown, is_clips(raw), asked.experiment.data.picture_size)
         save_picture(out / file, shown, texts=said, origin=origin)
@@ -206,8 +217,21 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--negative was given without --prompt: say what the pictures are to show")
     if options.prompt and (options.cond or options.guide):
         raise UserError("--prompt was given with --cond or --guide: leave these out")
+    if options.cascade and (options.image or options.between):
+        raise UserError("--cascade was given with --image or --between: leave these out")
+    if options.level is not None and not options.cascade:
+        raise UserError("--level is of a run that --cascade names: name one, or leave it out")
     if options.between == 1 or options.between > 2 * (options.num or len(options.prompt) or NUM):
         raise UserError(f"between is {options.between}: 2 or more pictures a row, and num for all rows")
+
+
+def _later(trained: Trained, options: SampleOptions) -> list[Trained]:
+    """The runs that go on from what `trained` draws. Raises UserError for those that do not go together."""
+    later = [restore(RunFolder(user_path(name))) for name in options.cascade]
+    if later and options.level is not None:
+        later[-1] = cascading.at_level(later[-1], options.level)
+    cascading.check([trained, *later])
+    return later
 
 
 def _folder(asked: Asked, num: int) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -81,6 +82,10 @@ class Captioned(Dataset):
         """`text` and `text_mask` of these texts."""
         tokenizer, start, end = self.caption_tokenizer
         return framed(tokenizer, start, end, texts, self.window)
+
+    def beside(self, texts: Sequence[str], folder: Path | None) -> dict[str, np.ndarray]:
+        """What a model is told of texts beside their tokens, by name, as a run in `folder` has it. Nothing, here."""
+        return {}
 
     def class_tokens(self) -> dict[str, np.ndarray]:
         """`text` and `text_mask` of what is said of each class."""

@@ -91,6 +91,16 @@ class Dataset:
         raise UserError(f"{type(self).__name__} has no captions: choose data that has, as ImageFolder or Emoji")
 
     @property
+    def hashed(self) -> "Dataset":
+        """The data that tell whether a run's are still what it began with: itself, but where examples are computed,
+        which rounding makes others on another machine."""
+        return self
+
+    def shown(self, samples: np.ndarray) -> np.ndarray:
+        """Raw samples as a picture is to show them: as they are, if they are pictures or points."""
+        return samples
+
+    @property
     def picture_size(self) -> tuple[int, int] | None:
         """If each example is one pixel: height and width of the pictures they come from, else None.
 

@@ -39,7 +39,7 @@ def save_pictures(trained: Trained, final: bool) -> None:
     cond = model.sample_cond(num, batch)
     samples = draw(trained, experiment.seed, num, cond, num)
     texts = experiment.data.texts(samples)
-    pictures = {"samples.png": in_rows(samples, cond)} if texts is None else {}
+    pictures = {"samples.png": in_rows(experiment.data.shown(samples), cond)} if texts is None else {}
     frame, clips = experiment.data.picture_size, is_clips(np.asarray(batch["x"]))
     if final:
         some = sample_keys(experiment.seed, len(batch["x"]))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from jaxgen.runs.captions import caption_tokenizer, caption_tokens
 from jaxgen.runs.pretrained import Loaded
 from jaxgen.runs.restore import Trained
 
+NOTHING: Mapping[str, Any] = {}
 SIDES = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
 
@@ -116,15 +117,19 @@ def check_told(experiment: Experiment, name: str) -> None:
         )
 
 
-def conditions(trained: Trained, prompts: Sequence[str], num: int, negative: str | None = None) -> dict[str, Any]:
+def conditions(
+    trained: Trained, prompts: Sequence[str], num: int, negative: str | None = None, given: Mapping[str, Any] = NOTHING
+) -> dict[str, Any]:
     """Conditions of `num` samples: the prompts in turn, each for a run of samples, and the negative text of all.
+    given: what else of a condition the model is told, by name, [num, ...] each.
 
     Raises UserError for a model that is told no texts, and for a negative text without guidance.
     """
     check_told(trained.experiment, trained.name)
     model: Any = trained.model
     which = by_prompt(num, len(prompts))
-    cond: dict[str, Any] = {name: array[which] for name, array in caption_tokens(trained, prompts).items()}
+    told = {name: array[which] for name, array in caption_tokens(trained, prompts).items()}
+    cond: dict[str, Any] = {**given, **told}
     if model.num_classes:
         cond["label"] = np.full(num, -1, np.int32)
     if negative is not None:

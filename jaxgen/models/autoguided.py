@@ -28,6 +28,7 @@ class Autoguided(GenerativeModel):
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         model = self.model
+        cond = model.drawn_told(keys, cond)
         good = model.denoiser(state.sampling_params, cond, guided=False)
         worse = self.guide.denoiser(state.extra["guide"], cond, guided=False)
         scale = guidance_scale(cond, model.guidance)

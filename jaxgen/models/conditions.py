@@ -2,7 +2,8 @@
 
 A condition is None, labels i32[B], or a dict of arrays with leading axis B: `label`, i32[B]; `text`, i32[B, T], and
 `text_mask`, bool[B, T], false for padding; `negative` and `negative_mask`, the text that guidance leads away from;
-`guidance`, f32[B], its scales; what a family adds.
+`guidance`, f32[B], its scales; `embedding`, f32[B, D], of a picture, and `text_embedding`, f32[B, D], with
+`negative_embedding`, zeros for none; what a family adds.
 """
 
 from dataclasses import dataclass, replace
@@ -45,10 +46,10 @@ def guidance_scale(cond: PyTree, guidance: Guidance) -> jax.Array | float | None
     return None if guidance.scale == 1 else guidance.scale
 
 
-def text_rows(num: int, batch: Batch) -> dict[str, Any]:
-    """The texts of examples, from the first on, over again where they are too few."""
-    rows = np.arange(num) % len(batch["text"])
-    return {name: batch[name][rows] for name in TEXT if name in batch}
+def text_rows(num: int, batch: Batch, names: tuple[str, ...] = TEXT) -> dict[str, Any]:
+    """The texts of examples, from the first on, over again where they are too few. names: of what says them."""
+    rows = np.arange(num) % len(batch[names[0]])
+    return {name: batch[name][rows] for name in names if name in batch}
 
 
 def without(cond: PyTree, empty: tuple[int, ...] = ()) -> PyTree:
@@ -72,6 +73,10 @@ def without(cond: PyTree, empty: tuple[int, ...] = ()) -> PyTree:
             mask = jnp.zeros(text.shape, bool)
         null["text"] = text
         null |= {} if mask is None else {"text_mask": mask}
+    if "text_embedding" in cond:
+        null["text_embedding"] = cond.get("negative_embedding", jnp.zeros_like(cond["text_embedding"]))
+    if "embedding" in cond:
+        null["embedding"] = jnp.zeros_like(cond["embedding"])
     return null
 
 

@@ -88,6 +88,18 @@ class Diffusion(Conditioned, LossModel):
         """Output channels of the network."""
         return self.shape[-1]
 
+    def init_told(self, key: jax.Array, cond: PyTree) -> tuple[dict[str, PyTree], jax.Array]:
+        """Parameters of what reads a condition for the network, by the names that `inputs` finds them under, and a key
+        for the network's own."""
+        if not self.text:
+            return {}, key
+        key, key_text = jax.random.split(key)
+        return {"text": self.init_text(key_text, cond)}, key
+
+    def drawn_told(self, keys: jax.Array, cond: PyTree) -> PyTree:
+        """The condition that samples of keys [B] are drawn under, where a part of it is drawn as well."""
+        return cond
+
     # --- checks ---
 
     def check(self, batch: Batch) -> None:
@@ -148,10 +160,8 @@ class Diffusion(Conditioned, LossModel):
     # --- training ---
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        cond, params = self.condition(batch), {}
-        if self.text:
-            key, key_text = jax.random.split(key)
-            params["text"] = self.init_text(key_text, cond)
+        cond = self.condition(batch)
+        params, key = self.init_told(key, cond)
         inputs = self.inputs(params, cond)
         x, t = batch["x"], jnp.ones(len(batch["x"]))
         if "image" in inputs:
@@ -189,7 +199,7 @@ class Diffusion(Conditioned, LossModel):
     def _sample(
         self, state: TrainState, keys: jax.Array, cond: PyTree, start: Start = FROM_NOISE, frames: int = 0
     ) -> jax.Array:
-        denoise = self.denoiser(state.sampling_params, cond)
+        denoise = self.denoiser(state.sampling_params, self.drawn_told(keys, cond))
         return self.sampler(denoise, self.schedule, keys, self.shape, start, frames)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
@@ -240,7 +250,8 @@ class Diffusion(Conditioned, LossModel):
         mean square: where alpha vanishes, x_0hat of a trained network does not change with x_t as the true one does.
 
         loss(x_0hat, keys): f32[B]. frames: that many x_t on the way, [frames, B, *shape], instead of samples."""
-        denoise, clip = self.denoiser(state.sampling_params, cond), self.sampler.clip
+        denoise = self.denoiser(state.sampling_params, self.drawn_told(keys, cond))
+        clip = self.sampler.clip
 
         def clipped(x0: jax.Array) -> jax.Array:
             return jnp.clip(x0, -clip, clip) if clip else x0
@@ -273,7 +284,8 @@ class Diffusion(Conditioned, LossModel):
     ) -> jax.Array:
         """Samples f32[B, *shape] of p(x_0 | y), y = measure(x_0) + std noise with a linear measure: see
         `ops.posterior`. y: f32[B, ...] in model space."""
-        denoise = measured(self.denoiser(state.sampling_params, cond), self.schedule, measure, y, std, iterations)
+        denoise = self.denoiser(state.sampling_params, self.drawn_told(keys, cond))
+        denoise = measured(denoise, self.schedule, measure, y, std, iterations)
         return self.sampler(denoise, self.schedule, keys, self.shape)
 
     def to_noise(
@@ -281,7 +293,7 @@ class Diffusion(Conditioned, LossModel):
     ) -> ops.Noised:
         """Encodes images f32[B, *shape] as noise by the probability-flow ODE; also gives their log density. From the
         noise divided by schedule.start, a deterministic sampler restores the images."""
-        denoise = self.denoiser(state.sampling_params, cond, guided=False)
+        denoise = self.denoiser(state.sampling_params, self.drawn_told(keys, cond), guided=False)
         return ops.to_noise(denoise, self.schedule, image, keys, steps, self.ode_probes)
 
     # --- numbers ---

@@ -26,7 +26,8 @@ def caption_tokenizer(trained: Trained) -> tuple[Tokenizer, int, int]:
 
 
 def caption_tokens(trained: Trained, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """`text` i32[N, window] and `text_mask` of texts."""
+    """`text` i32[N, window] and `text_mask` of texts, and what else the run's model is told of them."""
     data = trained.experiment.data
     assert isinstance(data, Captioned)
-    return framed(*caption_tokenizer(trained), texts, data.window)
+    more = data.beside(texts, trained.folder and trained.folder.path)
+    return framed(*caption_tokenizer(trained), texts, data.window) | more

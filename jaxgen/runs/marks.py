@@ -24,6 +24,7 @@ SOME = 256
 def mark(data: Dataset, split: str) -> dict[str, Any]:
     """Number of examples of a split, and a hash of them: of all, or of 256 from the first to the last where they take
     more than 64 MiB or are read by index."""
+    data = data.hashed
     loaded, count = data.arrays(split), data.count(split)
     if not isinstance(loaded, dict) or sum(array.nbytes for array in loaded.values()) > MOST_BYTES:
         loaded = take(loaded, np.unique(np.linspace(0, count - 1, SOME).astype(np.int64)))

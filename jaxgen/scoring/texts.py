@@ -1,6 +1,6 @@
 """Scores of pictures beside their texts: those that samples were asked for, and those of held-out data for a scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,9 @@ def asked(trained: Trained, num: int) -> PyTree:
     """What `num` samples are asked for: every class equally often, or the held-out captions, from the first on."""
     data, told = trained.experiment.data, trained.examples
     if conditions(trained) == "captions":
-        told = caption_tokens(trained, data.captions("test"))
+        texts, held_out = caption_tokens(trained, data.captions("test")), data.arrays("test")
+        # A later stage of a cascade is told the small pictures as well.
+        told = {**held_out, **texts} if isinstance(held_out, Mapping) else texts
     return trained.model.sample_cond(num, told)
 
 
