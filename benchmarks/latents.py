@@ -1,8 +1,8 @@
 """Arithmetic on codes where the right answer is known, beside the same arithmetic on pixels; and styles mixed by layer.
 
     python experiments/beta_vae.py factors; python benchmarks/latents.py runs/beta_vae-factors-0
-    python experiments/stylegan2.py digits
-    python benchmarks/latents.py runs/stylegan2-digits-0 --classifier runs/classifier-digits-0
+    python experiments/stylegan2.py emoji; python experiments/classifier.py emoji
+    python benchmarks/latents.py runs/stylegan2-emoji-0 --classifier runs/classifier-emoji-0
 
 A VAE of known factors is asked for the picture half-way between two that differ in place alone, and for a picture with
 one factor set to another value: z + mean(z | new) - mean(z | old), means over training pictures. The true picture is
@@ -150,9 +150,10 @@ def styles(run: Trained, judge: Trained, options: Options, out: Any) -> list[tup
         chances = np.asarray(jax.nn.softmax(logits))
         return chances.argmax(axis=1), chances.max(axis=1)
 
-    space = model.latent_space(run.state)
+    count = 4 * options.num
+    space = model.latent_space(run.state, model.sample_cond(count, run.examples))
     draw, synthesize = jax.jit(space.draw), jax.jit(lambda ws: run.codec.decode(space.decode(ws)))
-    ws = np.asarray(draw(sample_keys(options.seed, 4 * options.num)))
+    ws = np.asarray(draw(sample_keys(options.seed, count)))
     x = np.asarray(synthesize(ws))
     classes, chances = named(x)
     halves = np.arange(2 * options.num)
