@@ -98,6 +98,7 @@ MEANINGS = {
     "tokens": True,  # GPT's embedding, which is also its head
     "positions": True,
     "class_token": False,  # CLIP's first token of a picture
+    "answer": False,  # the prior's token whose output is the embedding
     "logit_scale": False,
     "logit_bias": False,
     "head": True,  # GPT's, if separate from its embedding

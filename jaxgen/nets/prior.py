@@ -73,7 +73,7 @@ class PriorTransformer(nn.Module):
             dense(width, "embedding_in")(embedding), time, dense(width, "noised_in")(x),
             jnp.broadcast_to(answer.astype(time.dtype), time.shape),
         ]  # fmt: skip
-        places = self.param("places", nn.initializers.normal(0.02), (AFTER, width))
+        places = self.param("positions", nn.initializers.normal(0.02), (AFTER, width))
         after = jnp.stack(after, axis=1) + places.astype(time.dtype)[None]
         tokens = jnp.concatenate([dense(width, "context_in")(context), after], axis=1)
         seen = jnp.ones(context.shape[:2], bool) if context_mask is None else context_mask
