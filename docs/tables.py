@@ -187,6 +187,20 @@ def enlarging_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def objects_table(found: dict[str, Any]) -> str:
+    """Objects made of prompts, by the CLIP that did not teach them and by the one that did."""
+    rows = ["| prompt | views retrieved by an unseen CLIP | by the teacher | rank among all names, unseen CLIP | s |",
+            "|---|---:|---:|---:|---:|"]  # fmt: skip
+    for row in found["results"]:
+        judge, taught = row["judge"], row.get("teacher")
+        by = f"{100 * taught['retrieved']:.0f} %" if taught else ""
+        rank = f"{judge['median_rank'] + 1:.0f} of {judge['names']:,}"
+        rows.append(
+            f"| {row['case']} | {100 * judge['retrieved']:.0f} % | {by} | {rank} | {row['training_seconds']:.0f} |"
+        )
+    return "\n".join(rows)
+
+
 def sounds_table(found: dict[str, Any]) -> str:
     """How many sounds are of the class they were asked for."""
     rows = ["| sound | clips | of their class |", "|---|---:|---:|"]
@@ -209,7 +223,7 @@ def vocoders_table(found: dict[str, Any]) -> str:
 
 TABLES = {
     "anomaly": anomaly_table, "accuracy": accuracy_table, "latents": latents_table, "styles": styles_table,
-    "enlarging": enlarging_table,
+    "enlarging": enlarging_table, "objects": objects_table,
     "sounds": sounds_table, "vocoders": vocoders_table, "restoration": restoration_table,
     "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
     "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
