@@ -5,10 +5,10 @@
     jaxgen render runs/tomato --turntable 60 --size 128
     python experiments/text_to_3d.py emoji_sds --codec.prompt "tomato" --out runs/tomato-sds
 
-emoji, five minutes of one core, is taught by CLIP (Dream Fields, arXiv:2112.01455), emoji_sds by score distillation
+emoji, two minutes of one core, is taught by CLIP (Dream Fields, arXiv:2112.01455), emoji_sds by score distillation
 (DreamFusion, arXiv:2209.14988) from the run of `experiments/text_to_image.py emoji`. A small CLIP knows few names:
-those of the emoji that it has seen. dream_fields, with the published CLIP, is for a GPU. Not yet run to the end: emoji,
-emoji_sds, dream_fields.
+those of the emoji that it has seen. Of eight prompts another CLIP knows seven; a person sees colours, and few shapes.
+dream_fields, with the published CLIP, is for a GPU. Not yet run to the end: emoji_sds, dream_fields.
 """
 
 from jaxgen.cli.train import main
@@ -49,8 +49,8 @@ PRESETS = {
             cutouts=Cutouts(num=6, smallest=0.7, colour=0.1, noise=0.05),
             optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=2000, final=0.1), ema_decay=0.95,
         ),
-        codec=Prompted(run="runs/clip-emoji-0", prompt="tomato"), data=Cameras(size=32), batch_size=6, steps=2000,
-        steps_per_call=20, log_every=100, save_every=500, sample_every=500, num_samples=8,
+        codec=Prompted(run="runs/clip-emoji-0", prompt="tomato"), data=Cameras(size=32), batch_size=6, steps=800,
+        steps_per_call=20, log_every=100, save_every=400, sample_every=400, num_samples=8,
     ),
     # Latents of 64 pixels: pictures of emoji are on white.
     "emoji_sds": Experiment(
