@@ -39,7 +39,7 @@ PRESETS = {
             class_dropout=0.2, whole=0.3, ema_decay=0.999,
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),
         ),
-        data=MovingDigits(), batch_size=32, steps=8000, log_every=50, sample_every=1000, save_every=500, num_samples=40,
+        data=MovingDigits(), batch_size=32, steps=6000, log_every=50, sample_every=1000, save_every=500, num_samples=40,
     ),
     "stacked": Experiment(
         model=VideoDiffusion(
