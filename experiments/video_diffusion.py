@@ -10,7 +10,7 @@ space_time_dit have layers over time between those of a U-Net and of a DiT, at 0
 learns whole clips alone and continues them by reconstruction guidance. A network of clips may start from one of images
 of the same widths: `--init RUN`.
 
-Run, but not scored: stacked. Not yet run to the end: moving_digits, space_time, space_time_dit, reconstruction,
+Run, but not scored: stacked. Not yet run to the end: space_time, space_time_dit, reconstruction,
 two_digits (two in 24 x 24), two_digits_large (64 x 64, 71 M parameters, for a GPU).
 """
 
