@@ -35,7 +35,8 @@ def tokens_of(params, one, seen=SEEN):
     found = jax.jit(
         lambda params, x, t, kwargs: NET.apply(
             {"params": params}, x, t, D, **kwargs,
-            capture_intermediates=lambda module, _: isinstance(module, Transformer), mutable=["intermediates"],
+            capture_intermediates=lambda module, name: isinstance(module, Transformer) and name == "__call__",
+            mutable=["intermediates"],
         )
     )(params, one["x"], one["t"], kwargs)  # fmt: skip
     return found[1]["intermediates"]["body"]["__call__"][0]
