@@ -5,7 +5,7 @@
     jaxgen evaluate runs/video_diffusion-moving_digits-0   # PSNR of clips continued after four frames, and of copies
 
 moving_digits sees six frames at once as the channels of a U-Net, and goes on from the last four (arXiv:2205.09853);
-about 35 minutes of one core. stacked sees all sixteen: after 8,000 steps its digits move smoothly and change as they
+about 35 minutes of one core. stacked sees all sixteen: after 7,000 steps its digits move smoothly and change as they
 go. space_time and space_time_dit have layers over time between those of a U-Net and of a DiT, at 0.8 s of one core a
 step. reconstruction learns whole clips alone and continues them by reconstruction guidance. A network of clips may
 start from one of images of the same widths: `--init RUN`.
