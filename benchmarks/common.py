@@ -104,12 +104,17 @@ def out_of(out: str, kind: str, run: Trained) -> Path:
     return user_path(out) if out else RESULTS / f"{kind}-{preset}.json"
 
 
-def recognised(judge: Trained, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """bool[N]: whether a run of a classifier sees the class of each picture, uint8[N, H, W, C]."""
+def class_logits(judge: Trained, x: np.ndarray) -> np.ndarray:
+    """What a run of a classifier says of pictures uint8[N, H, W, C]: f32[N, classes]."""
     model: Any = judge.model
     assert isinstance(model, Classifier)
     seen = judge.codec.encode({"x": jnp.asarray(x)}, jax.random.key(0))["x"]
-    return np.asarray(model.classify(judge.state.sampling_params, seen)[1]).argmax(axis=1) == labels
+    return np.asarray(model.classify(judge.state.sampling_params, seen)[1])
+
+
+def recognised(judge: Trained, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """bool[N]: whether a run of a classifier sees the class of each picture, uint8[N, H, W, C]."""
+    return class_logits(judge, x).argmax(axis=1) == labels
 
 
 # --- time ---------------------------------------------------------------------------------------------------------

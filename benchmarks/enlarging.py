@@ -92,10 +92,8 @@ def main(args: list[str]) -> None:
     small = pairs["cond"][:, ::factor, ::factor] / 255
     train = np.asarray(data.arrays("train")["x"]) / 255
     shape = x.shape[1:]
-    shown = [x, pairs["cond"]]
 
     def measured(guess: np.ndarray) -> Row:
-        shown.append(guess)
         close = jnp.asarray(guess), jnp.asarray(x)
         numbers = {"psnr": psnr(*close), "ssim": ssim(*close, gaussian=min(shape[:2]) >= 11)}
         seen = Gaussian.of(np.asarray(network.apply(guess)["features"]))
@@ -113,16 +111,18 @@ def main(args: list[str]) -> None:
     }
     table = Rows(out, "enlarging", columns, options, common.provenance())
     cubic = restoration.simple(small, "resolution", None, shape, None)
-    table.add("cubic interpolation", lambda: measured(restoration.to_bytes(cubic)))
     linear = restoration.linear(small, restoration.Degraded(lost="resolution", factor=factor).degrade, 0.0, train)
-    table.add("best linear estimate", lambda: measured(restoration.to_bytes(linear)))
+    guesses = {"cubic interpolation": restoration.to_bytes(cubic), "best linear estimate": restoration.to_bytes(linear)}
     for run in runs:
         many = [enlarged(run, pairs, options.seed)]
-        table.add(f"{run.name}, one sample", lambda many=many: measured(many[0]))
+        guesses[f"{run.name}, one sample"] = many[0]
         if isinstance(run.model, SuperResolution):
             many += [enlarged(run, pairs, options.seed + 1 + i) for i in range(options.samples - 1)]
-            mean = np.rint(np.mean(many, axis=0)).astype(np.uint8)
-            table.add(f"{run.name}, mean of {options.samples}", lambda mean=mean: measured(mean))
+            guesses[f"{run.name}, mean of {options.samples}"] = np.rint(np.mean(many, axis=0)).astype(np.uint8)
+    for name, guess in guesses.items():
+        table.add(name, lambda guess=guess: measured(guess))
+    # Of all, whether their rows were kept or measured.
+    shown = [x, pairs["cond"], *guesses.values()]
     save_picture(out.with_suffix(".png"), np.stack([picture[:SHOWN] for picture in shown]))
     table.finish(f"pictures enlarged {factor} times")
 

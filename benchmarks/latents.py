@@ -18,7 +18,6 @@ from typing import Any
 import ablations
 import common
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rows import Row, Rows
 
@@ -29,7 +28,6 @@ from jaxgen.core.ranges import Samples, Seed
 from jaxgen.data import Factors
 from jaxgen.data.factors import FACTORS
 from jaxgen.errors import UserError
-from jaxgen.models.classifier import Classifier
 from jaxgen.models.stylegan import StyleGAN
 from jaxgen.models.vae import VAE
 from jaxgen.report import save_picture
@@ -140,14 +138,12 @@ def styles(run: Trained, judge: Trained, options: Options, out: Any) -> list[tup
     """A row for each layer at which styles change: the share of mixes whose class is that of the sample which gave the
     first layers' styles, of the other, and of neither, and how often the classifier is sure. The last row is of mean
     pixels."""
-    model, namer = run.model, judge.model
-    assert isinstance(model, StyleGAN) and isinstance(namer, Classifier)
+    model = run.model
+    assert isinstance(model, StyleGAN)
 
     def named(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Class and its probability."""
-        seen = judge.codec.encode({"x": jnp.asarray(x)}, jax.random.key(0))["x"]
-        logits = namer.classify(judge.state.sampling_params, seen)[1]
-        chances = np.asarray(jax.nn.softmax(logits))
+        chances = np.asarray(jax.nn.softmax(common.class_logits(judge, x)))
         return chances.argmax(axis=1), chances.max(axis=1)
 
     count = 4 * options.num

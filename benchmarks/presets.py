@@ -84,7 +84,7 @@ def of_points(run: Run, options: Options) -> Row:
     data = run.experiment.data
     train, test = (np.asarray(data.load(split)["x"])[: options.num] for split in ("train", "test"))
     found: Row = {"w2": wasserstein(run.sample(len(train), seed=0), train), "w2_real": wasserstein(test, train)}
-    counted = run.run.path / "held_out.jsonl"
+    counted = run.run.held_out
     last = json.loads(counted.read_text().splitlines()[-1]) if counted.is_file() else {}
     return found | {name.removeprefix("samples/"): value for name, value in last.items() if name.startswith("samples/")}
 

@@ -205,7 +205,7 @@ class Task:
             choices["clip"] = _runs(ScoresText, subject, others)
         known = {**FITTING[Common], **FITTING.get(self.options, {})}
         unfit = [name for name, fits in known.items() if not fits(subject)]
-        hidden = [*self.hides, *OF_CASCADES, *self.pictures, *unfit]
+        hidden = [*self.hides, *self.pictures, *unfit]
         made = controls(self.options, choices, hidden)
         first = {**self.first, **({"clip": choices["clip"][0][0]} if "clip" in choices else {})}
         return [replace(one, default=first[one.name]) if one.name in first else one for one in made]
@@ -251,6 +251,7 @@ FITTING: dict[type, dict[str, Callable[[Subject], bool]]] = {
         "sampler": _is_diffusion,
         "resample": _is_diffusion,
         "size": lambda subject: subject.sizeless,
+        "level": lambda _: False,  # of a cascade, whose runs the page does not chain
     },
     WriteOptions: {"beams": lambda subject: isinstance(subject.model, GPT)},
 }
@@ -262,8 +263,6 @@ def _runs(kind: type, subject: Subject, others: list[Subject]) -> tuple[tuple[st
     return tuple((one.path, one.name) for one in others if one is not subject and isinstance(one.model, kind))
 
 
-OF_CASCADES = ("level",)
-"""Of what goes on from other runs, which the page does not chain."""
 PLAIN = ("strength", "resample")
 STILL = (*PLAIN, "given")
 

@@ -262,12 +262,12 @@ class TextTo3D(LossModel):
         return self._shown(state, cond)[0]
 
     def _shown(self, state: TrainState, cameras: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Views before the scene's background, one at a time, and their transmittance f32[N]."""
+        """Views before the scene's background, made one at a time, and their opacity f32[N, H, W, 1]."""
         params, centre = state.sampling_params, state.extra["centre"]
 
         def one(camera: jax.Array) -> tuple[jax.Array, jax.Array]:
             seen = self.views(params, centre, camera[None])
-            return seen.over(self._behind)[0], seen.transmittance[0]
+            return seen.over(self._behind)[0], seen.opacity[0]
 
         return jax.lax.map(one, cameras)
 
@@ -278,7 +278,8 @@ class TextTo3D(LossModel):
     def evaluate(self, state: TrainState, keys: jax.Array, batch: Batch) -> Metrics:
         """Of each camera's view: `transmittance`, and by CLIP `similarity`, the cosine of view and text, or by a
         diffusion model `noise_error`, the mean squared error of its noise at `TIMES` times. f32[B] each."""
-        images, transmittance = self._shown(state, batch["cond"])
+        images, opacity = self._shown(state, batch["cond"])
+        transmittance = 1 - jnp.mean(opacity, axis=(1, 2, 3))
         teacher = teacher_of(batch).one
         told = teacher.told_each(len(images))
         if not isinstance(teacher.model, Diffusion):
@@ -296,10 +297,8 @@ class TextTo3D(LossModel):
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Rows of views and of their opacity."""
-        cameras, centre = batch["cond"][:SHOWN], state.extra["centre"]
-        seen = jax.lax.map(lambda camera: self.views(state.sampling_params, centre, camera[None]), cameras)
-        images = seen.rgb[:, 0] + (1 - seen.opacity[:, 0]) * self._behind
-        return {"views.png": jnp.stack([images, jnp.broadcast_to(seen.opacity[:, 0], images.shape)])}
+        images, opacity = self._shown(state, batch["cond"][:SHOWN])
+        return {"views.png": jnp.stack([images, jnp.broadcast_to(opacity, images.shape)])}
 
     def render(self, state: TrainState, rays: jax.Array) -> Rendered:
         """The rendering along rays f32[N, 9], whose origins are relative to the scene's centre."""

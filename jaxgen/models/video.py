@@ -106,8 +106,8 @@ class VideoDiffusion(EDM):
 
     @property
     def of_block(self) -> "VideoDiffusion":
-        """The model of one block."""
-        return replace(self, shape=(self.block, *self.shape[1:]), block=0)
+        """The model of one block, which may be a whole clip."""
+        return replace(self, shape=(self.block, *self.shape[1:]), block=0) if self.block else self
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         if self.block:
@@ -216,12 +216,8 @@ class VideoDiffusion(EDM):
         """The numbers of EDM, of the first block; if training gives frames, also those of continuing after `given` of
         them: the PSNR of the other frames in dB, `continuation_psnr`, and of copies of the last given one, `copy_psnr`,
         f32[B] each."""
-        if self.block:
-            numbers = super(VideoDiffusion, self.of_block).evaluate(
-                state, keys, {**batch, "x": batch["x"][:, : self.block]}
-            )
-        else:
-            numbers = super().evaluate(state, keys, batch)
+        one = self.of_block
+        numbers = super(VideoDiffusion, one).evaluate(state, keys, {**batch, "x": batch["x"][:, : one.shape[0]]})
         if not self.given:
             return numbers
         x, keys = batch["x"], fold_each(keys, self.evaluate_times + CONTINUATION)

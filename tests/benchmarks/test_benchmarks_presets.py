@@ -53,7 +53,7 @@ def test_points_have_a_distance_beside_that_of_real_ones():
     data = Toy2D(num=200)
 
     def of(x):
-        experiment, folder = SimpleNamespace(data=data), SimpleNamespace(path=Path("none"))
+        experiment, folder = SimpleNamespace(data=data), SimpleNamespace(held_out=Path("none"))
         run = SimpleNamespace(experiment=experiment, sample=lambda num, seed: x[:num], run=folder)
         return runner.of_points(run, options("toy", num=100))
 
