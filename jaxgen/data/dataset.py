@@ -96,6 +96,11 @@ class Dataset:
         which rounding makes others on another machine."""
         return self
 
+    @property
+    def pictured(self) -> bool:
+        """Whether x is what samples are to look like, rather than a stand-in where nothing is known of that."""
+        return True
+
     def shown(self, samples: np.ndarray) -> np.ndarray:
         """Raw samples as a picture is to show them: as they are, if they are pictures or points."""
         return samples

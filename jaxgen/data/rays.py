@@ -120,11 +120,6 @@ class PosedViews(Dataset):
             yield batch, mask & np.pad(here, (0, batch_size - len(here)))
 
     @property
-    def pictured(self) -> bool:
-        """Whether there are pictures of the scene, or cameras alone."""
-        return True
-
-    @property
     def picture_size(self) -> tuple[int, int] | None:
         return self.views("test").size
 

@@ -69,8 +69,10 @@ def save_pictures(trained: Trained, final: bool) -> None:
 
 def _beside_data(samples: np.ndarray, real: np.ndarray, data: Dataset) -> dict[str, np.ndarray]:
     """Of samples uint8[N, H, W, C], or clips uint8[N, F, H, W, C]: held-out ones, and some samples above the training
-    examples nearest to them by the distance of pixels, of a set in memory. Nothing for samples of another kind."""
-    if samples.ndim not in (4, 5) or samples.dtype != np.uint8 or real.shape[1:] != samples.shape[1:]:
+    examples nearest to them by the distance of pixels, of a set in memory. Nothing for samples of another kind, and
+    where the data has no pictures."""
+    alike = samples.ndim in (4, 5) and samples.dtype == np.uint8 and real.shape[1:] == samples.shape[1:]
+    if not alike or not data.pictured:
         return {}
     shown = {"held_out_images.png": real}
     train = data.arrays("train")

@@ -13,6 +13,7 @@ from jaxgen.core import compiled, sample_keys
 from jaxgen.data import Cameras
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.inference.pictures import save_pictures
 from jaxgen.inference.prompts import embed_texts
 from jaxgen.inference.rendering import Rendering, render_run
 from jaxgen.models.diffusion import Diffusion
@@ -93,5 +94,9 @@ def test_a_scene_without_pictures_is_rendered(clip, tmp_path):
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"turntable.gif", "view000.png", "view001.png", "opacity001.png"} <= names
     assert json.loads((tmp_path / "out" / "views.json").read_text())["views"] == [{}, {}]
+    save_pictures(trained, final=True)
+    # Nothing is held out, and no training picture is near.
+    assert {file.name for file in run.pictures(0).iterdir()} >= {"samples.png", "views.png"}
+    assert not list(run.pictures(0).glob("*images.png"))
     with pytest.raises(UserError, match="without pictures"):
         render_run(trained, Rendering(), tmp_path / "again", lpips=object())
