@@ -2,7 +2,7 @@
 
     python experiments/pixelcnn.py mnist --data.data-dir DIR
     python benchmarks/lossless.py runs/pixelcnn-mnist-0
-    python benchmarks/lossless.py runs/integer_flow-digits-0 runs/pixelcnn-digits-0 --num 300
+    python benchmarks/lossless.py runs/integer_flow-digits-0 --num 360 --best
 
 Images are rounded to the levels that the model knows first. PNG is Pillow's, optimized, of one bit a pixel where there
 are two levels; WebP is Pillow's without loss, by its slowest method. Each is of each image alone, and of all in one
@@ -37,6 +37,8 @@ class Options:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     num: int = 100
     """Test images, the first ones."""
+    best: bool = False
+    """The best checkpoint on held-out data instead of the newest."""
     out: str = ""
     """JSON file; benchmarks/results/lossless-RUN.json when empty, or lossless.json of several runs."""
 
@@ -57,8 +59,8 @@ def webp_bytes(image: np.ndarray) -> int:
     return file.tell()
 
 
-def measure(run: RunFolder, num: int) -> common.Row:
-    trained = restore(run)
+def measure(run: RunFolder, num: int, best: bool) -> common.Row:
+    trained = restore(run, best=best)
     experiment, codec, state = trained.experiment, trained.codec, trained.state
     model = experiment.compute_model
     check_model(model)
@@ -128,7 +130,7 @@ def main(args: list[str] | None = None) -> None:
     of_one = f"-{runs[0].path.name}" if len(runs) == 1 else ""
     rows = common.rows(options.out or common.RESULTS / f"lossless{of_one}.json", "compression", COLUMNS, options)
     for run in runs:
-        rows.add(run.path.name, lambda run=run: measure(run, options.num))
+        rows.add(run.path.name, lambda run=run: measure(run, options.num, options.best))
     rows.finish("lossless compression")
 
 
