@@ -2,7 +2,7 @@
 
     python experiments/edm.py toy            # eight Gaussians in the plane, 1.4 minutes on two cores
     python experiments/edm.py digits
-    python experiments/edm.py mnist          # 1.1 M parameters
+    python experiments/edm.py mnist
     python experiments/edm.py emoji_large    # 35.7 M parameters, for a GPU
 
 CPU minutes (docs/presets.md): toy 0.4. Not yet run to the end: digits, emoji16, emoji (18 M), emoji_large, mnist,
@@ -71,10 +71,10 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=EDM(
-            shape=(28, 28, 1), network=UNet(32, (1, 2, 2), 1, (7,), head_dim=32), ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),
+            shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2), ema_decay=0.999,
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=8000, steps_per_call=20, log_every=100, sample_every=2000,
+        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000,
     ),
     # Table 7: 128 channels at 32, 16 and 8 pixels twice as many, batch 512, dropout 0.13, 200 M images.

@@ -3,7 +3,7 @@
     python experiments/score_matching.py toy       # eight Gaussians in the plane, 1.8 minutes on two cores
     python experiments/score_matching.py digits
 
-CPU minutes (docs/presets.md): toy 0.8. Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist (1.1 M),
+CPU minutes (docs/presets.md): toy 0.8. Not yet run to the end: digits, emoji16, emoji (18 M parameters), mnist,
 cifar10 (35.7 M; arXiv:2006.09011: FID 10.87), imagenet64 (116 M).
 """
 
@@ -61,10 +61,10 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=ScoreMatching(
-            shape=(28, 28, 1), network=UNet(32, (1, 2, 2), 1, (7,), head_dim=32), schedule=Geometric(100, 0.01, 25.0),
-            ema_decay=0.999, optimizer=Adam(lr=5e-4, warmup=500, clip=1.0),
+            shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2), schedule=Geometric(100, 0.01, 25.0),
+            ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=20_000, steps_per_call=20, log_every=100, sample_every=2000,
+        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000,
     ),
     # 232 levels from 50 to 0.01 for data in [0, 1], which is 100 to 0.02 in [-1, 1]; 5 Langevin steps at each:
