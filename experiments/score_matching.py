@@ -38,7 +38,7 @@ PRESETS = {
     "digits": Experiment(
         model=ScoreMatching(
             shape=(8, 8, 1), network=UNet(32, (1, 2), 1, (4,), head_dim=32), schedule=Geometric(40, 0.02, 8.0),
-            sampler=AnnealedLangevin(each=5, step=0.1), ema_decay=0.999,
+            sampler=AnnealedLangevin(each=5, step=0.3), ema_decay=0.999,
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500,
