@@ -35,7 +35,7 @@ PRESETS = {
     "digits": Experiment(
         model=StyleGAN(
             shape=(8, 8, 1), latent=64, generator=StyleGANGenerator(64, 4, 256, 32, 0.99),
-            critic=StyleGAN2Critic(256, 32, residual=False), ema_decay=0.999, **{**PAPER, "r1": 0.1},
+            critic=StyleGAN2Critic(256, 32, residual=False), ema_decay=0.999, **{**PAPER, "r1": 0.001},
         ),
         data=Digits(), batch_size=64, steps=5000, save_every=1000, sample_every=1000,
     ),
