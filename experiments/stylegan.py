@@ -42,7 +42,7 @@ PRESETS = {
     "emoji": Experiment(
         model=StyleGAN(
             shape=(32, 32, 3), latent=128, generator=StyleGANGenerator(128, 8, 1024, 128, 0.995),
-            critic=StyleGAN2Critic(1024, 128, residual=False), path_length=0.0, r1=0.1, ema_decay=0.999,
+            critic=StyleGAN2Critic(1024, 128, residual=False), path_length=0.0, r1=0.01, ema_decay=0.999,
             augment_target=0.6, augment_images=100_000,
         ),
         data=Emoji(size=32), batch_size=32, steps=4000, steps_per_call=10, log_every=50, save_every=500,
@@ -51,7 +51,7 @@ PRESETS = {
     "cifar10": Experiment(
         model=StyleGAN(
             shape=(32, 32, 3), generator=StyleGANGenerator(w_decay=0.995),
-            critic=StyleGAN2Critic(residual=False), ema_decay=0.999, **{**PAPER, "r1": 0.1},
+            critic=StyleGAN2Critic(residual=False), ema_decay=0.999, **{**PAPER, "r1": 0.01},
         ),
         data=TFDS(name="cifar10"), batch_size=64, steps=400_000, steps_per_call=100, log_every=500, save_every=5000,
         sample_every=5000,
