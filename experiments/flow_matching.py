@@ -65,7 +65,8 @@ PRESETS = {
     "mnist": Experiment(
         model=FlowMatching(
             shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2),
-            sampler=Heun(steps=25, clip=0.0), logit_std=1.0, ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
+            sampler=Heun(steps=25, clip=0.0), logit_std=1.0, ema_decay=0.999,
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
         data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000,

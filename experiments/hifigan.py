@@ -55,10 +55,10 @@ PRESETS = {
                 periods=(2, 3, 5), period_widths=(4, 8, 16), scales=2, scale_widths=(8, 16, 16),
                 scale_sizes=(15, 21, 5), scale_strides=(1, 4, 1), scale_groups=(1, 1, 1),
             ),
-            optimizer=Adam(lr=1e-3, b1=0.8, b2=0.99, warmup=50, decay_steps=1000, final=0.1),
-            critic_optimizer=Adam(lr=1e-3, b1=0.8, b2=0.99, warmup=50, decay_steps=1000, final=0.1),
+            optimizer=Adam(lr=1e-3, b1=0.8, b2=0.99, warmup=50, decay_steps=5000, final=0.1),
+            critic_optimizer=Adam(lr=1e-3, b1=0.8, b2=0.99, warmup=50, decay_steps=5000, final=0.1),
         ),
-        codec=Identity(), data=Sounds(data=Tones(), samples=8192), batch_size=4, steps=1000, steps_per_call=5,
+        codec=Identity(), data=Sounds(data=Tones(), samples=8192), batch_size=4, steps=5000, steps_per_call=5,
         log_every=20, save_every=100, sample_every=500, num_samples=4,
     ),
     "spoken": Experiment(
