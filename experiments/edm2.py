@@ -1,4 +1,4 @@
-"""EDM2 (arXiv:2312.02696): EDM with a network that keeps magnitudes, learnt weights of noise levels, power-function EMA.
+"""EDM2 (arXiv:2312.02696): EDM with a network that keeps magnitudes, learnt noise weights, post-hoc EMA.
 
     python experiments/edm2.py digits
     python experiments/edm2.py mnist         # 0.9 M parameters
@@ -6,8 +6,8 @@
     jaxgen ema runs/edm2-digits-0 --lengths 0.03,0.05,0.1,0.15,0.2 --evaluate   # which one is best
     jaxgen sample runs/edm2-digits-0 --guide-step 500 --guidance 2              # away from an earlier snapshot
 
-Not yet run to the end: digits, emoji16, mnist, cifar10 (EDM's data and batches, not in the paper), imagenet64 (size S of
-the paper's table 6: 280 M parameters, FID 1.58 at 63 evaluations).
+Not yet run to the end: digits, emoji16, mnist, cifar10 (EDM's data and batches, not in the paper), imagenet64 (size S
+of the paper's table 6: 280 M parameters, FID 1.58 at 63 evaluations).
 """
 
 from jaxgen.cli.train import main

@@ -51,13 +51,16 @@ class Optimizer:
         elif self.half_life:
             main = optax.exponential_decay(self.lr, self.half_life, 0.5)
         elif self.t_ref:
-            # `main` counts from the end of the warm-up.
-            main = lambda count: self.lr * jnp.minimum(1, self.t_ref / jnp.maximum(count + self.warmup, 1)) ** 0.5
+            main = self._inverse_sqrt
         else:
             main = optax.constant_schedule(self.lr)
         if not self.warmup:
             return main
         return optax.join_schedules([lambda count: self.lr * (count + 1) / self.warmup, main], [self.warmup])
+
+    def _inverse_sqrt(self, count: Any) -> jax.Array:
+        """The rate so many steps after the warm-up."""
+        return self.lr * jnp.minimum(1, self.t_ref / jnp.maximum(count + self.warmup, 1)) ** 0.5
 
     def direction(self) -> optax.GradientTransformation:
         """The optimizer's own transformation of gradients, before weight decay and learning rate."""

@@ -35,7 +35,7 @@ class Averaging:
         return bool(self.ema_lengths or self.ema_decay)
 
     def first_averages(self, params: PyTree) -> tuple[PyTree | None, dict[str, Any]]:
-        """The state's `ema` at step 0, None without one, and the entries of its `opt_state`. params: what is averaged."""
+        """The state's `ema` at step 0, None without one, and the entries of its `opt_state`. params: are averaged."""
         # Copies: donating one buffer under two names is an error.
         ema = jax.tree.map(jnp.copy, params) if self.averages else None
         others = {f"{length:g}": jax.tree.map(jnp.copy, params) for length in self.ema_lengths[1:]}

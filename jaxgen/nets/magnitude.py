@@ -1,8 +1,8 @@
 """Layers that keep magnitudes, arXiv:2312.02696: learned kernels of fixed size, no biases and no group norms.
 
-A kernel is a parameter named `unit_kernel`. A layer normalizes it as it computes (eq. 47), so an average of kernels, whose
-magnitude is below one, works as well; `forced` normalizes the parameters themselves after each step of an optimizer
-(eq. 66), without which their growth would lower the effective learning rate.
+A kernel is a parameter named `unit_kernel`. A layer normalizes it as it computes (eq. 47), so an average of kernels,
+whose magnitude is below one, works as well. `forced` normalizes the parameters themselves after each step of an
+optimizer (eq. 66); without it they would grow, and the effective learning rate would fall.
 """
 
 import math
@@ -66,8 +66,8 @@ class MPConv(nn.Module):
 
 
 class MPFourier(nn.Module):
-    """Random Fourier features of f32[B], f32[B, features], which no training changes: eq. 75. Frequencies are drawn from
-    N(0, 1) and phases from U(0, 1), once and for all networks of a width."""
+    """Random Fourier features of f32[B], f32[B, features], which no training changes: eq. 75. Frequencies are drawn
+    from N(0, 1) and phases from U(0, 1), once and for all networks of a width."""
 
     features: int
 
@@ -106,4 +106,3 @@ class Uncertainty(nn.Module):
     @nn.compact
     def __call__(self, c: jax.Array) -> jax.Array:
         return MPDense(1)(MPFourier(self.features)(c))[:, 0]
-

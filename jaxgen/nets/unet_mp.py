@@ -92,8 +92,8 @@ class MPUNet(nn.Module):
             )
         lowest = len(self.mults) - 1
         for level, mult in enumerate(self.mults):
-            channels = self.width * mult
-            if (level == lowest or shape[0] >> level in self.attention) and channels % max(1, channels // self.head_dim):
+            channels, attends = self.width * mult, level == lowest or shape[0] >> level in self.attention
+            if attends and channels % max(1, channels // self.head_dim):
                 raise UserError(
                     f"{channels} channels do not split into heads of {self.head_dim}: change --model.network.width or "
                     "--model.network.head-dim"

@@ -14,7 +14,7 @@ SILU = 0.596
 
 
 def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """x with magnitude one over each group of `axes`, computed in f32: eq. 4. Zeros stay zero, with a finite gradient."""
+    """x with magnitude one over each group of `axes`, computed in f32: eq. 4. Zeros stay zero, of finite gradient."""
     wide = x.astype(jnp.float32)
     return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=axes, keepdims=True) + EPS)).astype(x.dtype)
 
