@@ -123,7 +123,8 @@ MEANINGS = {
     "distances": False,  # T5's biases of attention
     "log_mass": False,  # of pixels' marginal
     "log_s": False,  # the diagonal of Glow's 1x1 convolution
-    "gain": False,  # Glow's standardization
+    "gain": False,  # Glow's standardization; of an output that starts at zero
+    "unit_kernel": False,  # whose magnitude stays one anyway
     "noise": False,  # StyleGAN's noise strengths
     "constant": False,  # StyleGAN's first map
     "table": False,  # a hash grid's features

@@ -56,12 +56,16 @@ def inner(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
 
 
 def coefficients(have: Sequence[Profile], want: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
-    """Weights f64[len(have), len(want)] by which averages of the profiles `have` combine to those of `want`, algorithm
-    3, and the distance f64[len(want)] of each combined profile from the wanted one, relative to its norm."""
+    """Weights f64[len(have), len(want)], each column of sum one, by which averages of the profiles `have` combine to
+    those nearest to `want`, algorithm 3; and the distance f64[len(want)] of each from the wanted one, relative to its
+    norm."""
     gram, products = inner(have, have), inner(have, want)
     norms = np.array([inner([p], [p])[0, 0] for p in want])
-    size = np.sqrt(np.diag(gram))
-    weights = np.linalg.lstsq(gram / np.outer(size, size), products / size[:, None], rcond=PARALLEL)[0] / size[:, None]
-    weights /= weights.sum(axis=0)  # an average of equal parameters is these
+    size = np.sqrt(np.diag(gram))[:, None]
+    sides = np.concatenate([products, np.ones_like(size)], axis=1)
+    solved = np.linalg.lstsq(gram / (size * size.T), sides / size, rcond=PARALLEL)[0] / size
+    free, towards = solved[:, :-1], solved[:, -1:]
+    # By a Lagrange multiplier: an average of equal parameters is to be these.
+    weights = free + towards * ((1 - free.sum(axis=0, keepdims=True)) / towards.sum())
     missed = norms - 2 * np.sum(weights * products, axis=0) + np.einsum("iw,ij,jw->w", weights, gram, weights)
     return weights, np.sqrt(np.maximum(missed, 0) / norms)
