@@ -1,7 +1,6 @@
 """EDM2: learnt weights of noise levels, and magnitudes that stay over a whole training, whatever moves them."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from flax import linen as nn
 from jaxgen import core
 from jaxgen.core.mesh import Layout
 from jaxgen.models.edm import EDM
-from jaxgen.nets.magnitude import UNIT, MPDense, MPFourier
+from jaxgen.nets.magnitude import UNIT, MPDense, MPFourier, Uncertainty
 from jaxgen.ops.magnitude import mp_silu, mp_sum
 from jaxgen.ops.power_ema import exponent
 from jaxgen.optim import Adam, path_name
@@ -135,7 +134,7 @@ def test_the_loss_is_weighted_by_the_error_that_is_expected(trained):
     _, state, _ = trained
     keys, batch = core.sample_keys(0, 64), {"x": jnp.asarray(DATA[:64])}
     loss, metrics = jax.jit(MODEL.loss)(state.params, state, keys, batch)
-    sigma, _, errors = MODEL.times_and_errors(state.params, state, keys, batch)
+    sigma, _, errors = MODEL.times_and_errors(state.params, state, core.sample_keys(0, 64), batch)
     features = MPFourier(8).apply({}, jnp.log(sigma) / 4)
     kernel = np.asarray(state.params["uncertainty"]["MPDense_0"][UNIT], np.float64)
     u = np.asarray(features, np.float64) @ (kernel / np.linalg.norm(kernel))
@@ -145,14 +144,12 @@ def test_the_loss_is_weighted_by_the_error_that_is_expected(trained):
 
 def test_noise_levels_of_larger_errors_weigh_less():
     """u alone, trained on errors that are known: exp(u) becomes their mean at each level, up to what u can say."""
-    from jaxgen.nets.magnitude import Uncertainty
-
     sigma = jnp.exp(jnp.linspace(-3, 3, 64))
     errors = jnp.exp(0.5 * jnp.sin(jnp.log(sigma)))
     network, optimizer = Uncertainty(256), Adam(lr=0.1)
     params = network.init(jax.random.key(0), sigma)
 
-    @partial(jax.jit, donate_argnums=(0, 1))
+    @jax.jit
     def run(params, state):
         def loss(params):
             u = network.apply(params, jnp.log(sigma) / 4)
