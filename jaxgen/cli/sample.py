@@ -21,6 +21,7 @@ from jaxgen.inference.prompting import Drawing
 from jaxgen.inference.prompts import asked_texts, captions
 from jaxgen.inference.sampling import as_picture, draw, guided, in_rows, is_clips
 from jaxgen.inference.vocoding import save_sounds
+from jaxgen.models.diffusion import Diffusion
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
@@ -204,7 +205,9 @@ def _cond(asked: Asked, num: int) -> Any:
         if isinstance(cond, dict):
             raise UserError(f"--cond names classes, {run.path} is told texts: pass --prompt TEXT")
         cond = np.resize(np.asarray(options.cond, np.int32), num)
-        model.check_cond(cond)
+        # A scale of guidance by another model needs no training without classes.
+        check = model.check_labels if options.guided and isinstance(model, Diffusion) else model.check_cond
+        check(cond)
     return cond
 
 

@@ -78,7 +78,8 @@ def test_attention_is_by_cosine():
     scores = np.exp(np.einsum("bqhd,bkhd->bhqk", q, k) / 2)
     y = np.einsum("bhqk,bkhd->bqhd", scores / scores.sum(-1, keepdims=True), v).reshape(2, 6, 8)
     expected = (0.7 * flat + 0.3 * dense(y, params["out"][UNIT])) / np.hypot(0.7, 0.3)
-    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x, jnp.float32)).reshape(2, 6, 8), expected, atol=1e-5)
+    found = layer.apply(variables, jnp.asarray(x, jnp.float32)).reshape(2, 6, 8)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_forced_weight_normalization_is_of_kernels_by_name():

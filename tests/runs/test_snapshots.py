@@ -94,7 +94,8 @@ def test_ema_makes_a_run_of_its_own(folder, whole, capsys):
     out = folder.with_name("run-ema-0.150")
     assert str(out) in said and "approximation" not in said
     run = jaxgen.load(out)
-    assert run.experiment.model == replace(EXPERIMENT.model, ema_lengths=(0.15,)) and run.sample(3, seed=1).shape == (3, 2)
+    assert run.experiment.model == replace(EXPERIMENT.model, ema_lengths=(0.15,))
+    assert run.sample(3, seed=1).shape == (3, 2)
     assert apart(run.state.ema, state_of(whole).opt_state["averages"]["0.15"]) < 1e-3
     record = json.loads((out / "ema.json").read_text())
     assert record["length"] == 0.15 and record["step"] == 640 and record["lengths_kept"] == [0.05, 0.1]
@@ -132,7 +133,9 @@ def test_evaluate_draws_the_curve(folder, capsys):
     found = json.loads((folder / "evaluation.json").read_text())["metrics"]["velocity_mse"]
     np.testing.assert_allclose(record["rows"][0]["value"], found["mean"], rtol=1e-4)  # samples are of the first length
     with pytest.raises(UserError, match="did you mean velocity_mse"):
-        commands.call(["ema", str(folder), "--length", "0.2", "--evaluate", "--number", "velocity_msee", "--limit", "64"])
+        commands.call([
+            "ema", str(folder), "--length", "0.2", "--evaluate", "--number", "velocity_msee", "--limit", "64",
+        ])  # fmt: skip
 
 
 def test_samples_are_guided_by_an_earlier_snapshot(folder):
@@ -184,7 +187,7 @@ def test_runs_without_such_averages_say_so(tmp_path):
     plain = replace(plain, sample_every=20)
     train(plain, tmp_path / "plain")
     assert not (tmp_path / "plain" / "snapshots").exists()
-    with pytest.raises(UserError, match="keeps no power-function averages: train one with --model.ema-lengths"):
+    with pytest.raises(UserError, match="keeps no power-function averages: train one with --model"):
         commands.call(["ema", str(tmp_path / "plain"), "--length", "0.1"])
     with pytest.raises(UserError, match="snapshot_every is 30, a multiple of steps_per_call = 20"):
         replace(EXPERIMENT, snapshot_every=30)
