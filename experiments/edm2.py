@@ -1,7 +1,7 @@
 """EDM2 (arXiv:2312.02696): EDM with a network that keeps magnitudes, learnt noise weights, post-hoc EMA.
 
     python experiments/edm2.py digits
-    python experiments/edm2.py mnist         # 0.9 M parameters
+    python experiments/edm2.py mnist
     jaxgen ema runs/edm2-digits-0 --length 0.15                                 # another average, without training
     jaxgen ema runs/edm2-digits-0 --lengths 0.03,0.05,0.1,0.15,0.2 --evaluate   # which one is best
     jaxgen sample runs/edm2-digits-0 --guide-step 500 --guidance 2              # away from an earlier snapshot
@@ -35,7 +35,7 @@ PRESETS = {
             shape=(8, 8, 1), network=MPUNet(32, (1, 2), 1, (4,), head_dim=32), num_classes=10, uncertainty=32,
             ema_lengths=LENGTHS, optimizer=Adam(lr=0.01, b2=0.99, warmup=100, t_ref=500),
         ),
-        data=Digits(), batch_size=128, steps=4000, log_every=100, sample_every=1000, save_every=500,
+        data=Digits(), batch_size=128, steps=2500, log_every=100, sample_every=500, save_every=500,
         snapshot_every=100, num_samples=80,
     ),
     "emoji16": Experiment(
@@ -48,11 +48,11 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=EDM(
-            shape=(28, 28, 1), network=MPUNet(32, (1, 2, 2), 1, (7,), head_dim=32), num_classes=10, uncertainty=64,
-            ema_lengths=LENGTHS, optimizer=Adam(lr=0.01, b2=0.99, warmup=200, t_ref=2000),
+            shape=(28, 28, 1), network=MPUNet(32, (1, 2), 1, (7,), head_dim=32, patch=2), num_classes=10,
+            uncertainty=64, ema_lengths=LENGTHS, optimizer=Adam(lr=0.01, b2=0.99, warmup=200, t_ref=1000),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=8000, steps_per_call=20, log_every=100, sample_every=2000,
-        save_every=1000, snapshot_every=200, num_samples=80,
+        data=TFDS(name="mnist"), batch_size=64, steps=4000, steps_per_call=20, log_every=100, sample_every=1000,
+        save_every=1000, snapshot_every=100, num_samples=80,
     ),
     "cifar10": Experiment(
         model=EDM(

@@ -14,6 +14,7 @@ from jaxgen.core.ranges import Decay, Depth, Fraction, Positive, Size, Sizes
 from jaxgen.errors import UserError
 from jaxgen.nets.magnitude import MPAttention, MPConv, MPDense, MPFourier
 from jaxgen.ops.magnitude import mp_concat, mp_silu, mp_sum, pixel_norm
+from jaxgen.ops.patches import depth_to_space, space_to_depth
 from jaxgen.ops.resize import double, halve
 
 LARGEST = 256.0
@@ -65,6 +66,7 @@ class MPUNet(nn.Module):
     balance: the share of residual branches and of attention; label_balance, of the class in the embedding;
     concat_balance, of what the encoder saved in the decoder's inputs. time_scale: factor of the network's time, whose
     Fourier features are of unit bandwidth: 1 for EDM's log(sigma) / 4, 0.001 for times from 0 to 1000.
+    patch: side of the patches of pixels that are taken for one, as in `nets.unet`; heights count patches.
     remat: the backward pass recomputes each block, which takes less memory.
     """
 
@@ -78,21 +80,24 @@ class MPUNet(nn.Module):
     label_balance: Fraction = 0.5
     concat_balance: Fraction = 0.5
     time_scale: Positive = 1.0
+    patch: Size = 1
     remat: bool = False
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UserError if images of `shape` = (H, W, C) cannot be halved between all resolutions of `mults`, or
         heads do not divide a level with attention."""
-        factor = 2 ** (len(self.mults) - 1)
+        factor = self.patch * 2 ** (len(self.mults) - 1)
         if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
             raise UserError(
-                f"images of shape {shape} cannot be halved {len(self.mults) - 1} times: height and width must be "
-                f"multiples of {factor}; give --model.network.mults fewer entries or resize the data"
+                f"images of shape {shape} cannot be halved {len(self.mults) - 1} times in patches of {self.patch}: "
+                f"height and width must be multiples of {factor}; give --model.network.mults fewer entries or resize "
+                "the data"
             )
         lowest = len(self.mults) - 1
         for level, mult in enumerate(self.mults):
-            channels, attends = self.width * mult, level == lowest or shape[0] >> level in self.attention
+            channels, height = self.width * mult, shape[0] // self.patch >> level
+            attends = level == lowest or height in self.attention
             if attends and channels % max(1, channels // self.head_dim):
                 raise UserError(
                     f"{channels} channels do not split into heads of {self.head_dim}: change --model.network.width or "
@@ -129,7 +134,8 @@ class MPUNet(nn.Module):
             return residual(features, *settings, name=name)(h, embedding, train)
 
         # A channel of ones stands for the biases that there are none of.
-        h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        h = space_to_depth(x, self.patch)
+        h = jnp.concatenate([h, jnp.ones_like(h[..., :1])], axis=-1)
         h = MPConv(self.width * self.mults[0], dtype=self.dtype, name="in")(h)
         skips = [h]
         for level, mult in enumerate(self.mults):
@@ -150,7 +156,8 @@ class MPUNet(nn.Module):
                 h = block(h, h.shape[-1], f"decoder{level}_up", resample=1)
         # From zero on: the first prediction is the preconditioner's alone.
         gain = self.param("gain", nn.initializers.zeros, ())
-        return MPConv(out, dtype=self.dtype, name="out")(h, gain).astype(jnp.float32)
+        h = MPConv(out * self.patch**2, dtype=self.dtype, name="out")(h, gain).astype(jnp.float32)
+        return depth_to_space(h, self.patch)
 
 
 def edm2_s() -> MPUNet:

@@ -5,11 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen import core
 from jaxgen.errors import UserError
+from jaxgen.models.ddpm import DDPM
+from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.magnitude import UNIT, MPAttention, MPConv, MPDense, MPFourier, forced
 from jaxgen.nets.unet_mp import MPBlock, MPUNet, edm2_s
 from jaxgen.optim import Adam, path_name
 
+SCALED = MPUNet(width=8, mults=(1, 2), blocks=1, attention=(), head_dim=8, patch=2, time_scale=0.001)
 RNG = np.random.default_rng(0)
 
 
@@ -126,6 +130,18 @@ def test_the_unet_is_told_level_and_class_and_not_the_size_of_its_kernels(unet):
     names = [path_name(path).split("/")[-1] for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     assert set(names) == {UNIT, "gain"}  # no biases, no norms
     np.testing.assert_array_equal(apply({**params, "gain": jnp.zeros(())}, t, y), 0)
+
+
+@pytest.mark.parametrize(
+    "model", [DDPM(shape=(8, 8, 1), network=SCALED), FlowMatching(shape=(8, 8, 1), network=SCALED, num_classes=3)],
+    ids=["ddpm", "flow"],
+)  # fmt: skip
+def test_any_diffusion_model_takes_it(model):
+    batch = {"x": jnp.zeros((2, 8, 8, 1)), **({"cond": jnp.zeros(2, jnp.int32)} if model.num_classes else {})}
+    model.check(batch)
+    state = core.abstract_state(model, batch)
+    _, metrics = jax.eval_shape(model.train_step, state, jax.random.key(0), batch)
+    assert metrics["loss"].shape == ()
 
 
 def test_sizes_are_the_papers():
