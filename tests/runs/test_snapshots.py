@@ -183,10 +183,9 @@ def test_what_cannot_be_made_is_refused(folder, whole, tmp_path):
 
 
 def test_runs_without_such_averages_say_so(tmp_path):
-    plain = replace(EXPERIMENT, model=replace(EXPERIMENT.model, ema_lengths=()), steps=20, save_every=20, log_every=20)
-    plain = replace(plain, sample_every=20)
-    train(plain, tmp_path / "plain")
-    assert not (tmp_path / "plain" / "snapshots").exists()
+    plain = replace(EXPERIMENT, model=replace(EXPERIMENT.model, ema_lengths=()))
+    assert plain.snapshots_every == 0 and EXPERIMENT.snapshots_every == 20
+    RunFolder(tmp_path / "plain").create(plain)
     with pytest.raises(UserError, match="keeps no power-function averages: train one with --model"):
         commands.call(["ema", str(tmp_path / "plain"), "--length", "0.1"])
     with pytest.raises(UserError, match="snapshot_every is 30, a multiple of steps_per_call = 20"):
