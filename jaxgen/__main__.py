@@ -14,6 +14,7 @@ COMMANDS = {
     "guide": "Draw pictures that a trained CLIP finds near to a text: jaxgen guide RUN --clip RUN --prompt TEXT.",
     "restore": "Draw what may be behind a noisy, grey, small or blurred picture: jaxgen restore RUN --image FILE.",
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",
+    "ema": "Make averages of any length of a run's parameters, or find the best: jaxgen ema RUN --length 0.1.",
     "compare": "Show the scores of several runs side by side; refused where they were not taken alike.",
     "judge": "Write a page on which a person chooses between pictures of runs, blind: jaxgen judge RUN RUN [--real].",
     "app": "Play with runs on a page in a browser of this machine: jaxgen app RUN...",

@@ -22,7 +22,7 @@ from jaxgen.core.compiled import abstract_state, evaluate
 from jaxgen.core.configuration import check_fields
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field, with_networks
-from jaxgen.core.ranges import Count, PathName, Samples, Seed
+from jaxgen.core.ranges import Count, OptionalCount, PathName, Samples, Seed
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.data import Captioned, Dataset, ImageFolder, Mirrored
 from jaxgen.errors import UserError, first_few, nearest
@@ -41,7 +41,8 @@ AUTO = "auto"
 """The mesh that is chosen when training begins."""
 
 EXTENDABLE = (
-    "steps", "log_every", "save_every", "sample_every", "num_samples", "keep", "preload", "mesh", "data.download"
+    "steps", "log_every", "save_every", "sample_every", "snapshot_every", "num_samples", "keep", "preload", "mesh",
+    "data.download",
 )  # fmt: skip
 """Fields a resumed run may change: none of them touches what a step computes."""
 
@@ -62,6 +63,8 @@ class Experiment:
     log_every: Count = 100
     save_every: Count = 1000
     sample_every: Count = 1000
+    snapshot_every: OptionalCount = 0
+    """Steps between snapshots of power-function averages (model.ema_lengths), which all stay; save_every when 0."""
     num_samples: Samples = 64
     """Samples in each grid."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -102,7 +105,7 @@ class Experiment:
             return f"trainable is {self.trainable!r}, no regular expression: {error}"
         if self.lora.rank and not self.init:
             return f"lora.rank is {self.lora.rank}, but nothing is adapted: name the run to start from with --init"
-        for name in ("steps", "log_every", "save_every", "sample_every"):
+        for name in ("steps", "log_every", "save_every", "sample_every", "snapshot_every"):
             if getattr(self, name) % self.steps_per_call:
                 return (
                     f"{name} is {getattr(self, name)}, a multiple of steps_per_call = {self.steps_per_call} is "
@@ -118,6 +121,11 @@ class Experiment:
             return replace(model, trainable=self.trainable) if self.trainable else model
         model = with_networks(model, lambda name, network: adapted(network, self.lora, name))
         return replace(model, trainable="|".join(filter(None, (TRAINED, self.trainable))))
+
+    @property
+    def snapshots_every(self) -> int:
+        """Steps between snapshots of averages; 0 for a model that keeps none of them."""
+        return (self.snapshot_every or self.save_every) if getattr(self.model, "ema_lengths", ()) else 0
 
     @property
     def can_remat(self) -> bool:

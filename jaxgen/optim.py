@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgen.core.ranges import Decay, Fraction, NonNegative, OptionalCount, Positive
+from jaxgen.nets.magnitude import forced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +30,17 @@ class Optimizer:
     """The rate at `decay_steps`, as a fraction of `lr`."""
     half_life: OptionalCount = 0
     """Steps in which the rate halves, over and over, where there is no cosine decay; 0 for a constant rate."""
+    t_ref: OptionalCount = 0
+    """Step from which on the rate is lr / sqrt(step / t_ref), eq. 67 of arXiv:2312.02696; 0 for a constant rate."""
     clip: NonNegative = 0.0
     """Largest global norm of the gradient; 0 for no clipping."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay (arXiv:1711.05101) of the arrays named in `DECAYED`, such as kernels and embeddings."""
 
     def problem(self) -> str | None:
-        if self.decay_steps and self.half_life:
-            return (
-                f"decay_steps is {self.decay_steps} and half_life {self.half_life}: choose one, and leave the other 0"
-            )
+        given = [f"{name} {n}" for name in ("decay_steps", "half_life", "t_ref") if (n := getattr(self, name))]
+        if len(given) > 1:
+            return f"{' and '.join(given)} were given: choose one, and leave the others 0"
         return None
 
     @property
@@ -47,11 +50,17 @@ class Optimizer:
             main = optax.cosine_decay_schedule(self.lr, max(1, self.decay_steps - self.warmup), self.final)
         elif self.half_life:
             main = optax.exponential_decay(self.lr, self.half_life, 0.5)
+        elif self.t_ref:
+            main = self._inverse_sqrt
         else:
             main = optax.constant_schedule(self.lr)
         if not self.warmup:
             return main
         return optax.join_schedules([lambda count: self.lr * (count + 1) / self.warmup, main], [self.warmup])
+
+    def _inverse_sqrt(self, count: Any) -> jax.Array:
+        """The rate so many steps after the warm-up."""
+        return self.lr * jnp.minimum(1, self.t_ref / jnp.maximum(count + self.warmup, 1)) ** 0.5
 
     def direction(self) -> optax.GradientTransformation:
         """The optimizer's own transformation of gradients, before weight decay and learning rate."""
@@ -79,10 +88,11 @@ class Optimizer:
         pattern: str | None = None,
         within: str = "",
     ) -> tuple[optax.Params, optax.OptState]:
-        """Parameters and state after a step along `grads`, the gradient in what `trained` keeps of `params`."""
+        """Parameters and state after a step along `grads`, the gradient in what `trained` keeps of `params`. Kernels of
+        fixed magnitude keep it (`nets.magnitude.forced`)."""
         part = trained(params, pattern, within)
         updates, opt_state = self.tx.update(grads, opt_state, part)
-        return with_frozen(optax.apply_updates(part, updates), params), opt_state
+        return with_frozen(forced(optax.apply_updates(part, updates)), params), opt_state
 
 
 @dataclass(frozen=True, kw_only=True)

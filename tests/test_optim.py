@@ -53,8 +53,18 @@ def test_cosine_reaches_its_end_at_decay_steps():
 def test_half_life():
     schedule = Adam(lr=0.4, warmup=10, half_life=100).schedule
     assert [float(schedule(i)) for i in (9, 10, 60, 110, 310)] == pytest.approx([0.4, 0.4, 0.4 / 2**0.5, 0.2, 0.05])
-    with pytest.raises(UserError, match="decay_steps is 5 and half_life 7: choose one"):
+    with pytest.raises(UserError, match="decay_steps 5 and half_life 7 were given: choose one"):
         check_fields(Adam(decay_steps=5, half_life=7))
+
+
+def test_inverse_square_root_from_t_ref_on():
+    """Eq. 67 of arXiv:2312.02696; the warm-up is part of the count."""
+    schedule = Adam(lr=0.4, t_ref=100).schedule
+    assert [float(schedule(i)) for i in (0, 99, 100, 400, 10_000)] == pytest.approx([0.4, 0.4, 0.4, 0.2, 0.04])
+    schedule = Adam(lr=0.4, t_ref=100, warmup=10).schedule
+    assert [float(schedule(i)) for i in (0, 9, 10, 99, 400)] == pytest.approx([0.04, 0.4, 0.4, 0.4, 0.2])
+    with pytest.raises(UserError, match="half_life 7 and t_ref 9 were given: choose one"):
+        check_fields(Adam(half_life=7, t_ref=9))
 
 
 def test_adam_is_the_papers_algorithm_1():
@@ -113,7 +123,8 @@ MEANINGS = {
     "distances": False,  # T5's biases of attention
     "log_mass": False,  # of pixels' marginal
     "log_s": False,  # the diagonal of Glow's 1x1 convolution
-    "gain": False,  # Glow's standardization
+    "gain": False,  # Glow's standardization; of an output that starts at zero
+    "unit_kernel": False,  # whose magnitude stays one anyway
     "noise": False,  # StyleGAN's noise strengths
     "constant": False,  # StyleGAN's first map
     "table": False,  # a hash grid's features

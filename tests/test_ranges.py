@@ -9,6 +9,7 @@ from field_values import VALUES, leaves, with_value
 
 from jaxgen.cli.app import AppOptions
 from jaxgen.cli.compress import CompressOptions
+from jaxgen.cli.ema import EmaOptions
 from jaxgen.cli.evaluate import EvaluateOptions
 from jaxgen.cli.export import ExportOptions
 from jaxgen.cli.render import RenderOptions
@@ -22,8 +23,8 @@ from jaxgen.inference.editing import Edit
 from jaxgen.scoring.records import Scoring
 
 COMMANDS = (
-    AppOptions, CompressOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions, SpeakOptions,
-    WriteOptions,
+    AppOptions, CompressOptions, EmaOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions,
+    SpeakOptions, WriteOptions,
 )  # fmt: skip
 LONGEST = 5.0
 """CPU seconds within which settings are accepted or refused."""

@@ -21,9 +21,11 @@ from jaxgen.inference.prompting import Drawing
 from jaxgen.inference.prompts import asked_texts, captions
 from jaxgen.inference.sampling import as_picture, draw, guided, in_rows, is_clips
 from jaxgen.inference.vocoding import save_sounds
+from jaxgen.models.diffusion import Diffusion
 from jaxgen.report import save_picture
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
+from jaxgen.runs.snapshots import restore_earlier
 from jaxgen.runtime.files import check_output, write_tensors
 from jaxgen.runtime.reading import read_lines, user_path
 
@@ -62,9 +64,10 @@ class SampleOptions(Edit, OnMesh, Drawing):
     """Frames of `clip` that are kept; when 0, as many as training gave at most, or half."""
     guide: str = ""
     """Diffusion models: run of a worse model of the same data, smaller or trained for less time, to guide away from
-    (autoguidance, arXiv:2406.02507). The scale is --run.model.guidance.scale."""
+    (autoguidance, arXiv:2406.02507). `guidance` is the scale."""
     guide_step: CheckpointStep = -1
-    """Checkpoint of the guide; the newest when negative."""
+    """Checkpoint or snapshot of the guide; the newest checkpoint when negative. Without `guide`, an earlier step of
+    this run."""
     cascade: Repeated = ()
     """Run that goes on from what RUN draws, as one of cascade.py, super_resolution.py or clip_decoder.py; given several
     times, one from another. Each is told the same prompts, and draws by the seed after the one before it."""
@@ -79,6 +82,11 @@ class SampleOptions(Edit, OnMesh, Drawing):
     out: str = ""
     """Folder for samples.png (samples.gif of clips) and samples.safetensors, and of sound 0.wav, 1.wav, ...;
     RUN/samples/seedSEED-numNUM when empty."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether another model is guided away from."""
+        return bool(self.guide) or self.guide_step >= 0
 
 
 @dataclass(frozen=True)
@@ -147,9 +155,9 @@ def sample(asked: Asked) -> None:
                 print(f"more than the model reads, left out: {cut}", file=sys.stderr)
         cond = prompting.conditions(trained, options.prompt, num, options.negative)
         rows = prompting.by_prompt(num, len(options.prompt))
-    if options.guide:
+    if options.guided:
         step = None if options.guide_step < 0 else options.guide_step
-        worse = restore(RunFolder(user_path(options.guide)), step=step)
+        worse = restore_earlier(RunFolder(user_path(options.guide)) if options.guide else asked.run, step)
         chosen["guide_step"] = worse.step
         trained = guided(trained, worse)
     if given:
@@ -197,7 +205,9 @@ def _cond(asked: Asked, num: int) -> Any:
         if isinstance(cond, dict):
             raise UserError(f"--cond names classes, {run.path} is told texts: pass --prompt TEXT")
         cond = np.resize(np.asarray(options.cond, np.int32), num)
-        model.check_cond(cond)
+        # A scale of guidance by another model needs no training without classes.
+        check = model.check_labels if options.guided and isinstance(model, Diffusion) else model.check_cond
+        check(cond)
     return cond
 
 
@@ -215,8 +225,8 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--clip was given with --image, --between or --prompt: leave these out")
     if options.negative is not None and not options.prompt:
         raise UserError("--negative was given without --prompt: say what the pictures are to show")
-    if options.prompt and (options.cond or options.guide):
-        raise UserError("--prompt was given with --cond or --guide: leave these out")
+    if options.prompt and (options.cond or options.guided):
+        raise UserError("--prompt was given with --cond, --guide or --guide-step: leave these out")
     if options.cascade and (options.image or options.between):
         raise UserError("--cascade was given with --image or --between: leave these out")
     if options.level is not None and not options.cascade:

@@ -9,6 +9,7 @@ from jaxgen.core.compiled import sample as sample
 from jaxgen.core.compiled import sample_program as sample_program
 from jaxgen.core.compiled import train_seeds as train_seeds
 from jaxgen.core.compiled import train_steps as train_steps
+from jaxgen.core.ema import update_ema as update_ema
 from jaxgen.core.keys import EVAL as EVAL
 from jaxgen.core.keys import INIT as INIT
 from jaxgen.core.keys import SAMPLE as SAMPLE
@@ -26,7 +27,6 @@ from jaxgen.core.keys import uniform_each as uniform_each
 from jaxgen.core.model import GenerativeModel as GenerativeModel
 from jaxgen.core.model import LossModel as LossModel
 from jaxgen.core.model import count_params as count_params
-from jaxgen.core.model import update_ema as update_ema
 from jaxgen.core.model import with_field as with_field
 from jaxgen.core.types import Batch as Batch
 from jaxgen.core.types import Metrics as Metrics

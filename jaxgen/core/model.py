@@ -11,8 +11,9 @@ import optax
 from flax import linen as nn
 
 from jaxgen.core.codec import Codec
+from jaxgen.core.ema import Averaging
 from jaxgen.core.gradients import Seen, gradient
-from jaxgen.core.ranges import Decay, Size
+from jaxgen.core.ranges import Size
 from jaxgen.core.types import Batch, Metrics, PyTree, RawBatch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.optim import Adam, Optimizer, trained, with_frozen
@@ -92,12 +93,10 @@ class GenerativeModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossModel(GenerativeModel):
+class LossModel(Averaging, GenerativeModel):
     """`init` and `train_step` for a family with one loss, which writes `init_params`, `loss` and `sample`."""
 
     optimizer: Optimizer = Adam()
-    ema_decay: Decay = 0.0
-    """Decay of the exponential moving average of the parameters; 0 keeps none."""
     accumulate: Size = 1
     """Number of equal parts of a batch whose gradients are computed in turn: less memory, the same step."""
 
@@ -127,12 +126,12 @@ class LossModel(GenerativeModel):
 
     def _start(self, params: dict[str, PyTree], extra: dict[str, PyTree]) -> TrainState:
         """The state at step 0."""
+        ema, averages = self.first_averages(params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state={"all": self.optimizer.start(params, self.trainable)},
-            # A copy: donating one buffer under two names is an error.
-            ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
+            opt_state={"all": self.optimizer.start(params, self.trainable), **averages},
+            ema=ema,
             extra=extra,
         )
 
@@ -154,22 +153,8 @@ class LossModel(GenerativeModel):
     def _descent(self, state: TrainState, grads: PyTree) -> TrainState:
         """The state after a step along `grads`."""
         params, opt_state = self.optimizer.step(grads, state.opt_state["all"], state.params, self.trainable)
-        return state.replace(
-            step=state.step + 1,
-            params=params,
-            opt_state={"all": opt_state},
-            ema=update_ema(state.ema, params, self.ema_decay, state.step) if self.ema_decay else None,
-        )
-
-
-def update_ema(ema: PyTree, params: PyTree, decay: float, step: jax.Array) -> PyTree:
-    """decay_t * ema + (1 - decay_t) * params, in f32, decay_t = min(decay, (1 + t) / (10 + t)).
-
-    The ramp keeps a short run's average from being its random initialisation.
-    """
-    step = step.astype(jnp.float32)
-    ramped = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda e, p: e + (1 - ramped) * (p - e), ema, params)
+        ema, averages = self.next_averages(state, params)
+        return state.replace(step=state.step + 1, params=params, opt_state={"all": opt_state, **averages}, ema=ema)
 
 
 def with_field(module: PyTree, field: str, value: Any) -> PyTree:

@@ -18,8 +18,9 @@ Metrics = dict[str, jax.Array]
 class TrainState(struct.PyTreeNode):
     """Everything a run changes, and nothing else.
 
-    step: i32[], optimizer steps taken. params, opt_state: one entry per network. ema: the averaged copy of params,
-    or None when the model keeps none. extra: state that no gradient moves (batch statistics, codebooks, buffers).
+    step: i32[], optimizer steps taken. params, opt_state: one entry per network; opt_state also has running averages
+    that no samples are drawn by. ema: the averaged copy of params, or None when the model keeps none. extra: state that
+    no gradient moves (batch statistics, codebooks, buffers).
     """
 
     step: jax.Array

@@ -43,7 +43,7 @@ MOST_SYMBOLS = 1 << 27
 MOST_BYTES = MOST_SYMBOLS * PRECISION // 8 + MOST_IMAGES * 16  # no symbol takes more than PRECISION bits
 ROWS = 4096  # of probabilities that become frequencies at a time
 LANE_BITS = 64 * 1000  # of code that a lane is worth: its state takes 64 itself
-TRAINING = ("optimizer", "ema_decay", "accumulate")  # fields of a model that no probability depends on
+TRAINING = ("optimizer", "ema_decay", "ema_lengths", "accumulate")  # fields of a model that no probability depends on
 
 
 def check_model(model: GenerativeModel) -> EntropyModel:

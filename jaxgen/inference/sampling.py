@@ -56,7 +56,7 @@ def guided(trained: Trained, guide: Trained) -> Trained:
     if (model.shape, model.num_classes, model.schedule) != (other.shape, other.num_classes, other.schedule):
         raise UserError(f"the guide {guide.name} has another shape, schedule or number of classes than {trained.name}")
     if model.guidance.scale == 1:
-        raise UserError("guidance.scale is 1, which asks no guide: pass --run.model.guidance.scale 2, say")
+        raise UserError("guidance.scale is 1, which asks no guide: pass --guidance 2, say")
     pair = Autoguided(model=model, guide=other)
     experiment = dataclasses.replace(trained.experiment, model=pair)
     return dataclasses.replace(trained, experiment=experiment, state=pair.join(trained.state, guide.state))

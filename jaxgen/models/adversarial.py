@@ -11,10 +11,11 @@ import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from jaxgen.core.ema import Averaging
 from jaxgen.core.gradients import Seen, gradient, once
 from jaxgen.core.keys import fold_each, one_key
-from jaxgen.core.model import GenerativeModel, update_ema
-from jaxgen.core.ranges import Decay, Size
+from jaxgen.core.model import GenerativeModel
+from jaxgen.core.ranges import Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply_mutable
@@ -31,7 +32,7 @@ Loss = Callable[[TrainState, Made, PyTree, jax.Array, Batch], tuple[jax.Array, S
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialModel(GenerativeModel):
+class AdversarialModel(Averaging, GenerativeModel):
     """A generator and a critic. Running averages of batch statistics are kept apart: the critic has one set for real
     examples, one for fakes and one for the generator's step; the generator has its own set, which sampling uses."""
 
@@ -42,8 +43,6 @@ class AdversarialModel(GenerativeModel):
     """The generator's optimizer."""
     critic_optimizer: Optimizer = Adam(lr=2e-4, b1=0.5)
     """The critic's optimizer; its schedule counts the critic's steps."""
-    ema_decay: Decay = 0.0
-    """Decay of the averaged generator, which draws the samples; 0 keeps none."""
     accumulate: Size = 1
     """Equal parts of a step's batch whose gradients are computed one after another: less memory, the same step. Not
     for networks with batch normalization."""
@@ -62,15 +61,17 @@ class AdversarialModel(GenerativeModel):
         spectral = {"spectral": critic.pop("spectral")} if "spectral" in critic else {}
         # A copy for each: donating one buffer under two names is an error.
         passes = {which: jax.tree.map(jnp.copy, critic) for which in PASSES}
+        # Of the generator alone: nothing uses an averaged critic.
+        ema, averages = self.first_averages({"gen": params["gen"]})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state={
                 "gen": self.optimizer.start(params["gen"], self.trainable, "gen"),
                 "critic": self.critic_optimizer.start(params["critic"], self.trainable, "critic"),
+                **averages,
             },
-            # Of the generator alone: nothing uses an averaged critic.
-            ema={"gen": jax.tree.map(jnp.copy, params["gen"])} if self.ema_decay else None,
+            ema=ema,
             extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
         )
 
@@ -142,8 +143,7 @@ class AdversarialModel(GenerativeModel):
         """The state after the generator's step along `grads`, with the averaged generator updated."""
         before = (state.opt_state["gen"], state.params["gen"])
         gen, opt_state = self.optimizer.step(grads, *before, self.trainable, "gen")
+        ema, averages = self.next_averages(state, {"gen": gen})
         return state.replace(
-            params={**state.params, "gen": gen},
-            opt_state={**state.opt_state, "gen": opt_state},
-            ema=update_ema(state.ema, {"gen": gen}, self.ema_decay, state.step) if self.ema_decay else None,
+            params={**state.params, "gen": gen}, opt_state={**state.opt_state, "gen": opt_state, **averages}, ema=ema
         )

@@ -2,6 +2,7 @@
 
 x_t = x_0 + sigma eps; D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the coefficients of table 1, which give
 F's input and target unit variance. With lambda = 1 / c_out^2 the loss lambda(sigma) |D - x_0|^2 is F's squared error.
+EDM2 (arXiv:2312.02696) divides it by a learnt exp(u(sigma)): see `uncertainty`.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ import numpy as np
 from scipy.stats import norm
 
 from jaxgen.core.keys import normal_each
-from jaxgen.core.ranges import Positive
+from jaxgen.core.ranges import OptionalSize, Positive
+from jaxgen.core.types import PyTree
 from jaxgen.models.diffusion import Diffusion
+from jaxgen.nets.apply import apply
+from jaxgen.nets.magnitude import Uncertainty
 from jaxgen.ops.samplers import Heun, Sampler
 from jaxgen.ops.schedules import Karras
 
@@ -28,6 +32,28 @@ class EDM(Diffusion):
     log_sigma_mean: float = -1.2
     """P_mean: log sigma ~ N(P_mean, P_std^2) in training."""
     log_sigma_std: Positive = 1.2
+    uncertainty: OptionalSize = 0
+    """Fourier features of the learnt u(sigma) by which noise levels are weighted, as 128: the loss is lambda / exp(u)
+    |D - x_0|^2 + u, eq. 21 of arXiv:2312.02696, least where exp(u) is the expected error at that level. 0 for none."""
+
+    def init_told(self, key, cond):
+        params, key = super().init_told(key, cond)
+        if not self.uncertainty:
+            return params, key
+        key, key_u = jax.random.split(key)
+        return {**params, "uncertainty": Uncertainty(self.uncertainty).init(key_u, jnp.zeros(1))["params"]}, key
+
+    def log_error(self, params: PyTree, sigma: jax.Array) -> jax.Array:
+        """u(sigma), the logarithm of the error that is expected at noise levels sigma: f32[B]."""
+        variables, c_noise = {"params": params["uncertainty"]}, self.schedule.network_time(sigma)
+        return apply(Uncertainty(self.uncertainty), variables, c_noise)
+
+    def loss(self, params, state, keys, batch):
+        if not self.uncertainty:
+            return super().loss(params, state, keys, batch)
+        sigma, importance, errors = self.times_and_errors(params, state, keys, batch)
+        u = self.log_error(params, sigma)
+        return jnp.mean(importance * (errors * jnp.exp(-u) + u)), {self.error_name: jnp.mean(errors)}
 
     def draw_times(self, keys, state):
         return jnp.exp(self.log_sigma_mean + self.log_sigma_std * normal_each(keys, ())), jnp.ones(keys.shape)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxgen.core.ema import AVERAGES
 from jaxgen.core.mesh import AXES, parse
 from jaxgen.errors import UserError
 from jaxgen.experiment import AUTO, Experiment
@@ -137,7 +138,9 @@ def plan(experiment: Experiment, machine: Machine, devices: list[Any], script: s
     check_state(target)
     train = _planned("train", target.train_steps(), experiment.steps_per_call, experiment, machine)
     state = target.state
-    sizes = {"parameters": state.params, "averages": state.ema, "optimizer": state.opt_state, "rest": state.extra}
+    optimizer = {name: tree for name, tree in state.opt_state.items() if name != AVERAGES}
+    averages = (state.ema, state.opt_state.get(AVERAGES))
+    sizes = {"parameters": state.params, "averages": averages, "optimizer": optimizer, "rest": state.extra}
     own = {name: bytes_of(tree) for name, tree in sizes.items() if jax.tree.leaves(tree)}
     return Plan(script, preset, experiment, machine, own, (train,), target.notes)
 

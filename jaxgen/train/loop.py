@@ -27,6 +27,7 @@ from jaxgen.runs.initial import begin, check_init
 from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Log, NonFinite, Watch
 from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts, saved_state
+from jaxgen.runs.snapshots import Snapshots
 from jaxgen.runtime import processes
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.profiler import Trace
@@ -145,6 +146,7 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
     order = experiment.seed + 1_000_003 * run.rollbacks(start)
     data, calls, training_codec = _feed(experiment, training_codec, order, start, stop, layout)
     skip, poll = experiment.on_nonfinite == "skip", processes.Poll()
+    snapshots, every = Snapshots(run), experiment.snapshots_every
     # The log waits for what is queued as it closes, so it is the first to.
     with Trace(run.path, session.profile) as trace, Log(run, experiment, start, session.clock) as log:
         for batches in calls:
@@ -161,6 +163,8 @@ def _train(session: Session, state: TrainState) -> tuple[TrainState, str | None]
                 score = best_score(session.trained(state)) if due else None
                 run.sync()
                 session.checkpoints.save(state, score)
+            if every and (step % every == 0 or step == stop):
+                snapshots.save(model, state)
             if reason and step != stop:
                 return state, reason
             if step % experiment.sample_every == 0 and step != stop:
@@ -216,5 +220,6 @@ def roll_back(experiment: Experiment, run: RunFolder, last: int, error: NonFinit
     if run.rollbacks(last) >= MAX_ROLLBACKS:
         run.note(error.step, "nonfinite", f"{error}; gave up after {MAX_ROLLBACKS} rollbacks to step {last}")
         raise UserError(f"{where}, after {MAX_ROLLBACKS} rollbacks: lower the learning rate or clip gradients")
+    Snapshots(run).forget_after(last)
     run.note(last, "rollback", f"{error}; back to step {last} with another data order")
     say(f"{error}: back to step {last} with another data order")

@@ -35,6 +35,7 @@ from jaxgen.runs.initial import begin, check_init
 from jaxgen.runs.lock import locked
 from jaxgen.runs.log import Clock, Delayed, Log, NonFinite, means
 from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts
+from jaxgen.runs.snapshots import Snapshots
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.progress import Silent, progress, say
 from jaxgen.train.best import best_score
@@ -214,7 +215,7 @@ def _train(
     keys = jax.device_put(jnp.stack([run_key(lane.experiment.seed, TRAIN) for lane in lanes]), where)
     stacked = jax.device_put(jax.tree.map(lambda *a: jnp.stack(a), *states), where)
     del states  # here and below: a second copy of every lane
-    step = start
+    step, every = start, experiment.snapshots_every
     with _Logs(lanes, start) as logs:
         for batches in calls:
             batches = jax.device_put(batches, where)
@@ -225,18 +226,23 @@ def _train(
             step += experiment.steps_per_call
             reason = interrupt.reason
             due = step % experiment.save_every == 0 or step == stop
+            snapshot = bool(every) and (step % every == 0 or step == stop)
+            if not (due or snapshot or reason):
+                continue
+            states = _unstack(stacked)
             if due or reason:
                 logs.flush()
-                states = _unstack(stacked)
                 for lane in lanes:
                     lane.checkpoints.wait()  # for all, so that none deletes the last step that they share
                 for lane, state in zip(lanes, states):
                     value = best_score(lane.trained(codec, state)) if due else None
                     lane.run.sync()
                     lane.checkpoints.save(state, value)
-                if reason or step == stop:
-                    return states, None if step == stop else reason
-                del states
+            for lane, state in zip(lanes, states) if snapshot else ():
+                Snapshots(lane.run).save(model, state)
+            if reason or step == stop:
+                return states, None if step == stop else reason
+            del states
     return _unstack(stacked), None
 
 

@@ -16,6 +16,7 @@ from jaxgen.models.gan import GAN
 from jaxgen.nets.gan import Conv2D, DCGANCritic, DCGANGenerator, Head, MLPCritic, MLPGenerator, SpectralNorm
 from jaxgen.nets.resnet_gan import ResNetCritic, ResNetGenerator
 from jaxgen.ops.gan import Hinge, Wasserstein
+from jaxgen.ops.power_ema import exponent
 from jaxgen.optim import Adam, RMSprop
 from jaxgen.runs.checkpoint import Checkpoints
 
@@ -116,6 +117,19 @@ def test_samples_come_from_the_averaged_generator():
     swapped = state.replace(params={**state.params, "gen": state.ema["gen"]}, ema=None)
     np.testing.assert_array_equal(IMAGES.sample(swapped, sample_keys(0, 3)), x)
     assert not np.allclose(IMAGES.sample(state.replace(ema=None), sample_keys(0, 3)), x, atol=1e-5)
+
+
+def test_a_generator_has_power_function_averages_too():
+    """Eq. 108 of arXiv:2312.02696 over three steps; the second length is kept where only training looks."""
+    model, seen = replace(POINTS, ema_lengths=(0.1, 0.2)), []
+    state, step = started(model), jax.jit(model.train_step)
+    for i in range(3):
+        state, _ = step(state, jax.random.key(i), batch_of(model))
+        seen.append(state.params["gen"]["Dense_0"]["kernel"])
+    for length, tree in model.running_averages(state).items():
+        shares = np.diff((np.arange(4) / 3) ** (exponent(length) + 1))
+        np.testing.assert_allclose(tree["gen"]["Dense_0"]["kernel"], np.tensordot(shares, seen, 1), atol=1e-6)
+    assert state.sampling_params is state.ema and list(state.opt_state["averages"]) == ["0.2"]
 
 
 # --- the fields that change a step ---
