@@ -53,6 +53,11 @@ def ssim(x: jax.Array, y: jax.Array, gaussian: bool = True) -> jax.Array:
     return (_ssim_gaussian if gaussian else _ssim_flat)(x, y)
 
 
+def unit_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`ssim` of images f32[B, H, W, C] in [0, 1], f32[B]; it can be differentiated."""
+    return _ssim_gaussian(x * RANGE, y * RANGE)
+
+
 @jax.jit
 def _ssim_gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
     taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
