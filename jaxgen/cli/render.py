@@ -14,7 +14,7 @@ class RenderOptions(Rendering, LPIPSWeights, Common):
 
 
 def command(args: list[str]) -> None:
-    """Of a radiance field or splats: held-out views with PSNR, SSIM and LPIPS, depth and opacity, a turntable, a mesh."""
+    """Of a scene: held-out views with PSNR, SSIM and LPIPS, depth and opacity, a turntable; of a field also a mesh."""
     asked = ask(RenderOptions, args, "render", command.__doc__)
     options = asked.options
     check(asked.experiment, options)

@@ -79,7 +79,7 @@ class Drawn(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Splats(GenerativeModel):
     """x: f32[B, H, W, 3] in [0, 1], over white where the scene is transparent; cond: cameras f32[B, 18]. With
-    `random_background` a batch also needs alpha: uint8[B, H, W, 1]. counted: bool[B, H, W, 1], where there are masks."""
+    `random_background` a batch also needs alpha: uint8[B, H, W, 1]. Masks are counted: bool[B, H, W, 1]."""
 
     shape: Shape = (64, 64, 3)
     """(H, W, 3) of a picture."""
@@ -114,7 +114,7 @@ class Splats(GenerativeModel):
         if len(self.shape) != 3 or self.shape[2] != 3:
             return f"shape is {self.shape}: pictures (H, W, 3) are expected"
         if self.initial > self.capacity:
-            return f"initial is {self.initial}, capacity {self.capacity}: at most as many as there are slots is expected"
+            return f"initial is {self.initial}, capacity {self.capacity}: no more than that many is expected"
         if self.similarity and min(self.shape[:2]) < SSIM_SMALLEST:
             return f"shape is {self.shape}: similarity needs {SSIM_SMALLEST} pixels a side; set similarity to 0"
 
@@ -222,16 +222,18 @@ class Splats(GenerativeModel):
         """One picture, of a batch without its leading axis, and its loss."""
         camera, size = camera_of(view["cond"]), self._size
         splats = splatting.project(self.gaussians(params, step), camera, size, self.low_pass)
-        seen, dropped = rendered(splats._replace(mean=splats.mean + moved), camera, self.tiling(size), view["background"])
-        x, rgb = self._over(view, view["background"]), seen.rgb
+        shown, background = splats._replace(mean=splats.mean + moved), view["background"]
+        seen, dropped = rendered(shown, camera, self.tiling(size), background)
+        x, rgb = self._over(view, background), seen.rgb
         if "counted" in view:  # elsewhere they are the same
             rgb = jnp.where(view["counted"], rgb, x)
         error = jnp.mean(jnp.abs(rgb - x))
         if self.similarity:
             unlike = 1 - unit_ssim(rgb[None], x[None])[0]
             error = (1 - self.similarity) * error + self.similarity * unlike
-        inside = jnp.all((splats.mean + splats.extent > 0) & (splats.mean - splats.extent < jnp.array(size[::-1])), axis=-1)
-        return Drawn(error, jnp.mean((rgb - x) ** 2), dropped, inside & (splats.extent[:, 0] > 0))
+        mean, extent = splats.mean, splats.extent
+        inside = (extent > 0) & (mean + extent > 0) & (mean - extent < jnp.array(size[::-1])[None])
+        return Drawn(error, jnp.mean((rgb - x) ** 2), dropped, jnp.all(inside, axis=-1))
 
     def _with_slots(self, state: TrainState, key: jax.Array) -> tuple[TrainState, jax.Array]:
         """The state with slots filled and emptied, and opacities reset, where that is due after its last step, and how
@@ -273,7 +275,8 @@ class Splats(GenerativeModel):
         """Pictures, which are over white, composited over another background, f32[3]."""
         if "alpha" not in view:
             return view["x"]
-        return view["x"] + (1 - view["alpha"].astype(jnp.float32) / 255) * (background - 1)
+        behind = background.reshape(*[1] * (view["x"].ndim - 1), 3)
+        return view["x"] + (1 - view["alpha"].astype(jnp.float32) / 255) * (behind - 1)
 
     def render_views(self, state: TrainState, cameras: jax.Array, size: tuple[int, int]) -> Rendered:
         """What cameras f32[N, 18] see, with leading axes [N, H, W]; size: (H, W). One after another: in the memory of

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.ranges import Count, NonNegative, OptionalCount, PositiveFraction
+from jaxgen.core.ranges import NonNegative, OptionalCount, PositiveFraction
 from jaxgen.ops.splatting import rotation
 
 EMPTY = -20.0

@@ -81,7 +81,7 @@ def rendered(splats: Splats, camera: Camera, tiling: Tiling, background: jax.Arr
     length = jnp.sqrt(1 + x[None] ** 2 + y[:, None] ** 2)
     met = opacity > 1e-3
     depth = jnp.where(met, length * far / jnp.where(met, opacity, 1.0), camera.far)
-    return Rendered(rgb + clear[..., None] * background, depth, opacity), dropped
+    return Rendered(rgb + clear[..., None] * background[None, None], depth, opacity), dropped
 
 
 def paired(splats: Splats, tiling: Tiling) -> Pairs:
@@ -119,11 +119,11 @@ def _by_depth(depth: jax.Array, shown: jax.Array) -> jax.Array:
     bits = (count - 1).bit_length()
     if bits > 16:
         return jnp.argsort(jnp.where(shown, depth, jnp.inf))
-    # One integer of depth and place sorts twenty times as fast as a pair: 65,536 levels of depth or more are told apart.
+    # One integer of depth and place sorts twenty times as fast as a pair, and has 65,536 levels of depth or more.
     low, high = jnp.min(jnp.where(shown, depth, jnp.inf)), jnp.max(jnp.where(shown, depth, 0.0))
-    levels = 2 ** (32 - bits) - 2
-    level = jnp.clip((depth - low) / jnp.maximum(high - low, 1e-12), 0, 1) * (levels - 1)
-    level = jnp.where(shown, level, levels).astype(jnp.uint32)
+    last = 2 ** min(32 - bits, 24) - 1  # f32 has no larger integers without gaps
+    level = jnp.clip((depth - low) / jnp.maximum(high - low, 1e-12), 0, 1) * (last - 1)
+    level = jnp.where(shown, level, last).astype(jnp.uint32)
     keys = jnp.sort((level << bits) | jnp.arange(count, dtype=jnp.uint32))
     return (keys & np.uint32(2**bits - 1)).astype(jnp.int32)
 

@@ -2,8 +2,8 @@
 
 A Gaussian has a mean mu: f32[3], a covariance Sigma = R S S R^T of a rotation R (a quaternion w, x, y, z of any length)
 and scales S = exp(log_scale), an opacity, and a colour by direction in spherical harmonics. In the axes of a camera x
-points right, y down and z into the picture, (u, v) = (fx x / z + cx, fy y / z + cy), and with J the Jacobian of that map
-at the mean and W the rotation of the camera
+points right, y down and z into the picture, and (u, v) = (fx x / z + cx, fy y / z + cy). With J the Jacobian of that
+map at the mean and W the rotation of the camera
 
     Sigma' = J W Sigma W^T J^T + low_pass I     (px^2, eq. 5 of arXiv:2308.04079)
 
@@ -16,8 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-LENS_AND_ENDS = 6
-CAMERA = 12 + LENS_AND_ENDS
+CAMERA = 18
 NEAR = 0.2
 """Depth in units of the scene before which nothing is shown: a projection would be huge there."""
 FAINTEST = 1 / 255

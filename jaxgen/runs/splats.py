@@ -37,9 +37,10 @@ def import_run(file: Path, out: Path, folder: str = "") -> None:
         data = WholeViews(scene=Cameras(size=SIZE, train_views=8, test_views=4, distance=AWAY * max(radius, 1e-3)))
     number, (height, width) = len(splats["mean"]), data.views("test").size
     places = data.views("train").poses[:, :, 3]
+    extent = 1.1 * float(np.linalg.norm(places - places.mean(axis=0), axis=-1).max())
     model = Splats(
         shape=(height, width, 3), capacity=number, initial=number, degree=ply.degree(splats), degree_every=0, tile=16,
-        extent=1.1 * float(np.linalg.norm(places - places.mean(axis=0), axis=-1).max()) or 1.0, pairs=16 * number + 1024,
+        extent=extent or 1.0, pairs=16 * number + 1024,
     )  # fmt: skip
     experiment = Experiment(
         model=model, codec=Pixels(low=0.0, high=1.0), data=data, batch_size=1, steps=1000, steps_per_call=1,

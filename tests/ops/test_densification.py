@@ -64,7 +64,8 @@ def test_a_small_one_is_copied(run):
 def test_a_large_one_is_cut_in_two_within_itself(run):
     """Both halves lie by its covariance, by other numbers with each key."""
     old = slots()
-    whiten = np.stack([np.asarray(r)[1] for r in rotation(jnp.asarray(old["quaternion"]))]).T / np.exp(old["log_scale"][1])[:, None]
+    turn = np.stack([np.asarray(row)[1] for row in rotation(jnp.asarray(old["quaternion"]))])
+    whiten = turn.T / np.exp(old["log_scale"][1])[:, None]
     draws = []
     for seed in range(40):
         new, fresh, _ = run({1: 2.0}, seed)
@@ -85,9 +86,10 @@ def test_where_slots_lack_the_largest_gradients_come_first(run):
     new, _, lacking = run(everyone)
     assert lacking == 0 and np.all(is_splat(new["opacity"]))  # 2 and 3 are gone, whatever their gradients
     rules = Densification(gradient=1.0, small=0.1, large=2.0, faint=1e-6)
-    params, _, lacking = densified(old, np.array([everyone.get(i, 0.0) for i in range(N)]), jax.random.key(0), rules, 100.0)
+    gradient = jnp.array([everyone.get(i, 0.0) for i in range(N)])
+    params, _, lacking = densified(jax.tree.map(jnp.asarray, old), gradient, jax.random.key(0), rules, 100.0)
     assert lacking == 4 and np.all(is_splat(params["opacity"]))
-    copies = {i: np.flatnonzero(np.all(params["sh0"] == old["sh0"][i], axis=-1)).tolist() for i in range(8)}
+    copies = {i: np.flatnonzero(np.all(params["sh0"] == old["sh0"][None, i], axis=-1)).tolist() for i in range(8)}
     assert [i for i, places in copies.items() if len(places) == 2] == [1, 2, 3, 6]
 
 
