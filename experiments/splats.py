@@ -24,7 +24,7 @@ PRESETS = {
         model=Splats(
             shape=(16, 16, 3), capacity=128, initial=64, degree=1, degree_every=2, pairs=1024, random_background=True,
             optimizer=SplatAdam(lr=2e-3, scale=2e-2, rotation=1e-2, colour=2e-2),
-            densification=Densification(every=5, start=4, stop=16, gradient=1e-5, reset_every=10),
+            densification=Densification(every=5, start=5, stop=16, gradient=1e-5, reset_every=10),
         ),
         codec=UNIT, data=WholeViews(scene=AnalyticScene(size=16, train_views=8, test_views=5, samples=1)), batch_size=5,
         steps=20, steps_per_call=5, log_every=10, save_every=10, sample_every=10, num_samples=4,

@@ -105,6 +105,12 @@ MEANINGS = {
     "lu": True,  # the triangles of Glow's 1x1 convolution
     # not decayed
     "bias": False,
+    "mean": False,  # of splats, as are the next five
+    "log_scale": False,
+    "quaternion": False,
+    "opacity": False,
+    "sh0": False,
+    "sh": False,
     "scale": False,  # of normalization layers
     "shift": False,  # ActNorm's
     "log_scale": False,  # ActNorm's

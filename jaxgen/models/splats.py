@@ -9,6 +9,7 @@ There are `capacity` slots for splats, whose number grows and falls among them (
 their shapes, and one program trains from the first step to the last.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
@@ -53,18 +54,26 @@ class SplatAdam(Adam):
     """Rate of the constant harmonic; the others have a twentieth of it."""
     eps: Positive = 1e-15
 
+    def problem(self) -> str | None:
+        if self.weight_decay:
+            return f"weight_decay is {self.weight_decay}, but zero is no simpler splat: leave it at 0"
+        return super().problem()
+
     @property
     def tx(self) -> optax.GradientTransformation:
-        rates = {
+        rates: dict[str, float | optax.Schedule] = {
             "mean": self.schedule, "log_scale": self.scale, "quaternion": self.rotation, "opacity": self.opacity,
             "sh0": self.colour, "sh": self.colour / REST,
         }  # fmt: skip
-        whole = {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()}
+        whole: dict[Hashable, optax.GradientTransformation] = {
+            name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()
+        }
 
         def names(params: PyTree) -> PyTree:
             return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key, params)
 
-        return optax.chain(self.direction(), optax.multi_transform(whole, names))
+        clip = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        return optax.chain(*clip, self.direction(), optax.multi_transform(whole, names))
 
 
 class Drawn(NamedTuple):
@@ -163,9 +172,9 @@ class Splats(GenerativeModel):
         apart = 0.55 * 2 * self.bound / self.initial ** (1 / 3)
         params = {
             "mean": jax.random.uniform(key_mean, (n, 3), minval=-self.bound, maxval=self.bound),
-            "log_scale": jnp.full((n, 3), jnp.log(apart)),
+            "log_scale": jnp.full((n, 3), jnp.log(apart), jnp.float32),
             "quaternion": jax.random.normal(key_turn, (n, 4)),
-            "opacity": jnp.where(there, jnp.log(SLIGHT / (1 - SLIGHT)), EMPTY),
+            "opacity": jnp.where(there, jnp.log(SLIGHT / (1 - SLIGHT)), EMPTY).astype(jnp.float32),
             "sh0": jax.random.uniform(key_colour, (n, 3), minval=-0.5, maxval=0.5) / splatting.C0,
         }
         if self.degree:

@@ -11,7 +11,7 @@ goes the same way once more and keeps nothing but the picture.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def rasterize(splats: Splats, tiling: Tiling) -> tuple[jax.Array, jax.Array, jax
     rows = jnp.concatenate(
         [splats.mean, splats.conic, log_opacity[:, None], splats.rgb, splats.depth[:, None]], axis=-1
     )
-    drawn = _composite(rows[pairs.splat], pairs.start, tiling)
+    drawn: Any = _composite(rows[pairs.splat], pairs.start, tiling)
     picture = _whole(drawn, tiling)
     return picture[..., :3], picture[..., 3], picture[..., 4], pairs.dropped
 
@@ -177,7 +177,7 @@ def _chunk(rows: jax.Array, at: jax.Array) -> jax.Array:
 def _composite(rows: jax.Array, start: jax.Array, tiling: Tiling) -> jax.Array:
     """f32[tiles, 5, P]: weighted r, g, b and depth, and T, of pairs f32[pairs + CHUNK, 10] in order."""
 
-    def draw(_: None, tile: jax.Array) -> tuple[None, jax.Array]:
+    def draw(nothing: None, tile: jax.Array) -> tuple[None, jax.Array]:
         corner, at, inside = _places(tile, tiling)
         end = start[tile + 1]
 
@@ -193,14 +193,14 @@ def _composite(rows: jax.Array, start: jax.Array, tiling: Tiling) -> jax.Array:
             return first + CHUNK, part.t[-1] * (1 - part.alpha[-1]), shown
 
         begin = (start[tile], inside.astype(jnp.float32), jnp.zeros((SHOWN, at.shape[1])))
-        _, t, shown = jax.lax.while_loop(more, add, begin)
+        *_, t, shown = jax.lax.while_loop(more, add, begin)
         return None, jnp.concatenate([shown, t[None]])
 
     return jax.lax.scan(draw, None, jnp.arange(tiling.tiles))[1]
 
 
 def _forward(rows: jax.Array, start: jax.Array, tiling: Tiling) -> tuple[jax.Array, tuple]:
-    drawn = _composite(rows, start, tiling)
+    drawn: Any = _composite(rows, start, tiling)
     return drawn, (rows, start, drawn)
 
 
@@ -208,7 +208,7 @@ def _backward(tiling: Tiling, kept: tuple, grads: jax.Array) -> tuple[jax.Array,
     """With d_i the gradient in w_i, that in alpha_i is T_i d_i - (sum_{j > i} w_j d_j + T dT) / (1 - alpha_i)."""
     rows, start, drawn = kept
 
-    def draw(total: jax.Array, of_tile: tuple) -> tuple[jax.Array, None]:
+    def draw(total: jax.Array, of_tile: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         tile, drawn, grad = of_tile
         corner, at, inside = _places(tile, tiling)
         end, ones = start[tile + 1], jnp.ones_like(at[:1])
@@ -235,7 +235,8 @@ def _backward(tiling: Tiling, kept: tuple, grads: jax.Array) -> tuple[jax.Array,
             return first + CHUNK, part.t[-1] * (1 - part.alpha[-1]), after[-1], total
 
         begin = (start[tile], inside.astype(jnp.float32), jnp.sum(drawn * grad, axis=0), total)
-        return jax.lax.while_loop(more, add, begin)[-1], None
+        *_, total = jax.lax.while_loop(more, add, begin)
+        return total, None
 
     total, _ = jax.lax.scan(draw, jnp.zeros_like(rows), (jnp.arange(tiling.tiles), drawn, grads))
     return total, None

@@ -117,7 +117,7 @@ def rotation(quaternion: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 def colours(sh: jax.Array, direction: jax.Array) -> jax.Array:
     """f32[N, 3]: 1/2 plus the harmonics of coefficients f32[N, K, 3] in unit directions f32[N, 3]."""
     basis = harmonics(direction, sh.shape[1])
-    return 0.5 + sum(basis[k][:, None] * sh[:, k] for k in range(sh.shape[1]))
+    return sum((basis[k][:, None] * sh[:, k] for k in range(sh.shape[1])), jnp.full_like(direction, 0.5))
 
 
 def harmonics(direction: jax.Array, count: int) -> list[jax.Array]:

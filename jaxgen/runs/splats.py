@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.codecs import Pixels
@@ -62,7 +63,7 @@ def export_run(run: Path, file: Path) -> int:
     if not isinstance(experiment.model, Splats):
         raise UserError(f"{run} is of {type(experiment.model).__name__}, splats are expected")
     splats = {name: np.asarray(a) for name, a in restore(folder, experiment).state.params["splats"].items()}
-    there = np.asarray(is_splat(splats["opacity"]))
+    there = np.asarray(is_splat(jnp.asarray(splats["opacity"])))
     if not there.any():
         raise UserError(f"{run} has no splats left: train it anew, with a smaller model.densification.faint")
     ply.write(file, {name: a[there] for name, a in splats.items()})

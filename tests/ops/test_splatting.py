@@ -170,9 +170,9 @@ def test_gradients_are_those_of_finite_differences(gradients):
     for name in Gaussians._fields:
         slopes = getattr(found, name)
         way = rng.normal(size=slopes.shape).astype(np.float32) + np.sign(slopes)
-        h = 1e-2 / np.abs(way).max()
+        h = 2e-2 / np.abs(way).max()
         ends = [float(total(g._replace(**{name: getattr(g, name) + sign * h * way}))) for sign in (1, -1)]
-        np.testing.assert_allclose(np.sum(slopes * way), (ends[0] - ends[1]) / (2 * h), rtol=1e-2, err_msg=name)
+        np.testing.assert_allclose(np.sum(slopes * way), (ends[0] - ends[1]) / (2 * h), rtol=1e-2, atol=1e-2, err_msg=name)
 
 
 def test_what_is_out_of_the_picture_changes_nothing(gradients):
