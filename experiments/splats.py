@@ -42,10 +42,10 @@ PRESETS = {
     "lego_small": Experiment(
         model=Splats(
             shape=(100, 100, 3), capacity=12_288, initial=4096, bound=1.2, degree_every=500, pairs=40_960,
-            random_background=True, optimizer=SplatAdam(decay_steps=8000, final=0.01),
-            densification=Densification(start=200, stop=5000, reset_every=0),
+            random_background=True, optimizer=SplatAdam(decay_steps=6000, final=0.01),
+            densification=Densification(start=200, stop=4000, reset_every=0),
         ),
-        codec=UNIT, data=WholeViews(scene=SceneFolder()), batch_size=1, steps=8000, log_every=50, save_every=500,
+        codec=UNIT, data=WholeViews(scene=SceneFolder()), batch_size=1, steps=6000, log_every=50, save_every=500,
         sample_every=2000, num_samples=12, best="test/mse",
     ),
     # The paper's settings, but for the number of slots.

@@ -24,6 +24,7 @@ from jaxgen.ops.cameras import camera
 from jaxgen.ops.densification import EMPTY, Densification, is_splat
 from jaxgen.weights import ply
 
+COPYING = {"gradient": 1e-7, "small": 1.0}
 SMOKE = presets(EXPERIMENTS["splats"])["smoke"]
 
 
@@ -56,7 +57,7 @@ def test_similarity_of_floats_is_that_of_levels():
 def trained():
     """States before and after 20 steps, five in a call, and how many programs that took."""
     model, data, codec = SMOKE.model, SMOKE.data, SMOKE.codec
-    model = dataclasses.replace(model, densification=dataclasses.replace(model.densification, gradient=1e-7))
+    model = dataclasses.replace(model, densification=dataclasses.replace(model.densification, **COPYING))
     state = core.init(model, core.run_key(0, core.INIT), data.batch_at(0, 0, 5), codec)
     before, states, metrics = core.train_steps._cache_size(), [jax.device_get(state)], []
     for call in range(4):
@@ -79,7 +80,7 @@ def test_one_program_trains_while_splats_multiply(trained):
 
 
 def test_slots_that_change_hands_lose_their_moments(trained):
-    """At step 10: a new one has no moments, an old one some; statistics begin anew. Reset opacities are low."""
+    """At step 10: a copy has no moments, its original some; statistics begin anew. Reset opacities are low."""
     _, states, _, _ = trained
     old, new = (s.params["splats"] for s in states[1:3])
     fresh = ~np.asarray(is_splat(old["opacity"])) & np.asarray(is_splat(new["opacity"]))
