@@ -19,6 +19,7 @@ import common
 import jax
 import numpy as np
 from annotated_types import Gt
+from rows import say
 
 from jaxgen import core
 from jaxgen.cli import parse
@@ -33,7 +34,6 @@ from jaxgen.metrics.image import psnr
 from jaxgen.models.nerf import NeRF
 from jaxgen.models.splats import Splats
 from jaxgen.runs.restore import Trained
-from jaxgen.runtime.progress import say
 
 
 @dataclass(frozen=True)

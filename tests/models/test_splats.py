@@ -148,7 +148,7 @@ def test_a_ply_file_makes_a_run_that_is_rendered(tmp_path):
     commands.call(["weights", "import-ply", file, run, "--folder", str(tmp_path / "scene")])
     commands.call(["render", run, "--turntable", "2"])
     (view,) = json.loads((tmp_path / "run" / "render" / "views.json").read_text())["views"]
-    assert set(view) == {"psnr", "ssim"} and 3 < view["psnr"] < 30
+    assert set(view) == {"psnr", "ssim"} and 0 < view["psnr"] < 30
     with Image.open(tmp_path / "run" / "render" / "turntable.gif") as film:
         assert getattr(film, "n_frames", 1) == 2
     with pytest.raises(UserError, match="no density at points"):
