@@ -28,11 +28,11 @@ from jaxgen.data import AnalyticScene
 from jaxgen.data.rays import composite
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, presets
-from jaxgen.inference.rendering import render_view, rendered
+from jaxgen.inference.rendering import render_view, rendered, view_of
 from jaxgen.metrics.image import psnr
 from jaxgen.models.nerf import NeRF
 from jaxgen.nets.nerf import NeRFMLP
-from jaxgen.ops.cameras import RAY, view_rays
+from jaxgen.ops.cameras import RAY
 from jaxgen.ops.occupancy import Occupancy
 from jaxgen.optim import Adam
 from jaxgen.runs.folder import RunFolder
@@ -174,17 +174,15 @@ def skipped(options: Options) -> common.Row:
     rates = {name: rate * whole[name] for name, rate in rates.items()}
     views = experiment.data.views("test")
     count = min(options.views, len(views.pixels))
-    rays = [
-        view_rays(views.poses[i], views.intrinsics[i], views.size, views.near[i], views.far[i], views.planar[i])
-        for i in range(count)
-    ]
+    shots = [view_of(views, i) for i in range(count)]
     scores = {}
     for name, pair in pairs.items():
         chosen = replace(trained, experiment=replace(experiment, model=pair[0]), state=pair[1])
-        shown = np.stack([render_view(chosen, r, views.size)[0] for r in rays])
+        shown = np.stack([render_view(chosen, shot)[0] for shot in shots])
         scores[name] = float(np.mean(psnr(shown, composite(views.pixels[:count], experiment.model.background))))
-    drawn = {name: lambda pair=pair: rendered(*pair, rays[0]) for name, pair in pairs.items()}
-    view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls, "rendering", options.quick), len(rays[0]))
+    rays = shots[0].rays
+    drawn = {name: lambda pair=pair: rendered(*pair, rays) for name, pair in pairs.items()}
+    view_ms, pixel_rates = sides_of(common.in_turns(drawn, options.calls, "rendering", options.quick), len(rays))
     return {
         "name": Path(options.run).name,
         "step": int(state.step),

@@ -115,9 +115,14 @@ MEANINGS = {
     "lu": True,  # the triangles of Glow's 1x1 convolution
     # not decayed
     "bias": False,
+    "mean": False,  # of splats, as are the next four
+    "quaternion": False,
+    "opacity": False,
+    "sh0": False,
+    "sh": False,
     "scale": False,  # of normalization layers
     "shift": False,  # ActNorm's
-    "log_scale": False,  # ActNorm's
+    "log_scale": False,  # ActNorm's, and of splats
     # Of mels to the rate of sound, which starts as interpolation.
     **{f"{part}_{i}": False for part in ("kernel", "bias") for i in range(4)},
     "distances": False,  # T5's biases of attention

@@ -1,4 +1,4 @@
-"""`jaxgen render RUN`: views, film and mesh of a radiance field."""
+"""`jaxgen render RUN`: views and film of a scene, and the mesh of a radiance field."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class RenderOptions(Rendering, LPIPSWeights, Common):
 
 
 def command(args: list[str]) -> None:
-    """Of a radiance field: held-out views with PSNR, SSIM and LPIPS, depth and opacity, a turntable, a mesh."""
+    """Of a scene: held-out views with PSNR, SSIM and LPIPS, depth and opacity, a turntable; of a field also a mesh."""
     asked = ask(RenderOptions, args, "render", command.__doc__)
     options = asked.options
     check(asked.experiment, options)

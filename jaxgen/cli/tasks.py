@@ -25,6 +25,7 @@ from jaxgen.core.capabilities import (
     Inpaints,
     Interpolates,
     RadianceField,
+    RendersViews,
     Restores,
     ScoresText,
     Speaks,
@@ -108,7 +109,7 @@ class Subject:
     @cached_property
     def samples(self) -> bool:
         """Whether its samples need nothing but keys and what its examples give."""
-        apart = isinstance(self.model, Speaks | RadianceField) or writes(self.run.path)
+        apart = isinstance(self.model, Speaks | RadianceField | RendersViews) or writes(self.run.path)
         return not apart and type(self.model).sample is not GenerativeModel.sample
 
     @cached_property
@@ -306,7 +307,7 @@ TASKS = (
          _restores, (), {}, ("image",)),
     Task("guide", "Pictures that a CLIP finds near to a text.", "guide", GuideOptions, guide, _guides),
     Task("turn", "A film around the scene.", "render", RenderOptions, turn,
-         lambda s: isinstance(s.model, RadianceField),
+         lambda s: isinstance(s.model, RadianceField | RendersViews),
          ("split", "limit", "lattice", "level", "lpips_net"), {"turntable": 24}, (), {"limit": 1}),
 )  # fmt: skip
 

@@ -26,6 +26,8 @@ USAGE = f"""usage: jaxgen weights convert KIND FILE OUT
        jaxgen weights export-tacotron2 RUN FILE
        jaxgen weights import-hifigan FILE OUT [--folder DIR]
        jaxgen weights export-hifigan RUN FOLDER
+       jaxgen weights import-ply FILE OUT [--folder DIR]
+       jaxgen weights export-ply RUN FILE
 
 export writes a run's parameters under jaxgen's own names, as a file for jaxgen train ... --init FILE.
 import-lora adds the adapters in PEFT's, diffusers' or kohya's FILE to RUN, a GPT or a Stable Diffusion; export-lora
@@ -45,6 +47,8 @@ for jaxgen train text_to_image emoji_t5 --init FILE --data.vocabulary FOLDER.
 Tacotron 2's FILE is a checkpoint of NVIDIA's code, or its tensors as safetensors, as export-tacotron2 writes them; the
 data of OUT are speech made by eSpeak NG, or that of DIR, in LJSpeech's layout. HiFi-GAN's FILE is a generator, as the
 published generator_v1, with config.json beside it, or a FOLDER that export-hifigan wrote.
+import-ply makes a run of splats, as point_cloud.ply of their published code, with the pictures of DIR, or with cameras
+around the origin; export-ply writes those of a run for viewers.
 
 KIND is one of {", ".join(KINDS)}. FILE is the public PyTorch file, which you download yourself:
 """ + "\n".join(f"  {name:10} {' or '.join(kind.published.values())}" for name, kind in KINDS.items())
@@ -155,6 +159,15 @@ def command(args: list[str]) -> None:
 
             export_run(user_path(run), user_path(folder))
             print(f"written to {folder}")
+        case ["import-ply", file, out, *flags]:
+            from jaxgen.runs.splats import import_run
+
+            import_run(user_path(file), user_path(out), _flags("import-ply", flags, ("--folder",)).get("--folder", ""))
+            print(f"written to {out}: jaxgen render {out}")
+        case ["export-ply", run, file]:
+            from jaxgen.runs.splats import export_run
+
+            print(f"{export_run(user_path(run), user_path(file))} splats written to {file}")
         case _:
             raise UserError(f"jaxgen weights takes other arguments than {' '.join(args) or 'none'}: see --help")
 

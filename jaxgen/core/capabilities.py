@@ -350,6 +350,21 @@ class ClassConditional(Protocol):
 
 
 @runtime_checkable
+class RendersViews(Protocol):
+    """Shows a scene in whole pictures."""
+
+    @property
+    def background(self) -> tuple[float, float, float]:
+        """RGB in [0, 1] behind the scene."""
+        ...
+
+    def render_views(self, state: TrainState, cameras: jax.Array, size: tuple[int, int]) -> Any:
+        """`ops.volume.Rendered`, with leading axes [N, H, W], of cameras f32[N, 18] (see `ops.splatting`); size: (H, W)
+        of the pictures."""
+        ...
+
+
+@runtime_checkable
 class RadianceField(Protocol):
     """Shows a scene along rays."""
 

@@ -24,6 +24,7 @@ from jaxgen.data.token_numbers import TokenNumbers
 from jaxgen.data.tones import Tones
 from jaxgen.data.toys import Toy2D
 from jaxgen.data.unpaired import Unpaired
+from jaxgen.data.whole_views import WholeViews
 
 __all__ = [
     "SPLITS",
@@ -57,6 +58,7 @@ __all__ = [
     "Tones",
     "Toy2D",
     "Unpaired",
+    "WholeViews",
     "area_resize",
     "feed",
 ]

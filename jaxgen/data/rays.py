@@ -123,6 +123,11 @@ class PosedViews(Dataset):
     def picture_size(self) -> tuple[int, int] | None:
         return self.views("test").size
 
+    def depth(self, split: str = "test") -> np.ndarray | None:
+        """f32[V, H, W]: exact distances to what is seen in the views of a split, infinite where nothing is; None where
+        they are not known."""
+        return None
+
     def camera_path(self, frames: int) -> np.ndarray:
         """f64[frames, 3, 4]: camera poses for a film of the scene, a circle about the z axis.
 

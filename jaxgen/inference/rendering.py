@@ -1,21 +1,21 @@
-"""Renders a trained radiance field: held-out views with their errors, a film around the scene, and its mesh."""
+"""Renders a trained scene: held-out views with their errors, a film around it, and the mesh of a radiance field."""
 
 import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Le
 
-from jaxgen.core.capabilities import RadianceField
+from jaxgen.core.capabilities import RadianceField, RendersViews
 from jaxgen.core.ranges import OptionalCount
 from jaxgen.core.types import TrainState
-from jaxgen.data import AnalyticScene
 from jaxgen.data.rays import PosedViews, Views, composite
+from jaxgen.data.whole_views import cameras_of
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.held_out import mean_and_error
@@ -55,18 +55,43 @@ class Rendering:
         return "lattice is 1: 2 or more are expected, or 0 for no mesh" if self.lattice == 1 else None
 
 
+class View(NamedTuple):
+    """A picture to render. size: H, W; the other fields as those of `Views`, of one view."""
+
+    size: tuple[int, int]
+    pose: np.ndarray
+    intrinsics: np.ndarray
+    near: float
+    far: float
+    planar: bool
+
+    @property
+    def rays(self) -> np.ndarray:
+        """f32[H * W, 9]."""
+        return view_rays(self.pose, self.intrinsics, self.size, self.near, self.far, self.planar)
+
+    @property
+    def camera(self) -> np.ndarray:
+        """f32[1, 18]. Raises UserError where it has a lens."""
+        one = (np.asarray(a)[None] for a in (self.pose, self.intrinsics, self.near, self.far, self.planar))
+        return cameras_of(Views(np.empty((1, *self.size, 4), np.uint8), *one))
+
+
 def check(experiment: Experiment, options: Rendering) -> None:
-    """Raises UserError for a run that is no radiance field."""
-    if not isinstance(experiment.model, RadianceField) or not isinstance(experiment.data, PosedViews):
-        raise UserError(f"{type(experiment.model).__name__} is no radiance field: name a run of experiments/nerf.py")
+    """Raises UserError for a run that has no scene to show."""
+    model, name = experiment.model, type(experiment.model).__name__
+    if not isinstance(model, RadianceField | RendersViews) or not isinstance(experiment.data, PosedViews):
+        raise UserError(f"{name} is no radiance field: name a run of experiments/nerf.py or experiments/splats.py")
+    if options.lattice and not isinstance(model, RadianceField):
+        raise UserError(f"{name} has no density at points to make a mesh of: leave --lattice out")
     if options.lattice:
         _marching_cubes()
 
 
-def field_of(trained: Trained) -> RadianceField:
-    """The run's model. Raises UserError where it is no radiance field."""
+def _shows(trained: Trained) -> RadianceField | RendersViews:
+    """The run's model. Raises UserError where it shows no scene."""
     check(trained.experiment, Rendering())
-    assert isinstance(trained.model, RadianceField)
+    assert isinstance(trained.model, RadianceField | RendersViews)
     return trained.model
 
 
@@ -83,10 +108,20 @@ def rendered(model: RadianceField, state: TrainState, rays: jax.Array) -> Render
     return model.render(state, rays)
 
 
-def render_view(trained: Trained, rays: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of rays f32[H * W, 9]: picture uint8[H, W, 3], depth f32[H, W] as a distance, and opacity f32[H, W]."""
-    seen, codec = rendered(field_of(trained), trained.state, rays), trained.codec
-    rgb, depth, opacity = (np.asarray(a) for a in (codec.decode(seen.rgb), seen.depth, seen.opacity))
+@partial(jax.jit, static_argnums=(0, 3))
+def rendered_views(model: RendersViews, state: TrainState, cameras: jax.Array, size: tuple[int, int]) -> Rendered:
+    """What cameras f32[N, 18] see: one program for all pictures of one size."""
+    return model.render_views(state, cameras, size)
+
+
+def render_view(trained: Trained, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture uint8[H, W, 3], its depth f32[H, W] as a distance, and its opacity f32[H, W]."""
+    model, state, size = _shows(trained), trained.state, view.size
+    if isinstance(model, RendersViews):
+        seen = rendered_views(model, state, view.camera, size)
+    else:
+        seen = rendered(model, state, view.rays)
+    rgb, depth, opacity = (np.asarray(a) for a in (trained.codec.decode(seen.rgb), seen.depth, seen.opacity))
     return rgb.reshape(*size, 3), depth.reshape(size), opacity.reshape(size)
 
 
@@ -98,7 +133,7 @@ def render_run(
     lpips: f32[B] of two batches of pictures, where its weights are named. origin: where the pictures come from.
     """
     check_output(out, folder=True)
-    run, step, model = trained.run, trained.step, field_of(trained)
+    run, step, model = trained.run, trained.step, _shows(trained)
     pictures = run.pictures(step)
     numbers, shown = _views(trained, options, out, lpips, origin)
     save_picture(pictures / f"{options.split}_views.png", shown, origin=origin)
@@ -116,7 +151,7 @@ def render_run(
         for folder in (out, pictures):
             save_picture(folder / "turntable.gif", film)
         lines.append(f"turntable of {len(film)} frames: {out / 'turntable.gif'}")
-    if options.lattice:
+    if options.lattice and isinstance(model, RadianceField):
         vertices, faces, colours = mesh(model, trained.state, options.lattice, options.level)
         write_ply(out / "mesh.ply", vertices, faces, colours)
         lines.append(f"mesh of {len(vertices)} vertices and {len(faces)} triangles: {out / 'mesh.ply'}")
@@ -130,20 +165,20 @@ def _views(
     """The numbers of each view, f64[V] by name, and for the report uint8[4, V, H, W, 3]: rows of what was to be seen,
     of what is, of depth and of opacity. Each picture is also written by itself. Of a scene without pictures there are
     no numbers and three rows."""
-    data, model = scene_of(trained), field_of(trained)
+    data, model = scene_of(trained), _shows(trained)
     views = data.views(options.split)
     if lpips and not data.pictured:
         raise UserError(f"{trained.name} is a scene without pictures to compare its views with: leave --lpips out")
     if lpips and views.counted is not None:
         raise UserError("LPIPS compares neighbourhoods of pixels, which the masks of this scene cut: leave --lpips out")
     count = _count(views, options)
-    true = data.depth(options.split) if isinstance(data, AnalyticScene) else None
+    true = data.depth(options.split)
     numbers: dict[str, list[float]] = {}
     rows: list[list[np.ndarray]] = []
     for i in range(count):
-        rays = _rays_of(views, i)
-        picture, depth, opacity = render_view(trained, rays, views.size)
-        grey = [_grey(a) for a in (_bright(depth, opacity, rays), opacity)]
+        view = view_of(views, i)
+        picture, depth, opacity = render_view(trained, view)
+        grey = [_grey(a) for a in (_bright(depth, opacity, view.rays), opacity)]
         save_image(picture, out / f"view{i:03}.png", origin)
         for name, image in zip(("depth", "opacity"), grey):
             save_image(image, out / f"{name}{i:03}.png", origin)
@@ -188,9 +223,9 @@ def depth_error(depth: np.ndarray, true: np.ndarray) -> float:
     return float(np.median(np.abs(depth[there] - true[there]) / true[there])) if there.any() else math.nan
 
 
-def _rays_of(views: Views, i: int) -> np.ndarray:
-    ends = (views.near[i], views.far[i], views.planar[i])
-    return view_rays(views.poses[i], views.intrinsics[i], views.size, *ends)
+def view_of(views: Views, i: int) -> View:
+    """The view of this number, to be rendered."""
+    return View(views.size, views.poses[i], views.intrinsics[i], views.near[i], views.far[i], views.planar[i])
 
 
 def _bright(depth: np.ndarray, opacity: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -212,8 +247,7 @@ def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
     scale = width / views.size[1] if width else 1.0
     size = (max(1, round(views.size[0] * scale)), max(1, round(views.size[1] * scale)))
     lens, ends = views.intrinsics[0, :4] * scale, (views.near.min(), views.far.max(), views.planar[0])
-    rays = (view_rays(pose, lens, size, *ends) for pose in data.camera_path(frames))
-    return np.stack([render_view(trained, r, size)[0] for r in rays])
+    return np.stack([render_view(trained, View(size, pose, lens, *ends))[0] for pose in data.camera_path(frames)])
 
 
 # --- mesh ---------------------------------------------------------------------------------------------------------

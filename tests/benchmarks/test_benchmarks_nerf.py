@@ -6,6 +6,7 @@ import json
 import nerf
 import psnr_curve
 import pytest
+import splats
 from conftest import EXPERIMENTS
 
 from jaxgen.errors import UserError
@@ -53,3 +54,16 @@ def test_memory_of_a_large_picture(tmp_path):
     rows = json.loads((tmp_path / "memory.json").read_text())["results"]
     assert [row["name"] for row in rows] == ["nerf", "ngp", "mipnerf"]
     assert all(0 < row["peak_bytes"] < 2e9 for row in rows)
+
+
+@pytest.mark.slow
+def test_splats_beside_the_hash_grid(tmp_path):
+    out = tmp_path / "splats.json"
+    splats.main(["--preset", "smoke", "--minutes", "1", "--marks", "2", "--calls", "1", "--out", str(out)])
+    rows = json.loads(out.read_text())["results"]
+    assert [row["name"] for row in rows] == ["ngp smoke", "splats smoke"]
+    for row in rows:
+        assert row["steps"] == 20 and row["curve"][-1]["psnr"] == row["psnr"] > 5
+        assert row["views_per_second"] > 0 and row["training_bytes"] > row["rendering_bytes"] / 10 > 0
+    with pytest.raises(UserError, match="pass --folder DIR"):
+        splats.main(["--out", str(out)])
