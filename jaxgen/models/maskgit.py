@@ -25,6 +25,7 @@ from jaxgen.nets.apply import apply
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.gpt import check_sizes
 from jaxgen.nets.transformer import Transformer
+from jaxgen.ops.masking import any_order_nats, ranks
 
 ORDERS = 8  # how many numbers of masked tokens `evaluate` tries
 TOKENS, CHOICE = range(2)  # streams of a sampling step's key: the tokens, and the noise on which of them stay
@@ -137,7 +138,7 @@ class MaskGIT(ClassConditionalModel, LossModel):
         ratio = jnp.cos(0.5 * math.pi * uniform_each(keys_ratio, (1,)))
         # At least one is masked: the positions of the `count` smallest of T random numbers.
         count = jnp.maximum(1, jnp.round(ratio * x.shape[1]))
-        mask = _ranks(uniform_each(keys_order, x.shape[1:])) < count
+        mask = ranks(uniform_each(keys_order, x.shape[1:])) < count
         log_p = jax.nn.log_softmax(self.logits(params, x, mask, batch.get("cond"), one_key(keys_drop)))
         nats = -jnp.take_along_axis(log_p, x[..., None], axis=-1)[..., 0]
         smoothed = (1 - self.label_smoothing) * nats - self.label_smoothing * jnp.mean(log_p, axis=-1)
@@ -149,20 +150,12 @@ class MaskGIT(ClassConditionalModel, LossModel):
         draws the tokens one by one in random order. The bound is the mean of -log p(x_i | x without M) over i in M,
         averaged over |M| uniform in 1 to T and over M: section 2 of arXiv:2110.02037."""
         x, cond = batch["x"], batch.get("cond")
-        length = x.shape[1]
-        orders = min(ORDERS, length)
 
-        def estimate(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            u, v = jnp.moveaxis(uniform_each(fold_each(keys, i), (2, length)), 1, 0)
-            # Stratified: each turn draws |M| from its own part of 1 to T.
-            count = 1 + jnp.floor((i + v[:, :1]) * (length / orders))
-            mask = _ranks(u) < count
+        def nats(mask: jax.Array) -> jax.Array:
             log_p = jax.nn.log_softmax(self.logits(state.sampling_params, x, mask, cond))
-            nats = -jnp.take_along_axis(log_p, x[..., None], axis=-1)[..., 0]
-            return total + jnp.sum(nats * mask, axis=1) / jnp.sum(mask, axis=1), None
+            return -jnp.take_along_axis(log_p, x[..., None], axis=-1)[..., 0]
 
-        total, _ = jax.lax.scan(estimate, jnp.zeros(len(x)), jnp.arange(orders))
-        return {"nats_per_token": total / orders}
+        return {"nats_per_token": any_order_nats(keys, x.shape[1], ORDERS, nats)}
 
     # --- samples ---
 
@@ -180,7 +173,7 @@ class MaskGIT(ClassConditionalModel, LossModel):
             noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(fold_each(keys_step, CHOICE))
             confidence += self.choice_temperature * (1 - (i + 1) / self.steps) * noise
             # Tokens drawn in earlier steps stay.
-            again = _ranks(jnp.where(mask, confidence, jnp.inf)) < masked_left(shape[1], self.steps, i)
+            again = ranks(jnp.where(mask, confidence, jnp.inf)) < masked_left(shape[1], self.steps, i)
             return (tokens, again), None
 
         start = (jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
@@ -190,8 +183,3 @@ class MaskGIT(ClassConditionalModel, LossModel):
     def check_cond(self, cond: PyTree) -> None:
         self._check_sampling()
         super().check_cond(cond)
-
-
-def _ranks(values: jax.Array) -> jax.Array:
-    """The rank of each value in its row, i32[B, T], 0 for the smallest."""
-    return jnp.argsort(jnp.argsort(values, axis=1), axis=1)
