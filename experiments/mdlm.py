@@ -60,9 +60,9 @@ PRESETS = {
         model=MDLM(
             network=MaskedTransformer(vocab=65, window=65, body=Transformer(width=128, depth=4, heads=4, bias=False)),
             given=1, steps=64, decoding=Decoding(tokens=500, temperature=0.8), ema_decay=0.999,
-            optimizer=Adam(lr=3e-3, b2=0.99, weight_decay=0.1, clip=1.0, warmup=100, decay_steps=6000, final=0.1),
+            optimizer=Adam(lr=3e-3, b2=0.99, weight_decay=0.1, clip=1.0, warmup=100, decay_steps=10_000, final=0.1),
         ),
-        codec=Identity(), data=Text(source="tiny_shakespeare"), batch_size=24, steps=6000, steps_per_call=50,
+        codec=Identity(), data=Text(source="tiny_shakespeare"), batch_size=24, steps=10_000, steps_per_call=50,
         log_every=50, sample_every=1000, save_every=500, num_samples=4, best="test/nats_per_token",
     ),
     "shakespeare_char": Experiment(

@@ -150,8 +150,8 @@ class MDLM(ClassConditionalModel, LossModel):
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """The bound in nats per token, at `times` times of each example."""
         keys_time, keys_mask, keys_class, keys_drop = split_each(keys, 4)
-        x, cond = batch["x"], batch.get("cond") if self.num_classes else None
-        if self.num_classes and self.class_dropout:
+        x, cond = batch["x"], batch["cond"] if self.num_classes else None
+        if cond is not None and self.class_dropout:
             cond = jnp.where(coin_each(keys_class, self.class_dropout), self.num_classes, cond)
         # In (0, 1], as the weight at 0 is infinite.
         t = 1 - jnp.mod(uniform_each(keys_time, (1,)) + jnp.arange(self.times)[None] / self.times, 1)

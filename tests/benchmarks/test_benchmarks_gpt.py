@@ -1,10 +1,12 @@
 """The benchmarks of GPT run and write their rows; no test here looks at a time."""
 
+from dataclasses import replace
 
 import compile_depth
 import gpt_generate
 import jax
 import pytest
+import text_priors
 from test_benchmarks import results
 
 
@@ -26,3 +28,24 @@ def test_compile_time_by_depth(tmp_path):
         jax.config.update("jax_enable_compilation_cache", cached)
     rows = results(tmp_path / "o.json", "compile time by depth")
     assert [row["depth"] for row in rows] == [1, 3] and rows[0]["ratio"] == 1
+
+
+@pytest.mark.slow
+def test_priors_of_text(tmp_path, monkeypatch):
+    """Of small networks: texts of the GPT are likelier to it than those of diffusion in one step are."""
+    preset_of = text_priors.common.preset_of
+
+    def small(script, preset):
+        found = preset_of(script, preset)
+        network = found.model.network.clone(body=found.model.network.body.clone(width=16, depth=1, heads=1))
+        return replace(found, model=replace(found.model, network=network), num_samples=1)
+
+    monkeypatch.setattr(text_priors.common, "preset_of", small)
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question:\n" * 2000)
+    args = [str(tmp_path / "text.txt"), "--steps", "1", "16", "--num", "16", "--shorter", "100"]
+    text_priors.main([*args, "--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json")])
+    rows = {row["case"]: row for row in results(tmp_path / "out.json", "text_priors")}
+    assert set(text_priors.PRIORS) < set(rows) and rows["mdlm"]["bound"] and not rows["gpt"]["bound"]
+    assert rows["gpt_longer"]["windows"] == rows["mdlm"]["windows"]
+    assert rows["texts of gpt"]["nats_by_gpt"] < rows["texts of mdlm, 1 steps"]["nats_by_gpt"]
+    assert len(rows["texts of mdlm, 16 steps"]["texts"]) == text_priors.SHOWN
