@@ -4,6 +4,7 @@
     python benchmarks/ablations.py ema clipping --seeds 3
     python benchmarks/ablations.py beta               # disentanglement over beta, on images of known factors
     python benchmarks/ablations.py posterior --out benchmarks/results/ablations-posterior.json   # flows as q(z | x)
+    python benchmarks/ablations.py quantizer --out benchmarks/results/ablations-quantizer.json   # VQ, FSQ, LFQ
 
 Every row is trained on embedded data (or points) with one thing changed. Runs lie in runs/ablations and are not trained
 again; the figure is written beside the JSON.
@@ -32,14 +33,17 @@ from jaxgen.codecs import Pixels
 from jaxgen.comparison import families, measure
 from jaxgen.core.configuration import to_json
 from jaxgen.core.keys import fold_each, normal_each
-from jaxgen.data import Factors
+from jaxgen.data import Digits, Factors
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets
 from jaxgen.metrics.disentanglement import dci, factor_vae_score, mutual_information_gap
 from jaxgen.metrics.ppl import PPL, LatentPath, lerp, path_lengths, slerp_unit
 from jaxgen.models.classifier import Classifier
+from jaxgen.models.vqvae import VQVAE
 from jaxgen.nets.gan import MLPCritic
 from jaxgen.ops.gan import Minimax, NonSaturating, Objective, Wasserstein, gradient_penalty
+from jaxgen.ops.implicit_codes import FSQ, LFQ
+from jaxgen.ops.quantize import perplexity
 from jaxgen.ops.variational import Planar, Radial
 from jaxgen.report.seeds import estimate
 from jaxgen.runtime import devices
@@ -118,6 +122,16 @@ def bounds(run: Run, _: Run) -> Row:
     return {name: found[name]["mean"] for name in ("nelbo", "kl", "iwae")}
 
 
+def coded(run: Run, _: Run) -> Row:
+    """Reconstruction of held-out images, and the use of codes over all of them."""
+    model, data, found = run.model, run.experiment.data, run.evaluate()
+    assert isinstance(model, VQVAE) and isinstance(data, Digits)
+    x = run.codec.encode({"x": jnp.asarray(data.arrays("test")["x"])}, jax.random.key(0))["x"]
+    uses = jnp.bincount(jax.jit(model.encode_codes)(run.state, x).ravel(), length=model.num_codes)
+    numbers = {"codes": model.num_codes, "used": int(jnp.sum(uses > 0)), "perplexity": float(perplexity(uses))}
+    return {"psnr": found["psnr"]["mean"], **numbers}
+
+
 def disentangled(run: Run, _: Run) -> Row:
     data = run.experiment.data
     assert isinstance(data, Factors)
@@ -187,6 +201,13 @@ STUDIES: dict[str, Study] = {
             "Gaussian": as_it_is, "10 planar flows": lambda m: replace(m, posterior=Planar(10)),
             "10 radial flows": lambda m: replace(m, posterior=Radial(10)),
         }, bounds, "nelbo",
+    ),
+    "quantizer": Study(
+        "a fixed grid of codes does as well as a learnt codebook (arXiv:2309.15505)", "vqvae digits", 1500,
+        {
+            "VQ": as_it_is, "FSQ": lambda m: replace(m, codebook=FSQ(levels=(8, 4))),
+            "LFQ": lambda m: replace(m, codebook=LFQ(bits=5)),
+        }, coded, "psnr",
     ),
     "label_smoothing": Study(
         "labels of 0.9 for real examples steady a GAN (arXiv:1606.03498)", "dcgan digits", 2000,

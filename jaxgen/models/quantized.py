@@ -21,7 +21,7 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.image import psnr
 from jaxgen.models.shared import check_shape, outside, to_8_bit
 from jaxgen.nets.apply import apply
-from jaxgen.ops.quantize import Codebook, Found, Running, straight_through
+from jaxgen.ops.quantize import Codebook, Found, Quantizer, Running, straight_through
 
 Weights = dict[str, PyTree]
 """`network`, and `codes`, f32[K, D] by level, where the codes are learnt by gradient."""
@@ -31,8 +31,8 @@ Weights = dict[str, PyTree]
 class Quantized(GenerativeModel):
     """x: f32[B, *shape] in [-1, 1]. A subclass defines `coder`, its network, and `weights`, where its weights are."""
 
-    codebook: Codebook = Codebook()
-    """The codebook of each level."""
+    codebook: Quantizer = Codebook()
+    """What quantizes each level: a learnt codebook, or implicit codes (`ops.implicit_codes`)."""
     shape: Shape = (32, 32, 3)
 
     @property
@@ -183,7 +183,7 @@ class Quantized(GenerativeModel):
         return *self.maps[-1], self.codebook.dim
 
     def to_latent(self, state: TrainState, x: jax.Array, key: jax.Array) -> jax.Array:
-        """z before quantization, f32[B, h, w, D], for a second stage that models vectors instead of codes: section 3.1
+        """z before it is rounded, f32[B, h, w, D], for a second stage that models vectors instead of codes: section 3.1
         of arXiv:2112.10752. `key` is not used."""
         if len(self.maps) > 1:
             raise UserError(f"this {type(self).__name__} has {len(self.maps)} maps of codes: latents are of one alone")
@@ -192,7 +192,7 @@ class Quantized(GenerativeModel):
     def from_latent(self, state: TrainState, z: jax.Array) -> jax.Array:
         """Images f32[B, *shape] of z, which is quantized first."""
         weights = self.weights(state)
-        return self._decode(weights, [self.codebook.find(self._codes(weights, state.extra["codes"])[0], z).q])
+        return self._decode(weights, [self.codebook.near(self._codes(weights, state.extra["codes"])[0], z).q])
 
     # --- use ---
 
@@ -205,14 +205,14 @@ class Quantized(GenerativeModel):
             return self._vectors(codes, self._drawn(state, keys))
 
         def decode(zs: list[jax.Array]) -> jax.Array:
-            found = [self.codebook.find(own, z) for own, z in zip(codes, zs)]
+            found = [self.codebook.near(own, z) for own, z in zip(codes, zs)]
             return self._decode(weights, [straight_through(one.z, one.q) for one in found])
 
         def cost(zs: list[jax.Array]) -> jax.Array:
             """The distance to the codes in use, sum |z - q|^2 over the mean of |q|^2."""
             total = jnp.zeros(zs[0].shape[0])
             for own, z in zip(codes, zs):
-                one = self.codebook.find(own, z)
+                one = self.codebook.near(own, z)
                 far = jnp.sum((one.z - jax.lax.stop_gradient(one.q)) ** 2, axis=(1, 2, 3))
                 total += far / jnp.mean(jnp.sum(own**2, axis=1))
             return total

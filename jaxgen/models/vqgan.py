@@ -21,7 +21,7 @@ from jaxgen.models.patch_autoencoder import PatchAutoencoder
 from jaxgen.models.quantized import Quantized, Weights
 from jaxgen.nets.vit import ViTCoder
 from jaxgen.ops.likelihood import Gaussian, Likelihood
-from jaxgen.ops.quantize import Codebook
+from jaxgen.ops.quantize import Codebook, Quantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class VQGAN(Quantized, PatchAutoencoder):
 
     generator: nn.Module = field(default_factory=ViTCoder)
     """Encoder and decoder: `nets.vit`, `nets.vqvae`."""
-    codebook: Codebook = Codebook(size=8192, dim=32, cosine=True, decay=0.0)
+    codebook: Quantizer = Codebook(size=8192, dim=32, cosine=True, decay=0.0)
     l2_weight: NonNegative = 1.0
     """w2, weight of the mean squared error."""
     likelihood: Likelihood = Gaussian(learned=False)

@@ -4,6 +4,7 @@ z: f32[..., D] are the vectors to quantize; codes: f32[K, D]; q: f32[..., D] the
 i32[...] the index of that code. Sums over vectors are over the whole batch, on all devices of the mesh.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -92,7 +93,8 @@ class Running:
     """Running statistics of a codebook's use.
 
     count: f32[K], running mean of how many vectors of a batch chose each code; total: f32[K, D], running mean of the
-    sums of those vectors, None where codes are learnt by gradient; idle: i32[K], steps since a code was last chosen.
+    sums of those vectors, None where codes are implicit or learnt by gradient; idle: i32[K], steps since a code was
+    last chosen.
     """
 
     count: jax.Array
@@ -102,8 +104,8 @@ class Running:
 
 @struct.dataclass
 class Found:
-    """Vectors and their nearest codes. z: f32[B, h, w, D], scaled to unit length if codes are; q: f32[B, h, w, D];
-    indices: i32[B, h, w]."""
+    """Vectors and their codes. z: f32[B, h, w, D], as they are compared with codes; q: f32[B, h, w, D]; indices:
+    i32[B, h, w]."""
 
     z: jax.Array
     q: jax.Array
@@ -111,7 +113,75 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Codebook:
+class Quantizer:
+    """What puts one of K codes of D numbers in the place of each vector. Unless a subclass says otherwise, codes are
+    implicit: they follow from the settings, nothing of them is learnt, and their use alone is counted."""
+
+    @property
+    def size(self) -> int:
+        """K."""
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        raise NotImplementedError
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether codes are parameters."""
+        return False
+
+    def start(self, key: jax.Array, z: jax.Array) -> tuple[jax.Array, Running]:
+        """Initial codes f32[K, D] from the first batch's z: f32[..., D], and initial statistics: equal counts, but no
+        recent use."""
+        # Typed: the step would compile twice for a weak type.
+        count = jnp.full(self.size, math.prod(z.shape[:-1]) / self.size, jnp.float32)
+        running = Running(count, None, jnp.full(self.size, LATELY, jnp.int32))
+        return self.codes(running), running
+
+    def codes(self, running: Running, learnt: jax.Array | None = None) -> jax.Array:
+        """The codes f32[K, D]. learnt: their parameters, if they are learnt by gradient."""
+        return self.vectors(jnp.arange(self.size))
+
+    def vectors(self, indices: jax.Array) -> jax.Array:
+        """Implicit codes f32[..., D] of indices i32[...]."""
+        raise NotImplementedError
+
+    def compared(self, z: jax.Array) -> jax.Array:
+        """Outputs of an encoder, f32[..., D], as they are compared with codes, in f32."""
+        return z.astype(jnp.float32)
+
+    def near(self, codes: jax.Array, z: jax.Array) -> Found:
+        """The codes of z: f32[B, h, w, D], as `compared` gives it."""
+        raise NotImplementedError
+
+    def find(self, codes: jax.Array, z: jax.Array) -> Found:
+        """The codes of an encoder's output z: f32[B, h, w, D]."""
+        return self.near(codes, self.compared(z))
+
+    def loss(self, found: Found) -> jax.Array:
+        """What is minimised beside the error of reconstruction, f32[]."""
+        return jnp.zeros(())
+
+    def update(
+        self, key: jax.Array, running: Running, found: Found, learnt: Any = None
+    ) -> tuple[Running, Any, dict[str, jax.Array]]:
+        """The new statistics after a batch, the new `learnt`, and the metrics `perplexity` (of this batch) and `usage`
+        (the share of codes chosen within the last 100 steps)."""
+        uses = jnp.zeros(self.size, jnp.int32).at[found.indices.reshape(-1)].add(1).astype(jnp.float32)
+        idle = jnp.where(uses > 0, 0, running.idle + 1)
+        count = 0.99 * running.count + 0.01 * uses
+        return Running(count, None, idle), learnt, usage(uses, idle)
+
+
+def usage(uses: jax.Array, idle: jax.Array) -> dict[str, jax.Array]:
+    """The metrics of `Quantizer.update`, of uses f32[K] in a batch and steps i32[K] since the last one."""
+    return {"perplexity": perplexity(uses), "usage": jnp.mean(idle < LATELY, dtype=jnp.float32)}
+
+
+@dataclass(frozen=True)
+class Codebook(Quantizer):
     """The settings of a codebook of K codes of D numbers, and how they are learnt."""
 
     size: Annotated[int, Ge(2), Le(65_536)] = 512
@@ -136,8 +206,6 @@ class Codebook:
         return not self.decay
 
     def start(self, key: jax.Array, z: jax.Array) -> tuple[jax.Array, Running]:
-        """Initial codes f32[K, D] from the first batch's z: f32[..., D], and initial statistics: equal counts, but no
-        recent use."""
         z = self.compared(z).reshape(-1, self.dim)
         codes = kmeans(key, z, self.size, self.kmeans, self.cosine)
         count = jnp.full(self.size, len(z) / self.size, jnp.float32)  # weakly typed, the step would compile twice
@@ -164,7 +232,7 @@ class Codebook:
         n = jnp.sum(running.count)
         return running.total / ((running.count + EPSILON) / (n + self.size * EPSILON) * n)[:, None]
 
-    def find(self, codes: jax.Array, z: jax.Array) -> Found:
+    def near(self, codes: jax.Array, z: jax.Array) -> Found:
         """The nearest of `codes` for each of z: f32[B, h, w, D]."""
         z = self.compared(z)
         indices = nearest(z, codes)
@@ -180,8 +248,7 @@ class Codebook:
     def update(
         self, key: jax.Array, running: Running, found: Found, learnt: Any = None
     ) -> tuple[Running, Any, dict[str, jax.Array]]:
-        """Updates statistics and restarts unused codes after a batch. Returns the new `running`, the new `learnt`, and
-        the metrics `perplexity` (of this batch) and `usage` (the share of codes chosen within the last 100 steps).
+        """Updates statistics and restarts unused codes after a batch. Returns what `Quantizer.update` says.
 
         learnt: the codes' parameters, if they are learnt by gradient, or a pytree of them and their averages. A
         restarted code is replaced in every leaf.
@@ -207,5 +274,4 @@ class Codebook:
                 learnt = jax.tree.map(lambda codes: jnp.where(dead[:, None], fresh, codes), learnt)
             else:
                 total = jnp.where(dead[:, None], fresh * share, total)
-        metrics = {"perplexity": perplexity(uses), "usage": jnp.mean(idle < LATELY, dtype=jnp.float32)}
-        return Running(count, total, idle), learnt, metrics
+        return Running(count, total, idle), learnt, usage(uses, idle)
