@@ -22,6 +22,7 @@ from jaxgen.codecs import Pixels
 from jaxgen.core.capabilities import (
     Continues,
     HasLatents,
+    Infills,
     Inpaints,
     Interpolates,
     RadianceField,
@@ -224,6 +225,8 @@ class Task:
         """Height and width in which a given picture is shown, None for its own."""
         if isinstance(subject.model, Translates | Continues):
             return None
+        if isinstance(subject.model, Infills):
+            return editing.shape_of(subject.model, subject.experiment.codec)[:2]
         return tuple(subject.experiment.codec.raw_shape(subject.model.shape)[:2])  # pyright: ignore
 
     def words(self, subject: Subject, flags: list[str], options: Any) -> list[str]:
@@ -297,8 +300,8 @@ TASKS = (
          lambda s: s.edits_images and isinstance(s.model, Varies),
          ("resample", "given", "between"), {"num": 8}, ("image",)),
     Task("fill in", "What is painted over is drawn anew, to go with the rest.", "sample", SampleOptions, sample,
-         lambda s: s.edits_images and isinstance(s.model, Inpaints), ("strength", "given", "between"), {"num": 8},
-         ("image", "mask")),
+         lambda s: s.edits_images and isinstance(s.model, Inpaints | Infills),
+         ("strength", "given", "between"), {"num": 8}, ("image", "mask")),
     Task("translate", "A picture for a picture.", "sample", SampleOptions, sample,
          lambda s: isinstance(s.model, Translates), (*STILL, "between", "cond"), {"num": 1}, ("image",)),
     Task("continue", "A clip, such as a GIF, from its first frames on.", "sample", SampleOptions, sample,

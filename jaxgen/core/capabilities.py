@@ -42,6 +42,18 @@ class Inpaints(Protocol):
 
 
 @runtime_checkable
+class Infills(Protocol):
+    """Draws some tokens of a row anew: parts of pictures, where the tokens are codes of a first stage."""
+
+    def infill(
+        self, state: TrainState, keys: jax.Array, tokens: jax.Array, given: jax.Array, cond: PyTree = None
+    ) -> jax.Array:
+        """Rows that equal tokens, i32[B, T], where given, bool[1 or B, T], is true; the others are drawn to go with
+        them."""
+        ...
+
+
+@runtime_checkable
 class Restores(Protocol):
     """Draws pictures behind a degraded one."""
 
@@ -338,6 +350,21 @@ class ScoresText(Protocol):
     def embed_text(self, params: PyTree, text: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Unit vectors f32[B, D] of tokens i32[B, T], as `data.Captioned.tokens` gives them. mask: bool[B, T], false
         for padding."""
+        ...
+
+
+@runtime_checkable
+class MapsFeatures(Protocol):
+    """Tells what is where in a picture, for other networks to be aligned to."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the pictures that its network sees."""
+        ...
+
+    def feature_map(self, state: TrainState, x: jax.Array) -> jax.Array:
+        """Features f32[B, h, w, D] of the parts of pictures f32[B, *shape] in [-1, 1]. Raises UserError for a network
+        that has no map of them."""
         ...
 
 

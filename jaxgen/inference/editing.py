@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.capabilities import HasLatents, Inpaints, Interpolates, Translates, Varies
+from jaxgen.core.capabilities import HasLatents, Infills, Inpaints, Interpolates, Translates, Varies
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import SAMPLE, fold_each, run_key
 from jaxgen.core.model import GenerativeModel
@@ -35,7 +35,7 @@ class Edit:
 def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) -> None:
     """Raises UserError unless the model can use all that was given: an image, a mask, steps between samples."""
     name = type(model).__name__
-    if mask and not isinstance(model, Inpaints):
+    if mask and not isinstance(model, Inpaints | Infills):
         needed = "a model with inpaint, such as PixelCNN"
         raise UserError(f"{name} fills in no part of a picture: --mask and --alpha need {needed}")
     if between and not isinstance(model, Interpolates | HasLatents):
@@ -48,6 +48,8 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
 
 def shape_of(model: GenerativeModel, codec: Codec) -> tuple[int, ...]:
     """(H, W, C) of the pictures that a model edits. Raises UserError for one that edits none."""
+    if isinstance(model, Infills) and (pictures := getattr(codec, "pictures", ())):
+        return codec.raw_shape(tuple(pictures))
     if not isinstance(model, Varies | Inpaints):
         raise UserError(f"{type(model).__name__} edits no picture of a given size")
     return codec.raw_shape(model.shape)
@@ -81,7 +83,12 @@ def _redraw(
     if mask is None:
         return codec.decode(model.vary(state, keys, x, edit.strength, cond))
     mask = jnp.broadcast_to(mask, (*image.shape[:2], 1))
-    drawn = codec.decode(model.inpaint(state, keys, x, coarse(mask, model.shape)[None], cond, edit.resample))
+    if isinstance(model, Infills):
+        maps: Any = getattr(codec, "maps", ())
+        given = jnp.concatenate([coarse(mask, (*size, 1)).reshape(-1) for size in maps])
+        drawn = codec.decode(model.infill(state, keys, x, given[None], cond))
+    else:
+        drawn = codec.decode(model.inpaint(state, keys, x, coarse(mask, model.shape)[None], cond, edit.resample))
     # A codec may give what stays back as other pixels: latents, colours of a palette, black or white.
     return jnp.where(mask[None], image[None], drawn)
 

@@ -102,6 +102,11 @@ class Pretrained(NamesRun):
     standardize: bool = static(True)
     """Of latents: whether each channel is shifted and scaled to mean 0 and deviation 1."""
 
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        """(H, W, C) of the pictures that the first stage sees."""
+        return self._stage()[1].shape
+
     def _stage(self) -> tuple[RunFolder, Any]:
         """The run and its model. Raises UserError if it is no first stage of this form."""
         run = self._folder()
@@ -157,6 +162,15 @@ class Loaded(Codec):
         if self.mean is not None:
             found |= {"mean": np.asarray(self.mean).tolist(), "deviation": np.asarray(self.deviation).tolist()}
         return found
+
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        return self.model.shape
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each map of codes, whose tokens follow one another."""
+        return self.model.maps
 
     @property
     def draws(self) -> bool:

@@ -32,7 +32,7 @@ def test_compile_time_by_depth(tmp_path):
 
 @pytest.mark.slow
 def test_priors_of_text(tmp_path, monkeypatch):
-    """Of small networks: texts of the GPT are likelier to it than those of diffusion in one step are."""
+    """Of small networks: real text is likelier to the GPT than what diffusion draws in one step."""
     preset_of = text_priors.common.preset_of
 
     def small(script, preset):
@@ -47,5 +47,5 @@ def test_priors_of_text(tmp_path, monkeypatch):
     rows = {row["case"]: row for row in results(tmp_path / "out.json", "text_priors")}
     assert set(text_priors.PRIORS) < set(rows) and rows["mdlm"]["bound"] and not rows["gpt"]["bound"]
     assert rows["gpt_longer"]["windows"] == rows["mdlm"]["windows"]
-    assert rows["texts of gpt"]["nats_by_gpt"] < rows["texts of mdlm, 1 steps"]["nats_by_gpt"]
+    assert rows["real text"]["nats_by_gpt"] < rows["texts of mdlm, 1 steps"]["nats_by_gpt"]
     assert len(rows["texts of mdlm, 16 steps"]["texts"]) == text_priors.SHOWN

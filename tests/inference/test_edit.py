@@ -1,21 +1,27 @@
 """Pictures given to a diffusion model, a StyleGAN or PixelCNN, from the command line."""
 
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXPERIMENTS, first_stage
 from PIL import Image
 from safetensors.numpy import load_file
 from small_runs import smoke_run
 
 from jaxgen import __main__ as commands
 from jaxgen import core
-from jaxgen.codecs import Binarize
+from jaxgen.codecs import Binarize, Pixels
 from jaxgen.data import Digits
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
+from jaxgen.experiment import Experiment, presets
 from jaxgen.inference import editing
+from jaxgen.models.mdlm import MDLM
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import PlainPixelCNN
-from jaxgen.runs.restore import Trained
+from jaxgen.runs.restore import Trained, initial_state
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,31 @@ def test_a_picture_is_projected(style_run, tmp_path):
 def test_a_style_model_fills_nothing_in(style_run):
     with pytest.raises(UserError, match="StyleGAN fills in no part of a picture: --mask"):
         sample(style_run, "--mask", "m.png", "--image", "i.png")
+
+
+def test_parts_are_drawn_anew_where_codes_are_tokens(tmp_path, monkeypatch):
+    """Masked diffusion over four codes: the codes whose pixels all stay are given, the others are drawn."""
+    stage = first_stage("vqvae-smoke-0", tmp_path)
+    experiment = presets(EXPERIMENTS["mdlm"])["smoke"]
+    experiment = replace(experiment, codec=replace(experiment.codec, run=str(stage)))
+    assert editing.shape_of(experiment.model, experiment.codec) == (8, 8, 1)
+    codec = experiment.codec.load()
+    trained = Trained(experiment, codec, initial_state(experiment, codec))
+    image, mask = Digits().arrays("test")["x"][0], np.zeros((8, 8, 1), bool)
+    mask[:, :5] = True
+    cond = np.arange(6, dtype=np.int32)
+    x = editing.redraw(trained, core.sample_keys(0, 6), image, mask, cond)
+    np.testing.assert_array_equal(x[:, :, :5], np.broadcast_to(image[None, :, :5], (6, 8, 5, 1)))
+    assert len({a.tobytes() for a in x[:, :, 5:]}) > 1
+    monkeypatch.setattr(MDLM, "infill", lambda self, state, keys, tokens, given, cond: jnp.where(given, tokens, 3))
+    editing._redraw.clear_cache()
+    x = editing.redraw(trained, core.sample_keys(0, 6), image, mask, cond)
+    editing._redraw.clear_cache()
+    codes = codec.encode({"x": image[None]}, jax.random.key(0))["x"]
+    tokens = jnp.where(jnp.array([[True, False, True, False]]), codes, 3)
+    np.testing.assert_array_equal(x[0, :, 5:], np.asarray(codec.decode(tokens))[0, :, 5:])
+    with pytest.raises(UserError, match="edits no picture"):
+        editing.shape_of(experiment.model, Pixels())
 
 
 def test_pixelcnn_fills_in_and_does_nothing_else():
