@@ -1,15 +1,20 @@
 """Diffusion transformers (arXiv:2212.09748) on pixels: adaLN-Zero, hybrid loss or flow matching, guidance.
 
-    python experiments/dit.py digits    # 1.3 M parameters, 8 x 8 digits
+    python experiments/dit.py digits         # 1.3 M parameters, 8 x 8 digits
+    python experiments/dit.py digits_repa    # its tokens aligned to features of runs/classifier-digits-0 (REPA)
 
-CPU minutes (docs/presets.md): digits 11. Not yet run to the end: emoji16, emoji (the tiny size, 4.2 M), emoji_large
-(DiT-S/2, 32 M, for a GPU), mnist (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27,
-DiT-XL/2 on ImageNet-256 latents.
+*_repa are the same aligned to a frozen run (arXiv:2410.06940), that of experiments/classifier.py digits or
+experiments/clip.py emoji; another by --codec.run. CPU minutes (docs/presets.md): digits 11. Not yet run to the end:
+digits_repa, emoji16, emoji16_repa, emoji (the tiny size, 4.2 M), emoji_repa, emoji_large (DiT-S/2, 32 M, for a GPU),
+mnist (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27, DiT-XL/2 on ImageNet-256 latents.
 """
+
+from dataclasses import replace
 
 from jaxgen.cli.train import main
 from jaxgen.data import TFDS, Digits, Emoji
 from jaxgen.experiment import Experiment
+from jaxgen.models.alignment import Alignment
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.dit import DiT, dit
@@ -17,6 +22,14 @@ from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.samplers import DDIM, DPMSolverPP, Heun
 from jaxgen.ops.schedules import Cosine, Linear
 from jaxgen.optim import Adam
+from jaxgen.runs.aligned import Aligned
+
+
+def repa(experiment: Experiment, run: str) -> Experiment:
+    """The experiment aligned to features of a frozen run."""
+    aligned = replace(experiment.model, align=Alignment(weight=0.5, block=2))
+    return replace(experiment, model=aligned, codec=Aligned(run=run))
+
 
 PRESETS = {
     "smoke": Experiment(
@@ -92,6 +105,11 @@ PRESETS = {
         sample_every=10_000, save_every=10_000, precision="bfloat16", remat=True,
     ),
 }  # fmt: skip
+PRESETS |= {
+    "digits_repa": repa(PRESETS["digits"], "runs/classifier-digits-0"),
+    "emoji16_repa": repa(PRESETS["emoji16"], "runs/clip-emoji-0"),
+    "emoji_repa": repa(PRESETS["emoji"], "runs/clip-emoji-0"),
+}
 
 if __name__ == "__main__":
     main(PRESETS, __doc__)

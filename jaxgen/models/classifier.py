@@ -13,8 +13,9 @@ from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import OptionalSize, Shape, Size, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
+from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, ascend, check_classes, check_shape
-from jaxgen.nets.apply import apply
+from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.conv import ConvEncoder
 from jaxgen.nets.lora import adapted_like
 
@@ -60,6 +61,17 @@ class Classifier(ClassConditionalModel, LossModel):
     def classify(self, params: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features f32[B, num_features] and logits f32[B, num_classes]."""
         return apply(self._network, {"params": params["network"]}, x)
+
+    def feature_map(self, state: TrainState, x: jax.Array) -> jax.Array:
+        """The smallest map that a layer of the trunk gives, f32[B, h, w, D]."""
+        _, kept = apply_mutable(
+            self._network, {"params": state.sampling_params["network"]}, x, mutable=["intermediates"],
+            capture_intermediates=lambda _, method: method == "__call__",
+        )  # fmt: skip
+        maps = [a for a in jax.tree.leaves(kept) if a.ndim == 4]
+        if not maps:
+            raise UserError(f"a {type(self.trunk).__name__} has no map of features: name a run with convolutions")
+        return min(maps, key=lambda a: a.shape[1] * a.shape[2]).astype(jnp.float32)
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         return {"network": self._network.init(key, batch["x"])["params"]}

@@ -109,6 +109,13 @@ class CLIP(LossModel):
         """`embed_images` before it is scaled to norm 1, f32[B, D]."""
         return self._apply(params, "image_features", self._pixels(x))
 
+    def feature_map(self, state: TrainState, x: jax.Array) -> jax.Array:
+        """The image tower's output at each patch, f32[B, h, w, D], of pictures f32[B, H, W, C] in [-1, 1]."""
+        patch = self.network.image.patch
+        rows, columns = self.shape[0] // patch, self.shape[1] // patch
+        found = self._apply(state.sampling_params, "patch_features", self._pixels(x))
+        return found.reshape(len(x), rows, columns, -1)
+
     def embed_text(
         self, params: PyTree, text: jax.Array, mask: jax.Array | None = None, key: jax.Array | None = None
     ) -> jax.Array:

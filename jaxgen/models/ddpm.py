@@ -97,15 +97,15 @@ class DDPM(Diffusion):
             return super().errors(params, x0, t, eps, inputs, dropout)
         alpha, sigma = self.schedule.at(t, x0.ndim)
         x = alpha * x0 + sigma * eps
-        answer = self.answer(params, x, t, inputs, dropout)
+        answer, more = self.answer_in_training(params, x, t, inputs, dropout)
         denoised = self.denoised(answer, x, t)
         if self.objective == "vlb":
-            return self._vlb(x0, x, t, denoised)
+            return self._vlb(x0, x, t, denoised) + more
         answer = jnp.split(answer, 2, axis=-1)[0]
         simple = mean_each(self.weight(alpha, sigma) * (self.target(x0, eps, alpha, sigma) - answer) ** 2)
         # L_vlb must train the variance alone.
         fixed_mean = denoised._replace(x0=jax.lax.stop_gradient(denoised.x0))
-        return simple + self.vlb_weight * self._vlb(x0, x, t, fixed_mean)
+        return simple + self.vlb_weight * self._vlb(x0, x, t, fixed_mean) + more
 
     def _vlb(self, x0: jax.Array, x: jax.Array, t: jax.Array, denoised: Denoised) -> jax.Array:
         """T times the bound's term at t, f32[B] in bits per dimension: its mean over t is the bound minus the prior."""

@@ -18,9 +18,11 @@ from jaxgen.core.keys import fold_each, normal_each, one_key, split_each, unifor
 from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import Decay, OptionalSteps, Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
+from jaxgen.models.alignment import Alignment
 from jaxgen.models.conditions import Conditioned, Inputs, guidance_scale, without
 from jaxgen.models.shared import check_shape
-from jaxgen.nets.apply import apply
+from jaxgen.nets.apply import apply, apply_mutable
+from jaxgen.nets.dit import HIDDEN
 from jaxgen.nets.unet import UNet
 from jaxgen.ops import diffusion as ops
 from jaxgen.ops.diffusion import Denoise, Denoised, Kind, mean_each
@@ -29,6 +31,7 @@ from jaxgen.ops.posterior import measured
 from jaxgen.ops.samplers import DDIM, FROM_NOISE, START, Sampler, Start
 from jaxgen.ops.schedules import Schedule
 
+PROJECT = 1 << 20  # stream of the key of `init_params`: alignment's, which leaves the network as it would be without
 STEER = 1 << 20  # stream of a sample's key, beyond those of a sampler's rows
 STEERING = 0.5
 """Of `steer`: the most that a prediction moves in a step, as a root mean square over an image."""
@@ -47,6 +50,8 @@ class Diffusion(Conditioned, LossModel):
     """The quantity that the network predicts."""
     shape: Shape = (32, 32, 3)
     ema_decay: Decay = 0.9999
+    align: Alignment = Alignment()
+    """Alignment of a DiT's tokens to features of a frozen run, by its codec `jaxgen.runs.aligned.Aligned`."""
     evaluate_times: Steps = 20
     """Number of times at which `evaluate` measures the error."""
     bound_steps: OptionalSteps = 0
@@ -106,6 +111,7 @@ class Diffusion(Conditioned, LossModel):
         check_shape(self.shape, batch)
         self.check_conditions(batch)
         self.network.check(self.shape)
+        self.align.check(self.network, batch)
         self.sampler.table(self.schedule)
         # `evaluate` alone asks for these grids: a bad one must be refused before training, not after.
         if self.bound_steps:
@@ -120,15 +126,35 @@ class Diffusion(Conditioned, LossModel):
     ) -> jax.Array:
         """The network's output f32[B, ..., outputs] at x_t, t: [B]. dropout: the key of dropout masks, given in
         training."""
+        arguments, named = self._arguments(x, t, inputs, dropout)
+        return apply(self.network, {"params": params["network"]}, *arguments, **named)
+
+    def answer_in_training(
+        self, params: PyTree, x: jax.Array, t: jax.Array, inputs: Inputs, dropout: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | float]:
+        """`answer`, and what is added to the error of each example, f32[B]: the loss of alignment, where the inputs
+        have the picture's `features`."""
+        if "features" not in inputs:
+            return self.answer(params, x, t, inputs, dropout), 0.0
+        own = {name: value for name, value in inputs.items() if name != "features"}
+        arguments, named = self._arguments(x, t, own, dropout)
+        variables = {"params": params["network"]}
+        answer, kept = apply_mutable(self.network, variables, *arguments, mutable=[HIDDEN], **named)
+        tokens = kept[HIDDEN]["tokens"][0][self.align.block - 1]
+        grid = self.network.grid(self.shape)
+        return answer, self.align.loss(params["projector"], tokens, grid, inputs["features"])
+
+    def _arguments(
+        self, x: jax.Array, t: jax.Array, inputs: Inputs, dropout: jax.Array | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the network is called with at x_t."""
         x = self.scale_in(*self.schedule.at(t, x.ndim)) * x
         inputs = dict(inputs)
         if "image" in inputs:
             x = jnp.concatenate([x, inputs.pop("image")], axis=-1)
         rngs = None if dropout is None else {"dropout": dropout}
-        variables, time = {"params": params["network"]}, self.schedule.network_time(t)
-        return apply(
-            self.network, variables, x, time, self.outputs, **inputs, train=dropout is not None, rngs=rngs
-        )  # fmt: skip
+        named = {**inputs, "train": dropout is not None, "rngs": rngs}
+        return (x, self.schedule.network_time(t), self.outputs), named
 
     def denoised(self, answer: jax.Array, x: jax.Array, t: jax.Array) -> Denoised:
         """The prediction of x_0 in a network's output."""
@@ -167,15 +193,18 @@ class Diffusion(Conditioned, LossModel):
         if "image" in inputs:
             x = jnp.concatenate([x, inputs.pop("image")], axis=-1)
         told: dict[str, Any] = inputs
+        if self.align.weight:
+            key_align = jax.random.fold_in(key, PROJECT)
+            params["projector"] = self.align.init(key_align, self.network.width, batch["features"])
         return {"network": self.network.init(key, x, t, self.outputs, **told)["params"], **params}
 
     def errors(
         self, params: PyTree, x0: jax.Array, t: jax.Array, eps: jax.Array, inputs: Inputs, dropout: jax.Array | None
     ) -> jax.Array:
-        """The weighted squared error of each example at its time, f32[B]."""
+        """The weighted squared error of each example at its time, and the loss of alignment if asked, f32[B]."""
         alpha, sigma = self.schedule.at(t, x0.ndim)
-        answer = self.answer(params, alpha * x0 + sigma * eps, t, inputs, dropout)
-        return mean_each(self.weight(alpha, sigma) * (self.target(x0, eps, alpha, sigma) - answer) ** 2)
+        answer, more = self.answer_in_training(params, alpha * x0 + sigma * eps, t, inputs, dropout)
+        return mean_each(self.weight(alpha, sigma) * (self.target(x0, eps, alpha, sigma) - answer) ** 2) + more
 
     def times_and_errors(
         self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch
@@ -188,6 +217,8 @@ class Diffusion(Conditioned, LossModel):
         if self.text and self.text.dropout:
             key_text, key_network = jax.random.split(key_network)
         inputs = self.inputs(params, self.drop(keys_class, self.condition(batch)), key_text)
+        if self.align.weight:
+            inputs["features"] = batch["features"]
         return t, importance, self.errors(params, batch["x"], t, eps, inputs, key_network)
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:

@@ -40,8 +40,12 @@ class ImageTower(nn.Module):
     body: Transformer = field(default_factory=lambda: tower(768, 12, 12))
     dtype: Any = None
 
-    @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return self.tokens(x, train)[:, 0]
+
+    @nn.compact
+    def tokens(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """f32[B, 1 + h w, width]: the outputs of the class token and of each patch."""
         width = self.body.width
         init = nn.initializers.normal(width**-0.5)
         h = Dense(width, use_bias=False, dtype=self.dtype, name="patches")(space_to_depth(x, self.patch))
@@ -50,7 +54,7 @@ class ImageTower(nn.Module):
         h = jnp.concatenate([jnp.broadcast_to(start.astype(h.dtype), (x.shape[0], 1, width)), h], axis=1)
         h = h + self.param("positions", init, h.shape[1:]).astype(h.dtype)[None]
         h = nn.LayerNorm(1e-5, dtype=self.dtype, name="norm_in")(h)
-        return self.body(h, train=train)[:, 0]
+        return self.body(h, train=train)
 
 
 class TextTower(nn.Module):
@@ -121,6 +125,10 @@ class CLIPNetwork(nn.Module):
     def image_features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """f32[B, dim] of any norm; x: f32[B, H, W, C], normalized."""
         return self.image_projection(self.image(x, train)).astype(jnp.float32)
+
+    def patch_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """f32[B, h w, width]: the output of the image tower at each patch; x: f32[B, H, W, C], normalized."""
+        return self.image.tokens(x, train)[:, 1:].astype(jnp.float32)
 
     def embed_images(self, x: jax.Array, train: bool = False) -> jax.Array:
         """f32[B, dim] of norm 1; x: as `image_features` takes it."""

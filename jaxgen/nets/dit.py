@@ -24,6 +24,8 @@ from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 """Width, depth and heads by name: those of table 1, and a tiny one that trains on two CPU cores."""
+HIDDEN = "hidden"
+"""The collection in which a pass that may change it leaves the tokens after each block, f32[depth, B, T, width]."""
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, dtype: Any) -> jax.Array:
@@ -88,6 +90,10 @@ class DiT(nn.Module):
         if self.width % self.heads or self.width % 4:
             raise UserError(f"width is {self.width}: a multiple of 4 and of heads = {self.heads} is expected")
 
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of the tokens of images of `shape` = (H, W, C)."""
+        return shape[0] // self.patch, shape[1] // self.patch
+
     def told_texts(self, shape: tuple[int, ...]) -> "DiT":
         """Itself: every network of this kind attends to a context that it is given."""
         return self
@@ -143,12 +149,21 @@ class DiT(nn.Module):
     def _scanned(self, kind: type[nn.Module], tokens: Any, *told: Any) -> Any:
         """`tokens` after `depth` blocks of this kind, each of which is told the same."""
         block: Any = kind if self.is_initializing() else scanned_block(kind, self.remat, self.dtype)
+        keep = self.is_mutable_collection(HIDDEN) and not self.is_initializing()
+
+        def turn(block: Any, tokens: Any, *told: Any) -> tuple[Any, Any]:
+            tokens = block(tokens, *told)
+            return tokens, (tokens[0] if isinstance(tokens, tuple) else tokens) if keep else None
+
         stack = nn.scan(
-            lambda block, tokens, *told: (block(tokens, *told), None), length=self.depth,
+            turn, length=self.depth,
             unroll=blocks_in_turn(self.depth), in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # typed as int
             variable_axes={"params": 0}, split_rngs={"params": True},
         )  # fmt: skip
-        return stack(block(self.heads, dtype=self.dtype, name="blocks"), tokens, *told)[0]
+        tokens, each = stack(block(self.heads, dtype=self.dtype, name="blocks"), tokens, *told)
+        if keep:
+            self.sow(HIDDEN, "tokens", each)
+        return tokens
 
 
 def dit(size: str, patch: int = 2, **fields: Any) -> DiT:
