@@ -206,7 +206,7 @@ STUDIES: dict[str, Study] = {
         "a fixed grid of codes does as well as a learnt codebook (arXiv:2309.15505)", "vqvae digits", 1500,
         {
             "VQ": as_it_is, "FSQ": lambda m: replace(m, codebook=FSQ(levels=(8, 4))),
-            "LFQ": lambda m: replace(m, codebook=LFQ(bits=5)),
+            "LFQ": lambda m: replace(m, codebook=LFQ(bits=5, commitment=0.05, entropy=0.02)),
         }, coded, "psnr",
     ),
     "label_smoothing": Study(
