@@ -354,21 +354,6 @@ class ScoresText(Protocol):
 
 
 @runtime_checkable
-class MapsFeatures(Protocol):
-    """Tells what is where in a picture, for other networks to be aligned to."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(H, W, C) of the pictures that its network sees."""
-        ...
-
-    def feature_map(self, state: TrainState, x: jax.Array) -> jax.Array:
-        """Features f32[B, h, w, D] of the parts of pictures f32[B, *shape] in [-1, 1]. Raises UserError for a network
-        that has no map of them."""
-        ...
-
-
-@runtime_checkable
 class ClassConditional(Protocol):
     """Draws samples of a class, a label i32[B] in [0, num_classes); 0 classes for an unconditional model."""
 

@@ -10,19 +10,34 @@ so that it reaches the blocks up to n alone. The mlp is not used in sampling. `r
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core.ranges import Depth, NonNegative, Size
-from jaxgen.core.types import Batch, PyTree
+from jaxgen.core.types import Batch, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.nets.apply import apply
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.dit import DiT
 from jaxgen.ops.quantize import unit
+
+
+@runtime_checkable
+class MapsFeatures(Protocol):
+    """Tells what is where in a picture, for other networks to be aligned to."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the pictures that its network sees."""
+        ...
+
+    def feature_map(self, state: TrainState, x: jax.Array) -> jax.Array:
+        """Features f32[B, h, w, D] of the parts of pictures f32[B, *shape] in [-1, 1]. Raises UserError for a network
+        that has no map of them."""
+        ...
 
 
 class Projector(nn.Module):

@@ -19,10 +19,11 @@ import numpy as np
 from flax import struct
 
 from jaxgen.codecs import Pixels
-from jaxgen.core.capabilities import MapsFeatures, ScoresText
+from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.codec import Codec, static
 from jaxgen.core.types import Batch, TrainState
 from jaxgen.errors import UserError
+from jaxgen.models.alignment import MapsFeatures
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.pretrained import NamesRun, check_same
 from jaxgen.runs.restore import restore
