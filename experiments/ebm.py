@@ -5,8 +5,8 @@
     python experiments/ebm.py mnist --data.data-dir DIR
     jaxgen evaluate runs/ebm-mnist-0       # `energy`, the score that benchmarks/ood.py tells other images by
 
-mnist takes 33 minutes of one core; its samples are digits, some of them smudged. CPU minutes (docs/presets.md): toy 2.
-Not yet run to the end: digits, cifar10.
+mnist takes 33 minutes of one core; its samples are digits, some of them smudged. CPU minutes (docs/presets.md): toy 2,
+digits 11. Not yet run to the end: cifar10.
 """
 
 from jaxgen.cli.train import main

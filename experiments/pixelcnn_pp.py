@@ -2,7 +2,8 @@
 
     python experiments/pixelcnn_pp.py digits      # 17 grey levels, by class
 
-Not yet run to the end: digits, emoji, mnist, cifar10. The paper: CIFAR-10 2.92 bits/dim.
+CPU minutes (docs/presets.md): digits 7. Not yet run to the end: emoji, mnist, cifar10. The paper: CIFAR-10 2.92
+bits/dim.
 """
 
 from jaxgen.cli.train import main
