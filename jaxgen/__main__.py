@@ -8,6 +8,7 @@ from jaxgen.errors import UserError, nearest
 
 COMMANDS = {
     "train": "Train a preset of an experiment script: jaxgen train ddpm digits. --list shows scripts and presets.",
+    "sweep": "Train a preset at several settings: jaxgen sweep vae digits --model.optimizer.lr 1e-4,1e-3 --seeds 4.",
     "plan": "Compile a preset for a machine that is not here: does it fit, how fast: jaxgen plan gpt gpt2 --on h100:8.",
     "sample": "Draw samples from a run: a grid and the raw arrays, or text.",
     "inspect": "Print where a picture comes from, and the command that draws it again: jaxgen inspect FILE.",
@@ -16,6 +17,7 @@ COMMANDS = {
     "evaluate": "Measure a run on held-out data, or score its samples against real data (--metrics fid,...).",
     "ema": "Make averages of any length of a run's parameters, or find the best: jaxgen ema RUN --length 0.1.",
     "compare": "Show the scores of several runs side by side; refused where they were not taken alike.",
+    "diff": "What two runs differ in, and the step at which their metrics part: jaxgen diff RUN RUN [--json].",
     "judge": "Write a page on which a person chooses between pictures of runs, blind: jaxgen judge RUN RUN [--real].",
     "app": "Play with runs on a page in a browser of this machine: jaxgen app RUN...",
     "speak": "Read a text out by a run of a model that speaks: jaxgen speak RUN TEXT OUT.wav.",

@@ -4,21 +4,34 @@ Two results of `optax.adam(1e-3)` are not equal, so a model that held one would 
 these dataclasses instead, and build `tx` when they need it.
 """
 
+import math
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Gt, Lt
 
-from jaxgen.core.ranges import Decay, Fraction, NonNegative, OptionalCount, Positive
+from jaxgen.core.ranges import Decay, Fraction, NonNegative, OptionalCount, Positive, Steps
+from jaxgen.nets.hidden import hidden_matrices
 from jaxgen.nets.magnitude import forced
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """Settings that all optimizers share: learning-rate schedule, clipping and weight decay."""
+
+    averages: ClassVar[bool] = False
+    """Whether what is learnt is not the parameters that gradients are taken at, but an average: `evaluated`."""
+    remembers: ClassVar[bool] = False
+    """Whether its state holds parameters, so that a start from other parameters needs a new state."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Fields of its own that mean the same in Adam, see `switched`."""
 
     lr: NonNegative = 1e-3
     """Learning rate after warm-up."""
@@ -66,15 +79,23 @@ class Optimizer:
         """The optimizer's own transformation of gradients, before weight decay and learning rate."""
         raise NotImplementedError
 
-    @property
-    def tx(self) -> optax.GradientTransformation:
-        """The whole chain: clipping, `direction`, weight decay, learning rate."""
-        chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
-        chain.append(self.direction())
+    def descent(self) -> optax.GradientTransformation:
+        """From clipped gradients to updates: `direction`, weight decay, learning rate."""
+        chain = [self.direction()]
         if self.weight_decay:
             chain.append(optax.add_decayed_weights(self.weight_decay, decayed))
-        chain.append(optax.scale_by_learning_rate(self.schedule))
-        return optax.chain(*chain)
+        return optax.chain(*chain, optax.scale_by_learning_rate(self.schedule))
+
+    @property
+    def tx(self) -> optax.GradientTransformation:
+        """The whole chain: clipping, then `descent`."""
+        return optax.chain(*([optax.clip_by_global_norm(self.clip)] if self.clip else []), self.descent())
+
+    def evaluated(
+        self, opt_state: optax.OptState, params: optax.Params, pattern: str | None = None, within: str = ""
+    ) -> optax.Params:
+        """The parameters that what was learnt is used with, after a step that left `opt_state` and `params`."""
+        return params
 
     def start(self, params: optax.Params, pattern: str | None = None, within: str = "") -> optax.OptState:
         """The state at step 0, of the arrays that `trained` keeps."""
@@ -99,6 +120,8 @@ class Optimizer:
 class Adam(Optimizer):
     """Adam, arXiv:1412.6980; AdamW if `weight_decay` is set."""
 
+    kept: ClassVar[tuple[str, ...]] = ("b1", "b2", "eps")
+
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: Positive = 1e-8
@@ -117,6 +140,178 @@ class RMSprop(Optimizer):
     def direction(self) -> optax.GradientTransformation:
         return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Lion(Optimizer):
+    """Lion, algorithm 2 of arXiv:2302.06675: the sign of b1 m + (1 - b1) g, m being the gradient's mean with decay b2.
+
+    All of an update's entries are as large as the rate, which is to be 3 to 10 times smaller than Adam's, and weight
+    decay as much larger.
+    """
+
+    lr: NonNegative = 1e-4
+    b1: Decay = 0.9
+    b2: Decay = 0.99
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_lion(self.b1, self.b2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """Muon (K. Jordan, 2024; arXiv:2502.16982) for what `nets.hidden.hidden_matrices` chooses, Adam for all else.
+
+    The momentum of a matrix, U S V^T, is replaced by nearly U V^T, which Newton-Schulz steps compute, times
+    rms sqrt(max(fan in, fan out)), eq. 4 of arXiv:2502.16982. Entries are then as large as Adam's updates are, so that
+    rate and weight decay of Adam serve for both.
+    """
+
+    kept: ClassVar[tuple[str, ...]] = ("b1", "b2", "eps")
+
+    momentum: Decay = 0.95
+    """Decay of the mean gradient of matrices, with Nesterov's look ahead."""
+    iterations: Steps = 5
+    """Newton-Schulz steps; after five singular values lie between 0.7 and 1.2."""
+    rms: Positive = 0.2
+    """Root mean square of the entries of an update of a matrix, in learning rates."""
+    b1: Decay = 0.9
+    """Of Adam, for what is no hidden matrix, as b2 and eps."""
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
+
+    def direction(self) -> optax.GradientTransformation:
+        # Not optax.contrib.muon, whose Adam looks ahead as its momentum does.
+        orthogonal = optax.contrib.scale_by_muon(
+            ns_steps=self.iterations, beta=self.momentum, eps=self.eps, weight_dimension_numbers=hidden_matrices
+        )
+
+        def sized(update: jax.Array, axes: Any) -> jax.Array:
+            rows, columns = (math.prod(update.shape[i] for i in part) for part in axes)
+            return self.rms * math.sqrt(max(rows, columns)) * update
+
+        def at_rms(updates: optax.Updates, params: Any) -> optax.Updates:
+            return jax.tree.map(sized, updates, hidden_matrices(updates))
+
+        def label(params: optax.Params) -> Any:
+            return jax.tree.map(
+                lambda _, axes: "rest" if axes is None else "matrix", params, hidden_matrices(params)
+            )
+
+        matrix = optax.chain(orthogonal, optax.stateless(at_rms))
+        return optax.partition({"matrix": matrix, "rest": optax.scale_by_adam(self.b1, self.b2, self.eps)}, label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFree(Optimizer):
+    """Schedule-free AdamW, algorithm 1 of arXiv:2405.15682: no decay of the rate needs to know when training ends.
+
+    Gradients are taken at y = (1 - b1) z + b1 x, which `TrainState.params` is. Adam without momentum moves z, and x is
+    its mean, weighted by the squared rate. The state's `ema` is x, or the moving average of x if the model's
+    `ema_decay` is set: samples and held-out numbers are of it. Bias correction is not counted in the weights. Batch
+    statistics are of y.
+    """
+
+    averages: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ("b2", "eps")
+
+    b1: Annotated[float, Gt(0), Lt(1)] = 0.9
+    """How far from z to x gradients are taken."""
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_rms(self.b2, self.eps, eps_in_sqrt=False, bias_correction=True)
+
+    def descent(self) -> optax.GradientTransformation:
+        schedule = self.schedule  # optax counts from one for the weights alone
+        return optax.contrib.schedule_free(super().descent(), lambda count: schedule(count - 1), self.b1)
+
+    def evaluated(
+        self, opt_state: optax.OptState, params: optax.Params, pattern: str | None = None, within: str = ""
+    ) -> optax.Params:
+        part = trained(params, pattern, within)
+        averaged = optax.contrib.schedule_free_eval_params(opt_state[-1], part)  # pyright: ignore[reportIndexIssue]
+        return with_frozen(averaged, params)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prodigy(Optimizer):
+    """Prodigy, algorithm 4 of arXiv:2306.06101: Adam whose rate is `lr` times d, an estimate of the distance from the
+    first parameters to the best ones. `lr` stays 1; warm-up and decay are factors of it.
+
+    Weight decay of the arrays in `DECAYED` is that of the paper's code, in the rate of the step.
+    """
+
+    remembers: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ("b1", "b2", "eps")
+
+    lr: NonNegative = 1.0
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
+    d0: Positive = 1e-6
+    """The first estimate of the distance, below all that may be right."""
+    growth: Positive = 1.0
+    """A factor of the estimates, to find larger or smaller rates."""
+
+    def descent(self) -> optax.GradientTransformation:
+        schedule, decay = self.schedule, self.weight_decay
+        inner: Any = optax.contrib.prodigy(
+            schedule, (self.b1, self.b2), eps=self.eps, estim_lr0=self.d0, estim_lr_coef=self.growth
+        )
+
+        def init(params: optax.Params) -> Any:
+            return inner.init(jax.tree.map(jnp.copy, params))  # kept in the state: one buffer cannot be donated twice
+
+        def update(updates: optax.Updates, state: Any, params: Any = None) -> tuple[Any, Any]:
+            updates, new = inner.update(updates, state, params)
+            total = optax.tree.sum(jax.tree.map(jnp.abs, new.grad_sum))  # 0 before the first gradient: d is then 0 / 0
+            new = new._replace(estim_lr=jnp.where(total == 0, state.estim_lr, new.estim_lr))
+            updates = jax.tree.map(lambda u: jnp.where(total == 0, 0.0, u), updates)
+            if decay:
+                count = new.count.astype(jnp.float32)
+                corrected = jnp.sqrt(1 - self.b2**count) / (1 - self.b1**count)
+                rate = decay * state.estim_lr * schedule(state.count) * corrected
+                chosen = decayed(params)
+                updates = jax.tree.map(lambda u, p, is_: u - rate * p if is_ else u, updates, params, chosen)
+            return updates, new
+
+        return optax.GradientTransformation(init, update)
+
+
+KINDS = {
+    "adam": Adam, "rmsprop": RMSprop, "lion": Lion, "muon": Muon, "schedule-free": ScheduleFree, "prodigy": Prodigy,
+}  # fmt: skip
+"""Optimizers by the names that `--optimizer` knows."""
+
+
+def switched(optimizer: Optimizer, kind: str) -> Optimizer:
+    """The optimizer of another kind with the same schedule, clipping and weight decay. Its rate is the same too, but
+    for Lion, a tenth, and Prodigy, 1; betas are those of its kind, unless they mean the same in both."""
+    cls = KINDS[kind]
+    if type(optimizer) is cls:
+        return optimizer
+    names = [f.name for f in fields(Optimizer)] + [name for name in cls.kept if name in optimizer.kept]
+    values = {name: getattr(optimizer, name) for name in names}
+    rates = {Lion: optimizer.lr / 10, Prodigy: 1.0}
+    return cls(**{**values, "lr": rates.get(cls, optimizer.lr)})
+
+
+def optimizers_of(model: Any) -> list[Optimizer]:
+    """The optimizers of a model, of one network each."""
+    return [part for f in fields(model) if isinstance(part := getattr(model, f.name), Optimizer)]
+
+
+def with_optimizers(model: T, change: Callable[[Optimizer], Optimizer]) -> T:
+    """A copy of a model in which each of its optimizers is change(optimizer)."""
+    assert is_dataclass(model) and not isinstance(model, type)
+    parts = {f.name: getattr(model, f.name) for f in fields(model)}
+    changed = {name: change(part) for name, part in parts.items() if isinstance(part, Optimizer)}
+    return replace(model, **changed) if changed else model
+
+
+# --- which parameters -------------------------------------------------------------------------------------------
 
 # Weights that multiply their inputs, and embeddings; `lu` belongs to Glow's 1x1 convolution. For all others zero is not
 # a simpler value: biases, shifts, scales, gains, noise strengths, constant inputs, codebooks, hash tables.

@@ -9,12 +9,14 @@ from field_values import VALUES, leaves, with_value
 
 from jaxgen.cli.app import AppOptions
 from jaxgen.cli.compress import CompressOptions
+from jaxgen.cli.diff import DiffOptions
 from jaxgen.cli.ema import EmaOptions
 from jaxgen.cli.evaluate import EvaluateOptions
 from jaxgen.cli.export import ExportOptions
 from jaxgen.cli.render import RenderOptions
 from jaxgen.cli.sample import SampleOptions, WriteOptions
 from jaxgen.cli.speak import SpeakOptions
+from jaxgen.cli.sweep import SweepOptions
 from jaxgen.cli.train import Options, train_preset
 from jaxgen.core.configuration import check_fields, fits, range_of
 from jaxgen.errors import UserError
@@ -23,8 +25,8 @@ from jaxgen.inference.editing import Edit
 from jaxgen.scoring.records import Scoring
 
 COMMANDS = (
-    AppOptions, CompressOptions, EmaOptions, EvaluateOptions, ExportOptions, Options, RenderOptions, SampleOptions,
-    SpeakOptions, WriteOptions,
+    AppOptions, CompressOptions, DiffOptions, EmaOptions, EvaluateOptions, ExportOptions, Options, RenderOptions,
+    SampleOptions, SpeakOptions, SweepOptions, WriteOptions,
 )  # fmt: skip
 LONGEST = 5.0
 """CPU seconds within which settings are accepted or refused."""

@@ -10,7 +10,8 @@ USAGE = "jaxgen compare RUN RUN..., or jaxgen compare ANSWERS.json..."
 
 
 def command(args: list[str]) -> None:
-    """The scores of several runs side by side; refused where two were not taken in the same way. Of files that pages of
+    """The scores of several runs side by side; refused where two were not taken in the same way. A folder that --seeds
+    made counts as one run, with the mean over its seeds and its 95 % interval. Of files that pages of
     jaxgen judge saved, how often each run was preferred, with intervals."""
     from jaxgen.scoring import preferences
     from jaxgen.scoring.records import line_up

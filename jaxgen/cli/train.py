@@ -16,6 +16,7 @@ from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps, 
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
+from jaxgen.optim import KINDS, switched, with_optimizers
 from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.interrupt import leave_after
@@ -41,6 +42,9 @@ class Flags:
     """Draw images by their captions, which lie beside `images`; for diffusion models."""
     classes: bool = False
     """Draw images by class: the folders within `images`. A preset that draws by class does so without this flag."""
+    optimizer: Literal["", "adam", "rmsprop", "lion", "muon", "schedule-free", "prodigy"] = ""
+    """Another optimizer than the preset's for every network, with the same schedule, clipping and weight decay; all of
+    --model.optimizer is then its own. The rate stays too, but for lion (a tenth) and prodigy (1)."""
 
     def problem(self) -> str | None:
         if (self.size or self.classes or self.captions) and not self.images:
@@ -182,8 +186,12 @@ def flags_of(
     stage: dict[str, dict[str, Any]] = {"codec.run": {"nargs": "?"}}
     text: dict[str, Any] = {"nargs": "?"}
     asked = parse.ahead(
-        flags, images=text, size=number, classes=switch, captions=switch, trainable=text, **of_data, **stage
-    )
+        flags, images=text, size=number, classes=switch, captions=switch, trainable=text, optimizer=text, **of_data,
+        **stage,
+    )  # fmt: skip
+    if asked.optimizer in KINDS:
+        model = with_optimizers(preset.model, lambda optimizer: switched(optimizer, asked.optimizer))
+        preset = replace(preset, model=model)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         label, channels = (getattr(asked, name) for name in of_data)
         if isinstance(preset.codec, NamesRun) and (run := getattr(asked, "codec.run")):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxgen.core.configuration import check_fields
+from jaxgen.core.configuration import check_fields, with_fields_at
 from jaxgen.core.keys import EVAL, check_keys, fold_each, run_key
 from jaxgen.core.mesh import Layout
 from jaxgen.core.model import GenerativeModel
@@ -108,7 +108,7 @@ def _train_steps(
 train_steps = partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)(_train_steps)
 
 
-@partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=1)
+@partial(jax.jit, static_argnums=(0, 6, 7, 8), donate_argnums=1)
 def train_seeds(
     model: GenerativeModel,
     states: TrainState,
@@ -118,23 +118,27 @@ def train_seeds(
     data: PyTree = None,
     skip_nonfinite: bool = False,
     mesh: Mesh | None = None,
+    varied: tuple[str, ...] = (),
+    values: jax.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
     """`train_steps` of S seeds at once: states, keys and batches have a leading axis S, `data` is shared by all.
 
-    mesh: of one axis, `seed`, over which the lanes lie; each device trains its own, and none waits for another.
+    mesh: of one axis, `seed`, over which the lanes lie; each device trains its own, and none waits for another. varied:
+    fields of the model, by their dotted paths, that are `values`, f32[S, len(varied)], instead of what `model` has.
     """
 
-    def lanes(states: TrainState, keys: jax.Array, batches: PyTree, codec: Any, data: PyTree):
-        def lane(state: TrainState, key: jax.Array, batches: PyTree) -> tuple[TrainState, Metrics]:
-            return _train_steps(model, state, key, batches, codec, data, skip_nonfinite)
+    def lanes(states: TrainState, keys: jax.Array, batches: PyTree, values: Any, codec: Any, data: PyTree):
+        def lane(state: TrainState, key: jax.Array, batches: PyTree, values: Any) -> tuple[TrainState, Metrics]:
+            own = model if values is None else with_fields_at(model, dict(zip(varied, values)))
+            return _train_steps(own, state, key, batches, codec, data, skip_nonfinite)
 
-        return jax.vmap(lane)(states, keys, batches)
+        return jax.vmap(lane)(states, keys, batches, values)
 
     if mesh is not None:
         seed, all_of_it = P("seed"), P()
-        specs = (seed, seed, seed, all_of_it, all_of_it)
+        specs = (seed, seed, seed, seed, all_of_it, all_of_it)
         lanes = jax.shard_map(lanes, mesh=mesh, in_specs=specs, out_specs=seed, check_vma=False)
-    return lanes(states, keys, batches, codec, data)
+    return lanes(states, keys, batches, values, codec, data)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -11,7 +11,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -23,6 +23,23 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.reading import user_path
 
 T = TypeVar("T")
+
+# --- fields by their paths ------------------------------------------------------------------------------------
+
+
+def field_at(value: Any, path: str) -> Any:
+    """The field of nested dataclasses that a dotted path names, as optimizer.lr. Raises AttributeError without it."""
+    return functools.reduce(getattr, path.split("."), value)
+
+
+def with_fields_at(value: T, fields: Mapping[str, Any]) -> T:
+    """A copy of nested dataclasses with other values of fields, by their dotted paths."""
+    for path, new in fields.items():
+        outer, _, rest = path.partition(".")
+        new = with_fields_at(getattr(value, outer), {rest: new}) if rest else new
+        value = dataclasses.replace(value, **{outer: new})  # pyright: ignore[reportArgumentType]
+    return value
+
 
 # --- types and ranges of fields -------------------------------------------------------------------------------
 

@@ -29,22 +29,23 @@ class Averaging:
     deviation of its profile relative to the steps trained, such as 0.05 0.1. The first draws the samples. Snapshots of
     all are kept, from which `jaxgen ema` reconstructs any other length."""
 
-    @property
-    def averages(self) -> bool:
-        """Whether there is an average at all."""
-        return bool(self.ema_lengths or self.ema_decay)
-
-    def first_averages(self, params: PyTree) -> tuple[PyTree | None, dict[str, Any]]:
-        """The state's `ema` at step 0, None without one, and the entries of its `opt_state`. params: are averaged."""
+    def first_averages(self, params: PyTree, itself: bool = False) -> tuple[PyTree | None, dict[str, Any]]:
+        """The state's `ema` at step 0, None without one, and the entries of its `opt_state`. params: are averaged.
+        itself: whether the optimizer averages, so that there is an `ema` in any case."""
         # Copies: donating one buffer under two names is an error.
-        ema = jax.tree.map(jnp.copy, params) if self.averages else None
+        ema = jax.tree.map(jnp.copy, params) if self.ema_lengths or self.ema_decay or itself else None
         others = {f"{length:g}": jax.tree.map(jnp.copy, params) for length in self.ema_lengths[1:]}
         return ema, {AVERAGES: others} if others else {}
 
-    def next_averages(self, state: TrainState, params: PyTree) -> tuple[PyTree | None, dict[str, Any]]:
-        """What `first_averages` began, after the step from `state` to `params`."""
+    def next_averages(
+        self, state: TrainState, params: PyTree, itself: bool = False
+    ) -> tuple[PyTree | None, dict[str, Any]]:
+        """What `first_averages` began, after the step from `state` to `params`. With `itself` these are the optimizer's
+        own average, which is the `ema` where the model averages no further."""
+        if not (self.ema_lengths or self.ema_decay):
+            return (params if itself else None), {}
         if not self.ema_lengths:
-            return (update_ema(state.ema, params, self.ema_decay, state.step) if self.ema_decay else None), {}
+            return update_ema(state.ema, params, self.ema_decay, state.step), {}
         first, *others = self.ema_lengths
         ema = update_power_ema(state.ema, params, first, state.step)
         kept: Mapping[str, PyTree] = state.opt_state.get(AVERAGES, {})

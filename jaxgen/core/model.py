@@ -63,6 +63,10 @@ class GenerativeModel:
         """One step of training and its metrics, each f32[]."""
         raise NotImplementedError
 
+    def restarted(self, state: TrainState) -> TrainState:
+        """`state` with its optimizers at step 0, as after its parameters were replaced."""
+        raise NotImplementedError
+
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> PyTree:
         """One sample for each of `keys`, leading axis len(keys); sample i depends on keys[i] and cond[i] alone."""
         raise NotImplementedError
@@ -126,13 +130,18 @@ class LossModel(Averaging, GenerativeModel):
 
     def _start(self, params: dict[str, PyTree], extra: dict[str, PyTree]) -> TrainState:
         """The state at step 0."""
-        ema, averages = self.first_averages(params)
+        ema, averages = self.first_averages(params, self.optimizer.averages)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state={"all": self.optimizer.start(params, self.trainable), **averages},
             ema=ema,
             extra=extra,
+        )
+
+    def restarted(self, state: TrainState) -> TrainState:
+        return state.replace(
+            opt_state={**state.opt_state, "all": self.optimizer.start(state.params, self.trainable)}
         )
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -153,7 +162,8 @@ class LossModel(Averaging, GenerativeModel):
     def _descent(self, state: TrainState, grads: PyTree) -> TrainState:
         """The state after a step along `grads`."""
         params, opt_state = self.optimizer.step(grads, state.opt_state["all"], state.params, self.trainable)
-        ema, averages = self.next_averages(state, params)
+        used = self.optimizer.evaluated(opt_state, params, self.trainable)
+        ema, averages = self.next_averages(state, used, self.optimizer.averages)
         return state.replace(step=state.step + 1, params=params, opt_state={"all": opt_state, **averages}, ema=ema)
 
 

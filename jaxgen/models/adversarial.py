@@ -62,18 +62,23 @@ class AdversarialModel(Averaging, GenerativeModel):
         # A copy for each: donating one buffer under two names is an error.
         passes = {which: jax.tree.map(jnp.copy, critic) for which in PASSES}
         # Of the generator alone: nothing uses an averaged critic.
-        ema, averages = self.first_averages({"gen": params["gen"]})
+        ema, averages = self.first_averages({"gen": params["gen"]}, self.optimizer.averages)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state={
-                "gen": self.optimizer.start(params["gen"], self.trainable, "gen"),
-                "critic": self.critic_optimizer.start(params["critic"], self.trainable, "critic"),
-                **averages,
-            },
+            opt_state={**self._optimizers(params), **averages},
             ema=ema,
             extra={"gen": gen, "critic": {**passes, "spectral": spectral}},
         )
+
+    def _optimizers(self, params: dict[str, PyTree]) -> dict[str, PyTree]:
+        return {
+            "gen": self.optimizer.start(params["gen"], self.trainable, "gen"),
+            "critic": self.critic_optimizer.start(params["critic"], self.trainable, "critic"),
+        }
+
+    def restarted(self, state: TrainState) -> TrainState:
+        return state.replace(opt_state={**state.opt_state, **self._optimizers(state.params)})
 
     @property
     def block(self) -> int:
@@ -143,7 +148,8 @@ class AdversarialModel(Averaging, GenerativeModel):
         """The state after the generator's step along `grads`, with the averaged generator updated."""
         before = (state.opt_state["gen"], state.params["gen"])
         gen, opt_state = self.optimizer.step(grads, *before, self.trainable, "gen")
-        ema, averages = self.next_averages(state, {"gen": gen})
+        used = self.optimizer.evaluated(opt_state, gen, self.trainable, "gen")
+        ema, averages = self.next_averages(state, {"gen": used}, self.optimizer.averages)
         return state.replace(
             params={**state.params, "gen": gen}, opt_state={**state.opt_state, "gen": opt_state, **averages}, ema=ema
         )

@@ -190,11 +190,11 @@ def _panel(name: str, steps: np.ndarray, values: np.ndarray, band: np.ndarray | 
     name = html.escape(name)
     return (
         f'<figure class="curve"><figcaption><b>{name}</b> <span>{last}{nonfinite}</span></figcaption>\n'
-        f"{_inline(text.getvalue(), f'{name} against training steps')}</figure>"
+        f"{inline_svg(text.getvalue(), f'{name} against training steps')}</figure>"
     )
 
 
-def _inline(svg: str, label: str) -> str:
+def inline_svg(svg: str, label: str) -> str:
     """matplotlib's SVG file as an element of an HTML page: without namespaces or fixed size, in the page's font."""
     svg = svg[svg.index("<svg") :]
     box = re.findall(r'viewBox="[^"]*"', svg)[0]

@@ -52,6 +52,19 @@ def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     return value
 
 
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """The records of a scores.json; none where it holds something else."""
+    if not path.is_file():
+        return []
+    try:
+        value = reading.read_json(path)
+    except UserError:
+        return []
+    found = value if isinstance(value, list) else []
+    kinds = {"metric": str, "protocol": dict, "subject": dict, "values": dict}
+    return [r for r in found if isinstance(r, dict) and all(isinstance(r.get(n), kind) for n, kind in kinds.items())]
+
+
 def section(title: str, body: str) -> str:
     """A section with a heading; '' without a body."""
     return f"<section><h2>{title}</h2>\n{body}\n</section>" if body else ""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from html import escape
 from pathlib import Path
@@ -12,10 +12,22 @@ import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.report.curves import Curve, curves, read_metrics
-from jaxgen.report.parts import configuration, div, img, pictures_in, read_json, reproduce, section, write_page
+from jaxgen.report.parts import (
+    configuration,
+    div,
+    img,
+    pictures_in,
+    read_json,
+    read_scores,
+    reproduce,
+    section,
+    write_page,
+)
 from jaxgen.runtime.files import write_text
 
 POINTS = 100  # windows over which a curve is averaged
+HIGHER = re.compile(r"accuracy|psnr|ssim|clip_score|similarity|_r\d+$|modes")
+"""Names of numbers of which the highest is the best; of all others the lowest is."""
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,12 +39,47 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.mean(values, axis=0), half
 
 
-def estimate(values: Sequence[float]) -> dict[str, float]:
+def estimate(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """`mean` of one number over seeds and, with two or more, `ci95`, the half-width of its interval."""
     if len(values) < 2:
         return {"mean": float(values[0])}
     mean, half = interval(np.array(values, float))
     return {"mean": float(mean), "ci95": float(half)}
+
+
+def seed_folders(out: Path) -> dict[int, Path]:
+    """The folders seedN of a folder of several seeds, by seed, in rising order; none of another folder."""
+    found = {int(p.name[4:]): p for p in out.glob("seed*") if re.fullmatch(r"seed\d+", p.name)}
+    return dict(sorted(found.items()))
+
+
+def over_seeds(folders: Sequence[Path]) -> tuple[dict[str, tuple[np.ndarray, ...]], dict[str, dict[str, float]]]:
+    """Of one run or of several seeds of one: training curves with a band, as `curves.curves` takes them, and estimates
+    of each number that all have: `train/NAME` of the last hundredth of training, `test/NAME` of held-out data,
+    `samples/NAME` of samples. Of one run there is neither band nor interval."""
+    trained = [read_metrics(folder / "metrics.jsonl") for folder in folders]
+    shared = [name for name in trained[0] if all(name in metrics for metrics in trained)]
+    over = {name: _over_seeds([metrics[name] for metrics in trained]) for name in shared}
+    ends = {f"train/{n}": per_seed[:, -1] for n, (_, per_seed) in over.items() if per_seed.size}
+    held_out = [_means(read_json(folder / "evaluation.json", [])) for folder in folders]
+    counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
+    ends |= {f"test/{n}": np.array([m[n] for m in held_out]) for n in held_out[0] if all(n in m for m in held_out)}
+    ends |= {
+        n: np.array([metrics[n][1][-1] for metrics in counted])
+        for n in counted[0]
+        if n.startswith("samples/") and all(n in metrics for metrics in counted)
+    }
+    ends |= _scores([read_scores(folder / "scores.json") for folder in folders])
+    numbers = {name: {**estimate(values), "num_seeds": len(folders)} for name, values in ends.items()}
+    several = len(folders) > 1
+    curves = {n: (steps, *(interval(values) if several else values[:1])) for n, (steps, values) in over.items()}
+    return curves, numbers
+
+
+def shown(number: Mapping[str, float], digits: int = 5) -> str:
+    """An estimate as text, with the half-width of its interval where it has one."""
+    half = f" ± {number['ci95']:.2g}" if "ci95" in number else ""
+    return f"{number['mean']:.{digits}g}{half}"
 
 
 def write_seeds_report(out: Path | str) -> Path:
@@ -42,23 +89,11 @@ def write_seeds_report(out: Path | str) -> Path:
       UserError: there are fewer than two seeds.
     """
     out = Path(out)
-    folders = sorted((p for p in out.glob("seed*") if re.fullmatch(r"seed\d+", p.name)), key=lambda p: int(p.name[4:]))
+    found = seed_folders(out)
+    folders, seeds = [*found.values()], [*found]
     if len(folders) < 2:
         raise UserError(f"{out} holds {len(folders)} seeds, 2 or more are needed: pass the folder that --seeds made")
-    trained = [read_metrics(folder / "metrics.jsonl") for folder in folders]
-    shared = [name for name in trained[0] if all(name in metrics for metrics in trained)]
-    over = {name: _over_seeds([metrics[name] for metrics in trained]) for name in shared}
-    seeds = [int(folder.name[4:]) for folder in folders]
-    numbers = {f"train/{n}": _estimate(mean[-1], half[-1], seeds) for n, (_, mean, half) in over.items() if len(mean)}
-    held_out = [_means(read_json(folder / "evaluation.json", [])) for folder in folders]
-    counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
-    ends = {f"test/{n}": [m[n] for m in held_out] for n in held_out[0] if all(n in m for m in held_out)}
-    ends |= {
-        n: [metrics[n][1][-1] for metrics in counted]
-        for n in counted[0]
-        if n.startswith("samples/") and all(n in metrics for metrics in counted)
-    }
-    numbers |= {name: _estimate(*interval(np.array(values)), seeds) for name, values in ends.items()}
+    over, numbers = over_seeds(folders)
     write_text(out / "seeds.json", json.dumps({"seeds": seeds, "metrics": numbers}, indent=2) + "\n")
     environment = read_json(folders[0] / "environment.json", [])
     name = " ".join(str(environment.get(k) or "") for k in ("experiment", "preset")).strip() or "run"
@@ -75,6 +110,24 @@ def write_seeds_report(out: Path | str) -> Path:
     return out / "report.html"
 
 
+def _scores(records: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
+    """`score/NAME` of each number that `jaxgen evaluate --metrics` took of samples of all seeds by one protocol, the
+    newest, from the seeds' records."""
+    found: dict[str, np.ndarray] = {}
+    for record in records[0]:
+        alike = [[r for r in of_one if _same_score(r, record)] for of_one in records]
+        if record["subject"].get("of") == "samples" and all(alike):
+            newest = [some[-1]["values"] for some in alike]
+            shared = [name for name in record["values"] if all(name in values for values in newest)]
+            found |= {f"score/{name}": np.array([values[name] for values in newest], float) for name in shared}
+    return found
+
+
+def _same_score(a: Any, b: Any) -> bool:
+    subjects = [{k: one["subject"].get(k) for k in ("of", "step", "sampler", "seed", "parameters")} for one in (a, b)]
+    return (a["metric"], a["protocol"], subjects[0]) == (b["metric"], b["protocol"], subjects[1])
+
+
 def _means(evaluation: dict[str, Any]) -> dict[str, float]:
     """The means of an evaluation by name; none where it holds something else."""
     metrics = evaluation.get("metrics")
@@ -83,8 +136,8 @@ def _means(evaluation: dict[str, Any]) -> dict[str, float]:
     return {name: mean for name, mean in found.items() if isinstance(mean, int | float)}
 
 
-def _over_seeds(per_seed: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps, mean, half-width) of one metric over seeds.
+def _over_seeds(per_seed: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """The steps [n] of one metric, and its values f64[S, n] by seed.
 
     Each seed's curve is first averaged over windows of equal length, so that noise between steps does not count as
     variation between seeds.
@@ -96,17 +149,13 @@ def _over_seeds(per_seed: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.n
     # Counted from the end, so that the last window is complete.
     last = shared[len(shared) - count * width :]
     values = np.stack([v[np.isin(steps, last)].reshape(count, width).mean(axis=1) for steps, v in per_seed])
-    return (last.reshape(count, width)[:, -1], *interval(values))
-
-
-def _estimate(mean: Any, half: Any, seeds: list[int]) -> dict[str, float]:
-    return {"mean": float(mean), "ci95": float(half), "num_seeds": len(seeds)}
+    return last.reshape(count, width)[:, -1], values
 
 
 def _table(numbers: dict[str, dict[str, float]], count: int) -> str:
     """A table of means and confidence intervals over `count` seeds."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="num">{v["mean"]:.5g} ± {v["ci95"]:.2g}</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td class="num">{shown(v)}</td></tr>'
         for name, v in numbers.items()
     )
     return (
@@ -117,8 +166,9 @@ def _table(numbers: dict[str, dict[str, float]], count: int) -> str:
 
 
 def _samples(folder: Path) -> str:
-    """The latest samples of a seed, with a link to its own page."""
+    """The latest samples of a seed, with a link to its own page where it has one."""
     steps = pictures_in(folder / "pictures").get("samples", {})
-    link = f'<a href="{folder.name}/report.html">{folder.name}</a>'
+    paged = (folder / "report.html").exists()
+    link = f'<a href="{folder.name}/report.html">{folder.name}</a>' if paged else folder.name
     picture = img(steps[max(steps)], f"Samples of {folder.name}", up_to=240) if steps else ""
     return f"<figure>{picture}<figcaption>{link}</figcaption></figure>"

@@ -17,7 +17,7 @@ from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError, first_few
 from jaxgen.experiment import Experiment
 from jaxgen.nets.lora import base_of, is_adapted
-from jaxgen.optim import path_name, trained
+from jaxgen.optim import optimizers_of, path_name, trained
 from jaxgen.runs.checkpoint import saved_steps
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.packing import placed
@@ -49,8 +49,10 @@ def begin(
     state = initial_state(experiment, codec, layout)
     if not experiment.init:
         return state
-    source = read_source(user_path(experiment.init))
-    state, lines, record = taken_over(state, source, experiment.compute_model.trainable)
+    source, model = read_source(user_path(experiment.init)), experiment.compute_model
+    state, lines, record = taken_over(state, source, model.trainable)
+    if any(optimizer.remembers for optimizer in optimizers_of(model)):
+        state = jax.jit(model.restarted, out_shardings=jax.tree.map(lambda a: a.sharding, state))(state)
     lines += _other_tokens(experiment, source.record.get("run"))
     if not record["taken"]:
         raise UserError(

@@ -19,6 +19,7 @@ from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.sampling import drawn
+from jaxgen.report.seeds import estimate, seed_folders
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
@@ -224,11 +225,41 @@ def _read(file: Path) -> list[Record]:
 
 
 def load(run: Path) -> list[Record]:
-    """The records of a run. Raises UserError when it has none."""
+    """The records of a run, or the estimates over the seeds of a folder of several. Raises UserError when it has
+    none."""
     file = run / "scores.json"
-    if not file.exists():
-        raise UserError(f"{run} has no scores: jaxgen evaluate {run} --metrics fid,...")
-    return _read(file)
+    if file.exists():
+        return _read(file)
+    if folders := seed_folders(run):
+        return _over_seeds(run, {seed: load(folder) for seed, folder in folders.items()})
+    raise UserError(f"{run} has no scores: jaxgen evaluate {run} --metrics fid,...")
+
+
+OF_ONE = ("run", "experiment")
+"""What of a subject tells one seed from another."""
+
+
+def _over_seeds(run: Path, records: dict[int, list[Record]]) -> list[Record]:
+    """A record for each score that was taken of every seed alike: the means over seeds, and in `ci95` the half-widths
+    of their 95 % intervals. Raises UserError where there is none."""
+
+    def alike(a: Record, b: Record) -> bool:
+        subjects = [{k: v for k, v in one["subject"].items() if k not in OF_ONE} for one in (a, b)]
+        return (a["metric"], a["protocol"], subjects[0]) == (b["metric"], b["protocol"], subjects[1])
+
+    first, found = next(iter(records.values())), []
+    for record in first:
+        same = [[r for r in of_one if alike(r, record)] for of_one in records.values()]
+        if not all(same):
+            continue
+        numbers = {n: estimate([some[-1]["values"][n] for some in same]) for n in record["values"]}
+        halves = {n: number["ci95"] for n, number in numbers.items() if "ci95" in number}
+        subject = {**record["subject"], "run": run.name, "seeds": len(records)}
+        values = {n: number["mean"] for n, number in numbers.items()}
+        found.append({**record, "subject": subject, "values": values, "ci95": halves})
+    if not found:
+        raise UserError(f"no score was taken of all seeds in {run} alike: evaluate each of {run}/seed* alike")
+    return found
 
 
 def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
@@ -253,9 +284,14 @@ def line_up(runs: list[Path]) -> tuple[list[str], list[list[str]]]:
         for subject in subjects:
             taken = {r["metric"]: r for r in found if r["subject"] == subject}
             nums = ", ".join(dict.fromkeys(str(r["protocol"]["num"]) for r in taken.values()))
-            values = [f"{taken[metric]['values'][name]:.4g}" if metric in taken else "-" for metric, name in columns]
+            values = [_cell(taken[metric], name) if metric in taken else "-" for metric, name in columns]
             rows.append([run.name, subject_line(subject), nums, *values])
     return ["run", "scored", "num", *(name for _, name in columns)], rows
+
+
+def _cell(record: Record, name: str) -> str:
+    half = record.get("ci95", {}).get(name)
+    return f"{record['values'][name]:.4g}" + (f" ± {half:.2g}" if half is not None else "")
 
 
 def subject_line(subject: Record) -> str:
@@ -266,7 +302,9 @@ def subject_line(subject: Record) -> str:
     drawn_by = f", {sampler['type'].rpartition(':')[2]}" if sampler else ""
     drawn_by += f" {sampler['steps'] or 'all'} steps" if sampler and "steps" in sampler else ""
     drawn_by += f" psi {sampler['psi']}" if sampler and "psi" in sampler else ""
-    return f"{subject['model']} step {subject['step']} ({subject['parameters']}{drawn_by}), seed {subject['seed']}"
+    seeds = f", {subject['seeds']} seeds" if "seeds" in subject else ""
+    taken = f"{subject['model']} step {subject['step']} ({subject['parameters']}{drawn_by}), seed {subject['seed']}"
+    return f"{taken}{seeds}"
 
 
 def _of(records: list[Record], metric: str) -> list[Record]:

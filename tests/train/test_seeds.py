@@ -20,7 +20,7 @@ from jaxgen.report import read_metrics
 from jaxgen.report.seeds import _over_seeds
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import initial_state
-from jaxgen.train import seeds
+from jaxgen.train import lanes, seeds
 from jaxgen.train.loop import train
 from jaxgen.train.seeds import train_seeds
 
@@ -68,8 +68,8 @@ def test_the_interval_is_students(four):
 
 def test_stopped_seeds_go_on_as_if_they_had_not(tmp_path, monkeypatch):
     copied = []
-    unstack = seeds._unstack
-    monkeypatch.setattr(seeds, "_unstack", lambda stacked: copied.append(stacked) or unstack(stacked))
+    unstack = lanes._unstack
+    monkeypatch.setattr(lanes, "_unstack", lambda stacked: copied.append(stacked) or unstack(stacked))
     train_seeds(VAE, 2, tmp_path / "straight")
     assert len(copied) == 2  # once for each save
     train_seeds(dataclasses.replace(VAE, steps=10), 2, tmp_path / "run")
@@ -102,7 +102,7 @@ def test_a_nan_in_one_lane_rolls_back_that_lane(tmp_path, capsys):
 
 def test_lanes_lie_on_all_devices(tmp_path):
     """Four lanes on the four devices of the tests, and no communication between them."""
-    from jaxgen.train.seeds import _mesh
+    from jaxgen.train.lanes import _mesh
 
     where = _mesh(4)
     assert len(where.device_set) == 4
@@ -177,8 +177,8 @@ def test_damaged_seeds_are_no_reason_to_start_anew(four, tmp_path):
 
 def test_data_is_put_on_the_devices_once(tmp_path):
     """Not by each lane: these are indices into what the caller puts there."""
-    lanes = [seeds.Lane(dataclasses.replace(VAE, seed=i), RunFolder(tmp_path), None) for i in range(2)]
-    data, calls = seeds._calls(lanes, 0, VAE.steps)
+    each = [lanes.Lane(dataclasses.replace(VAE, seed=i), RunFolder(tmp_path), None) for i in range(2)]
+    data, calls = lanes._calls(each, 0, VAE.steps)
     assert all(isinstance(array, np.ndarray) for array in data.values())
     first = next(calls)
     for i, lane in enumerate(first):
@@ -205,9 +205,9 @@ def test_skipped_steps_have_no_numbers(tmp_path):
             lines[gone - 1] |= {"loss": 0.0, "skipped": 1.0}
         (tmp_path / f"seed{seed}").mkdir()
         (tmp_path / f"seed{seed}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    lanes = [read_metrics(tmp_path / f"seed{seed}" / "metrics.jsonl") for seed in range(2)]
-    np.testing.assert_array_equal(lanes[0]["loss"], [[1, 3, 4, 5], [1, 1, 1, 1]])
-    np.testing.assert_array_equal(lanes[0]["skipped"][1], [0, 1, 0, 0, 0])
-    steps, mean, _ = _over_seeds([lane["loss"] for lane in lanes])
+    each = [read_metrics(tmp_path / f"seed{seed}" / "metrics.jsonl") for seed in range(2)]
+    np.testing.assert_array_equal(each[0]["loss"], [[1, 3, 4, 5], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(each[0]["skipped"][1], [0, 1, 0, 0, 0])
+    steps, values = _over_seeds([lane["loss"] for lane in each])
     np.testing.assert_array_equal(steps, [1, 3, 4, 5])
-    np.testing.assert_array_equal(mean, [1.5] * 4)
+    np.testing.assert_array_equal(values, [[1] * 4, [2] * 4])
