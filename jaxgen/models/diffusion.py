@@ -190,17 +190,16 @@ class Diffusion(Conditioned, LossModel):
         keys_t, keys_eps, keys_class, keys_dropout = split_each(keys, 4)
         t, importance = self.draw_times(keys_t, state)
         eps = normal_each(keys_eps, batch["x"].shape[1:])
-        inputs, key_network = self.inputs_in_training(params, keys_class, keys_dropout, batch)
+        cond = self.drop(keys_class, self.condition(batch))
+        inputs, key_network = self.inputs_in_training(params, cond, keys_dropout)
         return t, importance, self.errors(params, batch["x"], t, eps, inputs, key_network)
 
-    def inputs_in_training(
-        self, params: PyTree, keys_class: jax.Array, keys_dropout: jax.Array, batch: Batch
-    ) -> tuple[Inputs, jax.Array]:
-        """The network's inputs under the batch's condition, in part dropped, and the key of its dropout masks."""
+    def inputs_in_training(self, params: PyTree, cond: PyTree, keys_dropout: jax.Array) -> tuple[Inputs, jax.Array]:
+        """The network's inputs under a condition, and the key of its dropout masks."""
         key_text, key_network = None, one_key(keys_dropout)
         if self.text and self.text.dropout:
             key_text, key_network = jax.random.split(key_network)
-        return self.inputs(params, self.drop(keys_class, self.condition(batch)), key_text), key_network
+        return self.inputs(params, cond, key_text), key_network
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         _, importance, errors = self.times_and_errors(params, state, keys, batch)

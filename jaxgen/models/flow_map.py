@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.keys import coin_each
 from jaxgen.core.ranges import NonNegative
 from jaxgen.core.types import Batch, PyTree
 from jaxgen.errors import UserError
@@ -67,7 +66,3 @@ class FlowMap(FlowMatching):
         told = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *both)
         found = self.answer(params, jnp.concatenate([z, z]), jnp.concatenate([t, t]), told)
         return found[: len(z)], found[len(z) :]
-
-    def kept(self, keys_class: jax.Array) -> jax.Array:
-        """bool[B]: whether `drop` leaves an example its condition."""
-        return coin_each(keys_class, 1 - self.class_dropout)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxgen.core.keys import coin_each, normal_each, split_each
 from jaxgen.core.ranges import Decay, Fraction, NonNegative
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
+from jaxgen.models.conditions import where_each
 from jaxgen.models.flow_map import FlowMap
 from jaxgen.ops import flow_maps
 from jaxgen.ops.diffusion import mean_each
-from jaxgen.ops.schedules import expand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +43,20 @@ class MeanFlow(FlowMap):
         x0, eps = batch["x"], normal_each(keys_eps, batch["x"].shape[1:])
         alpha, sigma = self.schedule.at(t, x0.ndim)
         z, v = alpha * x0 + sigma * eps, eps - x0
-        if self.target_guidance != 1:
-            v = jnp.where(expand(self.kept(keys_class), v.ndim) > 0, self._guided(params, batch, z, t, v), v)
-        inputs, key_network = self.inputs_in_training(params, keys_class, keys_dropout, batch)
+        cond = self.condition(batch)
+        if self.class_dropout:
+            keep = self.keeps(keys_class)
+            if self.target_guidance != 1:
+                v = where_each(keep, self._guided(params, cond, z, t, v), v)
+            cond = self.kept_where(keep, cond)
+        inputs, key_network = self.inputs_in_training(params, cond, keys_dropout)
         u, target = flow_maps.mean_flow(self.average_velocity(params, inputs, key_network), z, t, span, v)
         error = mean_each((u - target) ** 2)
         whole = error * u[0].size
         return jnp.mean(flow_maps.adaptive(whole, self.power) * whole), {"loss": jnp.mean(error)}
 
-    def _guided(self, params: PyTree, batch: Batch, z: jax.Array, t: jax.Array, v: jax.Array) -> jax.Array:
+    def _guided(self, params: PyTree, cond: PyTree, z: jax.Array, t: jax.Array, v: jax.Array) -> jax.Array:
         """The velocity that guidance makes of v: eqs. 19 and 20."""
-        told, null = jax.lax.stop_gradient(self.pair(params, self.condition(batch), z, t))
+        told, null = jax.lax.stop_gradient(self.pair(params, cond, z, t))
         omega = self.target_guidance * (1 - self.mix)
         return omega * v + self.mix * told + (1 - omega - self.mix) * null

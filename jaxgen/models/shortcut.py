@@ -60,7 +60,7 @@ class Shortcut(FlowMap):
         averaged = jax.lax.stop_gradient(params if state.ema is None else state.ema)
         some = jax.tree.map(lambda a: a[rows], (cond, z, t, span))
         target = (eps - x0).at[rows].set(self._halves(averaged, *some))
-        inputs, key_network = self.inputs_in_training(params, keys_class, keys_dropout, batch)
+        inputs, key_network = self.inputs_in_training(params, cond, keys_dropout)
         u = self.average_velocity(params, inputs, key_network)(z, t, span)
         error = mean_each((u - target) ** 2)
         return jnp.mean(error), {"consistency_mse": jnp.mean(error[rows])}

@@ -11,6 +11,7 @@ from flax import linen as nn
 from tiny_diffusion import Tiny
 
 from jaxgen import core
+from jaxgen.core.keys import split_each
 from jaxgen.data import Toy2D
 from jaxgen.errors import UserError
 from jaxgen.models.flow_map import FlowMap
@@ -89,6 +90,7 @@ class Told(nn.Module):
 
     @nn.compact
     def __call__(self, x, t, out, y=None, context=None, context_mask=None, train=False, span=None):
+        assert span is not None
         told = jnp.stack([t, span, t * span], axis=-1)
         h = nn.Dense(out, name="x")(x) * (1 + nn.Dense(out, name="t")(told))
         return h if y is None else h + nn.Dense(out, use_bias=False, name="y")(y)
@@ -258,14 +260,14 @@ def test_guided_velocity_is_the_papers(guided):
     told, null = (GUIDED.answer(params, z, t, GUIDED.inputs(params, y)) for y in (LABELS, jnp.full(64, -1)))
     omega = 2.5 * 0.8
     np.testing.assert_allclose(
-        GUIDED._guided(params, batch, z, t, v), omega * v + 0.2 * told + (1 - omega - 0.2) * null, atol=1e-5
+        GUIDED._guided(params, LABELS, z, t, v), omega * v + 0.2 * told + (1 - omega - 0.2) * null, atol=1e-5
     )
 
 
 def test_examples_without_a_condition_are_not_guided(guided):
     """Their loss is that of no guidance; those of the others differ."""
     params, state, batch = guided
-    keep = np.asarray(GUIDED.kept(core.keys.split_each(keys(), 6)[4]))
+    keep = np.asarray(GUIDED.keeps(split_each(keys(), 6)[4]))
     assert 10 < keep.sum() < 54
     each = {}
     for model in (GUIDED, replace(GUIDED, target_guidance=1.0)):
@@ -281,10 +283,10 @@ def test_shortest_steps_of_a_shortcut_model_are_guided(guided):
     z, t = batch["x"], jnp.ones(64)
     u = {y: model.average_velocity(params, model.inputs(params, jnp.full(64, y) if y < 0 else LABELS)) for y in (0, -1)}
 
-    def guided(z, t, half):
+    def shortest(z, t, half):
         return u[-1](z, t, 0 * half) + 1.5 * (u[0](z, t, 0 * half) - u[-1](z, t, 0 * half))
 
-    for span, step in ((0.5, guided), (1.0, u[0])):  # steps of 1/4 and of 1/2
+    for span, step in ((0.5, shortest), (1.0, u[0])):  # steps of 1/4 and of 1/2
         spans = jnp.full(64, span)
         expected = flow_maps.two_halves(step, z, t, spans)
         np.testing.assert_allclose(model._halves(params, LABELS, z, t, spans), expected, atol=1e-5)
