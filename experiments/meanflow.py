@@ -31,10 +31,10 @@ PRESETS = {
     ),
     "toy": Experiment(
         model=MeanFlow(
-            shape=(2,), network=TimeMLP(width=128, depth=3), spans=0.5, logit_std=0.0, power=0.5, ema_decay=0.999,
+            shape=(2,), network=TimeMLP(width=128, depth=3), spans=0.75, logit_std=0.0, power=0.0, ema_decay=0.999,
             optimizer=Adam(lr=1e-3, decay_steps=10_000),
         ),
-        codec=Identity(), data=Toy2D(name="moons"), batch_size=512, steps=10_000, steps_per_call=100,
+        codec=Identity(), data=Toy2D(name="moons"), batch_size=1024, steps=10_000, steps_per_call=100,
         sample_every=2000, num_samples=2000,
     ),
     "digits": Experiment(
