@@ -3,10 +3,14 @@
     python experiments/classifier.py mnist
     python experiments/ddpm.py mnist --mesh data=2
     python benchmarks/score_curve.py runs/ddpm-mnist-0 --classifier runs/classifier-mnist-0 --mesh data=2 --num 2000
+    python experiments/meanflow.py mnist
+    python benchmarks/score_curve.py runs/meanflow-mnist-0 --classifier runs/classifier-mnist-0 --num 2000 \
+        --evaluations 1 2 4 8 50 --samplers leaps Euler
 
 The score is what `jaxgen evaluate --metrics fid --classifier ...` computes. All points are of the same seeds; samplers
-whose coefficients are the same on the run's schedule, as Euler's and DDIM's, are one line. Each point is written when
-it is done, and the same command goes on from there; more --num goes on from the samples that were scored before.
+whose coefficients are the same on the run's schedule, as Euler's and DDIM's, are one line. Leaps are of flow maps, as
+MeanFlow and shortcut models. Each point is written when it is done, and the same command goes on from there; more --num
+goes on from the samples that were scored before.
 """
 
 import json
@@ -28,7 +32,8 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment
 from jaxgen.inference.sampling import drawn
 from jaxgen.models.diffusion import Diffusion
-from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun, Sampler, Table
+from jaxgen.models.flow_map import FlowMap
+from jaxgen.ops.samplers import DDIM, Ancestral, AnnealedLangevin, DPMSolverPP, Euler, Heun, Leaps, Sampler, Table
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.runtime import devices
@@ -38,6 +43,7 @@ from jaxgen.scoring import features, scores
 from jaxgen.weights.store import tree_hash
 
 SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "leaps": lambda n: Leaps(steps=n),
     "ancestral": lambda n: Ancestral(steps=n),
     "DDIM, eta 1": lambda n: DDIM(steps=n, eta=1.0),
     "DDIM": lambda n: DDIM(steps=n),
@@ -98,6 +104,8 @@ def points(model: Diffusion, options: Options) -> dict[tuple[str, int], Sampler]
 
 def fits(sampler: Sampler, model: Diffusion, most: int) -> bool:
     """Whether a sampler goes with the model's schedule in at most so many evaluations."""
+    if isinstance(sampler, Leaps) and not isinstance(model, FlowMap):
+        return False
     try:
         table = sampler.table(model.schedule)
     except UserError:
@@ -115,6 +123,9 @@ def alike(line: dict[int, Sampler], other: dict[int, Sampler], model: Diffusion)
         columns = ((a.column(name), b.column(name)) for name in names)
         return len(a.t) == len(b.t) and a.start == b.start and all(np.allclose(*c, atol=1e-9) for c in columns)
 
+    # The table of leaps is Euler's: it is the network that is told of them.
+    if len({isinstance(sampler, Leaps) for sampler in (*line.values(), *other.values())}) == 2:
+        return False
     return bool(both) and all(same(line[n].table(model.schedule), other[n].table(model.schedule)) for n in both)
 
 

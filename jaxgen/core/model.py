@@ -104,6 +104,11 @@ class LossModel(Averaging, GenerativeModel):
     accumulate: Size = 1
     """Number of equal parts of a batch whose gradients are computed in turn: less memory, the same step."""
 
+    @property
+    def neighbours(self) -> int:
+        """How many examples in a row stay in one part, of a loss that treats them differently by their place."""
+        return 1
+
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         raise NotImplementedError
 
@@ -155,7 +160,7 @@ class LossModel(Averaging, GenerativeModel):
             return self.seen(with_frozen(part, state.params), state, keys, batch)
 
         num, part = len(jax.tree.leaves(batch)[0]), trained(state.params, self.trainable)
-        (value, seen), grads = gradient(loss, part, key, num, dict(batch), self.accumulate)
+        (value, seen), grads = gradient(loss, part, key, num, dict(batch), self.accumulate, self.neighbours)
         metrics = {"loss": value, **seen.metrics, "grad_norm": optax.tree.norm(grads)}
         return self._descent(state, grads), seen._replace(metrics=metrics)
 

@@ -236,11 +236,17 @@ class Conditioned(ClassConditionalModel):
 
     def drop(self, keys: jax.Array, cond: PyTree) -> PyTree:
         """The condition, replaced by the one that says nothing in a fraction `class_dropout` of examples."""
-        if not self.class_dropout:
-            return cond
+        return self.kept_where(self.keeps(keys), cond) if self.class_dropout else cond
+
+    def keeps(self, keys: jax.Array) -> jax.Array:
+        """bool[B]: whether an example keeps its condition."""
+        return coin_each(keys, 1 - self.class_dropout)
+
+    def kept_where(self, keep: jax.Array, cond: PyTree) -> PyTree:
+        """The condition where keep, bool[B], is true, and elsewhere the one that says nothing."""
         if self.text and not self.empty:
             cond = {"text_mask": jnp.ones(cond["text"].shape, bool), **cond}
-        return where_each(coin_each(keys, 1 - self.class_dropout), cond, without(cond, self.empty))
+        return where_each(keep, cond, without(cond, self.empty))
 
     def sample_cond(self, num: int, batch: Batch) -> PyTree:
         """Every class equally often; the captions of `batch`, from the first on, of a model of texts."""

@@ -88,6 +88,10 @@ class Diffusion(Conditioned, LossModel):
         """Weight of the output's squared error, f32[B, 1, ...]."""
         return jnp.ones_like(sigma)
 
+    def times_told(self, t: jax.Array, sampling: bool = False) -> Inputs:
+        """What the network is told of time beside t: [B]. sampling: for a row of `sampler` that begins at t."""
+        return {}
+
     @property
     def outputs(self) -> int:
         """Output channels of the network."""
@@ -161,11 +165,12 @@ class Diffusion(Conditioned, LossModel):
         return Denoised(self.x0_of(answer, x, *self.schedule.at(t, x.ndim)))
 
     def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True) -> Denoise:
-        """(x_t, t) -> Denoised under a condition, guided by the condition's scale or else that of `guidance`."""
+        """(x_t, t) -> Denoised under a condition, for the sampler, guided by the condition's scale or else that of
+        `guidance`; or as the network is trained to answer, if not `guided`."""
         inputs = self.inputs(params, cond)
 
         def plain(x: jax.Array, t: jax.Array) -> Denoised:
-            return self.denoised(self.answer(params, x, t, inputs), x, t)
+            return self.denoised(self.answer(params, x, t, inputs | self.times_told(t, guided)), x, t)
 
         scale = guidance_scale(cond, self.guidance)
         if not guided or scale is None:
@@ -176,7 +181,8 @@ class Diffusion(Conditioned, LossModel):
         def classifier_free(x: jax.Array, t: jax.Array) -> Denoised:
             """One pass over twice the batch, with and without the condition."""
             x2, t2 = jnp.concatenate([x, x]), jnp.concatenate([t, t])
-            good, worse = split_batch(self.denoised(self.answer(params, x2, t2, both), x2, t2))
+            answer = self.answer(params, x2, t2, both | self.times_told(t2, True))
+            good, worse = split_batch(self.denoised(answer, x2, t2))
             w = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), t.shape)
             x0 = self.guidance.combine(good.x0, worse.x0, w, *self.schedule.at(t, x.ndim))
             return good._replace(x0=x0)
@@ -192,7 +198,7 @@ class Diffusion(Conditioned, LossModel):
         x, t = batch["x"], jnp.ones(len(batch["x"]))
         if "image" in inputs:
             x = jnp.concatenate([x, inputs.pop("image")], axis=-1)
-        told: dict[str, Any] = inputs
+        told: dict[str, Any] = inputs | self.times_told(t)
         if self.align.weight:
             key_align = jax.random.fold_in(key, PROJECT)
             params["projector"] = self.align.init(key_align, self.network.width, batch["features"])
@@ -213,13 +219,18 @@ class Diffusion(Conditioned, LossModel):
         keys_t, keys_eps, keys_class, keys_dropout = split_each(keys, 4)
         t, importance = self.draw_times(keys_t, state)
         eps = normal_each(keys_eps, batch["x"].shape[1:])
-        key_text, key_network = None, one_key(keys_dropout)
-        if self.text and self.text.dropout:
-            key_text, key_network = jax.random.split(key_network)
-        inputs = self.inputs(params, self.drop(keys_class, self.condition(batch)), key_text)
+        cond = self.drop(keys_class, self.condition(batch))
+        inputs, key_network = self.inputs_in_training(params, cond, keys_dropout)
         if self.align.weight:
             inputs["features"] = batch["features"]
         return t, importance, self.errors(params, batch["x"], t, eps, inputs, key_network)
+
+    def inputs_in_training(self, params: PyTree, cond: PyTree, keys_dropout: jax.Array) -> tuple[Inputs, jax.Array]:
+        """The network's inputs under a condition, and the key of its dropout masks."""
+        key_text, key_network = None, one_key(keys_dropout)
+        if self.text and self.text.dropout:
+            key_text, key_network = jax.random.split(key_network)
+        return self.inputs(params, cond, key_text), key_network
 
     def loss(self, params: PyTree, state: TrainState, keys: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         _, importance, errors = self.times_and_errors(params, state, keys, batch)

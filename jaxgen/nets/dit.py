@@ -19,7 +19,7 @@ from jaxgen.nets.apply import blocks_in_turn, scanned_block
 from jaxgen.nets.condition import masked_mean
 from jaxgen.nets.dense import Dense
 from jaxgen.nets.transformer import MLP, XAVIER, Attention, BlockSettings, Placement, sinusoids
-from jaxgen.nets.unet import SMALL, ZERO, time_embedding
+from jaxgen.nets.unet import SMALL, ZERO, SpanEmbedding, time_embedding
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 SIZES = {"tiny": (192, 6, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -109,8 +109,10 @@ class DiT(nn.Module):
         context_mask: jax.Array | None = None,
         train: bool = False,
         frames: int = 1,
+        span: jax.Array | None = None,
     ) -> jax.Array:
-        """f32[B, H, W, out]. frames: each so many images are a clip in turn, for the blocks of a network of clips."""
+        """f32[B, H, W, out]. frames: each so many images are a clip in turn, for the blocks of a network of clips.
+        span: f32[B], on the scale of t, see `SpanEmbedding`."""
         dtype = self.dtype
         patches = space_to_depth(x, self.patch)
         batch, rows, columns, channels = patches.shape
@@ -122,6 +124,8 @@ class DiT(nn.Module):
         embedding = Dense(self.width, kernel_init=SMALL, dtype=dtype, name="time_out")(nn.silu(embedding))
         if y is not None:
             embedding += Dense(self.width, use_bias=False, kernel_init=SMALL, dtype=dtype, name="label")(y)
+        if span is not None:
+            embedding += SpanEmbedding(self.width, dtype, name="span")(time_embedding(span, 256))
         if context is not None:
             mean = masked_mean(context, context_mask)
             embedding += Dense(self.width, kernel_init=SMALL, dtype=dtype, name="context_mean")(mean)

@@ -33,6 +33,23 @@ def time_embedding(t: jax.Array, dim: int, longest: float = 10_000.0) -> jax.Arr
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
+class SpanEmbedding(nn.Module):
+    """What is added to the embedding of a time t for the network of a flow map, whose answer is about all times from
+    t - span to t (`models.flow_map`): f32[B, width]. It starts at zero, so that a network that was trained without may
+    go on with it.
+
+    span: sinusoids f32[B, N] of the span, as of t.
+    """
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, span: jax.Array) -> jax.Array:
+        h = Dense(self.width, dtype=self.dtype, name="in")(span)
+        return Dense(self.width, kernel_init=ZERO, dtype=self.dtype, name="out")(nn.silu(h))
+
+
 def norm(channels: int, dtype: Any, name: str | None = None) -> GroupNorm:
     """Group normalization with 32 groups, or fewer in narrow layers, so that a group has at least four channels."""
     return GroupNorm(math.gcd(32, max(1, channels // 4)), dtype=dtype, name=name)
@@ -157,8 +174,10 @@ class UNet(nn.Module):
         context_mask: jax.Array | None = None,
         train: bool = False,
         frames: int = 1,
+        span: jax.Array | None = None,
     ) -> jax.Array:
-        """f32[B, H, W, out]. Training with dropout needs the rng `dropout`. frames: see `_over_time`."""
+        """f32[B, H, W, out]. Training with dropout needs the rng `dropout`. frames: see `_over_time`. span: f32[B], on
+        the scale of t, see `SpanEmbedding`."""
         if bool(self.cross_attention) != (context is not None):
             given = "no context" if context is None else "a context"
             raise UserError(f"{given} was given to a U-Net with cross_attention {self.cross_attention}: change either")
@@ -167,6 +186,8 @@ class UNet(nn.Module):
         embedding = Dense(embed_dim, dtype=self.dtype)(nn.silu(embedding))
         if y is not None:
             embedding += Dense(embed_dim, use_bias=False, dtype=self.dtype, name="label")(y)
+        if span is not None:
+            embedding += SpanEmbedding(embed_dim, self.dtype, name="span")(time_embedding(span, self.width))
 
         if context is not None and self.pooled_context:
             mean = masked_mean(context, context_mask)

@@ -248,6 +248,26 @@ def to_levels(grid: Grid, unchurned: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Leaps(Sampler):
+    """Steps of a flow map (`models.flow_map`), which knows where the ODE leads over any span of time and not only where
+    it heads: x' = x - (t - t') u(x, t, t - t'), eq. 12 of arXiv:2505.13447, for as few steps as one. As u stands for a
+    velocity in x0_hat, this is a deterministic step."""
+
+    steps: Steps = 1
+    clip: NonNegative = 0.0
+
+    def table(self, schedule):
+        grid = schedule.grid(self.steps)
+        return self._table(schedule, grid, *deterministic(grid))
+
+    def span(self, schedule: Schedule, t: jax.Array) -> jax.Array:
+        """How far the step goes that begins at the time t of the table: t - t', f32[B]. t: f32[B]."""
+        times = schedule.grid(self.steps).t
+        spans = jnp.asarray(times - np.append(times[1:], 0.0), jnp.float32)
+        return spans[jnp.argmin(jnp.abs(t[:, None] - jnp.asarray(times, jnp.float32)[None]), axis=1)]
+
+
+@dataclass(frozen=True)
 class Euler(Churn):
     """x' = alpha' x0_hat + sigma' eps_hat: Euler's method in increments of alpha and sigma, which is DDIM."""
 

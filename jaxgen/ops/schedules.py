@@ -310,6 +310,8 @@ class Straight(Schedule):
 
     shift: Positive = 1.0
     """Sampling times are shift t / (1 + (shift - 1) t) for evenly spaced t: eq. 23 of arXiv:2403.03206."""
+    time_scale: Positive = 1000.0
+    """What the network is told for t = 1: less where its answer is differentiated in t, which 1000 makes too steep."""
 
     def levels(self, t):
         t = np.asarray(t, np.float64)
@@ -331,8 +333,8 @@ class Straight(Schedule):
         return self._shifted(np.linspace(1, 1e-4, points))
 
     def network_time(self, t):
-        """t rescaled to 0 .. 1000."""
-        return 1000 * t
+        """t rescaled to 0 .. time_scale."""
+        return self.time_scale * t
 
     @property
     def continuous(self):

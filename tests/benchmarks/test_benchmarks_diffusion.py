@@ -17,6 +17,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.edm import EDM
+from jaxgen.models.mean_flow import MeanFlow
 from jaxgen.ops.samplers import DDIM, Ancestral
 from jaxgen.ops.schedules import Cosine, Linear
 
@@ -129,6 +130,7 @@ def test_lines_on_a_schedule():
     # A learned variance is used by the ancestral sampler alone.
     assert set(lines(DDPM(schedule=Cosine(100), objective="hybrid"))) > {"ancestral", "DDIM, eta 1"}
     assert {"Heun", "Heun, churn 30", "annealed Langevin"} < set(lines(EDM()))
+    assert lines(MeanFlow(), samplers=("leaps", "Euler")) == {"leaps": [5, 10], "Euler": [5, 10]}
     with pytest.raises(UserError, match="did you mean Heun"):
         lines(EDM(), samplers=("Huen",))
 

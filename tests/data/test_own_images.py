@@ -23,7 +23,7 @@ REFUSED = {
     "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
 }  # fmt: skip
 
-TOLD = {"ddpm", "dit", "edm", "flow_matching", "improved_ddpm", "text_to_image"}
+TOLD = {"ddpm", "dit", "edm", "flow_matching", "improved_ddpm", "meanflow", "shortcut", "text_to_image"}
 
 
 @pytest.fixture(scope="module")
