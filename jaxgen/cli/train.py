@@ -16,6 +16,7 @@ from jaxgen.core.ranges import Count, NonNegative, OptionalSize, OptionalSteps, 
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
+from jaxgen.runs.distilled import TaughtBy, taught_by
 from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.interrupt import leave_after
@@ -184,6 +185,8 @@ def flags_of(
     asked = parse.ahead(
         flags, images=text, size=number, classes=switch, captions=switch, trainable=text, **of_data, **stage
     )
+    if isinstance(preset.codec, TaughtBy) and (run := getattr(asked, "codec.run")):
+        preset = taught_by(preset, run)
     if asked.images:  # before other flags, which are then those of the pictures' data and of the fitted model
         label, channels = (getattr(asked, name) for name in of_data)
         if isinstance(preset.codec, NamesRun) and (run := getattr(asked, "codec.run")):

@@ -31,7 +31,7 @@ SMALL = 1e-4
 
 @dataclass(frozen=True)
 class Trig(Schedule):
-    """alpha = cos t and sigma = sin t for t in [0, pi / 2], for data of unit scale. Sampling times are evenly spaced."""
+    """alpha = cos t and sigma = sin t, t in [0, pi / 2], for data of unit scale. Sampling times are evenly spaced."""
 
     sigma_max: Positive = 160.0
     """tan of the noisiest time: the paper's 80 for data of a standard deviation of 0.5."""
