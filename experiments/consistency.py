@@ -15,7 +15,6 @@ from jaxgen.codecs import Identity
 from jaxgen.data import TFDS, Digits, Emoji, Mirrored, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.models.consistency import Consistency
-from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.models.trigflow import TrigFlow
 from jaxgen.nets.dit import dit
 from jaxgen.nets.time_mlp import TimeMLP
@@ -46,7 +45,7 @@ PRESETS = {
     ),
     "toy_distilled": Experiment(
         model=Consistency(
-            model=FlowMatching(shape=(2,), network=TimeMLP(width=128, depth=3)), warmup=1000,
+            model=TrigFlow(shape=(2,), network=TimeMLP(width=128, depth=3)), warmup=1000,
             optimizer=Adam(lr=5e-4, decay_steps=5000),
         ),
         codec=TaughtBy(run="runs/flow_matching-toy-0"), data=Toy2D(name="moons"), batch_size=512, steps=5000,
@@ -61,7 +60,7 @@ PRESETS = {
     ),
     "digits_distilled": Experiment(
         model=Consistency(
-            model=FlowMatching(
+            model=TrigFlow(
                 shape=(8, 8, 1), network=UNet(32, (1, 2), 1, (4,), head_dim=32), num_classes=10, class_dropout=0.1
             ),
             sampler=Renoised(steps=2), warmup=500, optimizer=Adam(lr=5e-4, warmup=200, decay_steps=2000, clip=1.0),
@@ -80,9 +79,7 @@ PRESETS = {
     # A student of `latent_diffusion.py emoji`.
     "emoji": Experiment(
         model=Consistency(
-            model=FlowMatching(
-                shape=(8, 8, 32), network=dit("tiny", patch=1), num_classes=9, class_dropout=0.1, logit_std=1.0
-            ),
+            model=TrigFlow(shape=(8, 8, 32), network=dit("tiny", patch=1), num_classes=9, class_dropout=0.1),
             guidance=Guidance(scale=2.0), sampler=Renoised(steps=2), warmup=300,
             optimizer=Adam(lr=1e-4, warmup=100, decay_steps=1500, clip=1.0),
         ),

@@ -38,6 +38,8 @@ from jaxgen.ops.trigflow import noised, normalised, stepped, tangent
 
 WEIGHT = "weighting"
 """The network of w(t) among the parameters."""
+TAKEN = ("network", "shape", "num_classes", "class_dropout", "text", "empty")
+"""What a student in continuous time has of its teacher's model."""
 SHOWN = (1, 2, 4)
 """Steps of the samples in pictures."""
 
@@ -83,6 +85,14 @@ class Consistency(ConsistencyModel):
     normalise: NonNegative = 0.1
     """c of tangent normalisation."""
     needs_teacher: ClassVar[bool] = False
+
+    def learner(self, teacher: Diffusion) -> Diffusion:
+        """`TrigFlow` by the teacher's network: other times turn the network's sinusoids too fast for a stable
+        derivative. Warm-up accustoms the network to the time that it is told. A family whose network sees more than
+        x_t, t and conditions stays what it is."""
+        if any(getattr(type(teacher), name) is not getattr(Diffusion, name) for name in ("inputs", "answer", "drop")):
+            return super().learner(teacher)
+        return TrigFlow(**{name: getattr(teacher, name) for name in TAKEN})
 
     def check(self, batch: Batch) -> None:
         super().check(batch)

@@ -95,6 +95,10 @@ class Student(LossModel):
         """The loss of each example and numbers to log, f32[B] each. x: data and noise. keys [B]: for times."""
         raise NotImplementedError
 
+    def learner(self, teacher: Diffusion) -> Diffusion:
+        """The `model` of a student of this teacher, with its network and conditions."""
+        return student_of(teacher)
+
     # --- what it has of its model ---
 
     @property

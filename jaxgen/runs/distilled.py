@@ -23,7 +23,7 @@ from jaxgen.core.types import Batch
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.diffusion import Diffusion
-from jaxgen.models.student import TEACHER, Student, Teacher, student_of
+from jaxgen.models.student import TEACHER, Student, Teacher
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.pretrained import NamesRun, check_same
 from jaxgen.runs.restore import restore
@@ -116,5 +116,5 @@ def taught_by(experiment: Experiment, run: str) -> Experiment:
     codec = replace(experiment.codec, run=str(user_path(run)))
     teacher = codec._experiment()[1]
     assert isinstance(teacher.model, Diffusion)
-    model = replace(experiment.model, model=student_of(teacher.model))
+    model = replace(experiment.model, model=experiment.model.learner(teacher.model))
     return replace(experiment, codec=codec, model=model, data=teacher.data)
