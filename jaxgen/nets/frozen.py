@@ -4,7 +4,6 @@ NHWC throughout. Functions that take a name create a submodule of that name in t
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,7 @@ def conv(
     crop = pad == 0
     pads = [(n // 2, n // 2) if pad is None else (stride, stride) if crop else (pad, pad) for n in size]
     with jax.default_matmul_precision("highest"):
-        y: Any = ops.conv(x, kernel, (stride, stride), tuple(pads))  # its custom_vjp loses the type
+        y = ops.conv(x, kernel, (stride, stride), tuple(pads))
     if crop:
         height, width = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], size))
         y = y[:, 1 : 1 + height, 1 : 1 + width]

@@ -79,7 +79,7 @@ class Conv2D(nn.Module):
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         if self.up == "none":
             pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (self.stride, self.stride), "SAME")
-            h: Any = conv(x, kernel, (self.stride, self.stride), tuple(pads))  # its custom_vjp loses the type
+            h = conv(x, kernel, (self.stride, self.stride), tuple(pads))
         else:
             h = upconv(x, doubled_kernel(kernel) if self.up == "nearest" else kernel)
         if not self.bias:

@@ -1,7 +1,7 @@
 """2-D convolutions whose gradients stay fast inside a compiled loop, to any order.
 
 Dimensions are NHWC for images and HWIO for kernels throughout. y = C(x, k) is linear in each, and so are its
-transposes dx = X(k, dy) and dk = K(x, dy): the derivatives of each of the three are the other two.
+transposes dx = X(k, dy) and dk = K(x, dy): the transposes of each of the three are the other two.
 """
 
 from functools import partial
@@ -10,31 +10,30 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxgen.ops.linear import Multilinear
+
 DIMS = ("NHWC", "HWIO", "NHWC")
 Sizes = tuple[int, int]
-Pads = tuple[Sizes, Sizes]
+Pads = tuple[Sizes, ...]
 NONE: Pads = ((0, 0), (0, 0))
 NARROW = 8  # up to so many channels, one dilated convolution is faster than one for each phase
 TINY = 2  # for images of such sides XLA's CPU back end has only a naive loop: a product takes a fortieth of the time
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = NONE) -> jax.Array:
-    """Convolution of f32[B, H, W, I] with f32[h, w, I, O], XLA's own.
+    """Convolution of f32[B, H, W, I] with f32[h, w, I, O], XLA's own. Differentiable in both modes, to any order.
 
     Why it has its own gradients: inside a while loop, XLA folds the transposes of the usual gradients into the
     convolutions' dimension numbers, for which its CPU back end has only a naive loop. The gradients of a 3x3
-    convolution in five steps of a scan take 49 ms this way instead of 1,224 ms. Reverse mode only: jacrev and vjp work,
-    to any order; jacfwd and jvp do not.
+    convolution in five steps of a scan take 49 ms this way instead of 1,224 ms.
     """
-    return _forward(x, kernel, strides, pads)
+    return _conv(x, kernel, strides=strides, pads=pads)
 
 
 # On a CPU, both gradients are convolutions in the plain NHWC form. Barriers keep XLA from folding the transposes.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _to_image(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, size: Sizes) -> jax.Array:
+def _image_gradient(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, size: Sizes) -> jax.Array:
     """X: the gradient for an image of `size`, from the gradient dy of the output."""
 
     def default(kernel: jax.Array, dy: jax.Array) -> jax.Array:
@@ -76,8 +75,7 @@ def _phases(k: int, s: int, pad: Sizes, n: int, m: int) -> list[tuple[slice, Siz
     return found
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _to_kernel(x: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, taps: Sizes) -> jax.Array:
+def _kernel_gradient(x: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, taps: Sizes) -> jax.Array:
     """K: the gradient for a kernel of `taps`, from the gradient dy of the output."""
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -93,29 +91,6 @@ def _to_kernel(x: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, taps: Si
         return lax.optimization_barrier(dk).transpose(1, 2, 0, 3)
 
     return lax.platform_dependent(x, dy, cpu=plain, default=default)
-
-
-conv.defvjp(
-    lambda x, kernel, *how: (conv(x, kernel, *how), (x, kernel)),
-    lambda strides, pads, saved, dy: (
-        _to_image(saved[1], dy, strides, pads, saved[0].shape[1:3]),
-        _to_kernel(saved[0], dy, strides, pads, saved[1].shape[:2]),
-    ),
-)
-_to_image.defvjp(
-    lambda kernel, dy, *how: (_to_image(kernel, dy, *how), (kernel, dy)),
-    lambda strides, pads, size, saved, gx: (
-        _to_kernel(gx, saved[1], strides, pads, saved[0].shape[:2]),
-        conv(gx, saved[0], strides, pads),
-    ),
-)
-_to_kernel.defvjp(
-    lambda x, dy, *how: (_to_kernel(x, dy, *how), (x, dy)),
-    lambda strides, pads, taps, saved, gk: (
-        _to_image(gk, saved[1], strides, pads, saved[0].shape[1:3]),
-        conv(saved[0], gk, strides, pads),
-    ),
-)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: Sizes, pads: Pads) -> jax.Array:
@@ -148,28 +123,44 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Sizes, pads: Pads) -> jax.Arr
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMS)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+_conv, _to_image, _to_kernel = (Multilinear(f) for f in (_forward, _image_gradient, _kernel_gradient))
+_conv.transpose_by(
+    lambda dy, x, kernel, strides, pads: _to_image(kernel, dy, strides=strides, pads=pads, size=x.shape[1:3]),
+    lambda dy, x, kernel, strides, pads: _to_kernel(x, dy, strides=strides, pads=pads, taps=kernel.shape[:2]),
+)
+_to_image.transpose_by(
+    lambda gx, kernel, dy, strides, pads, size: _to_kernel(gx, dy, strides=strides, pads=pads, taps=kernel.shape[:2]),
+    lambda gx, kernel, dy, strides, pads, size: conv(gx, kernel, strides, pads),
+)
+_to_kernel.transpose_by(
+    lambda gk, x, dy, strides, pads, taps: _to_image(gk, dy, strides=strides, pads=pads, size=x.shape[1:3]),
+    lambda gk, x, dy, strides, pads, taps: conv(x, gk, strides, pads),
+)
+
+
 def narrow_conv(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     """`conv` of stride 1 for kernels of a few taps. On a CPU, the kernel's gradient is one matrix product with the
     image patches (im2col)."""
-    return conv(x, kernel, (1, 1), pads)
+    return _narrow(x, kernel, pads=pads)
 
 
-def _narrow_backward(pads: Pads, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
+def _narrow_kernel_gradient(dy: jax.Array, x: jax.Array, kernel: jax.ShapeDtypeStruct, pads: Pads) -> jax.Array:
     taps: Sizes = (kernel.shape[0], kernel.shape[1])
 
     def product(x: jax.Array, dy: jax.Array) -> jax.Array:
         return jnp.einsum("bhwi,bhwo->io", patches(x, taps, (1, 1), pads), dy).reshape(kernel.shape)
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return _to_kernel(x, dy, (1, 1), pads, taps)
+        return _to_kernel(x, dy, strides=(1, 1), pads=pads, taps=taps)
 
-    d_kernel = lax.platform_dependent(x, dy, cpu=product, default=default)
-    return _to_image(kernel, dy, (1, 1), pads, x.shape[1:3]), d_kernel
+    return lax.platform_dependent(x, dy, cpu=product, default=default)
 
 
-narrow_conv.defvjp(lambda x, kernel, pads: (narrow_conv(x, kernel, pads), (x, kernel)), _narrow_backward)
+_narrow = Multilinear(lambda x, kernel, pads: _forward(x, kernel, (1, 1), pads))
+_narrow.transpose_by(
+    lambda dy, x, kernel, pads: _to_image(kernel, dy, strides=(1, 1), pads=pads, size=x.shape[1:3]),
+    _narrow_kernel_gradient,
+)
 
 
 def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -177,7 +168,8 @@ def upconv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     kernel: f32[4, 4, I, O]. y[o] = sum_i x[i] kernel[o + 1 - 2i]: the image's gradient of a `conv` with stride 2.
     """
-    return _to_image(kernel.swapaxes(2, 3), x, (2, 2), ((1, 1), (1, 1)), (2 * x.shape[1], 2 * x.shape[2]))
+    size = 2 * x.shape[1], 2 * x.shape[2]
+    return _to_image(kernel.swapaxes(2, 3), x, strides=(2, 2), pads=((1, 1), (1, 1)), size=size)
 
 
 def doubled_kernel(kernel: jax.Array) -> jax.Array:

@@ -245,8 +245,7 @@ def to_noise(
         vectors = jnp.broadcast_to(jnp.eye(size).reshape(size, 1, *x.shape[1:]), (size, *x.shape))
 
     def stage(x, t, alpha, sigma, d_alpha, d_sigma):
-        """The increment, and its divergence by each probe, f32[P, B]. Reverse mode, as `ops.conv` has no forward
-        mode."""
+        """The increment, and its divergence by each probe, f32[P, B]."""
 
         def increment(x: jax.Array) -> jax.Array:
             """x_0 d_alpha + eps d_sigma: eq. 1 of arXiv:2206.00364 in increments of alpha and sigma, not of time."""

@@ -11,11 +11,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxgen.ops.linear import Multilinear
 
-@jax.custom_jvp
+
 def channel_sums(x: jax.Array) -> jax.Array:
     """f32[B, ..., C] summed over all axes but the first and the last: f32[B, C]."""
+    return _sums(x)
 
+
+def scale_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
+    """x gain + offset for each channel. x: f32[B, ..., C]; gain, offset: f32[B, C], or f32[1, C] for all examples."""
+    gain, offset = (jnp.broadcast_to(a, (x.shape[0], x.shape[-1])) for a in (gain, offset))
+    return _scaled(x, gain) + _spread(offset, places=x.shape[1:-1])
+
+
+def _sum(x: jax.Array) -> jax.Array:
     def product(x: jax.Array) -> jax.Array:
         ones = jnp.ones((x.shape[0], 1, x.shape[1]), x.dtype)
         return lax.dot_general(ones, x, (((2,), (1,)), ((0,), (0,))))[:, 0]
@@ -24,25 +34,13 @@ def channel_sums(x: jax.Array) -> jax.Array:
     return lax.platform_dependent(flat, cpu=product, default=partial(jnp.sum, axis=1))
 
 
-@channel_sums.defjvp
-def _channel_sums_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The transpose of the plain sum is a broadcast, which needs no product."""
-    return channel_sums(primals[0]), jnp.sum(tangents[0], axis=tuple(range(1, tangents[0].ndim - 1)))
+def _at_all(a: jax.Array, places: tuple[int, ...]) -> jax.Array:
+    """f32[B, C] at all places: f32[B, *places, C]."""
+    return jnp.broadcast_to(jnp.expand_dims(a, range(1, 1 + len(places))), (a.shape[0], *places, a.shape[-1]))
 
 
-@jax.custom_vjp
-def scale_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
-    """x gain + offset for each channel. x: f32[B, ..., C]; gain, offset: f32[B, C], or f32[1, C] for all examples.
-    Reverse mode only, to any order, as `ops.conv.conv`, beside which it stands."""
-    shape = (-1,) + (1,) * (x.ndim - 2) + (x.shape[-1],)
-    return x * gain.reshape(shape) + offset.reshape(shape)
-
-
-def _backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, gain = saved
-    sums = channel_sums(dy * x), channel_sums(dy)
-    d_gain, d_offset = (jnp.sum(s, axis=0, keepdims=True) if gain.shape[0] == 1 else s for s in sums)
-    return scale_shift(dy, gain, jnp.zeros_like(gain)), d_gain, d_offset
-
-
-scale_shift.defvjp(lambda x, gain, offset: (scale_shift(x, gain, offset), (x, gain)), _backward)
+_sums, _spread = Multilinear(_sum), Multilinear(_at_all)
+_scaled = Multilinear(lambda x, gain: x * jnp.expand_dims(gain, range(1, x.ndim - 1)))
+_sums.transpose_by(lambda dy, x: _spread(dy, places=x.shape[1:-1]))
+_spread.transpose_by(lambda dy, a, places: _sums(dy))
+_scaled.transpose_by(lambda dy, x, gain: _scaled(dy, gain), lambda dy, x, gain: _sums(dy * x))
