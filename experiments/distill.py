@@ -38,7 +38,8 @@ PRESETS = {
             model=EDM(
                 shape=(8, 8, 1), network=UNet(8, (1, 2), 1, (4,), head_dim=8), num_classes=10, class_dropout=0.2
             ),
-            guidance=Guidance(scale=1.5), sampler=Halved(steps=1, of=4), phase=10, ema_decay=0.9, evaluate_times=4,
+            guidance=Guidance(scale=1.5), sampler=Halved(steps=1, of=4), phase=500, ema_decay=0.9, evaluate_times=4,
+            optimizer=Adam(lr=2e-4),
         ),
         codec=TaughtBy(run="runs/edm-smoke-0"), data=Digits(), batch_size=16, steps=20, steps_per_call=5, log_every=10,
         save_every=10, sample_every=10, num_samples=20,
