@@ -135,8 +135,8 @@ class Student(LossModel):
 
     def check(self, batch: Batch) -> None:
         self.sampling.check(batch)
-        if TEACHER in batch:
-            self.check_teacher(batch[TEACHER].model)
+        if taught := teacher_of(batch):
+            self.check_teacher(taught.model)
         elif self.needs_teacher:
             raise UserError(
                 f"{type(self).__name__} learns from a trained run: name it by a codec, jaxgen.runs.distilled.TaughtBy"
@@ -170,10 +170,8 @@ class Student(LossModel):
     # --- training ---
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        own = self.model.init_params(key, batch)
-        if TEACHER not in batch or self.start == "random":
-            return own
-        return started(own, batch[TEACHER].one.params)
+        own, taught = self.model.init_params(key, batch), teacher_of(batch)
+        return own if taught is None or self.start == "random" else started(own, taught.one.params)
 
     def flow(self, params: PyTree, cond: PyTree, dropout: jax.Array | None = None) -> Flow:
         """The student's F under conditions. dropout: a key, in training."""
@@ -197,7 +195,8 @@ class Student(LossModel):
         return new.replace(extra=state.extra), seen.metrics
 
     def _with_teacher(self, state: TrainState, batch: Batch) -> TrainState:
-        return state.replace(extra={**state.extra, TEACHER: batch[TEACHER].one}) if TEACHER in batch else state
+        taught = teacher_of(batch)
+        return state if taught is None else state.replace(extra={**state.extra, TEACHER: taught.one})
 
     # --- use ---
 
@@ -233,6 +232,11 @@ class Student(LossModel):
             return self.terms(params, state, keys_t, (batch["x"], eps), cond, None)[1]
 
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), jax.lax.map(measure, jnp.arange(self.evaluate_times)))
+
+
+def teacher_of(batch: Batch) -> Teacher | None:
+    """What came with a batch, `Teacher.for_each` of its examples."""
+    return dict[str, Any](batch).get(TEACHER)
 
 
 def started(own: PyTree, teacher: PyTree) -> PyTree:
