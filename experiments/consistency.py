@@ -30,7 +30,7 @@ PRESETS = {
             model=TrigFlow(
                 shape=(8, 8, 1), network=UNet(8, (1, 2), 1, (4,), head_dim=8), num_classes=10, class_dropout=0.1
             ),
-            warmup=100, ema_decay=0.99, evaluate_times=4, optimizer=Adam(lr=3e-3),
+            warmup=100, normalise=1.0, ema_decay=0.99, evaluate_times=4, optimizer=Adam(lr=3e-3),
         ),
         data=Digits(), batch_size=16, steps=20, steps_per_call=5, log_every=10, save_every=10, sample_every=10,
         num_samples=20,

@@ -144,8 +144,8 @@ def test_the_progressive_target_is_two_ddim_steps(phase):
     np.testing.assert_allclose(got, expected, rtol=2e-3)
 
 
-def stepped(model, state, steps):
-    batches = jax.tree.map(lambda a: jnp.broadcast_to(a, (steps, *a.shape)), WITH)
+def stepped(model, state, steps, batch=WITH):
+    batches = jax.tree.map(lambda a: jnp.broadcast_to(a, (steps, *a.shape)), batch)
     return core.train_steps(model, jax.tree.map(jnp.array, state), run_key(0, TRAIN), batches)[0]
 
 
@@ -217,6 +217,17 @@ def test_the_exact_consistency_function_is_taught_nothing():
     assert numbers["tangent"].max() < 1e-6 and losses.max() < 1e-3
     _, single = terms(model, taught=False)
     assert single["tangent"].mean() > 0.05
+
+
+def test_consistency_is_learnt_with_a_teacher_or_without():
+    """All parameters move, the learned weight too, and nothing of the teacher stays in the state."""
+    for batch in (WITH, {name: value for name, value in WITH.items() if name != TEACHER}):
+        model = Consistency(model=Consistency().learner(OPEN), warmup=2, optimizer=Adam(lr=1e-2))
+        state = core.init(model, jax.random.key(0), batch)
+        assert state.extra == {} and set(state.params) == {"network", "weighting"}
+        new = stepped(model, state, 4, batch)
+        moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.params, new.params)
+        assert all(jax.tree.leaves(moved)) and all(np.isfinite(a).all() for a in jax.tree.leaves(new.params))
 
 
 def test_lcms_gap_is_the_error_of_one_ddim_step():
