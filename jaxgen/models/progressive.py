@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxgen.core.ranges import Count
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
-from jaxgen.models.student import TEACHER, Student
+from jaxgen.models.student import TEACHER, Student, Teacher
 from jaxgen.ops.diffusion import mean_each
 from jaxgen.ops.few_steps import Halved
+from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.trigflow import flow_between, noised, stepped
 
 BEFORE, PHASE = "before", "phase"
@@ -54,10 +55,10 @@ class Progressive(Student):
     # --- phases ---
 
     def init_extra(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
-        # Filled in by `init`: the tree of a teacher that is a student itself.
         return {PHASE: jnp.zeros((), jnp.int32)}
 
     def _start(self, params: dict[str, PyTree], extra: dict[str, PyTree]) -> TrainState:
+        # The teacher of all phases but the first, which no step of that one reads.
         return super()._start(params, {**extra, BEFORE: jax.tree.map(jnp.copy, params)})
 
     def _promoted(self, state: TrainState) -> TrainState:
@@ -91,13 +92,16 @@ class Progressive(Student):
         first = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys) * 2 * each
         t, middle, s = (table[first + i * each] for i in range(3))
         at, _ = noised(*x, t)
-        own = self.flow(state.extra[BEFORE], cond)
+        own = Teacher(state.extra[BEFORE], self.sampling).flow(cond, Guidance())
         taught = state.extra[TEACHER].flow(cond, self.guidance)
 
         def teacher(x: jax.Array, t: jax.Array) -> jax.Array:
             return jax.lax.cond(phase == 0, taught, own, x, t)
 
-        end = stepped(teacher, stepped(teacher, at, t, middle), middle, s)
+        def step(x: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            return stepped(teacher, x, *ends), None
+
+        end, _ = jax.lax.scan(step, at, (jnp.stack([t, middle]), jnp.stack([middle, s])))
         target = flow_between(at, end, t - s)
         error = mean_each((self.flow(params, cond, dropout)(at, t) - target) ** 2)
         return error, {"step_mse": error}
