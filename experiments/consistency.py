@@ -70,7 +70,7 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=Consistency(
-            model=TrigFlow(shape=(28, 28, 1), network=UNet(32, (1, 2, 2), 1, (7,), head_dim=32)),
+            model=TrigFlow(shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2)),
             sampler=Renoised(steps=2), warmup=3000, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=12_000, clip=1.0),
         ),
         data=TFDS(name="mnist"), batch_size=64, steps=12_000, steps_per_call=20, log_every=100, sample_every=2000,

@@ -30,7 +30,7 @@ TOY = FlowMatching(shape=(2,), network=TimeMLP(width=128, depth=3))
 DIGITS = FlowMatching(
     shape=(8, 8, 1), network=UNet(32, (1, 2), 1, (4,), head_dim=32), logit_std=1.0, num_classes=10, class_dropout=0.1
 )  # fmt: skip
-MNIST = FlowMatching(shape=(28, 28, 1), network=UNet(32, (1, 2, 2), 1, (7,), head_dim=32), logit_std=1.0)
+MNIST = FlowMatching(shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2), logit_std=1.0)
 
 PRESETS = {
     "smoke": Experiment(
