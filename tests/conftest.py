@@ -54,7 +54,7 @@ SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
     "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior", "wavenet", "diffwave", "video_diffusion",
     "text_to_3d", "mdlm",
-    "text_to_3d", "consistency", "distill",
+    "consistency", "distill",
 }  # fmt: skip
 # Optimised programs take long to compile: one of each kind of network and of loop is quick.
 PRODUCTION, COMPILED = "test_production_equals", {"beta_vae", "vqvae", "cgan", "glow", "gpt", "ddpm", "mipnerf"}

@@ -64,12 +64,8 @@ class Progressive(Student):
     def _promoted(self, state: TrainState) -> TrainState:
         """The state as a phase begins: the student is the teacher, and starts from it."""
         params = state.sampling_params
-        return state.replace(
-            params=params,
-            ema=params if self.ema_decay else None,
-            opt_state={"all": self.optimizer.start(params, self.trainable)},
-            extra={**state.extra, BEFORE: params, PHASE: self._phase(state.step)},
-        )
+        extra = {**state.extra, PHASE: self._phase(state.step)}
+        return self._start(params, extra).replace(step=state.step)
 
     def _phase(self, step: jax.Array) -> jax.Array:
         return jnp.minimum(step // self.phase, self.phases - 1).astype(jnp.int32)
