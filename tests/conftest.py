@@ -54,11 +54,15 @@ SPARED = {
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "edm", "glow", "gpt", "mipnerf", "pix2pix", "pixelcnn",
     "hifigan", "stylegan", "tacotron2", "vit_vqgan", "vit_vqgan_prior", "wavenet", "diffwave", "video_diffusion",
     "text_to_3d", "mdlm",
+    "consistency", "distill",
 }  # fmt: skip
 # Optimised programs take long to compile: one of each kind of network and of loop is quick.
 PRODUCTION, COMPILED = "test_production_equals", {"beta_vae", "vqvae", "cgan", "glow", "gpt", "ddpm", "mipnerf"}
 # Others have their parts, and their models have tests of their own: convolutions, attention, critics, codebooks.
-COVERED = {"autoencoder_kl", "clip_prior", "diffwave", "edm", "hifigan", "stylegan", "video_diffusion", "vit_vqgan"}
+COVERED = {
+    "autoencoder_kl", "clip_prior", "consistency", "diffwave", "distill", "edm", "hifigan", "stylegan",
+    "video_diffusion", "vit_vqgan",
+}  # fmt: skip
 
 
 # Scripts of the code of ddpm, though their names come before it.

@@ -17,6 +17,7 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, on_images, scripts
 from jaxgen.experiment import presets as presets_of
 from jaxgen.optim import KINDS, switched, with_optimizers
+from jaxgen.runs.distilled import TaughtBy, taught_by
 from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runtime.devices import start_jax
 from jaxgen.runtime.interrupt import leave_after
@@ -189,6 +190,8 @@ def flags_of(
         flags, images=text, size=number, classes=switch, captions=switch, trainable=text, optimizer=text, **of_data,
         **stage,
     )  # fmt: skip
+    if isinstance(preset.codec, TaughtBy) and (run := getattr(asked, "codec.run")):
+        preset = taught_by(preset, run)
     if asked.optimizer in KINDS:
         model = with_optimizers(preset.model, lambda optimizer: switched(optimizer, asked.optimizer))
         preset = replace(preset, model=model)

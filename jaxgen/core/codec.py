@@ -38,6 +38,10 @@ class Codec:
         """Whether examples are better encoded before training than in every step: the encoder is a network."""
         return False
 
+    def apart(self) -> "tuple[Codec, Codec | None]":
+        """What encodes examples, and what batches of encoded ones still go through; None for nothing."""
+        return self, None
+
     def fitted(self, shape: tuple[int, ...]) -> "Codec":
         """The codec, not loaded yet, for raw examples of `shape`."""
         return self

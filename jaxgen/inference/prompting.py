@@ -17,6 +17,7 @@ from jaxgen.data.clip_tokenizer import clean
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.diffusion import Diffusion
+from jaxgen.models.student import Student
 from jaxgen.ops.named_samplers import Name, named_sampler
 from jaxgen.runs.captions import caption_tokenizer, caption_tokens
 from jaxgen.runs.pretrained import Loaded
@@ -55,6 +56,8 @@ def drawing(experiment: Experiment, wanted: Drawing) -> Experiment:
     model = experiment.model
     flags = {"guidance": wanted.guidance is not None, "steps": wanted.steps, "sampler": wanted.sampler}
     given = [name for name, value in (*flags.items(), ("size", wanted.size)) if value]
+    if isinstance(model, Student) and given == ["steps"]:
+        return dataclasses.replace(experiment, model=model.in_steps(wanted.steps))
     if given and not isinstance(model, Diffusion):
         raise UserError(f"{type(model).__name__} is no diffusion model, which --{given[0]} is for: leave it out")
     if not isinstance(model, Diffusion) or not any(flags.values()):

@@ -1,9 +1,10 @@
 """The Gaussian diffusion process: its posterior, the forms of a prediction, the variational bound and the flow ODE.
 
 x_t = alpha_t x_0 + sigma_t eps with eps ~ N(0, 1); see `ops.schedules`. A network predicts x0_hat = E[x_0 | x_t] in one
-of these forms: noise eps, data x0, v = alpha eps - sigma x_0 (appendix D of arXiv:2202.00512), score = -eps / sigma, or
-velocity = eps - x_0 (arXiv:2209.03003). Each form is linear in x_0 and eps, and so is x_t, so that a prediction and x_t
-together give both x_0 and eps.
+of these forms: noise eps, data x0, v = alpha eps - sigma x_0 (appendix D of arXiv:2202.00512), score = -eps / sigma,
+velocity = eps - x_0 (arXiv:2209.03003), or trig = v / sqrt(alpha^2 + sigma^2) (arXiv:2410.11081), which is v where the
+schedule preserves variance. Each form is linear in x_0 and eps, and so is x_t, so that a prediction and x_t together
+give both x_0 and eps.
 """
 
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from jaxgen.core.keys import fold_each, normal_each
 from jaxgen.ops.schedules import Grid, Schedule
 
-Kind = Literal["eps", "x0", "v", "score", "velocity"]
+Kind = Literal["eps", "x0", "v", "score", "velocity", "trig"]
 
 
 class Denoised(NamedTuple):
@@ -71,7 +72,10 @@ def _in_terms(kind: Kind, alpha, sigma):
             return 0.0, -1 / sigma
         case "velocity":
             return -1.0, 1.0
-    raise ValueError(f"unknown form of a prediction {kind!r}: eps, x0, v, score or velocity is expected")
+        case "trig":
+            scale = (alpha**2 + sigma**2) ** -0.5
+            return -sigma * scale, alpha * scale
+    raise ValueError(f"unknown form of a prediction {kind!r}: eps, x0, v, score, velocity or trig is expected")
 
 
 def split(kind: Kind, value, x, alpha, sigma):

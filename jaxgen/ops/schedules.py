@@ -8,7 +8,7 @@ in bf16, 1 - beta_0 rounds to one.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,11 @@ def expand(values: jax.Array, ndim: int) -> jax.Array:
     Without it, f32[B] would broadcast along the last axis of an image batch instead of the first.
     """
     return jnp.asarray(values, jnp.float32).reshape((-1,) + (1,) * (ndim - 1))
+
+
+def numpy_of(array: Any) -> Any:
+    """NumPy for its arrays and for numbers, so that tables stay float64; jax's NumPy for jax's arrays."""
+    return jnp if isinstance(array, jax.Array) else np
 
 
 class Grid(NamedTuple):
@@ -80,6 +85,17 @@ class Schedule:
         """[points] decreasing times from noise to nearly data, for solving an ODE in either direction."""
         return self.times(points)
 
+    def of_angle(self, angle: Any) -> Any:
+        """The times at which sigma / alpha = tan(angle), of NumPy's or jax's angles in [0, pi / 2]; the nearest where
+        the schedule has none. A schedule in discrete time gives times between two steps."""
+        raise NotImplementedError
+
+    @property
+    def angles(self) -> tuple[float, float]:
+        """arctan(sigma / alpha) of the least noisy and of the noisiest time of `path`."""
+        high, low = np.arctan2(*reversed(self.levels(self.path(2))))
+        return float(low), float(high)
+
     def grid(self, steps: int) -> Grid:
         """The `times` and their levels, followed by the level of the data."""
         times = self.times(steps)
@@ -92,7 +108,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Discrete(Schedule):
-    """A schedule in discrete time: t = 0 .. T - 1, with increasing noise."""
+    """A schedule in discrete time: t = 0 .. T - 1, with increasing noise. Between two steps, at times that are no
+    integers, log(sigma / alpha) is linear."""
 
     num_steps: Steps = 1000
 
@@ -100,11 +117,32 @@ class Discrete(Schedule):
         """alpha and sigma of all times, float64[T]."""
         raise NotImplementedError
 
+    def of_ratio(self, ratio: Any) -> tuple[Any, Any]:
+        """(alpha, sigma) where sigma / alpha is this, of NumPy's or jax's arrays."""
+        raise NotImplementedError
+
+    def _log_ratio(self) -> np.ndarray:
+        """log(sigma / alpha) of all times, float64[T], increasing."""
+        alpha, sigma = self.table()
+        return np.log(sigma) - np.log(alpha)
+
     def levels(self, t):
-        return tuple(table[np.asarray(t)] for table in self.table())
+        if np.issubdtype(np.asarray(t).dtype, np.integer):
+            return tuple(table[np.asarray(t)] for table in self.table())
+        return self.of_ratio(np.exp(np.interp(t, np.arange(self.num_steps), self._log_ratio())))
 
     def at(self, t, ndim):
-        return tuple(expand(jnp.asarray(table, jnp.float32)[t], ndim) for table in self.table())
+        if jnp.issubdtype(t.dtype, jnp.integer):
+            return tuple(expand(jnp.asarray(table, jnp.float32)[t], ndim) for table in self.table())
+        table = jnp.asarray(self._log_ratio(), jnp.float32)
+        ratio = expand(jnp.exp(jnp.interp(t, jnp.arange(self.num_steps, dtype=jnp.float32), table)), ndim)
+        return self.of_ratio(ratio)
+
+    def of_angle(self, angle):
+        xp = numpy_of(angle)
+        # 1e-12: an angle of pi / 2 has a cosine of 0 or, rounded, below.
+        log_ratio = xp.log(xp.sin(angle) + 1e-12) - xp.log(xp.abs(xp.cos(angle)) + 1e-12)
+        return xp.interp(log_ratio, xp.asarray(self._log_ratio()), xp.arange(float(self.num_steps)))
 
     def times(self, steps):
         """Evenly spaced over the T times, including both ends; all T times for steps = 0."""
@@ -131,6 +169,10 @@ class VariancePreserving(Discrete):
         abar = self.abar()
         return np.sqrt(abar), np.sqrt(1 - abar)
 
+    def of_ratio(self, ratio):
+        alpha = 1 / (1 + ratio**2) ** 0.5
+        return alpha, ratio * alpha
+
 
 def abar_of(f: np.ndarray, beta_max: float = 0.999) -> np.ndarray:
     """abar_t = f_t / f_0 for t = 1 .. T, from f: [T + 1], with every beta clipped to `beta_max`."""
@@ -156,7 +198,7 @@ class Linear(VariancePreserving):
 @dataclass(frozen=True)
 class ScaledLinear(VariancePreserving):
     """sqrt(beta_t) linear in t: latent diffusion, arXiv:2112.10752. The values are Stable Diffusion's; they are for T
-    = 1000 and scaled as in `Linear`. Time may lie between two steps; log(sigma / alpha) is linear there."""
+    = 1000 and scaled as in `Linear`."""
 
     beta_start: Annotated[float, Gt(0), Lt(1)] = 0.00085
     beta_end: Annotated[float, Gt(0), Lt(1)] = 0.012
@@ -174,24 +216,6 @@ class ScaledLinear(VariancePreserving):
         if beta.max() >= 1:
             raise UserError(f"a schedule of {self.num_steps} steps has beta = {beta.max():.2f} >= 1: use more")
         return np.cumprod(1 - beta)
-
-    def _log_ratio(self) -> np.ndarray:
-        """log(sigma / alpha) of all times, float64[T], increasing."""
-        alpha, sigma = self.table()
-        return np.log(sigma) - np.log(alpha)
-
-    def levels(self, t):
-        if np.issubdtype(np.asarray(t).dtype, np.integer):
-            return super().levels(t)
-        ratio = np.exp(np.interp(t, np.arange(self.num_steps), self._log_ratio()))
-        return 1 / np.sqrt(1 + ratio**2), ratio / np.sqrt(1 + ratio**2)
-
-    def at(self, t, ndim):
-        if jnp.issubdtype(t.dtype, jnp.integer):
-            return super().at(t, ndim)
-        table = jnp.asarray(self._log_ratio(), jnp.float32)
-        ratio = expand(jnp.exp(jnp.interp(t, jnp.arange(self.num_steps, dtype=jnp.float32), table)), ndim)
-        return 1 / jnp.sqrt(1 + ratio**2), ratio / jnp.sqrt(1 + ratio**2)
 
     def times(self, steps):
         even = super().times(steps)  # which checks `steps`
@@ -257,6 +281,9 @@ class Geometric(Discrete):
     def table(self):
         return np.ones(self.num_steps), np.geomspace(self.sigma_min, self.sigma_max, self.num_steps)
 
+    def of_ratio(self, ratio):
+        return ratio / ratio, ratio
+
     @property
     def start(self):
         return self.sigma_max
@@ -290,6 +317,11 @@ class Karras(Schedule):
         check_steps(steps)
         ends = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return np.linspace(*ends, steps) ** self.rho
+
+    def of_angle(self, angle):
+        xp = numpy_of(angle)
+        most = math.atan(self.sigma_max)
+        return xp.tan(xp.clip(angle, math.atan(self.sigma_min), most))
 
     def network_time(self, t):
         """c_noise = log(sigma) / 4, table 1."""
@@ -331,6 +363,11 @@ class Straight(Schedule):
     def path(self, points):
         # Stop before t = 0, where eps = (x - alpha x0) / sigma is 0 / 0.
         return self._shifted(np.linspace(1, 1e-4, points))
+
+    def of_angle(self, angle):
+        xp = numpy_of(angle)
+        sine = xp.sin(angle)
+        return sine / (sine + xp.cos(angle))
 
     def network_time(self, t):
         """t rescaled to 0 .. time_scale."""

@@ -23,13 +23,14 @@ def encoded_once(
     """
     if data is None or not codec.encode_once:
         return data, codec
+    encoder, rest = codec.apart()
     count, size = len(data["x"]), divisible(CHUNK, layout)
     rows = np.arange(size) if layout is None else layout.rows(size)
 
     def encode(codec: Codec, batch: Any) -> Any:
         return codec.encode(jax.tree.map(lambda a: a[0], batch), jax.random.key(0))
 
-    shapes = jax.eval_shape(encode, codec, {name: a[None, :1] for name, a in data.items()})
+    shapes = jax.eval_shape(encode, encoder, {name: a[None, :1] for name, a in data.items()})
     if count * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) > budget:
         return data, codec
     program = jax.jit(encode) if layout is None else jax.jit(encode, out_shardings=layout.everywhere)
@@ -37,6 +38,6 @@ def encoded_once(
     for start in range(0, count, size):
         taken = np.minimum(np.arange(start, start + size), count - 1)
         chunk = {name: np.asarray(a)[taken[rows]][None] for name, a in data.items()}
-        done = program(codec, chunk if layout is None else layout.put_rows(chunk, size))
+        done = program(encoder, chunk if layout is None else layout.put_rows(chunk, size))
         parts.append(jax.tree.map(lambda a, left=count - start: np.asarray(a)[:left], done))
-    return jax.tree.map(lambda *a: np.concatenate(a), *parts), Identity()
+    return jax.tree.map(lambda *a: np.concatenate(a), *parts), rest or Identity()

@@ -18,7 +18,7 @@ from jaxgen.experiment import on_images, presets
 REFUSED = {
     "clip": "captions", "cyclegan": "two sets", "diffwave": "not of images", "gpt": "tokens", "hifigan": "waveforms",
     "mipnerf": "rays", "nerf": "rays", "ngp": "rays", "pix2pix": "pairs", "planar": "not of images",
-    "splats": "cameras",
+    "distill": "a teacher", "splats": "cameras",
     "tacotron2": "log mels", "text_to_3d": "a text", "wavenet": "waveforms", "vit_generator": "pairs",
     "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
 }  # fmt: skip

@@ -172,7 +172,7 @@ def test_posterior_is_bayes_on_a_grid(schedule, earlier, later):
 
 # --- forms of a prediction ---
 
-KINDS = ("eps", "x0", "v", "score", "velocity")
+KINDS = ("eps", "x0", "v", "score", "velocity", "trig")
 
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(KINDS, KINDS)))
@@ -194,6 +194,7 @@ def test_there_and_back_is_the_identity(source, target, angle, scale, x, value):
 def test_forms_are_what_the_papers_say():
     x0, eps, alpha, sigma = 0.3, -1.2, 0.8, 0.6
     expected = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -eps / sigma, "velocity": eps - x0}
+    expected["trig"] = expected["v"]  # as 0.8^2 + 0.6^2 = 1
     for kind in KINDS:
         assert join(kind, x0, eps, alpha, sigma) == pytest.approx(expected[kind])
     # The score is the gradient of log q(x_t | x_0).
