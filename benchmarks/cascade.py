@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import common
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Options:
+    parts: tuple[Literal["retrieval", "levels"], ...] = ("retrieval", "levels")
+    """Retrieval needs the prior and its decoder, levels the two stages of the cascade."""
     folder: str = "runs"
     """Of the runs below."""
     prior: str = "clip_prior-emoji-0"
@@ -167,14 +169,26 @@ def main(args: list[str]) -> None:
     options = parse.parse(Options, None, args, "cascade.py", __doc__)
     out = Path(options.out)
     devices.start_jax()
-    names = (options.prior, options.decoder, options.judge, options.base, options.enlarging)
-    prior, decoder, judge, base, stage = (restore(RunFolder(user_path(options.folder) / name)) for name in names)
-    cascading.check([prior, decoder])
-    cascading.check([base, stage])
-    if not isinstance(stage.model, SuperResolution) or not isinstance(decoder.experiment.data, Embedded):
-        raise UserError(f"{stage.name} and {decoder.name} are to be runs of cascade.py and clip_decoder.py: name those")
-    if judge.weights == decoder.experiment.data.embedder(decoder.run.path):
-        raise UserError(f"{judge.name} embedded what the prior was trained on: judge by another CLIP, of another seed")
+
+    def run(name: str) -> Trained:
+        return restore(RunFolder(user_path(options.folder) / name))
+
+    judge = run(options.judge)
+    pairs: dict[str, tuple[Trained, Trained]] = {}
+    if "retrieval" in options.parts:
+        prior, decoder = pairs["retrieval"] = run(options.prior), run(options.decoder)
+        cascading.check([prior, decoder])
+        if not isinstance(decoder.experiment.data, Embedded):
+            raise UserError(f"{decoder.name} is to be a run of clip_decoder.py: name one with --decoder")
+        if judge.weights == decoder.experiment.data.embedder(decoder.run.path):
+            raise UserError(
+                f"{judge.name} embedded what the prior was trained on: judge by another CLIP, of another seed"
+            )
+    if "levels" in options.parts:
+        base, stage = pairs["levels"] = run(options.base), run(options.enlarging)
+        cascading.check([base, stage])
+        if not isinstance(stage.model, SuperResolution):
+            raise UserError(f"{stage.name} is to be a run of cascade.py: name one with --enlarging")
 
     def share(name: str) -> Callable[[Row], str]:
         return lambda r: f"{r[name]['mean']:.1%}" if name in r else ""
@@ -188,11 +202,14 @@ def main(args: list[str]) -> None:
         "fd held-out": distance("held_out"), "fd drawn": distance("drawn"),
     }  # fmt: skip
     table = common.rows(out, "cascade", columns, options)
-    figures = {"retrieval": retrieval(table, prior, decoder, judge, options)}
-    figures |= levels(table, base, stage, judge, options)
+    figures = {}
+    if "retrieval" in pairs:
+        figures["retrieval"] = retrieval(table, *pairs["retrieval"], judge, options)
+    if "levels" in pairs:
+        figures |= levels(table, *pairs["levels"], judge, options)
     for name, pictures in figures.items():
         save_picture(out.with_name(f"{out.stem}-{name}.png"), pictures)
-    runs = {one.name: {"step": one.step, "weights": one.weights} for one in (prior, decoder, judge, base, stage)}
+    runs = {one.name: {"step": one.step, "weights": one.weights} for one in (judge, *sum(pairs.values(), ()))}
     table.finish("prior and cascade", runs=runs)
 
 
