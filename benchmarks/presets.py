@@ -27,6 +27,7 @@ from jaxgen import core
 from jaxgen.api.run import Run, load
 from jaxgen.cli import parse
 from jaxgen.comparison import measure
+from jaxgen.core.ranges import OptionalCount
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.inference.held_out import held_out_numbers
@@ -49,6 +50,8 @@ class Options:
     """Folder of tensorflow-datasets, for mnist."""
     num: int = 2000
     """Samples that are scored."""
+    limit: OptionalCount = 0
+    """Held-out examples, the first, that numbers are of; all when 0. A bound of 10,000 digits takes half an hour."""
     folder: str = "runs"
     out: str = str(common.RESULTS / "presets.json")
 
@@ -117,7 +120,8 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
         "script": script, "preset": preset, "parameters": core.count_params(run.state.params),
         "steps": experiment.steps, "best_step": run.step if experiment.best else None,
         "seconds": timing["time"], "cpu_seconds": seconds if fresh and jax.default_backend() == "cpu" else None,
-        "held_out": held_out_numbers(run)[0], "scores": scored,
+        "held_out": held_out_numbers(run, limit=options.limit or None)[0], "held_out_limit": options.limit,
+        "scores": scored,
     }  # fmt: skip
 
 

@@ -79,17 +79,16 @@ class Optimizer:
         """The optimizer's own transformation of gradients, before weight decay and learning rate."""
         raise NotImplementedError
 
-    def descent(self) -> optax.GradientTransformation:
+    def descent(self) -> tuple[optax.GradientTransformation, ...]:
         """From clipped gradients to updates: `direction`, weight decay, learning rate."""
-        chain = [self.direction()]
-        if self.weight_decay:
-            chain.append(optax.add_decayed_weights(self.weight_decay, decayed))
-        return optax.chain(*chain, optax.scale_by_learning_rate(self.schedule))
+        decay = (optax.add_decayed_weights(self.weight_decay, decayed),) if self.weight_decay else ()
+        return self.direction(), *decay, optax.scale_by_learning_rate(self.schedule)
 
     @property
     def tx(self) -> optax.GradientTransformation:
         """The whole chain: clipping, then `descent`."""
-        return optax.chain(*([optax.clip_by_global_norm(self.clip)] if self.clip else []), self.descent())
+        # One flat chain: checkpoints name its entries.
+        return optax.chain(*([optax.clip_by_global_norm(self.clip)] if self.clip else []), *self.descent())
 
     def evaluated(
         self, opt_state: optax.OptState, params: optax.Params, pattern: str | None = None, within: str = ""
@@ -223,9 +222,10 @@ class ScheduleFree(Optimizer):
     def direction(self) -> optax.GradientTransformation:
         return optax.scale_by_rms(self.b2, self.eps, eps_in_sqrt=False, bias_correction=True)
 
-    def descent(self) -> optax.GradientTransformation:
+    def descent(self) -> tuple[optax.GradientTransformation, ...]:
         schedule = self.schedule  # optax counts from one for the weights alone
-        return optax.contrib.schedule_free(super().descent(), lambda count: schedule(count - 1), self.b1)
+        plain = optax.chain(*super().descent())
+        return (optax.contrib.schedule_free(plain, lambda count: schedule(count - 1), self.b1),)
 
     def evaluated(
         self, opt_state: optax.OptState, params: optax.Params, pattern: str | None = None, within: str = ""
@@ -255,7 +255,7 @@ class Prodigy(Optimizer):
     growth: Positive = 1.0
     """A factor of the estimates, to find larger or smaller rates."""
 
-    def descent(self) -> optax.GradientTransformation:
+    def descent(self) -> tuple[optax.GradientTransformation, ...]:
         schedule, decay = self.schedule, self.weight_decay
         inner: Any = optax.contrib.prodigy(
             schedule, (self.b1, self.b2), eps=self.eps, estim_lr0=self.d0, estim_lr_coef=self.growth
@@ -277,7 +277,7 @@ class Prodigy(Optimizer):
                 updates = jax.tree.map(lambda u, p, is_: u - rate * p if is_ else u, updates, params, chosen)
             return updates, new
 
-        return optax.GradientTransformation(init, update)
+        return (optax.GradientTransformation(init, update),)
 
 
 KINDS = {

@@ -30,7 +30,10 @@ COMMANDS = (
 )  # fmt: skip
 LONGEST = 5.0
 """CPU seconds within which settings are accepted or refused."""
-UNBOUNDED = {"scale", "psi", "shift", "low", "high", "real", "log_sigma_mean", "logit_mean", "level", "mean", "silence"}
+UNBOUNDED = {
+    "scale", "psi", "shift", "low", "high", "real", "log_sigma_mean", "log_tan_mean", "logit_mean", "level", "mean",
+    "silence",
+}  # fmt: skip
 """Numbers of which every finite value has a meaning."""
 
 

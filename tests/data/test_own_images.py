@@ -17,10 +17,9 @@ from jaxgen.experiment import on_images, presets
 
 REFUSED = {
     "clip": "captions", "cyclegan": "two sets", "diffwave": "not of images", "gpt": "tokens", "hifigan": "waveforms",
-    "mipnerf": "rays", "nerf": "rays", "ngp": "rays", "pix2pix": "pairs", "planar": "not of images",
-    "distill": "a teacher", "splats": "cameras",
-    "tacotron2": "log mels", "text_to_3d": "a text", "wavenet": "waveforms", "vit_generator": "pairs",
-    "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
+    "distill": "a teacher", "mdlm": "first stage", "mipnerf": "rays", "nerf": "rays", "ngp": "rays",
+    "pix2pix": "pairs", "planar": "not of images", "splats": "cameras", "tacotron2": "log mels", "text_to_3d": "a text",
+    "wavenet": "waveforms", "vit_generator": "pairs", "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
 }  # fmt: skip
 
 TOLD = {"ddpm", "dit", "edm", "flow_matching", "improved_ddpm", "meanflow", "shortcut", "text_to_image"}

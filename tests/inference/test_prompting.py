@@ -102,7 +102,7 @@ def test_a_run_draws_prompts_as_the_command_does(run):
 
 @pytest.mark.parametrize(("flags", "words"), [
     (("--negative", "x"), "--negative was given without --prompt"),
-    (("--prompt", "x", "--cond", "1"), "--prompt was given with --cond or --guide"),
+    (("--prompt", "x", "--cond", "1"), "--prompt was given with --cond, --guide or --guide-step"),
     (("--cond", "1"), "--cond names classes, .* is told texts: pass --prompt"),
     (("--prompt", "x", "--negative", "y", "--guidance", "1"), "leads away from it, and is 1: pass --guidance 4"),
     (("--prompt", "x", "--size", "18x16"), "18, 16"),
