@@ -116,6 +116,8 @@ def presets_table(found: dict[str, Any]) -> str:
             "|---|---:|---:|---:|---|---:|---:|---:|"]  # fmt: skip
     for row in sorted(found["results"], key=lambda row: row["case"]):
         numbers = ", ".join(f"{name.replace('_', ' ')} {v['mean']:.4g}" for name, v in row["held_out"].items())
+        if limit := row.get("held_out_limit"):
+            numbers += f" (first {limit:,})"
         fd, recall = (f"{row['scores'][name]:.3g}" if name in row["scores"] else "" for name in ("fd", "recall"))
         minutes = (row["cpu_seconds"] or row["seconds"]) / 60
         size = f"{row['parameters']:,} | {row['steps']:,} | {minutes:.1f}"
