@@ -87,7 +87,7 @@ class Seeing(Codec):
         height, width, channels = model.shape
         if x.shape[-1] == 1:  # grey pictures before a network of colours
             x = jnp.broadcast_to(x, (*x.shape[:-1], channels))
-        size = x.shape[1:3] if isinstance(model, ScoresText) else (height, width)  # CLIP resizes pictures itself
+        size = x.shape[1:3] if isinstance(self.model, ScoresText) else (height, width)  # CLIP resizes pictures itself
         if x.shape[1:] != (*size, channels):
             given, run = tuple(x.shape[1:]), self.provenance["run"]
             raise UserError(
