@@ -174,7 +174,8 @@ def best_numbers() -> dict[str, dict[str, str]]:
 
 
 IN_SHORT = {"bits_per_dim": "{:.2f} bits/dim", "iwae": "at most {:.1f} nats", "nll": "{:.3f} nats",
-            "accuracy": "accuracy {:.1%}", "psnr": "PSNR {:.1f} dB", "kl_reverse": "KL {:.3f} nats"}  # fmt: skip
+            "accuracy": "accuracy {:.1%}", "psnr": "PSNR {:.1f} dB", "kl_reverse": "KL {:.3f} nats",
+            "prior_similarity": "cosine {:.3f} with the picture's embedding"}  # fmt: skip
 """Of what presets.py measures on held-out data: the first that there is."""
 
 

@@ -5,8 +5,9 @@
     python experiments/clip_decoder.py emoji    # draws pictures of embeddings
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0
 
-`jaxgen evaluate` gives the cosine of samples and of the text's own embedding with that of the picture. Not yet run:
-emoji, dalle2 (the published setting, whose pairs are not public; its CLIP by `jaxgen weights import-clip`).
+`jaxgen evaluate` gives the cosine of samples and of the text's own embedding with that of the picture. CPU minutes
+(docs/presets.md): emoji 26. Not yet run to the end: dalle2 (the published setting, whose pairs are not public; its CLIP
+by `jaxgen weights import-clip`).
 """
 
 from jaxgen.cli.train import main

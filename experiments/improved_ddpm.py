@@ -3,8 +3,8 @@
     python experiments/improved_ddpm.py digits     # 8 x 8 digits, minutes on two cores
     jaxgen evaluate runs/improved_ddpm-digits-0    # bits_per_dim, over all 1,000 steps
 
-CPU minutes (docs/presets.md): digits 8. Not yet run to the end: emoji16, emoji (18 M parameters), mnist,
-cifar10 (52.5 M; the paper: FID 2.90 after 500,000 steps, or 2.94 bits/dim trained on the bound, --model.objective vlb),
+CPU minutes (docs/presets.md): digits 8, mnist 61. Not yet run to the end: emoji16, emoji (18 M parameters), cifar10
+(52.5 M; the paper: FID 2.90 after 500,000 steps, or 2.94 bits/dim trained on the bound, --model.objective vlb),
 imagenet64 (121 M).
 """
 
