@@ -25,7 +25,7 @@ from jaxgen.core.types import Batch, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.alignment import MapsFeatures
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.pretrained import NamesRun, check_same
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runs.restore import restore
 from jaxgen.weights.store import tree_hash
 
@@ -47,9 +47,7 @@ class Aligned(NamesRun):
             )
         if isinstance(self.codec, NamesRun):
             raise UserError("codec.codec names another run: alignment is of models of pixels")
-        step = self._chosen(run, record)
-        found = _load(run.path.resolve(), step)
-        check_same(run, step, found.provenance["sha256"], record)
+        found = self._read(run, record, lambda step: _load(run.path.resolve(), step))
         return replace(found, codec=self.codec, source=(("run", self.run), *found.source[1:]))
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from jaxgen.experiment import Experiment
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.student import TEACHER, Student, Teacher
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.pretrained import NamesRun, check_same
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runs.restore import restore
 from jaxgen.runtime.reading import user_path
 from jaxgen.weights.store import tree_hash
@@ -48,9 +48,7 @@ class TaughtBy(NamesRun):
 
     def load(self, record: dict[str, Any] | None = None) -> "Taught":
         run, _ = self._experiment()
-        step = self._chosen(run, record)
-        found = _load(run.path.resolve(), step)
-        check_same(run, step, found.provenance["sha256"], record)
+        found = self._read(run, record, lambda step: _load(run.path.resolve(), step))
         return replace(found, source=(("run", self.run), *found.source))
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,11 +9,11 @@ over training examples, measured as the run begins and kept there too.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxgen.runs.restore import restore
 from jaxgen.runtime.reading import user_path
 from jaxgen.weights.store import tree_hash
 
+T = TypeVar("T", bound=Codec)
 Form = Literal["tokens", "levels", "latents"]
 
 
@@ -69,6 +70,19 @@ class NamesRun(Codec):
             raise UserError(f"{run.path} has no checkpoint of step {step}{since}, only of {steps}")
         return step
 
+    def _read(self, run: RunFolder, record: dict[str, Any] | None, read: Callable[[int], T]) -> T:
+        """What `read` makes of the checkpoint that is chosen. Raises UserError if it has not the record's weights."""
+        step = self._chosen(run, record)
+        found = read(step)
+        sha256 = found.provenance["sha256"]
+        if record and sha256 != record["sha256"]:
+            raise UserError(
+                f"{run.path} has other weights at step {step} than when this run began (SHA-256 "
+                f"{sha256[:12]}..., not {record['sha256'][:12]}...): bring those back, or train "
+                "anew in another folder with --out"
+            )
+        return found
+
     def _step(self, run: RunFolder, steps: list[int]) -> int:
         if not self.best:
             return steps[-1] if self.step < 0 else self.step
@@ -80,16 +94,6 @@ class NamesRun(Codec):
 
     def decode(self, x: jax.Array) -> jax.Array:
         raise UserError(f"the codec of {self.run!r} has no weights yet: call its load()")
-
-
-def check_same(run: RunFolder, step: int, sha256: str, record: dict[str, Any] | None) -> None:
-    """Raises UserError if weights are not those of the record that a run began with."""
-    if record and sha256 != record["sha256"]:
-        raise UserError(
-            f"{run.path} has other weights at step {step} than when this run began (SHA-256 "
-            f"{sha256[:12]}..., not {record['sha256'][:12]}...): bring those back, or train "
-            "anew in another folder with --out"
-        )
 
 
 @struct.dataclass
@@ -123,9 +127,8 @@ class Pretrained(NamesRun):
 
     def load(self, record: dict[str, Any] | None = None) -> "Loaded":
         run, _ = self._stage()
-        step = self._chosen(run, record)
-        loaded = replace(_load(run.path.resolve(), step, self.form, self.run), standardize=self.standardize)
-        check_same(run, step, loaded.provenance["sha256"], record)
+        loaded = self._read(run, record, lambda step: _load(run.path.resolve(), step, self.form, self.run))
+        loaded = replace(loaded, standardize=self.standardize)
         if record and "mean" in record:
             loaded = loaded.standardized(record["mean"], record["deviation"])
         return loaded

@@ -28,7 +28,7 @@ from jaxgen.models.diffusion import Diffusion
 from jaxgen.models.text_to_3d import Teacher
 from jaxgen.runs.captions import caption_tokens
 from jaxgen.runs.folder import RunFolder
-from jaxgen.runs.pretrained import NamesRun, check_same
+from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.weights.store import tree_hash
 
@@ -53,9 +53,7 @@ class Prompted(NamesRun):
             )
         if not self.prompt.strip():
             raise UserError("the prompt is empty: say what is to be made with --codec.prompt TEXT")
-        step = self._chosen(run, record)
-        found = _load(run.path.resolve(), step, self.prompt.strip())
-        check_same(run, step, found.provenance["sha256"], record)
+        found = self._read(run, record, lambda step: _load(run.path.resolve(), step, self.prompt.strip()))
         return replace(found, source=(("run", self.run), *found.source[1:]))
 
 
