@@ -110,22 +110,31 @@ def write_seeds_report(out: Path | str) -> Path:
     return out / "report.html"
 
 
-def _scores(records: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
-    """`score/NAME` of each number that `jaxgen evaluate --metrics` took of samples of all seeds by one protocol, the
-    newest, from the seeds' records."""
-    found: dict[str, np.ndarray] = {}
+OF_ONE = ("run", "experiment")
+"""What of a score's subject tells one seed from another."""
+
+
+def scores_alike(records: Sequence[Sequence[Any]]) -> list[tuple[Any, dict[str, list[float]]]]:
+    """Each score that was taken of every seed alike, of the seeds' records: the first seed's record, and the numbers
+    that all have, by seed, from the newest records."""
+
+    def taken(record: Any) -> tuple[Any, Any, Any]:
+        return record["metric"], record["protocol"], {k: v for k, v in record["subject"].items() if k not in OF_ONE}
+
+    found = []
     for record in records[0]:
-        alike = [[r for r in of_one if _same_score(r, record)] for of_one in records]
-        if record["subject"].get("of") == "samples" and all(alike):
-            newest = [some[-1]["values"] for some in alike]
+        same = [[r["values"] for r in of_one if taken(r) == taken(record)] for of_one in records]
+        if all(same):
+            newest = [values[-1] for values in same]
             shared = [name for name in record["values"] if all(name in values for values in newest)]
-            found |= {f"score/{name}": np.array([values[name] for values in newest], float) for name in shared}
+            found.append((record, {name: [values[name] for values in newest] for name in shared}))
     return found
 
 
-def _same_score(a: Any, b: Any) -> bool:
-    subjects = [{k: one["subject"].get(k) for k in ("of", "step", "sampler", "seed", "parameters")} for one in (a, b)]
-    return (a["metric"], a["protocol"], subjects[0]) == (b["metric"], b["protocol"], subjects[1])
+def _scores(records: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
+    """`score/NAME` of each number that `jaxgen evaluate --metrics` took of samples of all seeds."""
+    alike = [values for record, values in scores_alike(records) if record["subject"].get("of") == "samples"]
+    return {f"score/{name}": np.array(of_seeds, float) for values in alike for name, of_seeds in values.items()}
 
 
 def _means(evaluation: dict[str, Any]) -> dict[str, float]:

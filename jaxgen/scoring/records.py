@@ -19,7 +19,7 @@ from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.sampling import drawn
-from jaxgen.report.seeds import estimate, seed_folders
+from jaxgen.report.seeds import estimate, scores_alike, seed_folders
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
@@ -235,24 +235,12 @@ def load(run: Path) -> list[Record]:
     raise UserError(f"{run} has no scores: jaxgen evaluate {run} --metrics fid,...")
 
 
-OF_ONE = ("run", "experiment")
-"""What of a subject tells one seed from another."""
-
-
 def _over_seeds(run: Path, records: dict[int, list[Record]]) -> list[Record]:
     """A record for each score that was taken of every seed alike: the means over seeds, and in `ci95` the half-widths
     of their 95 % intervals. Raises UserError where there is none."""
-
-    def alike(a: Record, b: Record) -> bool:
-        subjects = [{k: v for k, v in one["subject"].items() if k not in OF_ONE} for one in (a, b)]
-        return (a["metric"], a["protocol"], subjects[0]) == (b["metric"], b["protocol"], subjects[1])
-
-    first, found = next(iter(records.values())), []
-    for record in first:
-        same = [[r for r in of_one if alike(r, record)] for of_one in records.values()]
-        if not all(same):
-            continue
-        numbers = {n: estimate([some[-1]["values"][n] for some in same]) for n in record["values"]}
+    found = []
+    for record, of_seeds in scores_alike(list(records.values())):
+        numbers = {n: estimate(values) for n, values in of_seeds.items()}
         halves = {n: number["ci95"] for n, number in numbers.items() if "ci95" in number}
         subject = {**record["subject"], "run": run.name, "seeds": len(records)}
         values = {n: number["mean"] for n, number in numbers.items()}
