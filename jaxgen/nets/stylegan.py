@@ -16,6 +16,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core.ranges import Decay, Depth, Size
 from jaxgen.errors import UserError
+from jaxgen.ops.magnitude import pixel_norm, unit
 from jaxgen.ops.modulated import conv_down, conv_same, conv_up
 
 NORMAL = nn.initializers.normal(1.0)
@@ -45,11 +46,6 @@ def widths(base: int, most: int, times: int) -> list[int]:
 def activated(x: jax.Array) -> jax.Array:
     """Leaky ReLU times sqrt(2), which about preserves the magnitude of x."""
     return nn.leaky_relu(x, 0.2) * 2**0.5
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """x scaled to mean square 1 over its last axis."""
-    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
 
 
 class EqualDense(nn.Module):
@@ -102,9 +98,9 @@ class Mapping(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array | None, y: jax.Array | None = None) -> jax.Array:
-        parts = [] if z is None else [unit(z)]
+        parts = [] if z is None else [pixel_norm(z)]
         if y is not None:
-            parts.append(unit(EqualDense(self.features, name="embed")(y)))
+            parts.append(pixel_norm(EqualDense(self.features, name="embed")(y)))
         h = jnp.concatenate(parts, axis=-1)
         for _ in range(self.depth):
             h = EqualDense(self.features, multiplier=self.multiplier, activate=True)(h)
@@ -193,7 +189,7 @@ class AdaIN(nn.Module):
         x += self.param("bias", nn.initializers.zeros, (channels,)).astype(x.dtype)[None, None, None]
         h = activated(x).astype(jnp.float32)
         h = h - jnp.mean(h, axis=(1, 2), keepdims=True)
-        h = h * jax.lax.rsqrt(jnp.mean(h**2, axis=(1, 2), keepdims=True) + 1e-8)
+        h = unit(h, (1, 2))
         scale, shift = jnp.split(EqualDense(2 * channels)(w)[:, None, None], 2, axis=-1)
         return ((1 + scale) * h + shift).astype(x.dtype)
 
