@@ -49,7 +49,7 @@ class Options:
 
 COLUMNS = {
     "run": lambda r: r["case"].split(",")[0],
-    "evaluations": lambda r: r["evaluations"],
+    "evaluations": lambda r: str(r["evaluations"]),
     "error of the map": lambda r: f"{r['error']:.1%}",
     "w2": lambda r: f"{r['w2']:.3f}",
 }

@@ -303,7 +303,7 @@ def test_one_step_of_a_student_is_the_odes_map():
     teacher = Teacher({}, Points(shape=(2,), schedule=Straight(), sampler=Heun(steps=60, clip=0.0)))
     model = Consistency(
         model=TrigFlow(shape=(2,), network=TimeMLP(width=128, depth=3)), start="random", warmup=1000,
-        optimizer=Adam(lr=1e-3, decay_steps=4000), ema_decay=0.999,
+        optimizer=Adam(lr=3e-4, decay_steps=6000), ema_decay=0.999,
     )  # fmt: skip
 
     def batch_of(key):
@@ -319,7 +319,7 @@ def test_one_step_of_a_student_is_the_odes_map():
         return jax.lax.scan(body, state, keys)
 
     state = model.init(jax.random.key(0), batch_of(jax.random.key(1)))
-    state, _ = train(state, jax.random.split(jax.random.key(2), 4000))
+    state, _ = train(state, jax.random.split(jax.random.key(2), 6000))
     keys = sample_keys(7, 2000)
     ode = np.asarray(teacher.model.sampler(teacher.model.denoiser({}), Straight(), keys, (2,)))
     one = np.asarray(core.sample(model, state, sample_keys(7, 2000)))
