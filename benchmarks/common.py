@@ -24,7 +24,7 @@ from rows import Columns, Row, Rows, say
 
 from jaxgen.cli import parse
 from jaxgen.comparison.families import peak_bytes as peak_bytes
-from jaxgen.data import TFDS, BatchPlan, feed
+from jaxgen.data import TFDS, BatchPlan, ImageFolder, feed
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.models.classifier import Classifier
@@ -73,9 +73,12 @@ def measure_matmul_flops(sizes: tuple[int, ...] = (1024, 2048), calls: int = 3) 
 
 
 def with_data_dir(experiment: Experiment, data_dir: str) -> Experiment:
-    """The experiment, its data where they lie: in a folder of tensorflow-datasets, if they are of these."""
+    """The experiment, its data where they lie: in a folder of tensorflow-datasets, if they are of these, or in one of
+    pictures."""
     if isinstance(experiment.data, TFDS) and data_dir:
         return replace(experiment, data=replace(experiment.data, data_dir=data_dir))
+    if isinstance(experiment.data, ImageFolder) and data_dir:
+        return replace(experiment, data=replace(experiment.data, folder=data_dir))
     return experiment
 
 

@@ -47,7 +47,7 @@ class Options:
     scripts: tuple[str, ...] = ()
     """All that have such a preset when none is named."""
     data_dir: str = ""
-    """Folder of tensorflow-datasets, for mnist."""
+    """Folder of tensorflow-datasets, for mnist; of pictures, for sprites."""
     num: int = 2000
     """Samples that are scored."""
     limit: OptionalCount = 0

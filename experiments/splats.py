@@ -7,7 +7,7 @@
     jaxgen render runs/splats-analytic-0 --turntable 60
     jaxgen weights export-ply runs/splats-analytic-0 scene.ply                 # for viewers of splats
 
-Not yet run to the end: analytic, blender, colmap. The paper: 35.78 dB on Lego at 800 px after 30,000 steps.
+Not yet run to the end: blender, colmap. The paper: 35.78 dB on Lego at 800 px after 30,000 steps.
 """
 
 from jaxgen.cli.train import main
