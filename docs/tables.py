@@ -223,10 +223,73 @@ def vocoders_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def few_steps_table(found: dict[str, Any]) -> str:
+    """Fréchet distance and recall by the number of network evaluations, a row for each run."""
+    counts = sorted({point["evaluations"] for point in found["points"]})
+    heads = " | ".join(str(n) for n in counts)
+    rows = [f"| evaluations a sample | {heads} |", "|---" + "|---:" * len(counts) + "|"]
+    for run in dict.fromkeys(point["run"] for point in found["points"]):
+        there = {point["evaluations"]: point for point in found["points"] if point["run"] == run}
+        cells = [f"{there[n]['distance']:.2f} ({there[n]['recall']:.2f})" if n in there else "" for n in counts]
+        rows.append(f"| {run.rsplit('-', 1)[0]} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def one_step_table(found: dict[str, Any]) -> str:
+    """How far maps of few steps are from the ODE's."""
+    rows = ["| run | evaluations | error of the map | Wasserstein distance to data |", "|---|---:|---:|---:|"]
+    for row in found["results"]:
+        name, _, _ = row["case"].partition(",")
+        error = f"{100 * row['error']:.1f} %" if row["error"] else ""
+        rows.append(f"| {name.rsplit('-', 1)[0]} | {row['evaluations']} | {error} | {row['w2']:.3f} |")
+    return "\n".join(rows)
+
+
+def text_priors_table(found: dict[str, Any]) -> str:
+    """Nats of held-out text, and of drawn texts by the GPT."""
+    rows = ["| | parameters | windows seen | nats a character | of its texts, by GPT |", "|---|---:|---:|---:|---:|"]
+    for row in found["results"]:
+        cells = [""] * 4
+        if "held_out" in row:
+            nats = row["held_out"]["nats_per_token"]["mean"]
+            cells[:3] = f"{row['parameters']:,}", f"{row['windows']:,}", f"{'at most ' * row['bound']}{nats:.3f}"
+        if "nats_by_gpt" in row:
+            cells[3] = f"{row['nats_by_gpt']:.2f}"
+        rows.append("| " + " | ".join([row["case"], *cells]) + " |")
+    return "\n".join(rows)
+
+
+def optimizers_table(found: dict[str, Any]) -> str:
+    """Held-out numbers of optimizers at equal steps."""
+    rows = ["| preset | optimizer | rate | steps | held out | minutes |", "|---|---|---:|---:|---:|---:|"]
+    for row in found["results"]:
+        number = estimate(row["numbers"][row["metric"]], ".4f")
+        edge = ", an end of the grid" if row["edge"] else ""
+        rows.append(
+            f"| {row['name']} | {row['optimizer']} | {row['rate']:.2g}{edge} | {row['steps']:,} | {number} | "
+            f"{row['seconds'] / 60:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def averages_table(found: dict[str, Any]) -> str:
+    """Averages of a run's parameters by their length: how well they are made afterwards, and what they score."""
+    (result,) = found["results"]
+    rows = ["| length | made afterwards, off by | held-out error | Fréchet distance |", "|---|---:|---:|---:|"]
+    for error, distance in zip(result["error_by_length"], result["distance_by_length"], strict=True):
+        length = f"{error['length']:g}" if error["length"] else "none"
+        made = result["made_afterwards"].get(length)
+        off = f"{made['apart']:.1e}" if made else ""
+        rows.append(f"| {length} | {off} | {error['value']:.4f} | {distance['value']:.2f} |")
+    return "\n".join(rows)
+
+
 TABLES = {
     "anomaly": anomaly_table, "accuracy": accuracy_table, "latents": latents_table, "styles": styles_table,
     "enlarging": enlarging_table, "objects": objects_table,
     "sounds": sounds_table, "vocoders": vocoders_table, "restoration": restoration_table,
     "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
     "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
+    "few_steps": few_steps_table, "one_step": one_step_table, "text_priors": text_priors_table,
+    "optimizers": optimizers_table, "averages": averages_table,
 }  # fmt: skip
