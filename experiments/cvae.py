@@ -3,7 +3,7 @@
     python experiments/cvae.py digits      # 1 minute on two cores
     jaxgen sample runs/cvae-digits-0 --cond 7
 
-Not yet run to the end: emoji, mnist.
+CPU minutes (docs/presets.md): digits 0.1, mnist 3. Not yet run to the end: emoji.
 """
 
 from jaxgen.cli.train import main
