@@ -8,8 +8,8 @@
 
 shakespeare_char_cpu has the sizes of the preset of gpt.py and its data: nats_per_token, a bound here, stands beside
 GPT's. Half of the tokens of a batch are predicted where GPT predicts all, so that it needs more steps. Of another first
-stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places as it has. Not
-yet run: digits, emoji, shakespeare_char_cpu, shakespeare_char.
+stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places as it has. CPU
+minutes (docs/presets.md): digits 4. Not yet run to the end: emoji, shakespeare_char_cpu, shakespeare_char.
 """
 
 from jaxgen.cli.train import main

@@ -6,7 +6,8 @@
     jaxgen render runs/ngp-analytic-0 --turntable 60 --lattice 192
 
 lego_small takes 7 minutes of one core and comes to 32.0 dB over the 12 held-out views, analytic 4 minutes and 30.3 dB,
-its depths 0.9 % off. Not yet run: demo, blender. The paper: 36.39 dB on Lego at 800 px.
+its depths 0.9 % off. CPU minutes (docs/presets.md): demo 0.6. Not yet run to the end: blender. The paper: 36.39 dB on
+Lego at 800 px.
 """
 
 from jaxgen.cli.train import main
