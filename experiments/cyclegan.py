@@ -5,7 +5,7 @@
     python experiments/cyclegan.py folder --data.sources.folder A --data.targets.folder B
     jaxgen sample runs/cyclegan-folder-0 --image picture.png
 
-folder is the paper's setting at 256 px. mnist takes 8 minutes of one core. Not yet run to the end: emoji, folder.
+folder is the paper's setting at 256 px. mnist takes 10 minutes of one core. Not yet run to the end: emoji, folder.
 """
 
 from jaxgen.cli.train import main
