@@ -1,8 +1,8 @@
 """GPT and masked diffusion on the same characters: the bound of one beside the likelihood of the other, and what a GPT
 makes of texts that diffusion draws in few steps and in many.
 
-    python benchmarks/text_priors.py ../shared/data/tinyshakespeare.txt            # 45 CPU minutes of one core
-    python benchmarks/text_priors.py tinyshakespeare.txt --priors gpt mdlm         # 25
+    python benchmarks/text_priors.py ../shared/data/tinyshakespeare.txt            # 50 CPU minutes of one core
+    python benchmarks/text_priors.py tinyshakespeare.txt --priors gpt mdlm         # 35
 
 gpt and mdlm are the presets `shakespeare_char_cpu` of both scripts, of one size; gpt_longer is the GPT on as many
 windows as mdlm sees. Nats a character are of the last tenth of the text, of the 64 characters after the first of each
