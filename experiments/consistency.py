@@ -6,8 +6,9 @@
     jaxgen sample runs/consistency-digits-0 --steps 2
 
 With --codec.run RUN, the distilled presets learn from any diffusion run: network, conditions and data are then those of
-that run. emoji distils latents, with the teacher's guidance built in. Not yet run to the end: toy, toy_distilled,
-digits, digits_distilled, mnist, emoji, cifar10 (the paper: FID 2.85 in one step, 2.06 in two).
+that run. emoji distils latents, with the teacher's guidance built in. CPU minutes (docs/presets.md): digits_distilled
+11. Not yet run to the end: toy, toy_distilled, digits, mnist, emoji, cifar10 (the paper: FID 2.85 in one step, 2.06 in
+two).
 """
 
 from jaxgen.cli.train import main

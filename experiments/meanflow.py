@@ -6,8 +6,8 @@
     jaxgen weights import-taesd ../shared/data/taef2 runs/taef2-64     # the first stage of emoji
     python experiments/meanflow.py emoji
 
-Not yet run to the end: toy, digits, mnist, emoji (latents of 64 x 64 pictures). imagenet has the paper's setting for
-DiT-B/4 with its table 1: FID 11.4 with guidance in one step.
+CPU minutes (docs/presets.md): digits 20. Not yet run to the end: toy, mnist, emoji (latents of 64 x 64 pictures).
+imagenet has the paper's setting for DiT-B/4 with its table 1: FID 11.4 with guidance in one step.
 """
 
 from jaxgen.cli.train import main
