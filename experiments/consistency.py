@@ -7,7 +7,7 @@
 
 With --codec.run RUN, the distilled presets learn from any diffusion run: network, conditions and data are then those of
 that run. emoji distils latents, with the teacher's guidance built in. CPU minutes (docs/presets.md): digits_distilled
-11. Not yet run to the end: toy, toy_distilled, digits, mnist, emoji, cifar10 (the paper: FID 2.85 in one step, 2.06 in
+11. Not yet run to the end: toy, digits, mnist, emoji, cifar10 (the paper: FID 2.85 in one step, 2.06 in
 two).
 """
 
