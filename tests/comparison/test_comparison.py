@@ -45,6 +45,8 @@ def test_what_is_chosen_has_the_preset():
         families.chosen(ROOT / "experiments", "digits", ("vea", "glow"))
     with pytest.raises(UserError, match="no data set that two families have a preset for"):
         families.chosen(ROOT / "experiments", "digit")
+    with pytest.raises(UserError, match="one family was named, vae: name two or more"):
+        families.chosen(ROOT / "experiments", "digits", ("vae",))
 
 
 def row(family, kind, seed, fd, other, **scores):
