@@ -5,7 +5,7 @@
     jaxgen sample runs/vit_generator-emoji-0 --image drawing.png    # of any size
 
 From image to image, so it is trained as pix2pix's generator is, in the place of the U-Net; as an autoencoder of codes
-it is vit_vqgan.py. Not yet run: emoji, folder.
+it is vit_vqgan.py. CPU minutes (docs/presets.md): emoji 11. Not yet run to the end: folder.
 """
 
 from jaxgen.cli.train import main
