@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from rows import Columns, Row, Rows, say
+from rows import Columns, Row, Rows, placeless, say
 
 from jaxgen.cli import parse
 from jaxgen.comparison.families import peak_bytes as peak_bytes
@@ -48,8 +48,7 @@ QUICK_CALL = 2.0
 def provenance(matmul: float | None = None) -> dict[str, Any]:
     """Where and when a number was taken, and with what. matmul: this machine's FLOP/s, measured when not given."""
     facts = environment()
-    # Folders by name: where they lie on this machine helps nobody.
-    facts["command"] = " ".join(Path(word).name if word.startswith("/") else word for word in facts["command"].split())
+    facts["command"] = " ".join(placeless(facts["command"].split()))
     with contextlib.suppress(PackageNotFoundError):
         facts["versions"]["torch"] = version("torch")
     return {**facts, "platform": jax.devices()[0].platform, "matmul_flops": matmul or measure_matmul_flops()}

@@ -1,6 +1,6 @@
 """Few-step models of points in the plane beside the probability-flow ODE that they stand for, from the same noise.
 
-    for name in flow_matching meanflow shortcut; do python experiments/$name.py toy; done
+    for name in flow_matching meanflow; do python experiments/$name.py toy; done
     python experiments/consistency.py toy_distilled
     python benchmarks/one_step.py runs/flow_matching-toy-0 runs/consistency-toy_distilled-0 runs/meanflow-toy-0
 

@@ -34,15 +34,26 @@ def say(case: str, side: str, phase: str) -> None:
     print(f"[{time.perf_counter() - BEGAN:6.1f} s] {case}: {side}, {phase}", file=sys.stderr, flush=True)
 
 
+def placeless(value: Any) -> Any:
+    """JSON without this machine's folders: of absolute paths the last name, places in the checkout relative to it."""
+    if isinstance(value, dict):
+        return {name: placeless(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [placeless(item) for item in value]
+    if not isinstance(value, str) or not value.startswith("/"):
+        return value
+    inside = value.removeprefix(f"{ROOT}/")
+    return inside if inside != value else Path(value).name
+
+
 def settings_of(options: Any) -> Row:
-    """The options that rows of one file have in common, as JSON has them; places in the checkout are relative to it."""
+    """The options that rows of one file have in common, as JSON has them."""
     found = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in NO_SETTINGS}
-    found = {name: v.removeprefix(f"{ROOT}/") if isinstance(v, str) else v for name, v in found.items()}
     plain = (int, float, str, bool, type(None))
-    return {
+    return placeless({
         name: value if isinstance(value, plain) else list(value) if isinstance(value, tuple) else repr(value)
         for name, value in found.items()
-    }
+    })  # fmt: skip
 
 
 class Rows:

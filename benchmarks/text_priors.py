@@ -21,7 +21,7 @@ import common
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rows import Row
+from rows import Row, placeless
 
 from jaxgen import core
 from jaxgen.api.run import Run
@@ -103,7 +103,7 @@ def measured(run: Run) -> Row:
     return {
         "parameters": core.count_params(run.state.params), "steps": run.step,
         "windows": run.step * run.experiment.batch_size, "bound": isinstance(model, MDLM),
-        "held_out": numbers, "training_seconds": timing[-1]["time"], "experiment": to_json(run.experiment),
+        "held_out": numbers, "training_seconds": timing[-1]["time"], "experiment": placeless(to_json(run.experiment)),
     }  # fmt: skip
 
 

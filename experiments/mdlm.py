@@ -9,8 +9,8 @@
 shakespeare_char_cpu has the sizes of the preset of gpt.py and its data: nats_per_token, a bound here, stands beside
 GPT's. Half of the tokens of a batch are predicted where GPT predicts all, so that it needs more steps; at GPT's rate of
 3e-3 it stays at the frequencies of characters. Of another first stage: --codec.run RUN, with --model.network.vocab and
---model.network.window as many codes and places as it has. shakespeare_char_cpu takes 27. CPU minutes (docs/presets.md):
-digits 4. Not yet run to the end: emoji, shakespeare_char.
+--model.network.window as many codes and places as it has. shakespeare_char_cpu takes 27 minutes of
+one core (docs/studies.md). CPU minutes (docs/presets.md): digits 4. Not yet run to the end: emoji, shakespeare_char.
 """
 
 from jaxgen.cli.train import main

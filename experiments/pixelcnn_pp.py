@@ -15,6 +15,11 @@ from jaxgen.nets.pixelcnn_pp import PixelCNNPP
 from jaxgen.ops.levels import LogisticMixture
 from jaxgen.optim import Adam
 
+COLOUR = {
+    "network": PixelCNNPP(width=32, blocks=2, dropout=0.2), "likelihood": LogisticMixture(components=5),
+    "ema_decay": 0.999,
+}  # fmt: skip
+
 PRESETS = {
     "smoke": Experiment(
         model=PixelCNN(
@@ -35,8 +40,7 @@ PRESETS = {
     ),
     "emoji": Experiment(
         model=PixelCNN(
-            shape=(32, 32, 3), network=PixelCNNPP(width=32, blocks=2, dropout=0.2), num_classes=9,
-            likelihood=LogisticMixture(components=5), ema_decay=0.999,
+            shape=(32, 32, 3), num_classes=9, **COLOUR,
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
         ),
         data=Emoji(size=32), batch_size=16, steps=4000, steps_per_call=10, log_every=100, sample_every=1000,
@@ -44,8 +48,7 @@ PRESETS = {
     ),
     "sprites": Experiment(
         model=PixelCNN(
-            shape=(16, 16, 3), network=PixelCNNPP(width=32, blocks=2, dropout=0.2), num_classes=43,
-            likelihood=LogisticMixture(components=5), ema_decay=0.999,
+            shape=(16, 16, 3), num_classes=43, **COLOUR,
             optimizer=Adam(lr=1e-3, warmup=100, decay_steps=2000, clip=1.0),
         ),
         data=ImageFolder(size=16), batch_size=32, steps=2000, steps_per_call=10, log_every=50, sample_every=500,

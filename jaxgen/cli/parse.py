@@ -109,7 +109,7 @@ def _first_line(panel: str, prog: str) -> str:
     for line, following in pairwise(words):
         if line.startswith("Perhaps you meant"):
             hint = f" (did you mean {following.split()[0].rstrip(',')}?)"
-    return f"{message.rstrip('.') or 'the flags cannot be read'}{hint}; see {prog} --help"
+    return f"{message.removesuffix('.') or 'the flags cannot be read'}{hint}; see {prog} --help"
 
 
 def run(main: Callable[[], None]) -> None:

@@ -71,14 +71,14 @@ def chosen(folder: Path, data: str, wanted: tuple[str, ...] = ()) -> dict[Family
     if unknown := set(wanted) - {family.script for family in FAMILIES}:
         known = ", ".join(family.script for family in FAMILIES)
         raise UserError(f"{', '.join(sorted(unknown))} is no family to compare: choose from {known}")
+    if len(wanted) == 1:
+        raise UserError(f"one family was named, {wanted[0]}: name two or more, or none for all")
     found = {}
     for family in FAMILIES:
         if family.script in there and (not wanted or family.script in wanted):
             known = presets(there[family.script])
             if data in known and (not family.first or data in presets(there[family.first])):
                 found[family] = known[data]
-    if len(found) < 2 and len(wanted) == 1:
-        raise UserError(f"one family was named, {wanted[0]}: name two or more, or none for all")
     if len(found) < 2:
         raise UserError(f"{data!r} is no data set that two families have a preset for: choose digits, emoji or mnist")
     return found

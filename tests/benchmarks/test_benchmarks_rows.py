@@ -150,3 +150,8 @@ def test_peers_apart_by_how_they_run():
     row = common.against_peer({**ms, "torch.compile contiguous": {"median": 1.0}}, "ours")
     assert (row["compiled"], row["compiled_ratio"]) == ("torch.compile contiguous", 0.5)
     assert common.ratio(row, "compiled") == "0.50"
+
+
+def test_results_do_not_tell_folders_of_the_machine():
+    here = {"out": f"{rows.ROOT}/runs/x", "files": ["/home/me/text.txt", "a/b", 1], "none": None}
+    assert rows.placeless(here) == {"out": "runs/x", "files": ["text.txt", "a/b", 1], "none": None}
