@@ -1,14 +1,14 @@
 """The autoencoder of latent diffusion (arXiv:2112.10752): images as small maps of latents and back, a first stage.
 
-    python experiments/autoencoder_kl.py emoji              # 64 px, latents 16 x 16 x 4
+    python experiments/autoencoder_kl.py emoji              # 32 px, latents 8 x 8 x 4
     python experiments/autoencoder_kl.py sprites --data.folder DIR
     python experiments/autoencoder_kl.py f8 --model.perceptual VGG16 HEADS
-    python experiments/latent_diffusion.py emoji --codec.run runs/autoencoder_kl-emoji-0 --model.shape 16 16 4
+    python experiments/latent_diffusion.py emoji --codec.run runs/autoencoder_kl-emoji-0 \\
+        --model.shape 8 8 4 --data.data.size 32
 
 f8 and f4 have LPIPS by weights that `jaxgen weights convert vgg16` and `lpips_vgg` wrote. Their settings are those of
 the published KL-f8, whose network is Stable Diffusion's, and KL-f4: after 246,803 and 176,991 steps PSNR is 24.19 and
-27.53 dB, FID of reconstructions 0.90 and 0.27, on ImageNet's validation set. Not yet run: emoji,
-sprites, f8, f4.
+27.53 dB, FID of reconstructions 0.90 and 0.27, on ImageNet's validation set. Not yet run: emoji, sprites, f8, f4.
 """
 
 from dataclasses import replace
@@ -23,13 +23,13 @@ from jaxgen.ops.gan import NonSaturating
 from jaxgen.optim import Adam
 
 SMALL = AutoencoderKL(
-    shape=(64, 64, 3), generator=KLCoder(widths=(16, 32, 64), blocks=1, groups=8),
+    shape=(32, 32, 3), generator=KLCoder(widths=(16, 32, 64), blocks=1, groups=8),
     critic=PatchCritic(channels=(24, 48, 96)), gan_start=2000, ema_decay=0.999,
     optimizer=Adam(lr=1e-3, b1=0.9, b2=0.99, warmup=200, decay_steps=3000, final=0.1),
     critic_optimizer=Adam(lr=2e-4, b1=0.5),
 )  # fmt: skip
 EMOJI = Experiment(
-    model=SMALL, data=Emoji(size=64), batch_size=16, steps=3000, steps_per_call=10, log_every=50, save_every=500,
+    model=SMALL, data=Emoji(size=32), batch_size=16, steps=3000, steps_per_call=10, log_every=50, save_every=500,
     sample_every=1000,
 )  # fmt: skip
 
@@ -53,8 +53,7 @@ PRESETS = {
         num_samples=16,
     ),
     "emoji": EMOJI,
-    # 32 px, latents 8 x 8 x 4.
-    "sprites": replace(EMOJI, model=replace(SMALL, shape=(32, 32, 3)), data=ImageFolder(size=32)),
+    "sprites": replace(EMOJI, data=ImageFolder(size=32)),
     "f8": F8,
     "f4": replace(F8, model=replace(F8.model, generator=KLCoder(widths=(128, 256, 512), latent=3)), steps=177_000),
 }  # fmt: skip

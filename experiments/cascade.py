@@ -8,7 +8,7 @@
 The network is told how much noise is on the small picture. What it takes at sampling is --level, from 0 to
 model.augment; benchmarks/cascade.py compares them. A first stage is any run that draws such small pictures.
 
-Not yet run to the end: base, emoji, emoji64 (16 to 64 pixels), emoji_t5 (told captions by T5, see text_to_image.py).
+Not yet run to the end: base, emoji, emoji_t5 (told captions by T5, see text_to_image.py).
 """
 
 from dataclasses import replace
@@ -64,14 +64,6 @@ PRESETS = {
         data=SMALL, **LOOP,
     ),
     "emoji": EMOJI,
-    "emoji64": replace(
-        EMOJI, data=replace(LARGE, data=Mirrored(data=Emoji(size=64, label="none"))),
-        model=replace(
-            EMOJI.model, shape=(64, 64, 3), factor=4,
-            network=UNet(64, (1, 2, 2), 2, (), cross_attention=(8,), pooled_context=True, patch=2),
-        ),
-        steps=20_000, save_every=1000, sample_every=5000,
-    ),
     "emoji_t5": replace(
         EMOJI, model=replace(EMOJI.model, text=T5Encoder(window=16)), trainable="network/.*",
         data=replace(LARGE, tokenizer="t5", vocabulary="t5-small"),

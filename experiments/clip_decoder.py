@@ -6,10 +6,9 @@
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0 --cascade \\
         runs/cascade-emoji-0                         # enlarged as well
 
-`jaxgen sample RUN` draws variations of held-out pictures. Not yet run: emoji, emoji32 (32 pixels).
+`jaxgen sample RUN` draws variations of held-out pictures. Not yet run: emoji.
 """
 
-from dataclasses import replace
 
 from jaxgen.cli.train import main
 from jaxgen.data import Emoji, Mirrored
@@ -49,10 +48,6 @@ PRESETS = {
         batch_size=16, steps=20, steps_per_call=5, log_every=10, save_every=10, sample_every=10, num_samples=8,
     ),
     "emoji": EMOJI,
-    "emoji32": replace(
-        EMOJI, data=replace(EMOJI.data, size=32), steps=20_000, save_every=1000, sample_every=5000,
-        model=replace(EMOJI.model, shape=(32, 32, 3), network=UNet(64, (1, 2, 2), 2, (8,), cross_attention=(8,))),
-    ),
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ PRESETS = {
     "mnist": Experiment(
         model=Consistency(
             model=TrigFlow(shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2)),
-            sampler=Renoised(steps=2), warmup=3000, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=12_000, clip=1.0),
+            sampler=Renoised(steps=2), warmup=2000, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=6000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=12_000, steps_per_call=20, log_every=100, sample_every=2000,
+        data=TFDS(name="mnist"), batch_size=64, steps=6000, steps_per_call=20, log_every=100, sample_every=2000,
         save_every=1000,
     ),
     # A student of `latent_diffusion.py emoji`.

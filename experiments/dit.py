@@ -3,10 +3,10 @@
     python experiments/dit.py digits         # 1.3 M parameters, 8 x 8 digits
     python experiments/dit.py digits_repa    # its tokens aligned to features of runs/classifier-digits-0 (REPA)
 
-*_repa are the same aligned to a frozen run (arXiv:2410.06940), that of experiments/classifier.py digits or
-experiments/clip.py emoji; another by --codec.run. CPU minutes (docs/presets.md): digits 11. Not yet run to the end:
-digits_repa, emoji16, emoji16_repa, emoji (the tiny size, 4.2 M), emoji_repa, emoji_large (DiT-S/2, 32 M, for a GPU),
-mnist (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27, DiT-XL/2 on ImageNet-256 latents.
+digits_repa is digits aligned to a frozen run (arXiv:2410.06940), that of experiments/classifier.py digits; another by
+--codec.run. CPU minutes (docs/presets.md): digits 11. Not yet run to the end: digits_repa, emoji16, emoji_large
+(DiT-S/2, 32 M, for a GPU), mnist (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27,
+DiT-XL/2 on ImageNet-256 latents.
 """
 
 from dataclasses import replace
@@ -51,20 +51,11 @@ PRESETS = {
     ),
     "emoji16": Experiment(
         model=FlowMatching(
-            shape=(16, 16, 3), network=dit("tiny"), sampler=Heun(steps=25, clip=0.0), logit_std=1.0, ema_decay=0.999,
-            num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
-            optimizer=Adam(lr=5e-4, warmup=500, clip=1.0),
+            shape=(16, 16, 3), network=DiT(width=128, depth=6, heads=4, patch=2), sampler=Heun(steps=25, clip=0.0),
+            logit_std=1.0, ema_decay=0.999, num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
-        data=Emoji(size=16), batch_size=64, steps=20_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
-    ),
-    "emoji": Experiment(
-        model=FlowMatching(
-            shape=(32, 32, 3), network=dit("tiny", 4), sampler=Heun(steps=25, clip=0.0), logit_std=1.0,
-            ema_decay=0.999, num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
-            optimizer=Adam(lr=5e-4, warmup=500, clip=1.0),
-        ),
-        data=Emoji(size=32), batch_size=64, steps=20_000, steps_per_call=10, log_every=50, sample_every=1000,
+        data=Emoji(size=16), batch_size=32, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
         save_every=500, num_samples=72,
     ),
     "emoji_large": Experiment(
@@ -80,9 +71,9 @@ PRESETS = {
         model=DDPM(
             shape=(28, 28, 1), network=DiT(width=128, depth=4, heads=4, patch=4), schedule=Cosine(num_steps=1000),
             objective="hybrid", sampler=DPMSolverPP(steps=25), ema_decay=0.999, num_classes=10, class_dropout=0.1,
-            optimizer=Adam(lr=5e-4, warmup=500, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=128, steps=20_000, steps_per_call=20, log_every=100, sample_every=2000,
+        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000, num_samples=80,
     ),
     "cifar10": Experiment(
@@ -107,8 +98,6 @@ PRESETS = {
 }  # fmt: skip
 PRESETS |= {
     "digits_repa": repa(PRESETS["digits"], "runs/classifier-digits-0"),
-    "emoji16_repa": repa(PRESETS["emoji16"], "runs/clip-emoji-0"),
-    "emoji_repa": repa(PRESETS["emoji"], "runs/clip-emoji-0"),
 }
 
 if __name__ == "__main__":

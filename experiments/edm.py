@@ -5,8 +5,8 @@
     python experiments/edm.py mnist
     python experiments/edm.py emoji_large    # 35.7 M parameters, for a GPU
 
-CPU minutes (docs/presets.md): toy 0.4, digits 7. Not yet run to the end: emoji16, emoji (18 M), emoji_large, mnist,
-cifar10 (56.5 M; the paper: FID 1.97 at 35 evaluations), imagenet64 (296 M; the paper: 1.36 at 511).
+CPU minutes (docs/presets.md): toy 0.4, digits 7. Not yet run to the end: emoji16, emoji_large, mnist, cifar10 (56.5 M;
+the paper: FID 1.97 at 35 evaluations), imagenet64 (296 M; the paper: 1.36 at 511).
 """
 
 from jaxgen.cli.train import main
@@ -47,18 +47,11 @@ PRESETS = {
     ),
     "emoji16": Experiment(
         model=EDM(
-            shape=(16, 16, 3), network=UNet(32, (1, 2, 4), 2, (8, 4), head_dim=32), ema_decay=0.999, num_classes=9,
-            class_dropout=0.1, guidance=Guidance(scale=2.0), optimizer=Adam(lr=5e-4, warmup=200, clip=1.0),
+            shape=(16, 16, 3), network=UNet(48, (1, 2, 4), 1, (4,), head_dim=48, patch=2), ema_decay=0.999,
+            num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
         ),
-        data=Emoji(size=16), batch_size=64, steps=10_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
-    ),
-    "emoji": Experiment(
-        model=EDM(
-            shape=(32, 32, 3), network=UNet(64, (1, 2, 2, 4), 2, (16, 8), head_dim=32), ema_decay=0.999, num_classes=9,
-            class_dropout=0.1, guidance=Guidance(scale=2.0), optimizer=Adam(lr=3e-4, warmup=500, clip=1.0),
-        ),
-        data=Emoji(size=32), batch_size=32, steps=20_000, steps_per_call=10, log_every=50, sample_every=1000,
+        data=Emoji(size=16), batch_size=32, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
         save_every=500, num_samples=72,
     ),
     "emoji_large": Experiment(

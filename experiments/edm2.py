@@ -6,12 +6,12 @@
     jaxgen ema runs/edm2-digits-0 --lengths 0.03,0.05,0.1,0.15,0.2 --evaluate   # which one is best
     jaxgen sample runs/edm2-digits-0 --guide-step 500 --guidance 2              # away from an earlier snapshot
 
-Of digits 750 steps were run (docs/studies.md). Not yet run to the end: digits, emoji16, mnist, cifar10 (EDM's data and
-batches, not in the paper), imagenet64 (size S of the paper's table 6: 280 M parameters, FID 1.58 at 63 evaluations).
+Of digits 750 steps were run (docs/studies.md). Not yet run to the end: digits, mnist, cifar10 (EDM's data and batches,
+not in the paper), imagenet64 (size S of the paper's table 6: 280 M parameters, FID 1.58 at 63 evaluations).
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.data import TFDS, Digits
 from jaxgen.experiment import Experiment
 from jaxgen.models.edm import EDM
 from jaxgen.nets.unet_mp import MPUNet, edm2_s
@@ -37,14 +37,6 @@ PRESETS = {
         ),
         data=Digits(), batch_size=128, steps=2500, log_every=100, sample_every=500, save_every=500,
         snapshot_every=100, num_samples=80,
-    ),
-    "emoji16": Experiment(
-        model=EDM(
-            shape=(16, 16, 3), network=MPUNet(32, (1, 2, 4), 1, (8, 4), head_dim=32), num_classes=9, uncertainty=64,
-            ema_lengths=LENGTHS, optimizer=Adam(lr=0.01, b2=0.99, warmup=200, t_ref=2000),
-        ),
-        data=Emoji(size=16), batch_size=64, steps=10_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, snapshot_every=250, num_samples=72,
     ),
     "mnist": Experiment(
         model=EDM(

@@ -3,17 +3,15 @@
     python experiments/improved_ddpm.py digits     # 8 x 8 digits, minutes on two cores
     jaxgen evaluate runs/improved_ddpm-digits-0    # bits_per_dim, over all 1,000 steps
 
-CPU minutes (docs/presets.md): digits 8, mnist 61. Not yet run to the end: emoji16, emoji (18 M parameters), cifar10
-(52.5 M; the paper: FID 2.90 after 500,000 steps, or 2.94 bits/dim trained on the bound, --model.objective vlb),
-imagenet64 (121 M).
+CPU minutes (docs/presets.md): digits 8, mnist 61. Not yet run to the end: cifar10 (52.5 M; the paper: FID 2.90 after
+500,000 steps, or 2.94 bits/dim trained on the bound, --model.objective vlb), imagenet64 (121 M).
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.data import TFDS, Digits
 from jaxgen.experiment import Experiment
 from jaxgen.models.ddpm import DDPM
 from jaxgen.nets.unet import UNet, improved32
-from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.samplers import DDIM, Ancestral
 from jaxgen.ops.schedules import Cosine
 from jaxgen.optim import Adam
@@ -35,26 +33,6 @@ PRESETS = {
             bound_steps=1000, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500,
-    ),
-    "emoji16": Experiment(
-        model=DDPM(
-            shape=(16, 16, 3), network=UNet(32, (1, 2, 4), 2, (8, 4), head_dim=32, scale_shift=True),
-            schedule=Cosine(num_steps=1000), objective="hybrid", sampler=Ancestral(steps=100), ema_decay=0.999,
-            num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0), bound_steps=100,
-            optimizer=Adam(lr=5e-4, warmup=200, clip=1.0),
-        ),
-        data=Emoji(size=16), batch_size=64, steps=10_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
-    ),
-    "emoji": Experiment(
-        model=DDPM(
-            shape=(32, 32, 3), network=UNet(64, (1, 2, 2, 4), 2, (16, 8), head_dim=32, scale_shift=True),
-            schedule=Cosine(num_steps=1000), objective="hybrid", sampler=Ancestral(steps=100), ema_decay=0.999,
-            num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0), bound_steps=100,
-            optimizer=Adam(lr=3e-4, warmup=500, clip=1.0),
-        ),
-        data=Emoji(size=32), batch_size=32, steps=20_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
     ),
     "mnist": Experiment(
         model=DDPM(

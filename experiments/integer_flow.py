@@ -4,11 +4,11 @@
     python experiments/integer_flow.py mnist --data.data-dir DIR           # DIR as tensorflow-datasets prepared it
     jaxgen compress runs/integer_flow-digits-0 in.png out.jxg
 
-Not yet run to the end: emoji, mnist, cifar10. The paper: CIFAR-10 3.32 bits/dim.
+CPU minutes (docs/presets.md): digits 1.5. Not yet run to the end: mnist, cifar10. The paper: CIFAR-10 3.32 bits/dim.
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.data import TFDS, Digits
 from jaxgen.experiment import Experiment
 from jaxgen.models.integer_flow import IntegerFlow
 from jaxgen.nets.conditioners import CouplingResNet
@@ -31,14 +31,6 @@ PRESETS = {
             optimizer=Adam(lr=2e-3, warmup=100, decay_steps=1500, clip=1.0, weight_decay=0.1),
         ),
         data=Digits(), batch_size=64, steps=1500, log_every=100, sample_every=500, save_every=250, best="test/nats",
-    ),
-    "emoji": Experiment(
-        model=IntegerFlow(
-            shape=(32, 32, 3), network=CouplingResNet(48, 2), prior=CouplingResNet(64, 3), scales=8, ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=500, decay_steps=20_000, clip=1.0),
-        ),
-        data=Emoji(size=32), batch_size=32, steps=20_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, best="test/nats",
     ),
     # 0.06 G multiply-adds an image, so 0.36 GFLOP in training: 35 minutes of one core for 3,500 steps of 64.
     "mnist": Experiment(

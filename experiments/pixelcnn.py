@@ -4,14 +4,14 @@
     python experiments/pixelcnn.py mnist --data.data-dir DIR               # dynamically binarized
     jaxgen sample runs/pixelcnn-digits-0 --cond 7
 
-mnist takes 35 minutes of one core and comes to 84.9 nats. Not yet run to the end: emoji, mnist_large, cifar10. The
-papers: binary MNIST 81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated. CPU minutes (docs/presets.md): digits 11,
+mnist takes 35 minutes of one core and comes to 84.9 nats. Not yet run to the end: mnist_large, cifar10. The papers:
+binary MNIST 81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated. CPU minutes (docs/presets.md): digits 11,
 digits_plain 5.
 """
 
 from jaxgen.cli.train import main
 from jaxgen.codecs import Binarize
-from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.data import TFDS, Digits
 from jaxgen.experiment import Experiment
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn import GatedPixelCNN, PlainPixelCNN
@@ -40,14 +40,6 @@ PRESETS = {
             shape=(8, 8, 1), network=PlainPixelCNN(width=64, layers=5), optimizer=Adam(lr=1e-3, clip=1.0),
         ),
         codec=Binarize(), data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500,
-    ),
-    "emoji": Experiment(
-        model=PixelCNN(
-            shape=(16, 16, 3), network=GatedPixelCNN(width=48, layers=8, head=96), likelihood=Categorical(),
-            num_classes=9, ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=6000, clip=1.0),
-        ),
-        data=Emoji(size=16), batch_size=32, steps=6000, steps_per_call=20, log_every=100, sample_every=1000,
-        save_every=500, num_samples=72,
     ),
     # 0.18 M multiply-adds a pixel, so 0.85 GFLOP an image in training: 40 minutes of one core for 5,000 steps of 16.
     "mnist": Experiment(

@@ -3,13 +3,13 @@
     python experiments/score_matching.py toy       # eight Gaussians in the plane, 1.8 minutes on two cores
     python experiments/score_matching.py digits
 
-CPU minutes (docs/presets.md): toy 0.8, digits 8. Not yet run to the end: emoji16, emoji (18 M parameters), mnist,
-cifar10 (35.7 M; arXiv:2006.09011: FID 10.87), imagenet64 (116 M).
+CPU minutes (docs/presets.md): toy 0.8, digits 8. Not yet run to the end: mnist, cifar10 (35.7 M; arXiv:2006.09011: FID
+10.87), imagenet64 (116 M).
 """
 
 from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
-from jaxgen.data import TFDS, Digits, Emoji, Toy2D
+from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.models.score_matching import ScoreMatching
 from jaxgen.nets.time_mlp import TimeMLP
@@ -42,22 +42,6 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500,
-    ),
-    "emoji16": Experiment(
-        model=ScoreMatching(
-            shape=(16, 16, 3), network=UNet(32, (1, 2, 4), 2, (8, 4), head_dim=32), schedule=Geometric(100, 0.01, 25.0),
-            ema_decay=0.999, num_classes=9, optimizer=Adam(lr=5e-4, warmup=200, clip=1.0),
-        ),
-        data=Emoji(size=16), batch_size=64, steps=10_000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
-    ),
-    "emoji": Experiment(
-        model=ScoreMatching(
-            shape=(32, 32, 3), network=UNet(64, (1, 2, 2, 4), 2, (16, 8), head_dim=32), ema_decay=0.999, num_classes=9,
-            optimizer=Adam(lr=3e-4, warmup=500, clip=1.0),
-        ),
-        data=Emoji(size=32), batch_size=32, steps=20_000, steps_per_call=10, log_every=50, sample_every=2000,
-        save_every=500, num_samples=72,
     ),
     "mnist": Experiment(
         model=ScoreMatching(

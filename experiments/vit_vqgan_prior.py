@@ -5,8 +5,8 @@
     jaxgen sample runs/vit_vqgan_prior-emoji-0 --cond 0
     python experiments/vit_vqgan_prior.py emoji_maskgit       # all codes in eight steps instead (arXiv:2202.04200)
 
-emoji takes 23 minutes of one core, after 19 of the first stage. Not yet run: emoji_maskgit, imagenet,
-imagenet_maskgit. The paper: FID 4.17 on ImageNet-256 (1.7 billion parameters); MaskGIT 6.18 with its own first stage.
+emoji takes 23 minutes of one core, after 19 of the first stage. Not yet run: emoji_maskgit, imagenet, imagenet_maskgit.
+The paper: FID 4.17 on ImageNet-256 (1.7 billion parameters); MaskGIT 6.18 with its own first stage.
 """
 
 from jaxgen.cli.train import main

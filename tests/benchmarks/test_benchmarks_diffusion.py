@@ -105,7 +105,7 @@ def test_another_network_is_noticed(pipelines):
 
 def test_models_that_pipelines_have_no_words_for(pipelines):
     with pytest.raises(UserError, match="choose a preset without classes"):
-        pipelines.main(["emoji16"])
+        pipelines.main(["emoji"])
 
 
 # --- the curve ---
