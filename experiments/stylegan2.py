@@ -12,7 +12,7 @@ Not yet run to the end: emoji64, cifar10, celeba_hq256.
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.data import TFDS, Digits, Emoji, ImageFolder
 from jaxgen.experiment import Experiment
 from jaxgen.models.stylegan import StyleGAN
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
@@ -45,6 +45,15 @@ PRESETS = {
         ),
         data=Emoji(size=32), batch_size=32, steps=20_000, log_every=200, save_every=1000, sample_every=1000,
         num_samples=72,
+    ),
+    "sprites": Experiment(
+        model=StyleGAN(
+            shape=(16, 16, 3), latent=128, generator=StyleGAN2Generator(128, 2, 512, 64, 0.995),
+            critic=StyleGAN2Critic(512, 64), num_classes=43, mixing=0.0, path_length=0.0, r1=0.0016, ema_decay=0.999,
+            augment_target=0.6, augment_images=100_000,
+        ),
+        data=ImageFolder(size=16), batch_size=32, steps=10_000, log_every=200, save_every=1000, sample_every=1000,
+        num_samples=86,
     ),
     "emoji64": Experiment(
         model=StyleGAN(shape=(64, 64, 3), r1=0.0256, ema_decay=0.998, augment_target=0.6),
