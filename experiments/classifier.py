@@ -2,13 +2,14 @@
 
     python experiments/classifier.py mnist --data.data-dir DIR    # DIR holds mnist as tensorflow-datasets prepared it
     python experiments/classifier.py digits
+    python experiments/classifier.py sprites --data.folder DIR
     python experiments/classifier.py moving_digits    # of clips: which digit, and into which quadrant it sets out
 
 digits names 98 % of held-out pictures. CPU minutes (docs/presets.md): digits 0.2, emoji 11, moving_digits 1.0.
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji, MovingDigits
+from jaxgen.data import TFDS, Digits, Emoji, ImageFolder, MovingDigits
 from jaxgen.experiment import Experiment
 from jaxgen.models.classifier import Classifier
 from jaxgen.nets.conv import ConvEncoder
@@ -34,6 +35,20 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, weight_decay=1e-2),
         ),
         data=Emoji(size=32), batch_size=64, steps=3000, num_samples=72,
+    ),
+    "emoji16": Experiment(
+        model=Classifier(
+            shape=(16, 16, 3), trunk=ConvEncoder(channels=(32, 64, 128)), num_classes=9, ema_decay=0.99,
+            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, weight_decay=1e-2),
+        ),
+        data=Emoji(size=16), batch_size=64, steps=3000, num_samples=72,
+    ),
+    "sprites": Experiment(
+        model=Classifier(
+            shape=(16, 16, 3), trunk=ConvEncoder(channels=(32, 64, 128)), num_classes=43, ema_decay=0.99,
+            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, weight_decay=1e-2),
+        ),
+        data=ImageFolder(size=16), batch_size=64, steps=3000, num_samples=86,
     ),
     "moving_digits": Experiment(
         model=Classifier(
