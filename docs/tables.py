@@ -189,6 +189,26 @@ def enlarging_table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def prior_table(found: dict[str, Any]) -> str:
+    """How often captions are found again in pictures of embeddings, by where the embeddings come from."""
+    rows = ["| embedding from | cosine with the picture's | R@1 | R@10 |", "|---|---:|---:|---:|"]
+    for row in found["results"]:
+        if row["part"] == "retrieval":
+            shares = " | ".join(percent(row[f"text_to_image_{k}"]) for k in ("r1", "r10"))
+            rows.append(f"| {row['case']} | {estimate(row.get('cosine_with_picture'))} | {shares} |")
+    return "\n".join(rows)
+
+
+def levels_table(found: dict[str, Any]) -> str:
+    """PSNR and Fréchet distances of small pictures enlarged, by the level of noise."""
+    rows = ["| enlarged by | PSNR, dB | Fréchet distance, held-out pictures | pictures drawn |", "|---|---:|---:|---:|"]
+    for row in found["results"]:
+        if row["part"] == "levels":
+            kinds = [next(v for k, v in row.items() if k.startswith(f"fd_of_{of}")) for of in ("held_out", "drawn")]
+            rows.append(f"| {row['case']} | {estimate(row['psnr'], '.1f')} | {kinds[0]:.3g} | {kinds[1]:.3g} |")
+    return "\n".join(rows)
+
+
 def objects_table(found: dict[str, Any]) -> str:
     """Objects made of prompts, by the CLIP that did not teach them and by the one that did."""
     rows = ["| prompt | views retrieved by an unseen CLIP | by the teacher | rank among all names, unseen CLIP | s |",
@@ -286,7 +306,7 @@ def averages_table(found: dict[str, Any]) -> str:
 
 TABLES = {
     "anomaly": anomaly_table, "accuracy": accuracy_table, "latents": latents_table, "styles": styles_table,
-    "enlarging": enlarging_table, "objects": objects_table,
+    "enlarging": enlarging_table, "objects": objects_table, "prior": prior_table, "levels": levels_table,
     "sounds": sounds_table, "vocoders": vocoders_table, "restoration": restoration_table,
     "plans": plans_table, "scaling": scaling_table, "speed": speed_table, "families": families_table,
     "samplers": samplers_table, "claims": claims_table, "ablations": ablations_table, "presets": presets_table,
