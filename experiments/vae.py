@@ -2,8 +2,8 @@
 
     python experiments/vae.py mnist --data.data-dir DIR    # DIR holds mnist as tensorflow-datasets prepared it
 
-Dynamically binarized MNIST, 784-400-20, Adam 1e-3, batch 128, 20 epochs. CPU minutes (docs/presets.md): digits 0.2. Not
-yet run to the end: emoji, cifar10.
+Dynamically binarized MNIST, 784-400-20, Adam 1e-3, batch 128, 20 epochs. CPU minutes (docs/presets.md): digits 0.2,
+emoji 2. Not yet run to the end: cifar10.
 """
 
 from jaxgen.cli.train import main
