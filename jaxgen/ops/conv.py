@@ -17,7 +17,6 @@ Sizes = tuple[int, int]
 Pads = tuple[Sizes, ...]
 NONE: Pads = ((0, 0), (0, 0))
 NARROW = 8  # up to so many channels, one dilated convolution is faster than one for each phase
-TINY = 2  # for images of such sides XLA's CPU back end has only a naive loop: a product takes a fortieth of the time
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: Sizes = (1, 1), pads: Pads = NONE) -> jax.Array:
@@ -49,7 +48,9 @@ def _image_gradient(kernel: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads
             interleaved = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
             return interleaved.reshape(dy.shape[0], *size, kernel.shape[2])
         sizes = zip(kernel.shape[:2], pads, size, strides, dy.shape[1:3], strict=True)
-        around = [(k - 1 - lo, n - s * (m - 1) + lo - 1) for k, (lo, _), n, s, m in sizes]
+        around = tuple((k - 1 - lo, n - s * (m - 1) + lo - 1) for k, (lo, _), n, s, m in sizes)
+        if strides == (1, 1):
+            return _on_cpu(dy, flipped, strides, around)
         return lax.conv_general_dilated(dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=DIMS)
 
     # XLA's CPU convolutions give wrong results where padding is negative.
@@ -85,24 +86,35 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, strides: Sizes, pads: Pads, ta
     def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
         """dk[a, i, o] = sum_{b, p} x[b, s p + a - low, i] dy[b, p, o]."""
         sizes = zip(taps, pads, x.shape[1:3], strides, dy.shape[1:3], strict=True)
-        around = [(lo, k + s * (m - 1) - n - lo) for k, (lo, _), n, s, m in sizes]
+        around = tuple((lo, k + s * (m - 1) - n - lo) for k, (lo, _), n, s, m in sizes)
         x, dy = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
-        dk = lax.conv_general_dilated(x, dy, (1, 1), around, rhs_dilation=strides, dimension_numbers=DIMS)
+        dk = _on_cpu(x, dy, (1, 1), around, strides)
         return lax.optimization_barrier(dk).transpose(1, 2, 0, 3)
 
     return lax.platform_dependent(x, dy, cpu=plain, default=default)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: Sizes, pads: Pads) -> jax.Array:
-    fits = all(n + sum(pad) >= k for n, pad, k in zip(x.shape[1:3], pads, kernel.shape[:2], strict=True))
-    if max(x.shape[1:3]) > TINY or not fits:
-        return _xla(x, kernel, strides, pads)
+    default = partial(_xla, strides=strides, pads=pads)
+    if not _exceeds(x, kernel, pads):
+        return default(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=partial(_on_cpu, strides=strides, pads=pads), default=default)
 
-    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        under = patches(x, (kernel.shape[0], kernel.shape[1]), strides, pads)
-        return jnp.einsum("bhwi,io->bhwo", under, kernel.reshape(-1, kernel.shape[3]))
 
-    return lax.platform_dependent(x, kernel, cpu=product, default=partial(_xla, strides=strides, pads=pads))
+def _exceeds(x: jax.Array, kernel: jax.Array, pads: Pads, spread: Sizes = (1, 1)) -> bool:
+    """Whether the kernel, its taps `spread` pixels apart, is larger than the image and fits the padded one."""
+    reach = [s * (k - 1) + 1 for s, k in zip(spread, kernel.shape[:2], strict=True)]
+    room = [n + sum(pad) for n, pad in zip(x.shape[1:3], pads, strict=True)]
+    return any(r > n for r, n in zip(reach, x.shape[1:3])) and all(r <= n for r, n in zip(reach, room))
+
+
+def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Sizes, pads: Pads, spread: Sizes = (1, 1)) -> jax.Array:
+    """The convolution, the kernel's taps `spread` pixels apart. For a kernel larger than the image XLA's CPU back end
+    has only a naive loop, of a fiftieth of the speed: the image is padded beforehand."""
+    if _exceeds(x, kernel, pads, spread):
+        padding = [(lo, hi, 0) for lo, hi in ((0, 0), *pads, (0, 0))]
+        x, pads = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), padding)), NONE
+    return lax.conv_general_dilated(x, kernel, strides, pads, rhs_dilation=spread, dimension_numbers=DIMS)
 
 
 def patches(x: jax.Array, taps: Sizes, strides: Sizes, pads: Pads) -> jax.Array:
