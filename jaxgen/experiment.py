@@ -1,9 +1,7 @@
 """An experiment is a value: which model, on which data, for how long. Read from flags, written to JSON and back."""
 
 import dataclasses
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from jaxgen.codecs import Augmented, Pixels
 from jaxgen.core.capabilities import ScoresText
 from jaxgen.core.codec import Codec
 from jaxgen.core.compiled import abstract_state, evaluate
-from jaxgen.core.configuration import check_fields
+from jaxgen.core.configuration import check_fields, load_script
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel, with_field, with_networks
 from jaxgen.core.ranges import Count, OptionalCount, PathName, Samples, Seed
@@ -284,12 +282,7 @@ def scripts(folder: Path) -> dict[str, Path]:
 
 def presets(script: Path) -> dict[str, Experiment]:
     """PRESETS of an experiment script. Raises UserError when it has none."""
-    name = f"jaxgen_experiment_{script.stem}"
-    spec = importlib.util.spec_from_file_location(name, script)
-    assert spec and spec.loader, script  # a .py file always has them
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses defined in a script look their module up by name
-    spec.loader.exec_module(module)
+    module = load_script(script)
     if not isinstance(getattr(module, "PRESETS", None), dict):
         raise UserError(f"{script} defines no PRESETS: an experiment script is a dict of presets by name")
     return module.PRESETS

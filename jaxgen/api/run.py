@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxgen.codecs import Identity, Pixels
+from jaxgen.codecs import Binarize, Identity, Pixels
 from jaxgen.core.capabilities import Translates
 from jaxgen.core.codec import Codec
 from jaxgen.core.configuration import check_fields, check_value
@@ -55,7 +56,7 @@ class Run(Trained):
         *,
         seed: int = 0,
         cond: PyTree = None,
-        prompts: Sequence[str] = (),
+        prompts: Sequence[str] | str = (),
         negative: str | None = None,
         cascade: Sequence[Trained] = (),
         batch: int = 256,
@@ -77,15 +78,25 @@ class Run(Trained):
             return raw
         return cascading.continued(cascade, raw, seed, cascading.told(self, cond, prompts, num), negative, batch)
 
-    def _condition(self, num: int, cond: PyTree, prompts: Sequence[str], negative: str | None) -> PyTree:
+    def _condition(self, num: int, cond: PyTree, prompts: Sequence[str] | str, negative: str | None) -> PyTree:
         """What `num` samples are drawn under. Raises UserError for what does not go together."""
         if prompts:
             if cond is not None:
                 raise UserError("both cond and prompts were given: leave one of them out")
-            return prompting.conditions(self, prompts, num, negative)
+            return prompting.conditions(self, in_list(prompts), num, negative)
         if negative is not None:
             raise UserError("negative was given without prompts: say what is to be drawn")
-        return self.model.sample_cond(num, self.examples) if cond is None else cond
+        usual = self.model.sample_cond(num, self.examples)
+        if cond is None:
+            return usual
+        if usual is None:
+            name = type(self.experiment.model).__name__
+            raise UserError(f"cond was given, but {name} is not conditional: leave it out")
+        cond = jax.tree.map(np.asarray, cond, is_leaf=lambda part: isinstance(part, list))
+        for part in jax.tree.leaves(cond):
+            if part.shape[:1] != (num,):
+                raise UserError(f"cond has the shape {part.shape}: one condition for each of {num} samples is expected")
+        return cond
 
     def evaluate(
         self, split: str = "test", *, limit: int | None = None, batch: int = 200, seed: int = 0
@@ -142,7 +153,7 @@ class Run(Trained):
         num: int = 1,
         seed: int = 0,
         cond: PyTree = None,
-        prompts: Sequence[str] = (),
+        prompts: Sequence[str] | str = (),
         negative: str | None = None,
         strength: float = Edit.strength,
         resample: int = Edit.resample,
@@ -161,8 +172,10 @@ class Run(Trained):
         shape = image.shape if isinstance(model, Translates) else editing.shape_of(model, self.experiment.codec)
         if image.shape != tuple(shape):
             raise UserError(f"the picture has shape {image.shape}, the model draws {tuple(shape)}: resize it")
-        if mask is not None and mask.shape != (*image.shape[:2], 1):
-            raise UserError(f"the mask has shape {mask.shape}: bool{(*image.shape[:2], 1)} is expected")
+        if image.dtype != np.uint8:
+            raise UserError(f"the picture is {image.dtype}: uint8 is expected, from 0 to 255")
+        if mask is not None and (mask.shape != (*image.shape[:2], 1) or mask.dtype != bool):
+            raise UserError(f"the mask is {mask.dtype}{mask.shape}: bool{(*image.shape[:2], 1)} is expected")
         if not isinstance(model, Translates):
             cond = self._condition(num, cond, prompts, negative)
         keys = sample_keys(seed, num)
@@ -187,7 +200,7 @@ class Run(Trained):
     def guide(
         self,
         clip: Trained,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | str,
         *,
         num: int = 4,
         seed: int = 0,
@@ -204,6 +217,7 @@ class Run(Trained):
         check_fields(settings := settings or CLIPGuidance())
         if not prompts:
             raise UserError("no prompts were given: say what is to be drawn")
+        prompts = in_list(prompts)
         parts = [parts_of(prompt) for prompt in prompts]
         made = guided_pictures(self, clip, Wanted(parts, num, seed, classes), settings, batch)
         return made.x.reshape(len(prompts), num, *made.x.shape[1:])
@@ -275,7 +289,18 @@ def default_codec(model: GenerativeModel, data: Dataset) -> Codec:
     raw = data.batch_at(0, 0, 1)["x"]
     if raw.dtype != np.uint8:
         return Identity()
-    return model.natural_codec() or Pixels()
+    codec = model.natural_codec() or Pixels()
+    if isinstance(codec, Binarize) and raw.shape[-1] > 1:
+        raise UserError(
+            f"{type(model).__name__} draws black and white pixels, and pictures have {raw.shape[-1]} channels: pass "
+            "likelihood=DiscretizedLogistic(), or codec=Binarize() if each channel is to be black or white"
+        )
+    return codec
+
+
+def in_list(prompts: Sequence[str] | str) -> Sequence[str]:
+    """The prompts, of which one may be given alone."""
+    return (prompts,) if isinstance(prompts, str) else prompts
 
 
 def _run(trained: Trained) -> Run:

@@ -46,7 +46,8 @@ class AppOptions:
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder."""
     trust: tuple[str, ...] = ()
-    """Modules of your own that define the runs' models, data or codecs. They are imported, which runs their code."""
+    """Modules of your own, or scripts by their paths, that define the runs' models, data or codecs. They are imported,
+    which runs their code."""
 
 
 def command(args: list[str]) -> None:

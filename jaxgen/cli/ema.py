@@ -18,7 +18,7 @@ from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import Trained, check_new, restore
-from jaxgen.runs.snapshots import rebuild
+from jaxgen.runs.snapshots import lengths_of, rebuild
 from jaxgen.runtime.reading import user_path
 from jaxgen.scoring import features
 from jaxgen.scoring.records import Scoring, score_run
@@ -63,6 +63,7 @@ def ema(asked: Asked) -> None:
     """Makes or measures what was asked by `EmaOptions`."""
     options, run = asked.options, asked.run
     lengths = parse_lengths(options.lengths) + ((options.length,) if options.length else ())
+    lengths_of(run.experiment())  # which refuses a run that keeps no averages
     if not lengths:
         raise UserError("no length was named: pass --length 0.1, or --lengths 0.03,0.05,0.1")
     for length in lengths:

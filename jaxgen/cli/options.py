@@ -30,7 +30,8 @@ class Common:
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder."""
     trust: tuple[str, ...] = ()
-    """Modules of your own that define the run's model, data or codec. They are imported, which runs their code."""
+    """Modules of your own, or scripts by their paths, that define the run's model, data or codec. They are imported,
+    which runs their code."""
 
 
 @dataclass(frozen=True)

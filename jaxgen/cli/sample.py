@@ -188,7 +188,7 @@ def sample(asked: Asked) -> None:
     write_tensors(out / "samples.safetensors", {"x": raw})
     if options.files:
         images.save_files(out / "files", raw, cond, asked_texts(trained, cond), origin)
-    print(f"{num} samples of step {trained.step}: {out / file}, {out / 'samples.safetensors'}")
+    print(f"{len(raw)} samples of step {trained.step}: {out / file}, {out / 'samples.safetensors'}")
 
 
 def _cond(asked: Asked, num: int) -> Any:

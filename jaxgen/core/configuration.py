@@ -6,6 +6,7 @@ They are written as JSON and read back without running code that the JSON names.
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import math
 import os
 import sys
@@ -23,6 +24,9 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.reading import user_path
 
 T = TypeVar("T")
+
+SCRIPT = "jaxgen_experiment_"
+"""Before a script's name in that of its module."""
 
 # --- fields by their paths ------------------------------------------------------------------------------------
 
@@ -332,19 +336,44 @@ def _config_class(name: Any, where: str) -> type:
     except ImportError:
         module = None
     if module is None and module_name and not (ours or foreign):
+        script = module_name.removeprefix(SCRIPT)
+        named = module_name if script == module_name else f"FOLDER/{script}.py, the script that defines it"
         raise UserError(
             f"{where} is of type {shown(name)}, whose module is not loaded: if you trust its code, pass --trust "
-            f"{module_name}, or import it first"
+            f"{named}, or import it first"
         )
     cls = getattr(module, qualname, None)
+    if module_name == "__main__" and cls is None:
+        raise UserError(
+            f"{where} is of type {shown(name)}, which the notebook or program defined that trained the run: define it "
+            "here as well, or in a module, train by that, and pass --trust MODULE"
+        )
     if foreign or not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module_name):
         raise UserError(f"{where} is of type {shown(name)}, which is no configuration: restore the file")
     return cls
 
 
+def load_script(path: Path) -> types.ModuleType:
+    """The module of an experiment script, by whose name run folders know the classes that it defines."""
+    name = f"{SCRIPT}{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader, path  # a .py file always has them
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses defined in a script look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
 def trust(modules: Iterable[str]) -> None:
-    """Imports modules of the user's, whose classes run folders may then name. Raises UserError where it cannot."""
+    """Imports modules of the user's, and scripts, by their paths, whose classes run folders may then name. Raises
+    UserError where it cannot."""
     for module in modules:
+        if module.endswith(".py"):
+            path = user_path(module)
+            if not path.is_file():
+                raise UserError(f"--trust {module} is no file: the script that defines the run's classes is expected")
+            load_script(path)
+            continue
         try:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:

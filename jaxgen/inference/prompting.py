@@ -126,9 +126,11 @@ def conditions(
     """Conditions of `num` samples: the prompts in turn, each for a run of samples, and the negative text of all.
     given: what else of a condition the model is told, by name, [num, ...] each.
 
-    Raises UserError for a model that is told no texts, and for a negative text without guidance.
+    Raises UserError for a model that is told no texts, more prompts than samples, and a negative text without guidance.
     """
     check_told(trained.experiment, trained.name)
+    if num < len(prompts):
+        raise UserError(f"num is {num}, and there are {len(prompts)} prompts: ask for a sample of each, or more")
     model: Any = trained.model
     which = by_prompt(num, len(prompts))
     told = {name: array[which] for name, array in caption_tokens(trained, prompts).items()}

@@ -61,11 +61,13 @@ def check_rows(x: Any) -> None:
 
 
 def check_labels(num_classes: int, cond: jax.Array | np.ndarray | None) -> None:
-    """Raises UserError when labels are missing, or concrete and outside [0, num_classes)."""
+    """Raises UserError when labels are missing, not i32[B], or concrete and outside [0, num_classes)."""
     if not num_classes:
         return
     if cond is None:
         raise UserError(f"no condition was given: pass labels from 0 to {num_classes - 1}, one for each sample")
+    if len(cond.shape) != 1 or not jnp.issubdtype(cond.dtype, jnp.integer):
+        raise UserError(f"labels are {cond.dtype}{list(cond.shape)}: one integer for each sample is expected")
     if (bad := outside(cond, num_classes)) is not None:
         raise UserError(
             f"label {bad} is out of range: labels go from 0 to {num_classes - 1}, as model.num_classes is {num_classes}"

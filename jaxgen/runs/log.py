@@ -37,12 +37,14 @@ class Clock:
     """Seconds and rates since it was made, for the timing log."""
 
     def __init__(self):
-        self.start = self.last = time.monotonic()
+        self.start = self.last = self.last_asked = time.monotonic()
 
-    def lap(self) -> float:
-        """Seconds since the last lap."""
+    def lap(self, asked: float) -> float:
+        """Seconds since the last lap of a work that was asked for at `asked`. What is done by then, as the programs are
+        that a CPU runs while they are queued, took as long as the asking."""
         now = time.monotonic()
-        self.last, lap = now, now - self.last
+        lap = max(now - self.last, asked - self.last_asked, 1e-9)
+        self.last, self.last_asked = now, asked
         return lap
 
     @property
@@ -54,18 +56,23 @@ class Delayed:
     """Writes the metrics of a call once the next call is queued, so that the device never waits for a file."""
 
     def __init__(self):
-        self._pending: list[dict[str, jax.Array]] = []
+        self._pending: list[tuple[dict[str, jax.Array], float]] = []
+        self.asked = 0.0
+        """When the call was queued whose metrics are written, by `time.monotonic`."""
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of the call just queued, and writes those of earlier calls."""
-        self._pending.append(metrics)
-        while len(self._pending) > 1:
-            self._write(self._pending.pop(0))
+    def add(self, metrics: dict[str, jax.Array], asked: float | None = None) -> None:
+        """Takes the metrics of the call just queued, or queued at `asked`, and writes those of earlier calls."""
+        self._pending.append((metrics, time.monotonic() if asked is None else asked))
+        self._write_but(1)
 
     def flush(self) -> None:
         """Waits for what is queued and writes it."""
-        while self._pending:
-            self._write(self._pending.pop(0))
+        self._write_but(0)
+
+    def _write_but(self, last: int) -> None:
+        while len(self._pending) > last:
+            metrics, self.asked = self._pending.pop(0)
+            self._write(metrics)
 
     def _write(self, metrics: dict[str, jax.Array]) -> None:
         raise NotImplementedError
@@ -86,7 +93,7 @@ class Watch(Delayed):
         self.window: list[dict[str, np.ndarray]] = []
         self.progress = shown or (progress(experiment.steps, start) if processes.is_main() else Silent())
         self.clock = clock or Clock()
-        self.clock.lap()
+        self.clock.lap(time.monotonic())
 
     def __enter__(self) -> Self:
         self.progress.__enter__()
@@ -97,9 +104,9 @@ class Watch(Delayed):
             self.flush()
         self.progress.__exit__(*error)
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
+    def add(self, metrics: dict[str, jax.Array], asked: float | None = None) -> None:
         self.queued += self.experiment.steps_per_call
-        super().add(metrics)
+        super().add(metrics, asked)
 
     def _write(self, metrics: dict[str, jax.Array]) -> None:
         values = jax.device_get(metrics)
@@ -112,7 +119,7 @@ class Watch(Delayed):
         if self.written % self.experiment.log_every and self.written != self.experiment.steps:
             return
         shown = means({name: np.concatenate([w[name] for w in self.window]) for name in values})
-        rate = (self.written - self.logged) / max(self.clock.lap(), 1e-9)
+        rate = (self.written - self.logged) / self.clock.lap(self.asked)
         self.window, self.logged = [], self.written
         self._point(shown, rate)
         self.progress.update(self.written, shown, rate, rate * self.experiment.batch_size)

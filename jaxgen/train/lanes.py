@@ -284,12 +284,12 @@ class _Logs(Delayed):
         values = jax.device_get(metrics)
         for i, (lane, log) in enumerate(zip(self.lanes, self.logs)):
             try:
-                log.add({name: rows[i] for name, rows in values.items()})
+                log.add({name: rows[i] for name, rows in values.items()}, self.asked)
                 log.flush()
             except NonFinite as error:
                 raise _LaneNonFinite(lane, error) from error
         self.step += self.experiment.steps_per_call
         if self.step % self.experiment.log_every == 0 or self.step == self.experiment.steps:
-            rate = (self.step - self.shown) / max(self.clock.lap(), 1e-9)
+            rate = (self.step - self.shown) / self.clock.lap(self.asked)
             self.shown = self.step
             self.progress.update(self.step, means(values), rate, rate * self.experiment.batch_size * len(self.lanes))

@@ -12,7 +12,7 @@ from small_runs import same, smoke_run
 import jaxgen
 from jaxgen.api.run import default_codec
 from jaxgen.codecs import Binarize, Identity, Pixels
-from jaxgen.data import Digits, Toy2D
+from jaxgen.data import Digits, Emoji, Toy2D
 from jaxgen.errors import UserError
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.models.ddpm import DDPM
@@ -24,7 +24,7 @@ MODEL = VAE(shape=(8, 8, 1), latent=4)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("face")
-    for name in ("ddpm", "classifier"):
+    for name in ("ddpm", "classifier", "cvae"):
         smoke_run(name, folder / name)
     return folder
 
@@ -75,8 +75,12 @@ def test_a_picture_is_varied_and_filled_in(runs):
     assert near < far
     with pytest.raises(UserError, match="the model draws"):
         run.edit(image[:4])
-    with pytest.raises(UserError, match="the mask has shape"):
+    with pytest.raises(UserError, match="the mask is bool"):
         run.edit(image, np.ones((8, 8), bool))
+    with pytest.raises(UserError, match="the mask is float64"):
+        run.edit(image, np.ones((8, 8, 1)))
+    with pytest.raises(UserError, match="the picture is float64: uint8 is expected"):
+        run.edit(image / 255)
     with pytest.raises(UserError, match="VAE makes nothing of a whole picture"):
         jaxgen.fit(MODEL, Digits(), steps=1, batch_size=8).edit(image)
 
@@ -106,14 +110,30 @@ def test_the_sampler_is_exported(runs, tmp_path):
     [
         (lambda run: run.sample(0), "num is 0"),
         (lambda run: run.sample(2, seed=-1), "seed is -1"),
+        (lambda run: run.sample(2, cond=np.array([3, 3])), "DDPM is not conditional: leave it out"),
         (lambda run: jaxgen.load("nowhere"), "is no run folder"),
         (lambda run: jaxgen.fit(MODEL, Digits(), steps=10, batch_size=5000), "batch_size is 5000"),
         (lambda run: jaxgen.fit(replace(MODEL, shape=(28, 28, 1)), Digits(), steps=10), "examples have shape"),
+        (lambda run: jaxgen.fit(VAE(shape=(16, 16, 3)), Emoji(size=16), steps=10), "have 3 channels: pass likelihood"),
     ],
 )
 def test_bad_input_is_told(call, words, runs):
     with pytest.raises(UserError, match=words):
         call(jaxgen.load(runs / "ddpm"))
+
+
+def test_a_condition_is_one_for_each_sample(runs):
+    run = jaxgen.load(runs / "cvae")
+    np.testing.assert_array_equal(run.sample(2, cond=[3, 5]), run.sample(2, cond=np.array([3, 5])))
+    for cond, words in (
+        (np.array([1, 2, 3]), "one condition for each of 2 samples"),
+        (3, "one condition for each of 2 samples"),
+        ([0.5, 0.5], "labels are float64"),
+        (np.zeros((2, 1), int), r"labels are int64\[2, 1\]"),
+        ([3, 10], "label 10 is out of range"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run.sample(2, cond=cond)
 
 
 def test_a_number_that_is_not_finite_stops_a_run_in_memory():

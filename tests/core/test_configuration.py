@@ -124,6 +124,34 @@ def test_what_a_script_has_defined_is_read_again(monkeypatch):
     assert from_json(to_json(experiment)) == experiment
 
 
+def test_a_script_that_defines_a_model_is_trusted_by_its_path(tmp_path, monkeypatch):
+    """Of `jaxgen train mine.py`, when another process reads the run."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from dataclasses import dataclass, replace\n"
+        "from jaxgen.experiment import Experiment\n"
+        "from jaxgen.models.vae import VAE\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(VAE):\n"
+        "    more: int = 3\n"
+        "PRESETS = {}\n"
+    )
+    monkeypatch.setitem(sys.modules, "jaxgen_experiment_mine", None)
+    monkeypatch.delitem(sys.modules, "jaxgen_experiment_mine")
+    value = changed("model", {**to_json(SMOKE)["model"], "type": "jaxgen_experiment_mine:Mine", "more": 4})
+    with pytest.raises(UserError, match=r"pass --trust FOLDER/mine\.py, the script that defines it"):
+        from_json(value)
+    trust([str(script)])
+    assert from_json(value).model.more == 4
+    with pytest.raises(UserError, match=r"none.py is no file"):
+        trust([str(tmp_path / "none.py")])
+
+
+def test_what_a_notebook_defined_is_told():
+    with pytest.raises(UserError, match="which the notebook or program defined that trained the run: define it here"):
+        from_json(changed("model", module("__main__:Mine")))
+
+
 def test_trust_names_what_cannot_be_imported():
     for name in ("no.such.module", ""):
         with pytest.raises(UserError, match="PYTHONPATH"):

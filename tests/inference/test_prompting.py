@@ -94,6 +94,9 @@ def test_a_run_draws_prompts_as_the_command_does(run):
     varied = sample(run, "--prompt", "red apple", "--num", "2", "--image", file, "--strength", "0.7")
     again = loaded.edit(np.asarray(Image.open(file)), num=2, prompts=["red apple"], strength=0.7)
     np.testing.assert_array_equal(again, varied)
+    np.testing.assert_array_equal(loaded.sample(2, prompts="fish"), loaded.sample(2, prompts=["fish"]))
+    with pytest.raises(UserError, match="num is 1, and there are 2 prompts"):
+        loaded.sample(1, prompts=["red apple", "fish"])
     with pytest.raises(UserError, match="both cond and prompts"):
         loaded.sample(2, cond={"text": np.zeros((2, 12), np.int32)}, prompts=["fish"])
     with pytest.raises(UserError, match="negative was given without prompts"):

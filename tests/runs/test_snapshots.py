@@ -187,7 +187,7 @@ def test_runs_without_such_averages_say_so(tmp_path):
     assert plain.snapshots_every == 0 and EXPERIMENT.snapshots_every == 20
     RunFolder(tmp_path / "plain").create(plain)
     with pytest.raises(UserError, match="keeps no power-function averages: train one with --model"):
-        commands.call(["ema", str(tmp_path / "plain"), "--length", "0.1"])
+        commands.call(["ema", str(tmp_path / "plain")])
     with pytest.raises(UserError, match="snapshot_every is 30, a multiple of steps_per_call = 20"):
         replace(EXPERIMENT, snapshot_every=30)
 
