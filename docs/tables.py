@@ -195,7 +195,8 @@ def prior_table(found: dict[str, Any]) -> str:
     for row in found["results"]:
         if row["part"] == "retrieval":
             shares = " | ".join(percent(row[f"text_to_image_{k}"]) for k in ("r1", "r10"))
-            rows.append(f"| {row['case']} | {estimate(row.get('cosine_with_picture'))} | {shares} |")
+            cosine = None if row["case"] == "picture embedding" else row.get("cosine_with_picture")
+            rows.append(f"| {row['case']} | {estimate(cosine)} | {shares} |")
     return "\n".join(rows)
 
 
