@@ -11,6 +11,7 @@ the next one taken.
 """
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from jaxgen import core
 from jaxgen.api.run import Run, load
 from jaxgen.cli import parse
 from jaxgen.comparison import measure
+from jaxgen.core.capabilities import CodeStage, LatentStage
 from jaxgen.core.ranges import OptionalCount
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
@@ -103,7 +105,9 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     timing = json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
     # Under a condition of its own, as a small picture is, there are no samples of all that a model may draw.
     told = run.model.sample_cond(1, run.examples)
-    of_data = script != "classifier" and (told is None or np.shape(told) == (1,))
+    # What a first stage draws without a second one is no picture of anything.
+    first_stage = isinstance(run.model, (CodeStage, LatentStage))
+    of_data = script != "classifier" and not first_stage and (told is None or np.shape(told) == (1,))
     by = judge(preset, experiment, options) if of_data else None
     scored = measure.scored(run, by, options.num) if by else {}
     samples = run.sample(SHOWN if by else experiment.num_samples, seed=1)
@@ -115,7 +119,11 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     if (is_picture or are_points) and script != "classifier":
         pictures = Path(options.out).parent / "presets"
         pictures.mkdir(parents=True, exist_ok=True)
-        save_picture(pictures / f"{script}-{preset}.png", samples)
+        out = pictures / f"{script}-{preset}.png"
+        if first_stage:
+            shutil.copy(max(folder.glob("pictures/*/reconstruction.png")), out)
+        else:
+            save_picture(out, samples)
     return {
         "script": script, "preset": preset, "parameters": core.count_params(run.state.params),
         "steps": experiment.steps, "best_step": run.step if experiment.best else None,
