@@ -8,7 +8,8 @@
 
 f8 and f4 have LPIPS by weights that `jaxgen weights convert vgg16` and `lpips_vgg` wrote. Their settings are those of
 the published KL-f8, whose network is Stable Diffusion's, and KL-f4: after 246,803 and 176,991 steps PSNR is 24.19 and
-27.53 dB, FID of reconstructions 0.90 and 0.27, on ImageNet's validation set. Not yet run: emoji, sprites, f8, f4.
+27.53 dB, FID of reconstructions 0.90 and 0.27, on ImageNet's validation set. CPU minutes (docs/presets.md): emoji 5.
+Not yet run: sprites, f8, f4.
 """
 
 from dataclasses import replace

@@ -8,7 +8,8 @@
 The network is told how much noise is on the small picture. What it takes at sampling is --level, from 0 to
 model.augment; benchmarks/cascade.py compares them. A first stage is any run that draws such small pictures.
 
-CPU minutes (docs/presets.md): base 7. Not yet run to the end: emoji_t5 (told captions by T5, see text_to_image.py).
+CPU minutes (docs/presets.md): base 7, emoji 7. Not yet run to the end: emoji_t5 (told captions by T5, see
+text_to_image.py).
 """
 
 from dataclasses import replace
