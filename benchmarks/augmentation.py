@@ -3,9 +3,9 @@
     python benchmarks/augmentation.py                              # three seeds, half an hour of one core
 
 A class-conditional diffusion model is trained on all training pictures, of which 100 have labels and are repeated; the
-others are given the null class, as classifier-free guidance is trained. Its samples, labelled by the class that they were drawn under,
-join the 100. Beside it: the 100 labels alone, samples of the same generator trained on the 100 pictures alone, and all
-labels. The classifier moves pictures by up to a pixel in training, as its preset says.
+others are given the null class, as classifier-free guidance is trained. Its samples, labelled by the class that they
+were drawn under, join the 100. Beside it: the 100 labels alone, samples of the same generator trained on the 100
+pictures alone, and all labels. The classifier moves pictures by up to a pixel in training, as its preset says.
 """
 
 import sys
@@ -55,8 +55,8 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class FewLabels(Dataset):
-    """Digits of which `labels` of each class keep theirs, by `seed`; the others have the null class, or are left out. The
-    test split is whole."""
+    """Digits of which `labels` of each class keep theirs, by `seed`; the others have the null class, or are left out.
+    The test split is whole."""
 
     labels: int
     seed: int
