@@ -9,7 +9,7 @@
 
 toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. mixture and normal are toy by a
 mixture of logistics and by a Gaussian in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over
-256 levels. Not yet run to the end: toy, mixture, normal, digits, spoken, prompts, ljspeech.
+256 levels. Not yet run to the end: toy, mixture, normal, digits, prompts, ljspeech.
 """
 
 from dataclasses import replace
