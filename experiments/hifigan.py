@@ -6,8 +6,8 @@
     jaxgen weights export-hifigan runs/hifigan-spoken-0 FOLDER
 
 spoken: a generator of 0.4 M parameters and narrow critics, sized for an hour of two cores. ljspeech, v2, v3: the
-published settings of V1, V2 and V3, batches of 16 segments of 8,192 samples, 2.5 M steps. Not yet run: toy, spoken,
-ljspeech, v2, v3.
+published settings of V1, V2 and V3, batches of 16 segments of 8,192 samples, 2.5 M steps. CPU minutes
+(docs/presets.md): toy 5. Not yet run: spoken, ljspeech, v2, v3.
 """
 
 from dataclasses import replace
