@@ -223,7 +223,7 @@ def systems_table() -> str:
     for system in systems():
         names = ", ".join(f"`{name}`" for name in system["of"])
         shown = system["shown"]
-        kind = "sound" if shown.endswith(".wav") else "picture"
+        kind = {".wav": "sound", ".json": "texts"}.get(Path(shown).suffix, "picture")
         link = f"[{kind}](../benchmarks/results/{shown})" if shown else ""
         rows.append(f"| {system['name']} | {names} | {system['figure'] or NOTHING} | {link} |")
     return "\n".join(rows)
