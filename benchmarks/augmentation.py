@@ -145,15 +145,28 @@ def training_data(kind: Kind, seed: int, options: Options) -> Dataset:
     return WithSamples(known=few, run=str(run.run.path))
 
 
+def near_labelled(made: np.ndarray, seed: int, options: Options) -> float:
+    """The share of pictures whose nearest one among all training pictures is labelled."""
+    arrays = Digits().load("train")
+    flat = arrays["x"].reshape(len(arrays["x"]), -1).astype(np.float32)
+    nearest = [np.argmin(((one - flat) ** 2).sum(axis=1)) for one in made.reshape(len(made), -1).astype(np.float32)]
+    return float(np.mean(labelled(arrays["cond"], options.labels, seed)[nearest]))
+
+
 def accuracy(kind: Kind, options: Options) -> Row:
-    found = []
+    """The row of a way to train. Of samples `near` says how many repeat the labelled pictures, where a share of them is
+    no more than their share in the training pictures when none does."""
+    found, near = [], []
     for seed in range(options.seeds):
-        experiment = classifier_of(training_data(kind, seed, options), seed)
+        data = training_data(kind, seed, options)
+        if isinstance(data, WithSamples):
+            near.append(near_labelled(load_file(Path(data.run) / SAMPLES)["x"], seed, options))
+        experiment = classifier_of(data, seed)
         name = kind.replace(" ", "-").replace(",", "")
         run = measure.trained(experiment, Path(options.folder) / f"classifier-{name}-{seed}")
         found.append(run.evaluate()["accuracy"]["mean"])
         print(f"{kind}, seed {seed}: {found[-1]:.4f}", file=sys.stderr, flush=True)
-    return {"accuracies": found, "accuracy": estimate(found)}
+    return {"accuracies": found, "accuracy": estimate(found), "near": estimate(near) if near else None}
 
 
 def main(args: list[str]) -> None:

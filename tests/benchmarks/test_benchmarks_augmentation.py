@@ -13,18 +13,29 @@ FEW = augmentation.FewLabels(labels=10, seed=3)
 
 
 def test_ten_of_each_class_keep_their_label():
+    """They are repeated, so that as many examples have a label as have none."""
     whole, few = Digits().load("train"), FEW.load("train")
     kept = few["cond"] != NO_CLASS
-    np.testing.assert_array_equal(few["x"], whole["x"])
-    np.testing.assert_array_equal(few["cond"][kept], whole["cond"][kept])
-    np.testing.assert_array_equal(np.bincount(few["cond"][kept]), np.full(10, 10))
+    assert np.sum(kept) == np.sum(~kept) == len(whole["x"]) - 100
+    known = np.unique(few["x"][kept].reshape(np.sum(kept), -1), axis=0)
+    assert len(known) == 100
+    every = {image.tobytes(): label for image, label in zip(whole["x"], whole["cond"])}
+    assert all(every[image.tobytes()] == label for image, label in zip(few["x"][kept], few["cond"][kept]))
+    assert not {image.tobytes() for image in few["x"][~kept]} & {image.tobytes() for image in few["x"][kept]}
     np.testing.assert_array_equal(FEW.load("test")["cond"], Digits().load("test")["cond"])
 
 
 def test_without_others_the_labelled_ones_are_left():
     alone = augmentation.FewLabels(labels=10, seed=3, others=False).load("train")
     few = FEW.load("train")
-    np.testing.assert_array_equal(alone["x"], few["x"][few["cond"] != NO_CLASS])
+    np.testing.assert_array_equal(alone["x"], few["x"][few["cond"] != NO_CLASS][: len(alone["x"])])
+
+
+def test_samples_that_repeat_the_labelled_pictures_are_told():
+    whole, options = Digits().load("train"), augmentation.Options()
+    known = augmentation.labelled(whole["cond"], 10, seed=3)
+    assert augmentation.near_labelled(whole["x"][known], 3, options) == 1
+    assert augmentation.near_labelled(whole["x"][~known][:200], 3, options) == 0
 
 
 def test_samples_join_as_many_labelled_pictures(tmp_path):
