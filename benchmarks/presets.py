@@ -110,20 +110,18 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     of_data = script != "classifier" and not first_stage and (told is None or np.shape(told) == (1,))
     by = judge(preset, experiment, options) if of_data else None
     scored = measure.scored(run, by, options.num) if by else {}
-    samples = run.sample(SHOWN if by else experiment.num_samples, seed=1)
+    samples = None if first_stage else run.sample(SHOWN if by else experiment.num_samples, seed=1)
     are_points = isinstance(samples, np.ndarray) and samples.ndim == 2 and samples.shape[1] == 2
     if are_points:
         scored = of_points(run, options)
     # What a classifier answers to is no picture of anything.
     is_picture = isinstance(samples, np.ndarray) and samples.dtype == np.uint8 and samples.ndim == 4
-    if (is_picture or are_points) and script != "classifier":
-        pictures = Path(options.out).parent / "presets"
-        pictures.mkdir(parents=True, exist_ok=True)
-        out = pictures / f"{script}-{preset}.png"
-        if first_stage:
-            shutil.copy(max(folder.glob("pictures/*/reconstruction.png")), out)
-        else:
-            save_picture(out, samples)
+    picture = Path(options.out).parent / "presets" / f"{script}-{preset}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    if first_stage:
+        shutil.copy(max(folder.glob("pictures/*/reconstruction.png")), picture)
+    elif (is_picture or are_points) and script != "classifier":
+        save_picture(picture, samples)
     return {
         "script": script, "preset": preset, "parameters": core.count_params(run.state.params),
         "steps": experiment.steps, "best_step": run.step if experiment.best else None,

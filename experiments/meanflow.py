@@ -39,7 +39,8 @@ PRESETS = {
     ),
     "digits": Experiment(
         model=MeanFlow(
-            shape=(8, 8, 1), network=DiT(width=128, depth=4, heads=4, patch=2), num_classes=10, ema_decay=0.999,
+            shape=(8, 8, 1), network=DiT(width=128, depth=4, heads=4, patch=2), num_classes=10, class_dropout=0.1,
+            target_guidance=2.0, mix=0.5, ema_decay=0.999,
             optimizer=Adam(lr=1e-3, b2=0.95, warmup=200, decay_steps=4000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=4000, log_every=100, sample_every=1000, save_every=500, num_samples=80,

@@ -17,6 +17,12 @@ from jaxgen.experiment import Experiment
 from jaxgen.models.stylegan import StyleGAN
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
 
+# By class, and without mixing and path lengths, as arXiv:2006.06676 has it for its smallest pictures, cifar10.
+COLOUR = {
+    "latent": 128, "generator": StyleGAN2Generator(128, 2, 512, 64, 0.995), "critic": StyleGAN2Critic(512, 64),
+    "mixing": 0.0, "path_length": 0.0, "ema_decay": 0.999, "augment_target": 0.6, "augment_images": 100_000,
+}  # fmt: skip
+
 PRESETS = {
     "smoke": Experiment(
         model=StyleGAN(
@@ -36,24 +42,15 @@ PRESETS = {
         ),
         data=Digits(), batch_size=64, steps=5000, save_every=1000, sample_every=1000,
     ),
-    # By class, and without mixing and path lengths, as arXiv:2006.06676 has it for its smallest pictures, cifar10.
     "emoji": Experiment(
-        model=StyleGAN(
-            shape=(32, 32, 3), latent=128, generator=StyleGAN2Generator(128, 2, 512, 64, 0.995),
-            critic=StyleGAN2Critic(512, 64), num_classes=9, mixing=0.0, path_length=0.0, r1=0.01, ema_decay=0.999,
-            augment_target=0.6, augment_images=100_000,
-        ),
+        model=StyleGAN(shape=(32, 32, 3), num_classes=9, r1=0.01, **COLOUR),
         data=Emoji(size=32), batch_size=32, steps=20_000, log_every=200, save_every=1000, sample_every=1000,
         num_samples=72,
     ),
     # By the rule of arXiv:2006.06676 gamma would be 0.0016: its pictures get worse from 10,000 steps on, all of a class
     # alike.
     "sprites": Experiment(
-        model=StyleGAN(
-            shape=(16, 16, 3), latent=128, generator=StyleGAN2Generator(128, 2, 512, 64, 0.995),
-            critic=StyleGAN2Critic(512, 64), num_classes=43, mixing=0.0, path_length=0.0, r1=0.5, ema_decay=0.999,
-            augment_target=0.6, augment_images=100_000,
-        ),
+        model=StyleGAN(shape=(16, 16, 3), num_classes=43, r1=0.5, **COLOUR),
         data=ImageFolder(size=16), batch_size=32, steps=10_000, log_every=200, save_every=1000, sample_every=1000,
         num_samples=86,
     ),

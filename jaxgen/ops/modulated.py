@@ -87,8 +87,8 @@ def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     def phase(a: int, b: int) -> jax.Array:
         taps = tuple(slice(1, 2) if odd else slice(2, None, -2) for odd in (a, b))
         y = conv(x, kernel[taps], (1, 1), tuple((0, 0) if odd else (1, 1) for odd in (a, b)))
-        # An odd phase is one row short, which is cut off below. As padding of the convolution, that row would be wider
-        # than its kernel, and the gradients XLA's naive loops.
+        # An odd phase is one row short, which is cut off below. As padding of the convolution, that row would be as
+        # wide as its kernel, and the gradients XLA's naive loops.
         return jnp.pad(y, ((0, 0), (0, a), (0, b), (0, 0)))
 
     rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in (0, 1)]
