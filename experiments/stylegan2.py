@@ -51,7 +51,7 @@ PRESETS = {
     # alike.
     "sprites": Experiment(
         model=StyleGAN(shape=(16, 16, 3), num_classes=43, r1=0.5, **COLOUR),
-        data=ImageFolder(size=16), batch_size=32, steps=10_000, log_every=200, save_every=1000, sample_every=1000,
+        data=ImageFolder(size=16), batch_size=32, steps=25_000, log_every=200, save_every=1000, sample_every=1000,
         num_samples=86,
     ),
     "emoji64": Experiment(
