@@ -34,6 +34,7 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.metrics.wasserstein import wasserstein
+from jaxgen.models.classifier import Classifier
 from jaxgen.report import save_picture
 from jaxgen.runs.pretrained import NamesRun
 from jaxgen.runtime import devices
@@ -94,6 +95,19 @@ def of_points(run: Run, options: Options) -> Row:
     return found | {name.removeprefix("samples/"): value for name, value in last.items() if name.startswith("samples/")}
 
 
+def confusions(run: Run, num: int) -> np.ndarray:
+    """Held-out pictures, of the first `num`, by class (down) and by what a classifier takes them for (across): uint8[K,
+    K, H, W, C], the first of each kind, white where there is none."""
+    test: Any = run.experiment.data.arrays("test")
+    x, labels = np.asarray(test["x"])[:num], np.asarray(test["cond"])[:num]
+    taken_for = common.class_logits(run, x).argmax(axis=1)
+    size = run.model.num_classes  # pyright: ignore[reportAttributeAccessIssue]
+    shown = np.full((size, size, *x.shape[1:]), 255, np.uint8)
+    for i in reversed(range(len(x))):
+        shown[labels[i], taken_for[i]] = x[i]
+    return shown
+
+
 def measured(script: str, preset: str, experiment: Experiment, options: Options) -> Row:
     began = time.process_time()
     folder = Path(options.folder) / f"{script}-{preset}-{experiment.seed}"
@@ -105,22 +119,23 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
     timing = json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
     # Under a condition of its own, as a small picture is, there are no samples of all that a model may draw.
     told = run.model.sample_cond(1, run.examples)
-    # What a first stage draws without a second one is no picture of anything.
-    first_stage = isinstance(run.model, (CodeStage, LatentStage))
-    of_data = script != "classifier" and not first_stage and (told is None or np.shape(told) == (1,))
+    # What a first stage draws without a second one is no picture of anything, nor is what a classifier answers to.
+    first_stage, is_classifier = isinstance(run.model, (CodeStage, LatentStage)), isinstance(run.model, Classifier)
+    of_data = not (first_stage or is_classifier) and (told is None or np.shape(told) == (1,))
     by = judge(preset, experiment, options) if of_data else None
     scored = measure.scored(run, by, options.num) if by else {}
-    samples = None if first_stage else run.sample(SHOWN if by else experiment.num_samples, seed=1)
+    samples = None if first_stage or is_classifier else run.sample(SHOWN if by else experiment.num_samples, seed=1)
     are_points = isinstance(samples, np.ndarray) and samples.ndim == 2 and samples.shape[1] == 2
     if are_points:
         scored = of_points(run, options)
-    # What a classifier answers to is no picture of anything.
     is_picture = isinstance(samples, np.ndarray) and samples.dtype == np.uint8 and samples.ndim == 4
     picture = Path(options.out).parent / "presets" / f"{script}-{preset}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     if first_stage:
         shutil.copy(max(folder.glob("pictures/*/reconstruction.png")), picture)
-    elif (is_picture or are_points) and script != "classifier":
+    elif is_classifier:
+        save_picture(picture, confusions(run, options.num))
+    elif is_picture or are_points:
         save_picture(picture, samples)
     return {
         "script": script, "preset": preset, "parameters": core.count_params(run.state.params),

@@ -63,6 +63,16 @@ def test_points_have_a_distance_beside_that_of_real_ones():
     np.testing.assert_allclose(moved["w2"], 50.0, rtol=1e-4)
 
 
+def test_a_classifier_is_shown_by_what_it_confuses(monkeypatch):
+    """Pictures of a class, down, lie where they are taken for, across; the first of a kind is shown."""
+    x = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    data = SimpleNamespace(arrays=lambda split: {"x": x, "cond": np.array([0, 0, 1, 1, 0])})
+    run = SimpleNamespace(experiment=SimpleNamespace(data=data), model=SimpleNamespace(num_classes=2))
+    monkeypatch.setattr(runner.common, "class_logits", lambda judge, seen: np.eye(2)[[0, 1, 1, 1, 1]][: len(seen)])
+    np.testing.assert_array_equal(runner.confusions(run, 5)[:, :, 0, 0, 0], [[0, 1], [255, 2]])
+    np.testing.assert_array_equal(runner.confusions(run, 1)[:, :, 0, 0, 0], [[0, 255], [255, 255]])
+
+
 @pytest.mark.slow
 def test_two_presets_from_end_to_end(tmp_path, capsys):
     """One fails, as its first stage is not there: it is said, and the other is measured."""
