@@ -15,6 +15,7 @@ from jaxgen.comparison import families
 from jaxgen.comparison.families import Family
 from jaxgen.core.capabilities import WalksLatents
 from jaxgen.core.compiled import sample_program
+from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.models.diffusion import Diffusion
@@ -24,6 +25,7 @@ from jaxgen.nets.mlp import MLP
 from jaxgen.report import save_picture
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.environment import environment
+from jaxgen.runs.folder import RunFolder
 from jaxgen.runtime.files import write_text
 from jaxgen.runtime.interrupt import leave_after
 from jaxgen.runtime.reading import read_json
@@ -50,11 +52,17 @@ def kept(file: Path, make: Any) -> Any:
 
 
 def trained(experiment: Experiment, folder: Path) -> Run:
-    """The run in `folder`, trained to its end; its state as training left it. A signal meanwhile ends the command."""
+    """The run in `folder`, trained to its end; its state as training left it. A signal meanwhile ends the command.
+
+    Raises UserError when the folder holds another experiment, or one that was trained for more steps.
+    """
     steps = 0
     if (folder / "checkpoints").is_dir():
+        RunFolder(folder).check(experiment)
         with Checkpoints(folder / "checkpoints") as checkpoints:
             steps = max(checkpoints.steps(), default=0)
+        if steps > experiment.steps:
+            raise UserError(f"{folder} was trained for {steps:,} steps, not {experiment.steps:,}: move it away")
     if steps < experiment.steps:
         leave_after(train(experiment, folder), folder)
     return load(folder)

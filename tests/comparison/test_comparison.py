@@ -12,6 +12,7 @@ from jaxgen.cli.families import compare, seconds
 from jaxgen.comparison import families, measure, page
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
+from jaxgen.runs.folder import RunFolder
 
 DIGITS = {name: presets(EXPERIMENTS[name])["digits"] for name in ("vae", "ddpm", "glow")}
 
@@ -117,6 +118,19 @@ def test_a_training_that_a_signal_stopped_is_not_scored(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit) as ended:
         measure.trained(presets(ROOT / "experiments" / "vae.py")["smoke"], tmp_path / "run")
     assert ended.value.code == 143 and "the same command goes on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"seed": 1}, "holds another experiment"), ({"steps": 10}, "for 20 steps, not 10")]
+)
+def test_a_folder_of_another_training_is_not_scored(tmp_path, monkeypatch, changes, said):
+    """Regression: a finished run was scored as the preset's own, whatever its settings."""
+    smoke = replace(presets(ROOT / "experiments" / "vae.py")["smoke"], steps=20)
+    RunFolder(tmp_path / "run").create(smoke)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    monkeypatch.setattr(measure.Checkpoints, "steps", lambda _: [10, 20])
+    with pytest.raises(UserError, match=said):
+        measure.trained(replace(smoke, **changes), tmp_path / "run")
 
 
 def test_a_small_comparison_from_end_to_end(tmp_path, capsys):
