@@ -9,7 +9,6 @@
 `jaxgen sample RUN` draws variations of held-out pictures.
 """
 
-
 from jaxgen.cli.train import main
 from jaxgen.data import Emoji, Mirrored
 from jaxgen.experiment import Experiment

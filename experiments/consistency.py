@@ -56,9 +56,9 @@ PRESETS = {
     "digits": Experiment(
         model=Consistency(
             model=TrigFlow(shape=(8, 8, 1), network=UNet(32, (1, 2), 1, (4,), head_dim=32), num_classes=10),
-            sampler=Renoised(steps=2), warmup=1500, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
+            sampler=Renoised(steps=2), warmup=1000, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2500, clip=1.0),
         ),
-        data=Digits(), batch_size=128, steps=4000, log_every=100, sample_every=1000, save_every=500, num_samples=80,
+        data=Digits(), batch_size=128, steps=2500, log_every=100, sample_every=1000, save_every=500, num_samples=80,
     ),
     "digits_distilled": Experiment(
         model=Consistency(
@@ -73,9 +73,9 @@ PRESETS = {
     "mnist_distilled": Experiment(
         model=Consistency(
             model=TrigFlow(shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2)),
-            sampler=Renoised(steps=2), warmup=500, optimizer=Adam(lr=3e-4, warmup=200, decay_steps=3000, clip=1.0),
+            sampler=Renoised(steps=2), warmup=500, optimizer=Adam(lr=3e-4, warmup=200, decay_steps=2000, clip=1.0),
         ),
-        codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=3000,
+        codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=2000,
         steps_per_call=20, log_every=100, sample_every=1000, save_every=500,
     ),
     # A student of `latent_diffusion.py emoji`.

@@ -39,7 +39,7 @@ PRESETS = {
         data=Digits(), batch_size=128, steps=5000, save_every=1000, sample_every=1000,
     ),
     "emoji": Experiment(
-        model=GAN(shape=(32, 32, 3), **SMALL, ema_decay=0.999), data=Emoji(size=32), batch_size=64, steps=10_000,
+        model=GAN(shape=(32, 32, 3), **SMALL, ema_decay=0.999), data=Emoji(size=32), batch_size=64, steps=6000,
         steps_per_call=10, log_every=50, save_every=1000, sample_every=1000,
     ),
     "emoji64": Experiment(

@@ -73,15 +73,15 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=Progressive(
-            model=MNIST, sampler=Halved(steps=1, of=16, clip=0.0), phase=1000, ema_decay=0.99,
-            optimizer=Adam(lr=5e-4, decay_steps=1000, clip=1.0),
+            model=MNIST, sampler=Halved(steps=1, of=16, clip=0.0), phase=600, ema_decay=0.99,
+            optimizer=Adam(lr=5e-4, decay_steps=600, clip=1.0),
         ),
-        codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=4000,
+        codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=2400,
         steps_per_call=20, log_every=100, save_every=1000, sample_every=1000, keep=4,
     ),
     "mnist_lcm": Experiment(
-        model=LCM(model=MNIST, optimizer=Adam(lr=5e-4, warmup=100, decay_steps=3000, clip=1.0)),
-        codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=3000,
+        model=LCM(model=MNIST, optimizer=Adam(lr=5e-4, warmup=100, decay_steps=2000, clip=1.0)),
+        codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=2000,
         steps_per_call=20, log_every=100, save_every=1000, sample_every=1000,
     ),
     # Latents of `latent_diffusion.py emoji`, guided.

@@ -53,9 +53,9 @@ PRESETS = {
         model=FlowMatching(
             shape=(16, 16, 3), network=DiT(width=128, depth=6, heads=4, patch=2), sampler=Heun(steps=25, clip=0.0),
             logit_std=1.0, ema_decay=0.999, num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
         ),
-        data=Emoji(size=16), batch_size=32, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
+        data=Emoji(size=16), batch_size=32, steps=4000, steps_per_call=10, log_every=50, sample_every=1000,
         save_every=500, num_samples=72,
     ),
     "emoji_large": Experiment(
@@ -71,9 +71,9 @@ PRESETS = {
         model=DDPM(
             shape=(28, 28, 1), network=DiT(width=128, depth=4, heads=4, patch=4), schedule=Cosine(num_steps=1000),
             objective="hybrid", sampler=DPMSolverPP(steps=25), ema_decay=0.999, num_classes=10, class_dropout=0.1,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
+        data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000, num_samples=80,
     ),
     "cifar10": Experiment(

@@ -49,9 +49,9 @@ PRESETS = {
         model=EDM(
             shape=(16, 16, 3), network=UNet(48, (1, 2, 4), 1, (4,), head_dim=48, patch=2), ema_decay=0.999,
             num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
         ),
-        data=Emoji(size=16), batch_size=32, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
+        data=Emoji(size=16), batch_size=32, steps=4000, steps_per_call=10, log_every=50, sample_every=1000,
         save_every=500, num_samples=72,
     ),
     "emoji_large": Experiment(
@@ -65,9 +65,9 @@ PRESETS = {
     "mnist": Experiment(
         model=EDM(
             shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2), ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
+        data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000,
     ),
     # Table 7: 128 channels at 32, 16 and 8 pixels twice as many, batch 512, dropout 0.13, 200 M images.

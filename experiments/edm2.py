@@ -44,7 +44,7 @@ PRESETS = {
             shape=(28, 28, 1), network=MPUNet(32, (1, 2), 1, (7,), head_dim=32, patch=2), num_classes=10,
             uncertainty=64, ema_lengths=LENGTHS, optimizer=Adam(lr=0.01, b2=0.99, warmup=200, t_ref=1000),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=4000, steps_per_call=20, log_every=100, sample_every=1000,
+        data=TFDS(name="mnist"), batch_size=64, steps=2500, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000, snapshot_every=100, num_samples=80,
     ),
     "cifar10": Experiment(

@@ -4,13 +4,13 @@
     python experiments/flow_matching.py digits
     jaxgen evaluate runs/flow_matching-digits-0   # ode_bits_per_dim
 
-CPU minutes (docs/presets.md): toy 0.6, digits 7, mnist 34. Not yet run to the end: emoji16, cifar10 (35.7 M;
+CPU minutes (docs/presets.md): toy 0.6, digits 7, mnist 34. Not yet run to the end: cifar10 (35.7 M;
 arXiv:2210.02747: FID 6.35, 2.99 bits/dim), imagenet64 (266 M).
 """
 
 from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
-from jaxgen.data import TFDS, Digits, Emoji, Toy2D
+from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.nets.time_mlp import TimeMLP
@@ -43,15 +43,6 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500, num_samples=80,
-    ),
-    "emoji16": Experiment(
-        model=FlowMatching(
-            shape=(16, 16, 3), network=UNet(48, (1, 2, 4), 1, (4,), head_dim=48, patch=2),
-            sampler=Heun(steps=25, clip=0.0), logit_std=1.0, ema_decay=0.999, num_classes=9, class_dropout=0.1,
-            guidance=Guidance(scale=2.0), optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
-        ),
-        data=Emoji(size=16), batch_size=32, steps=5000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
     ),
     "mnist": Experiment(
         model=FlowMatching(

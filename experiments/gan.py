@@ -45,7 +45,7 @@ PRESETS = {
     # 469 steps see the 60,000 training images once: 46,900 are 100 epochs.
     "mnist": Experiment(
         model=GAN(shape=(28, 28, 1), critic=MLPCritic(dropout=0.3), ema_decay=0.999),
-        data=TFDS(name="mnist"), batch_size=128, steps=46_900, steps_per_call=70, log_every=700, save_every=4690,
+        data=TFDS(name="mnist"), batch_size=128, steps=23_450, steps_per_call=70, log_every=700, save_every=4690,
         sample_every=4690,
     ),
     "cifar10": Experiment(

@@ -62,9 +62,9 @@ PRESETS = {
     "emoji": Experiment(
         model=Flow(
             shape=(32, 32, 3), bits=5, flow=scales(64, 3, 8), temperature=0.7,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0), ema_decay=0.999,
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0), ema_decay=0.999,
         ),
-        codec=Dequantize(bits=5, noise=False), data=Emoji(size=32), batch_size=32, steps=5000, steps_per_call=10,
+        codec=Dequantize(bits=5, noise=False), data=Emoji(size=32), batch_size=32, steps=3000, steps_per_call=10,
         log_every=50, sample_every=1000, save_every=500,
     ),
     "mnist": Experiment(

@@ -56,8 +56,8 @@ PRESETS = {
         sample_every=1000, save_every=250, best="test/nll",
     ),
     "mnist": Experiment(
-        model=Flow(flow=scales(64, 2, 6), optimizer=Adam(lr=5e-4, warmup=200, decay_steps=4000, clip=1.0)),
-        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=4000, steps_per_call=20,
+        model=Flow(flow=scales(64, 2, 6), optimizer=Adam(lr=5e-4, warmup=200, decay_steps=2500, clip=1.0)),
+        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=2500, steps_per_call=20,
         log_every=100, sample_every=1000, save_every=1000,
     ),
     "cifar10": Experiment(

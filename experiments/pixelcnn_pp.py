@@ -41,9 +41,9 @@ PRESETS = {
     "emoji": Experiment(
         model=PixelCNN(
             shape=(32, 32, 3), num_classes=9, **COLOUR,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=1500, clip=1.0),
         ),
-        data=Emoji(size=32), batch_size=16, steps=2000, steps_per_call=10, log_every=100, sample_every=1000,
+        data=Emoji(size=32), batch_size=16, steps=1500, steps_per_call=10, log_every=100, sample_every=1000,
         save_every=500, num_samples=36,
     ),
     "sprites": Experiment(

@@ -52,9 +52,9 @@ PRESETS = {
     "mnist": Experiment(
         model=Flow(
             flow=scales(32, 1, 2), logit_alpha=1e-6,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=1500, clip=1.0),
         ),
-        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20,
+        codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=64, steps=1500, steps_per_call=20,
         log_every=100, sample_every=1000, save_every=1000,
     ),
     "mnist_paper": Experiment(

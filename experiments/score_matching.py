@@ -47,9 +47,9 @@ PRESETS = {
         model=ScoreMatching(
             shape=(28, 28, 1), network=UNet(32, (1, 2), 1, (7,), head_dim=32, patch=2),
             schedule=Geometric(100, 0.01, 25.0), ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=5000, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=20, log_every=100, sample_every=1000,
+        data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=1000,
     ),
     # 232 levels from 50 to 0.01 for data in [0, 1], which is 100 to 0.02 in [-1, 1]; 5 Langevin steps at each:

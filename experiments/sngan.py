@@ -53,7 +53,7 @@ PRESETS = {
             critic=ResNetCritic(channels=(32, 32, 32)), objective=Hinge(), optimizer=ADAM, critic_optimizer=ADAM,
             ema_decay=0.999,
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=5000, steps_per_call=10, save_every=1000, sample_every=1000,
+        data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=10, save_every=1000, sample_every=1000,
     ),
     "cifar10": Experiment(
         model=GAN(

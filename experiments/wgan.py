@@ -52,7 +52,7 @@ PRESETS = {
             shape=(28, 28, 1), generator=DCGANGenerator(channels=(128, 64, 32)),
             critic=DCGANCritic(channels=(32, 64, 128), bias=False), **WGAN,
         ),
-        data=TFDS(name="mnist"), batch_size=5 * 64, steps=6000, steps_per_call=20, save_every=1000,
+        data=TFDS(name="mnist"), batch_size=5 * 64, steps=4000, steps_per_call=20, save_every=1000,
         sample_every=1000,
     ),
     "cifar10": Experiment(

@@ -60,7 +60,7 @@ PRESETS = {
             shape=(32, 32, 3), generator=DCGANGenerator(channels=(128, 64, 32), up="nearest"), ema_decay=0.999,
             critic=DCGANCritic(channels=(32, 64, 128), normalize=False, bias=False), **WGAN_GP,
         ),
-        data=Emoji(size=32), batch_size=5 * 32, steps=5000, steps_per_call=10, log_every=50, save_every=1000,
+        data=Emoji(size=32), batch_size=5 * 32, steps=3500, steps_per_call=10, log_every=50, save_every=1000,
         sample_every=1000,
     ),
     "mnist": Experiment(

@@ -192,9 +192,7 @@ class Muon(Optimizer):
             return jax.tree.map(sized, updates, hidden_matrices(updates))
 
         def label(params: optax.Params) -> Any:
-            return jax.tree.map(
-                lambda _, axes: "rest" if axes is None else "matrix", params, hidden_matrices(params)
-            )
+            return jax.tree.map(lambda _, axes: "rest" if axes is None else "matrix", params, hidden_matrices(params))
 
         matrix = optax.chain(orthogonal, optax.stateless(at_rms))
         return optax.partition({"matrix": matrix, "rest": optax.scale_by_adam(self.b1, self.b2, self.eps)}, label)

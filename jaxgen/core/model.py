@@ -145,9 +145,7 @@ class LossModel(Averaging, GenerativeModel):
         )
 
     def restarted(self, state: TrainState) -> TrainState:
-        return state.replace(
-            opt_state={**state.opt_state, "all": self.optimizer.start(state.params, self.trainable)}
-        )
+        return state.replace(opt_state={**state.opt_state, "all": self.optimizer.start(state.params, self.trainable)})
 
     def train_step(self, state: TrainState, key: jax.Array, batch: Batch) -> tuple[TrainState, Metrics]:
         state, seen = self._step(state, key, batch)

@@ -34,7 +34,6 @@ CheckpointStep = Annotated[int, Ge(-1), Le(1_000_000_000)]
 """-1 for the newest."""
 
 
-
 @dataclass(frozen=True)
 class Place:
     """Marks text that names a file or folder; `besides` are texts that name none."""

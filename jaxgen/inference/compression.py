@@ -95,9 +95,7 @@ def _mapped(model: Any, state: TrainState, symbols: np.ndarray, cond: Any, inver
     return np.asarray(_map(model, state, symbols.astype(np.int32), cond, np.asarray(inverse)))
 
 
-def _walk(
-    model: Any, state: TrainState, num: int, cond: Any, choose: Callable[[int, np.ndarray], np.ndarray]
-) -> None:
+def _walk(model: Any, state: TrainState, num: int, cond: Any, choose: Callable[[int, np.ndarray], np.ndarray]) -> None:
     """Calls choose(position, frequencies uint64[num, K]) -> symbols i64[num] at every position in turn. Frequencies
     come from the same programs whether symbols are known beforehand or decoded, so that they are the same to the bit.
     """

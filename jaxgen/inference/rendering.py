@@ -125,9 +125,7 @@ def render_view(trained: Trained, view: View) -> tuple[np.ndarray, np.ndarray, n
     return rgb.reshape(*size, 3), depth.reshape(size), opacity.reshape(size)
 
 
-def render_run(
-    trained: Trained, options: Rendering, out: Path, lpips: Any = None, origin: Origin | None = None
-) -> str:
+def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = None, origin: Origin | None = None) -> str:
     """Renders into `out` and the run's report, and returns a summary of a few lines.
 
     lpips: f32[B] of two batches of pictures, where its weights are named. origin: where the pictures come from.

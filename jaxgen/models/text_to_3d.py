@@ -183,9 +183,7 @@ class TextTo3D(LossModel):
         ends = ball_crossing(origin, direction, centre, self.radius)
         return jnp.concatenate([origin, direction, jnp.stack([*ends, radius], axis=-1)], axis=-1)
 
-    def views(
-        self, params: PyTree, centre: jax.Array, cameras: jax.Array, keys: jax.Array | None = None
-    ) -> Seen3D:
+    def views(self, params: PyTree, centre: jax.Array, cameras: jax.Array, keys: jax.Array | None = None) -> Seen3D:
         """What cameras f32[B, 13] see. keys [B]: intervals along rays are then jittered."""
         count, (height, width) = len(cameras), self._size
         origin, direction, radius = (a.reshape(-1, *a.shape[2:]) for a in view_rays(cameras, (height, width)))

@@ -113,9 +113,7 @@ def up(h: jax.Array, kernel: jax.Array) -> jax.Array:
     # Sample r i + k sees frames i + 1, i and i - 1 at k, k + r and k + 2 r of a kernel with zeros around it.
     around = jnp.pad(kernel, ((rate // 2, rate // 2), (0, 0))).reshape(3, rate, 3)
     wide = jnp.pad(h, ((0, 0), (1, 1), (1, 1)))
-    seen = [
-        wide[:, 1 + frame : 1 + frame + length, band : band + bands] for frame in (1, 0, -1) for band in range(3)
-    ]
+    seen = [wide[:, 1 + frame : 1 + frame + length, band : band + bands] for frame in (1, 0, -1) for band in range(3)]
     out = jnp.stack(seen, axis=-1).reshape(-1, 9) @ around.transpose(0, 2, 1).reshape(9, rate)
     return out.reshape(batch, length, bands, rate).swapaxes(2, 3).reshape(batch, rate * length, bands)
 

@@ -43,9 +43,7 @@ class Bounds(NamedTuple):
     for a fisheye lens."""
 
 
-def pixel_rays(
-    poses: np.ndarray, intrinsics: np.ndarray, x: np.ndarray, y: np.ndarray, bounds: Bounds
-) -> np.ndarray:
+def pixel_rays(poses: np.ndarray, intrinsics: np.ndarray, x: np.ndarray, y: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Rays f32[N, 9] through the points (x, y), f64[N] in pixels, of cameras with poses f64[N, 3, 4] and intrinsics
     f64[N, 4 or 14]."""
     intrinsics = np.asarray(intrinsics, np.float64)

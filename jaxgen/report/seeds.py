@@ -164,8 +164,7 @@ def _over_seeds(per_seed: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
 def _table(numbers: dict[str, dict[str, float]], count: int) -> str:
     """A table of means and confidence intervals over `count` seeds."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="num">{shown(v)}</td></tr>'
-        for name, v in numbers.items()
+        f'<tr><th scope="row">{escape(name)}</th><td class="num">{shown(v)}</td></tr>' for name, v in numbers.items()
     )
     return (
         f'<div class="scroll"><table><caption>{count} seeds; train: the last hundredth of the run</caption>'

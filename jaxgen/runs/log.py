@@ -84,9 +84,7 @@ class Watch(Delayed):
     Raises NonFinite for a number that is not finite, and UserError where the model says that training has diverged.
     """
 
-    def __init__(
-        self, experiment: Experiment, start: int, shown: Progress | None = None, clock: Clock | None = None
-    ):
+    def __init__(self, experiment: Experiment, start: int, shown: Progress | None = None, clock: Clock | None = None):
         super().__init__()
         self.experiment = experiment
         self.queued = self.written = self.logged = start

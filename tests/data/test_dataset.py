@@ -95,9 +95,7 @@ def test_bad_arguments_are_one_line_errors():
         Counter(num=3).indices_at(0, -1, 2)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "limit", "expected"), [(4, None, 10), (5, None, 10), (4, 6, 6), (3, 99, 10)]
-)
+@pytest.mark.parametrize(("batch_size", "limit", "expected"), [(4, None, 10), (5, None, 10), (4, 6, 6), (3, 99, 10)])
 def test_padded_batches(batch_size, limit, expected):
     seen, pairs = [], list(Counter(num=10).padded_batches(batch_size, limit=limit))
     for batch, mask in pairs:

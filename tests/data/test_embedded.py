@@ -30,9 +30,7 @@ def test_emoji_counts_shapes_and_splits():
 def test_emoji_split_is_by_hash_and_independent_of_groups():
     entries = json.loads((embedded.EMOJI / "emoji.json").read_text(encoding="utf-8"))
     assert len({e["unified"] for e in entries}) == len(entries)
-    held_out = [
-        e for e in entries if int(hashlib.sha256(e["unified"].encode()).hexdigest()[:16], 16) % 10 == 0
-    ]
+    held_out = [e for e in entries if int(hashlib.sha256(e["unified"].encode()).hexdigest()[:16], 16) % 10 == 0]
     assert [e["name"].lower() for e in held_out] == list(data.Emoji().names("test"))
     food = data.Emoji(groups=("Food & Drink",))
     assert food.class_names == ("Food & Drink",) and food.count("all") == 131

@@ -52,9 +52,7 @@ def test_the_mean_pose_becomes_the_origin():
     np.testing.assert_allclose(way[:, :, 3].mean(axis=0), 0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "change", [(0, 0, 1.1), (0, 0, -1.0), (3, 3, 2.0), (1, 0, 0.2), (0, 3, np.nan)], ids=str
-)
+@pytest.mark.parametrize("change", [(0, 0, 1.1), (0, 0, -1.0), (3, 3, 2.0), (1, 0, 0.2), (0, 3, np.nan)], ids=str)
 def test_matrices_that_are_not_rigid(change):
     row, column, value = change
     matrix = POSE.copy()

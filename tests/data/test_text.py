@@ -109,7 +109,8 @@ def test_after_each_file_comes_the_end_token_where_there_is_one(tmp_path):
     # End tokens after the text are left out; one within it, as in a prompt, is not.
     end = data.corpus_tokenizer.end
     assert data.texts(np.array([[end, *tokens[:-1], end, end, end], [end] * (len(tokens) + 3)])) == [
-        "<|endoftext|>the month a<|endoftext|>the month b", ""
+        "<|endoftext|>the month a<|endoftext|>the month b",
+        "",
     ]
 
 

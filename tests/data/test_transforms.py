@@ -292,5 +292,3 @@ def test_home_folders_are_expanded(tmp_path, monkeypatch):
     capture(tmp_path / "scene")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert SceneFolder(folder="~/scene").count("test") == 96
-
-

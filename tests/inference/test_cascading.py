@@ -215,7 +215,7 @@ def test_data_that_cannot_be_embedded_are_refused(clip, tmp_path):
     with pytest.raises(UserError, match="reads captions as bytes, tokenizer is bpe"):
         Embedded(data=Emoji(size=16), clip=str(clip)).arrays("test")
     with pytest.raises(UserError, match="give a side below theirs"):
-        Embedded(
-            data=Emoji(size=16), tokenizer="bytes", window=12, clip=str(clip), form="pictures", size=20
-        ).arrays("test")
+        Embedded(data=Emoji(size=16), tokenizer="bytes", window=12, clip=str(clip), form="pictures", size=20).arrays(
+            "test"
+        )
     assert "leave both out" in (Embedded(shift=2).problem() or "")

@@ -50,9 +50,9 @@ def test_one_step_is_the_papers():
 
 
 def test_hmc_leaves_its_density_alone_and_chances_are_chances():
-    exact = MEAN[None] + jax.random.normal(jax.random.key(1), (4000, 2)) @ jnp.linalg.cholesky(
-        jnp.linalg.inv(PRECISION)
-    ).T
+    exact = (
+        MEAN[None] + jax.random.normal(jax.random.key(1), (4000, 2)) @ jnp.linalg.cholesky(jnp.linalg.inv(PRECISION)).T
+    )
     x, chance = jax.jit(lambda k, x: hmc_step(energy, k, x, 0.6, 5))(sample_keys(1, 4000), exact)
     check_moments(x)
     assert 0.5 < np.mean(chance) < 1

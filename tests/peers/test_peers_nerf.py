@@ -1,6 +1,5 @@
 """The radiance field of the library against the same one in PyTorch, with the same parameters."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
