@@ -4,8 +4,8 @@
     python experiments/flow_matching.py digits
     jaxgen evaluate runs/flow_matching-digits-0   # ode_bits_per_dim
 
-CPU minutes (docs/presets.md): toy 0.6, digits 7, mnist 34. Not yet run to the end: cifar10 (35.7 M;
-arXiv:2210.02747: FID 6.35, 2.99 bits/dim), imagenet64 (266 M).
+CPU minutes (docs/presets.md): toy 0.6, digits 7, mnist 34. Not yet run to the end: cifar10 (35.7 M; arXiv:2210.02747:
+FID 6.35, 2.99 bits/dim), imagenet64 (266 M).
 """
 
 from jaxgen.cli.train import main

@@ -7,8 +7,8 @@ colours, which k-means finds among those of the training data as a run begins.
     jaxgen sample runs/image_gpt-digits-0 --cond 7 --image digit.png --mask lower.png
 
 bits_per_dim are exact where every level has a token, as in digits; elsewhere they are of the nearest colours alone.
-igpt_s is the paper's smallest model: 2.09 nats a pixel on ImageNet's test set. CPU minutes (docs/presets.md): mnist 20.
-Not yet run to the end: sprites, emoji16, igpt_s.
+igpt_s is the paper's smallest model: 2.09 nats a pixel on ImageNet's test set. CPU minutes (docs/presets.md): mnist 20,
+sprites 17. Not yet run to the end: emoji16, igpt_s.
 """
 
 from jaxgen.cli.train import main
