@@ -1,7 +1,7 @@
 """Anomalies by generative models: each is trained on one class alone, and tells held-out pictures of it from the rest.
 
     python benchmarks/anomaly.py digits                            # five families, ten classes, an hour of one core
-    python benchmarks/anomaly.py mnist --data-dir DIR --seconds 60
+    python benchmarks/anomaly.py mnist --data-dir DIR --seconds 30
 
 The area under the ROC curve of a picture's score, over classes. A family's score is its energy, the tightest bound
 that it gives of minus the log likelihood, or else the error of its reconstruction or of its predicted noise. Simple
@@ -33,7 +33,7 @@ from jaxgen.train.loop import train_in_memory
 
 SCORES = ("energy", "iwae", "nelbo", "nll", "bits_per_dim", "mse", "eps_mse")
 """The first of them that there is."""
-FAMILIES = ("autoencoder", "vae", "realnvp", "ebm", "ddpm")
+FAMILIES = ("autoencoder", "vae", "maf", "ebm", "ddpm")
 COMPONENTS = 20
 """Of the reconstruction by principal components."""
 

@@ -23,7 +23,7 @@ from jaxgen.runtime.reading import read_json
 
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
-NO_SETTINGS = ("out", "names", "runs", "batches", "samplers", "parts", "minutes", "quick", "studies")
+NO_SETTINGS = ("out", "names", "runs", "batches", "samplers", "parts", "minutes", "quick", "studies", "families")
 """Options that choose rows, or that they hold themselves."""
 ROOT = Path(__file__).resolve().parents[1]
 BEGAN = time.perf_counter()

@@ -61,7 +61,7 @@ PRESETS = {
     ),
     "emoji": Experiment(
         model=Flow(
-            shape=(32, 32, 3), bits=5, flow=scales(64, 3, 8), temperature=0.7,
+            shape=(32, 32, 3), bits=5, flow=Marginal(scales(64, 3, 8), bits=5), temperature=0.7,
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0), ema_decay=0.999,
         ),
         codec=Dequantize(bits=5, noise=False), data=Emoji(size=32), batch_size=32, steps=3000, steps_per_call=10,
@@ -77,7 +77,7 @@ PRESETS = {
     ),
     "mnist_paper": Experiment(
         model=Flow(
-            flow=scales(512, 2, 32), temperature=0.8, ema_decay=0.999,
+            flow=Marginal(scales(512, 2, 32)), temperature=0.8, ema_decay=0.999,
             optimizer=Adam(lr=1e-3, warmup=5000, clip=1.0),
         ),
         codec=Dequantize(noise=False), data=TFDS(name="mnist"), batch_size=256, steps=100_000, steps_per_call=100,
