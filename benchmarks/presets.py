@@ -76,8 +76,10 @@ def chosen(options: Options) -> list[tuple[str, str, Experiment]]:
 
 
 def judge(preset: str, experiment: Experiment, options: Options) -> Run | None:
-    """The classifier of the same data, if the model's samples are such images."""
-    known = presets(SCRIPTS / "classifier.py").get(preset)
+    """The classifier of the same data, if the model's samples are such images: the preset of that name, or of its first
+    word (of `digits` for `digits_repa`)."""
+    classifiers = presets(SCRIPTS / "classifier.py")
+    known = classifiers.get(preset) or classifiers.get(preset := preset.split("_")[0])
     if known is None or type(known.data) is not type(experiment.data):
         return None
     known = common.with_data_dir(known, options.data_dir)

@@ -48,6 +48,13 @@ def test_a_judge_sees_the_same_images():
     assert runner.judge("emoji", larger, options("emoji")) is None
 
 
+def test_a_preset_of_two_words_is_judged_by_the_classifier_of_the_first(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner.measure, "trained", lambda experiment, folder: asked.append(folder.name))
+    runner.judge("digits_repa", presets(EXPERIMENTS["dit"])["digits_repa"], options("digits_repa"))
+    assert asked == ["classifier-digits-0"]
+
+
 def test_points_have_a_distance_beside_that_of_real_ones():
     """Real points instead of samples are as far as held-out ones are; shifted ones farther by the shift."""
     data = Toy2D(num=200)
