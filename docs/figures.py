@@ -125,11 +125,14 @@ PROTOCOL = " (classifier features, 2,000 samples)"
 
 
 def figure(spec: str) -> str:
-    """Text of `FILE: PATH as STEPS`, or of `best SCRIPT`."""
+    """Text of `FILE: PATH as STEPS`, of `best SCRIPT` or of `best SCRIPT PRESET`."""
     if spec.startswith("best "):
-        numbers = best_numbers().get(spec.removeprefix("best ").strip())
-        if not numbers:
+        script, *preset = spec.split()[1:]
+        numbers = best_numbers().get(script)
+        if not numbers or preset and preset[0] not in numbers:
             raise FigureError(f"docs/templates/best.toml has no entry for {spec!r}")
+        if preset:
+            return numbers[preset[0]]
         said = "; ".join(f"`{preset}`: {text}" for preset, text in list(numbers.items())[:SHOWN])
         return said.replace(PROTOCOL, "")  # the README says it once, for the whole table
     if spec == "systems":
