@@ -129,7 +129,7 @@ def figure(spec: str) -> str:
     if spec.startswith("best "):
         script, *preset = spec.split()[1:]
         numbers = best_numbers().get(script)
-        if not numbers or preset and preset[0] not in numbers:
+        if not numbers or (preset and preset[0] not in numbers):
             raise FigureError(f"docs/templates/best.toml has no entry for {spec!r}")
         if preset:
             return numbers[preset[0]]
