@@ -31,7 +31,8 @@ PRESETS = {
     ),
     "mnist": Experiment(
         model=CycleGAN(
-            **networks(16, 3, 1, (32, 64)), channels=1, history=128, identity_weight=2.0, ema_decay=0.999,
+            **networks(16, 3, 1, (32, 64)), channels=1, history=128, cycle_weight=20.0, identity_weight=4.0,
+            ema_decay=0.999,
             optimizer=Adam(lr=5e-4, b1=0.5), critic_optimizer=Adam(lr=5e-4, b1=0.5),
         ),
         data=Unpaired(targets=Digits(), sources=TFDS(name="mnist"), size=8), batch_size=64, steps=4000,

@@ -55,7 +55,7 @@ def _information(a: np.ndarray, b: np.ndarray, num_a: int, num_b: int) -> float:
 def factor_vae_score(
     codes: np.ndarray, factors: np.ndarray, *, votes: int = 800, size: int = 64, unused: float = 0.05, seed: int = 0
 ) -> float:
-    """The metric of section 4 of arXiv:1802.05983, in [1 / K, 1].
+    """The metric of section 4 of arXiv:1802.05983, in [0, 1]; about 1 / K by chance.
 
     A vote: `size` images that share the value of one factor, and the coordinate whose variance over them is the least
     share of its variance over all. A classifier names the factor by the majority of votes for its coordinate; the

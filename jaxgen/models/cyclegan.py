@@ -5,7 +5,7 @@ images from translated ones:
 
     L_GAN(G, D_x) + L_GAN(F, D_s) + lambda (E |F(G(s)) - s| + E |G(F(x)) - x|)          (eq. 3)
 
-with least squares for L_GAN (section 4). Critics see translations from a history of earlier ones in half of the cases.
+with least squares for L_GAN, (section 4). Critics see translations from a history of earlier ones in half of the cases.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core.gradients import Seen
-from jaxgen.core.keys import coin_each, one_key, split_each
+from jaxgen.core.keys import coin_each, fold_each, one_key, split_each
 from jaxgen.core.ranges import NonNegative, OptionalSize
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
@@ -29,6 +29,7 @@ from jaxgen.ops.gan import LeastSquares, Objective
 from jaxgen.ops.jitter import jitter
 from jaxgen.optim import Adam, Optimizer
 
+HISTORY = 2  # stream of a training key: `_fakes` splits it in two
 Pair = tuple[jax.Array, jax.Array]
 """Sources (or their logits), and targets."""
 
@@ -101,12 +102,14 @@ class CycleGAN(Translator):
         return fakes, (source, x)
 
     def _remembered(self, past: PyTree, keys: jax.Array, fakes: Pair) -> tuple[Pair, PyTree]:
-        """What critics are shown for `fakes`, and the history with these. It first fills up; from then on each fake
-        takes the place of an earlier one, which is shown instead in half of the cases, or else is not kept."""
-        size, (keys_place, keys_swap) = len(fakes[0]), split_each(keys, 2)
-        full = past["seen"] + size > self.history
-        chance = jax.random.randint(one_key(keys_place), (), 0, self.history)
-        place = (jnp.where(full, chance, past["seen"]) + jnp.arange(size)) % self.history
+        """What critics are shown for `fakes`, and the history with these. It first fills up, with whole batches; from
+        then on each fake takes the place of an earlier one, which is shown instead in half of the cases, or else is not
+        kept."""
+        size, (keys_place, keys_swap) = len(fakes[0]), split_each(fold_each(keys, HISTORY), 2)
+        held = self.history - self.history % size
+        full = past["seen"] == held
+        chance = jax.random.randint(one_key(keys_place), (), 0, held)
+        place = (jnp.where(full, chance, past["seen"]) + jnp.arange(size)) % held
         swap = coin_each(keys_swap, 0.5)
         shown, new = [], {}
         for name, fake in zip(("source", "x"), fakes):
@@ -141,7 +144,8 @@ class CycleGAN(Translator):
         cycle = jnp.mean(jnp.abs(self._to_source(params, fake_x, source.shape[-1], True) - source))
         cycle += jnp.mean(jnp.abs(self._to_target(params, fake_source, True) - x))
         metrics = {"gan": sum(self.objective.generator(one) for one in logits), "cycle": cycle}
-        value = metrics["gan"] + self.cycle_weight * cycle
+        # Section 4 minimises (D(G(s)) - 1)^2, of which `LeastSquares` takes half: lambda is relative to it.
+        value = (2 if isinstance(self.objective, LeastSquares) else 1) * metrics["gan"] + self.cycle_weight * cycle
         if self.identity_weight:
             same = jnp.mean(jnp.abs(self._to_target(params, x, True) - x))
             same += jnp.mean(jnp.abs(self._to_source(params, source, source.shape[-1], True) - source))

@@ -26,6 +26,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, density_picture
 from jaxgen.nets.apply import apply
 from jaxgen.nets.flows import Identity, MultiScale, sum_each
+from jaxgen.nets.marginal import Marginal
 from jaxgen.ops.bijectors import logit
 
 TEMPERATURES = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -66,6 +67,11 @@ class Flow(ClassConditionalModel, LossModel):
         check_classes(self.num_classes, batch)
         if self.logit_alpha and not self.bits:
             raise UserError(f"model.logit_alpha is {self.logit_alpha} with bits 0: continuous data take 0")
+        if isinstance(self.flow, Marginal) and (self.logit_alpha or not self.bits):
+            raise UserError(
+                f"model.flow is a Marginal, of pixel levels in [-1/2, 1/2): bits above 0 and logit_alpha 0 are expected, "
+                f"{self.bits} and {self.logit_alpha} were given"
+            )
         x = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
         y = jax.ShapeDtypeStruct((2, self.num_classes), jnp.float32) if self.num_classes else None
         jax.eval_shape(self.flow.init, jax.random.key(0), x, y)  # raises for a shape that the network cannot take

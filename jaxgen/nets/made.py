@@ -63,6 +63,9 @@ class MADE(nn.Module):
             h, degrees = (nn.silu if self.smooth else nn.relu)(h), wider
         mask = autoregressive_mask(degrees, np.repeat(np.arange(size), out), strict=True)
         h = MaskedDense(self.dtype, nn.initializers.zeros, name="out")(h, mask)
+        if context is not None:  # no hidden unit leads to the first element
+            zero = nn.initializers.zeros
+            h += nn.Dense(size * out, use_bias=False, kernel_init=zero, dtype=self.dtype, name="context_out")(context)
         return h.astype(jnp.float32)
 
 

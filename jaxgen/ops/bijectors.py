@@ -200,14 +200,19 @@ def autoregressive_mask(degrees_in: np.ndarray, degrees_out: np.ndarray, strict:
     return see.outer(degrees_out, degrees_in).T.astype(np.float32)
 
 
+FARTHEST = 1e15
+"""Bound of elements while `fixed_point` iterates."""
+
+
 def fixed_point(
     update: Callable[[jax.Array], jax.Array], start: jax.Array, tolerance: float, limit: int
 ) -> tuple[jax.Array, jax.Array]:
     """Solves x = update(x) by iteration: x: f32[B, D], and the number of passes that each row took, i32[B].
 
     If element d of `update` depends only on elements before d, the first k elements are exact after pass k from any
-    start (Jacobi iteration, arXiv:2002.03629), so `limit` = D passes always suffice. A row stops changing once none of
-    its elements moves by more than tolerance (1 + |x|), so it does not depend on the other rows.
+    start (Jacobi iteration, arXiv:2002.03629), so `limit` = D passes always suffice for solutions within `FARTHEST`. A
+    row stops changing once none of its elements moves by more than tolerance (1 + |x|), so it does not depend on the
+    other rows.
     """
 
     def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
@@ -216,8 +221,9 @@ def fixed_point(
 
     def one_pass(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, active, passes, i = carry
-        new = update(x)
-        moves = jnp.any(jnp.abs(new - x) > tolerance * (1 + jnp.abs(new)), axis=-1)
+        # Elements that are not yet exact can grow by a factor a pass. Infinite ones would be NaN times a masked weight.
+        new = jnp.clip(update(x), -FARTHEST, FARTHEST)
+        moves = jnp.any(~(jnp.abs(new - x) <= tolerance * (1 + jnp.abs(new))), axis=-1)
         return jnp.where(active[:, None], new, x), active & moves, passes + active, i + 1
 
     rows = start.shape[:1]

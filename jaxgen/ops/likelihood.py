@@ -105,9 +105,10 @@ def log_logistic_level(x: jax.Array, mu: jax.Array, log_scale: jax.Array, levels
 
 @dataclass(frozen=True)
 class DiscretizedLogistic(Likelihood):
-    """P of 8-bit x in [-1, 1] by `log_logistic_level`. Eq. 2 of arXiv:1606.04934."""
+    """P of the level of x in [-1, 1] by `log_logistic_level`. Eq. 2 of arXiv:1606.04934."""
 
     levels: Annotated[int, Ge(2), Le(65_536)] = 256
+    """Evenly spaced on [-1, 1]. x is rounded to them, so with fewer than the data have, bits/dim are of coarser data."""
     bound: Positive = 7.0
     """The log scale is -2 at first, bounded smoothly to -2 +- bound."""
 
@@ -121,7 +122,8 @@ class DiscretizedLogistic(Likelihood):
 
     def log_prob(self, params: jax.Array, x: jax.Array) -> jax.Array:
         mu, log_scale = self._split(params)
-        return log_logistic_level(x, mu, log_scale, self.levels)
+        steps = (self.levels - 1) / 2
+        return log_logistic_level(jnp.round((x + 1) * steps) / steps - 1, mu, log_scale, self.levels)
 
     def mean(self, params: jax.Array) -> jax.Array:
         return jnp.clip(self._split(params)[0], -1, 1)

@@ -81,7 +81,7 @@ def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool 
 
 def drawn_by_error(key: jax.Array, z: jax.Array, q: jax.Array, size: int) -> jax.Array:
     """Draws `size` vectors of z: f32[N, D] without replacement, in proportion to the squared distance from their codes
-    q, as k-means++ draws seeds: f32[size, D]. Where N is less than `size`, the drawn vectors repeat."""
+    q, as k-means++ draws seeds: f32[size, D], in the order of the draws. Where N is less than `size`, the drawn vectors repeat."""
     error = jnp.log(jnp.sum((z - q) ** 2, axis=-1) + 1e-12)
     # The top k of log p + Gumbel noise are a draw without replacement.
     _, chosen = jax.lax.top_k(error + jax.random.gumbel(key, error.shape), min(size, len(z)))
@@ -267,7 +267,9 @@ class Codebook(Quantizer):
             total = jnp.where(uses[:, None] > 0, total, running.total)
         if self.restart:
             share = len(z) / self.size
-            dead, fresh = count < self.restart * share, drawn_by_error(key, z, q, self.size)
+            dead = count < self.restart * share
+            # The j-th dead code gets the j-th vector drawn: later ones are less likely to lie far from their codes.
+            fresh = drawn_by_error(key, z, q, self.size)[jnp.maximum(jnp.cumsum(dead) - 1, 0)]
             # Start at an even share, so that a new code has a few hundred steps in which it can be chosen.
             count = jnp.where(dead, share, count)
             if total is None:

@@ -19,33 +19,36 @@ TINY = 1e-12
 """Added to squared lengths, of which the gradient of the root at 0 is infinite."""
 
 
-def above_minus_one(a: jax.Array) -> jax.Array:
-    """m(a) = -1 + log(1 + (e - 1) e^a) > -1. Appendix A.1 has no factor e - 1. With it m(0) = 0, so that u_hat does not
+def least_slope(a: jax.Array) -> jax.Array:
+    """1 + m(a) = log(1 + (e - 1) e^a) > 0. Appendix A.1 has no factor e - 1. With it m(0) = 0, so that u_hat does not
     grow as 1 / |w| where w goes to 0."""
-    return jax.nn.softplus(a + math.log(math.e - 1)) - 1
+    return jnp.maximum(jax.nn.softplus(a + math.log(math.e - 1)), 1e-30)
 
 
 # --- planar ------------------------------------------------------------------------------------------------------
 
 
-def planar_direction(u: jax.Array, w: jax.Array) -> jax.Array:
-    """u_hat, of which w . u_hat = m(w . u) > -1, so that the planar flow is invertible: appendix A.1."""
+def planar_direction(u: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """u_hat: f32[B, D], of which w . u_hat = m(w . u) > -1, so that the planar flow is invertible (appendix A.1), and
+    1 + m(w . u): f32[B], which the rounded product of w and u_hat would make negative for large w and u."""
     along = jnp.sum(w * u, axis=-1, keepdims=True)
-    return u + (above_minus_one(along) - along) * w / (jnp.sum(w**2, axis=-1, keepdims=True) + TINY)
+    slope = least_slope(along)
+    return u + (slope - 1 - along) * w / (jnp.sum(w**2, axis=-1, keepdims=True) + TINY), slope[:, 0]
 
 
-def planar(z: jax.Array, u_hat: jax.Array, w: jax.Array, b: jax.Array) -> Moved:
-    """z + u_hat tanh(w . z + b), and log |1 + w . u_hat (1 - tanh^2)|: eqs. 10 to 12. The determinant is positive for
-    u_hat of `planar_direction`. z, u_hat, w: f32[B, D]; b: f32[B]."""
+def planar(z: jax.Array, u_hat: jax.Array, slope: jax.Array, w: jax.Array, b: jax.Array) -> Moved:
+    """z + u_hat tanh(w . z + b), and log |1 + w . u_hat (1 - tanh^2)|: eqs. 10 to 12. z, u_hat, w: f32[B, D]; b: f32[B];
+    slope: 1 + w . u_hat > 0, f32[B]."""
     h = jnp.tanh(jnp.sum(w * z, axis=-1) + b)
-    logdet = jnp.log1p(jnp.sum(w * u_hat, axis=-1) * (1 - h**2))
-    return z + u_hat * h[:, None], logdet
+    return z + u_hat * h[:, None], jnp.log(h**2 + slope * (1 - h**2))
 
 
-def planar_inverse(z: jax.Array, u_hat: jax.Array, w: jax.Array, b: jax.Array, steps: int = 60) -> jax.Array:
+def planar_inverse(
+    z: jax.Array, u_hat: jax.Array, slope: jax.Array, w: jax.Array, b: jax.Array, steps: int = 60
+) -> jax.Array:
     """The f32[B, D] that `planar` moves to z. Its product a with w solves a + w . u_hat tanh(a + b) = w . z, whose left
     side rises with a, by `steps` bisections of an interval that holds it."""
-    slope, target = jnp.sum(w * u_hat, axis=-1), jnp.sum(w * z, axis=-1)
+    slope, target = slope - 1, jnp.sum(w * z, axis=-1)
 
     def halve(ends: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
         low, high = ends
@@ -179,10 +182,10 @@ class Planar(Steps):
     def _width(self, size: int) -> int:
         return 2 * size + 1
 
-    def _split(self, params: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """u_hat, w and b."""
+    def _split(self, params: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """u_hat, 1 + w . u_hat, w and b."""
         u, w, b = jnp.split(params, [params.shape[-1] // 2, params.shape[-1] - 1], axis=-1)
-        return planar_direction(u, w), w, b[:, 0]
+        return *planar_direction(u, w), w, b[:, 0]
 
     def _step(self, z: jax.Array, params: jax.Array) -> Moved:
         return planar(z, *self._split(params))

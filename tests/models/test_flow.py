@@ -20,6 +20,7 @@ from jaxgen.models.shared import density_picture
 from jaxgen.nets.conditioners import CouplingMLP
 from jaxgen.nets.flows import CouplingStep, Flat, Identity, LinearStep, MultiScale, Repeat
 from jaxgen.nets.made import MADE, MAFStep
+from jaxgen.nets.marginal import Marginal
 from jaxgen.ops.bijectors import Spline
 
 NET = CouplingMLP((8,))
@@ -138,6 +139,8 @@ def test_pictures_of_a_density():
         ({"bits": 0, "logit_alpha": 0.1}, "continuous data take 0"),
         ({"shape": (7, 8, 1)}, "examples have shape"),
         ({"flow": MultiScale(levels=4)}, "8x8x1 does not"),
+        ({"flow": Marginal(Identity()), "logit_alpha": 0.05}, "a Marginal, of pixel levels"),
+        ({"flow": Marginal(Identity()), "bits": 0}, "a Marginal, of pixel levels"),
         ({"bits": 5}, "codec.bits 8"),
     ],
 )

@@ -155,6 +155,17 @@ def test_made_depends_on_exactly_the_elements_before(hidden):
         assert np.all(jacobian[d, :, :d] != 0)
 
 
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_all_of_made_depends_on_the_context(hidden):
+    """Regression: the first element did not, so that a conditional flow of one number was none."""
+    made, size, out = MADE(hidden, smooth=True), 4, 2
+    x, context = jnp.zeros((1, size)), jnp.float32([[1.0, -0.5]])
+    variables = made.init(jax.random.key(1), x, out, context)
+    assert not np.any(made.apply(variables, x, out, context))
+    moved = jax.tree.map(lambda a: a + 0.5, variables)
+    assert np.all(jax.jacfwd(lambda c: made.apply(moved, x, out, c)[0])(context).reshape(size * out, 2) != 0)
+
+
 def test_fixed_point_sampling_equals_the_d_pass_inverse():
     flow = Repeat(MAFStep(MADE((32,))), 3)
     z, variables = start(flow, (12,), num=40, scale=0.2)

@@ -150,6 +150,19 @@ def test_fixed_point_is_exact_after_as_many_passes_as_elements():
     assert passes.tolist() == [size, size]
 
 
+def test_a_fixed_point_is_found_where_passes_overflow():
+    """x_d = z_d + 1.5 x_{d-1} - 0.6 x_{d-2} is stable, but its iteration grows. Regression: NaN after 123 passes."""
+    size = 784
+    z = np.random.default_rng(0).normal(size=(1, size))
+    first, second = (np.eye(size, k=k, dtype=np.float32) for k in (1, 2))
+    weights = jnp.asarray(1.5 * first - 0.6 * second)
+    truth = np.zeros(size)
+    for d in range(size):
+        truth[d] = z[0, d] + (1.5 * truth[d - 1] if d > 0 else 0) - (0.6 * truth[d - 2] if d > 1 else 0)
+    x, _ = jax.jit(lambda z: ops.fixed_point(lambda x: z + x @ weights, jnp.zeros_like(z), 1e-6, size))(jnp.float32(z))
+    np.testing.assert_allclose(x[0], truth, atol=1e-4)
+
+
 def test_each_row_of_a_fixed_point_stops_on_its_own():
     """A contraction of 1/4 a pass from two distances: the row that starts on the solution stops after one pass."""
 

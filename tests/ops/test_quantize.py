@@ -139,6 +139,23 @@ def test_restarts_draw_what_lies_far_from_its_code_and_nothing_twice():
     assert quantize.drawn_by_error(jax.random.key(0), z[:3], z[:3], 7).shape == (7, 2)
 
 
+@pytest.mark.parametrize("index", [0, 30, 63])
+def test_a_dead_code_restarts_at_an_outlier_whatever_its_index(index):
+    """8 of 264 vectors hold nearly all of the error. Regression: a code of index k got the (k + 1)-th vector drawn."""
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(64, 2)).astype(np.float32)
+    codes[index] = 500
+    alive = np.delete(np.arange(64), index)
+    z = np.concatenate([codes[np.repeat(alive, 5)[:256]] + 0.01, 100 + rng.normal(size=(8, 2))]).astype(np.float32)
+    count = np.full(64, 4.0, np.float32)
+    count[index] = 0
+    book = quantize.Codebook(size=64, dim=2, restart=0.1)
+    running = quantize.Running(jnp.asarray(count), jnp.asarray(codes * count[:, None]), jnp.zeros(64, jnp.int32))
+    found = book.find(jnp.asarray(codes), jnp.asarray(z[None, None]))
+    running, learnt, _ = book.update(jax.random.key(0), running, found, jnp.asarray(codes))
+    assert np.abs(np.asarray(book.codes(running, learnt))[index] - 100).max() < 5
+
+
 def test_kmeans_finds_clusters():
     centres = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
     z = jnp.asarray(np.repeat(centres, 30, axis=0) + RNG.normal(size=(120, 2)).astype(np.float32))

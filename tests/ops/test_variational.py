@@ -49,17 +49,28 @@ def test_planar_steps_are_as_the_paper_writes_them():
     u[:10] = -10 * w[:10]
     along = np.sum(w * u, axis=1, keepdims=True)
     truth = u + (np.log1p((np.e - 1) * np.exp(along)) - 1 - along) * w / np.sum(w**2, axis=1, keepdims=True)
-    found = np.asarray(planar_direction(jnp.float32(u), jnp.float32(w)), np.float64)
+    found = np.asarray(planar_direction(jnp.float32(u), jnp.float32(w))[0], np.float64)
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)
     assert np.all(np.sum(w * truth, axis=1) > -1) and np.all(np.sum(w * found, axis=1) > -1 - 1e-4)
     for shrink in (1e-2, 1e-4, 0.0):
-        small = np.asarray(planar_direction(jnp.float32(u[10:]), jnp.float32(shrink * w[10:])))
+        small = np.asarray(planar_direction(jnp.float32(u[10:]), jnp.float32(shrink * w[10:]))[0])
         off = np.linalg.norm(small - u[10:], axis=1)
         np.testing.assert_array_less(off, 0.5 * np.linalg.norm(u[10:], axis=1) + 1e-3)
     params = jnp.float32(np.concatenate([u, w, b[:, None]], axis=1))
     moved, _ = Planar(1)(jnp.float32(z), params)
     expected = z + truth * np.tanh(np.sum(w * z, axis=1) + b)[:, None]
     np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("along", [-12.0, -16.0, -20.0, -200.0])
+def test_planar_determinants_are_positive_however_much_a_step_contracts(along):
+    """On the plane, where tanh is 0. Regression: w . u_hat was rounded below -1, and half of the logarithms were NaN."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(200, 20))
+    u = along * w / np.sum(w**2, axis=1, keepdims=True) + 0.0
+    _, logdet = Planar(1)(jnp.zeros((200, 20)), jnp.float32(np.concatenate([u, w, np.zeros((200, 1))], axis=1)))
+    truth = max(np.log(np.log1p((np.e - 1) * np.exp(along))), np.log(1e-30))
+    np.testing.assert_allclose(logdet, truth, rtol=1e-5)
 
 
 def test_radial_steps_are_as_the_paper_writes_them():
