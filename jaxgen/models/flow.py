@@ -69,8 +69,8 @@ class Flow(ClassConditionalModel, LossModel):
             raise UserError(f"model.logit_alpha is {self.logit_alpha} with bits 0: continuous data take 0")
         if isinstance(self.flow, Marginal) and (self.logit_alpha or not self.bits):
             raise UserError(
-                f"model.flow is a Marginal, of pixel levels in [-1/2, 1/2): bits above 0 and logit_alpha 0 are expected, "
-                f"{self.bits} and {self.logit_alpha} were given"
+                f"model.flow is a Marginal, of pixel levels in [-1/2, 1/2): bits above 0 and logit_alpha 0 are "
+                f"expected, {self.bits} and {self.logit_alpha} were given"
             )
         x = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
         y = jax.ShapeDtypeStruct((2, self.num_classes), jnp.float32) if self.num_classes else None

@@ -108,7 +108,7 @@ class DiscretizedLogistic(Likelihood):
     """P of the level of x in [-1, 1] by `log_logistic_level`. Eq. 2 of arXiv:1606.04934."""
 
     levels: Annotated[int, Ge(2), Le(65_536)] = 256
-    """Evenly spaced on [-1, 1]. x is rounded to them, so with fewer than the data have, bits/dim are of coarser data."""
+    """Evenly spaced on [-1, 1]. x is rounded to them: with fewer than the data have, bits/dim are of coarser data."""
     bound: Positive = 7.0
     """The log scale is -2 at first, bounded smoothly to -2 +- bound."""
 

@@ -81,7 +81,8 @@ def kmeans(key: jax.Array, z: jax.Array, size: int, steps: int, spherical: bool 
 
 def drawn_by_error(key: jax.Array, z: jax.Array, q: jax.Array, size: int) -> jax.Array:
     """Draws `size` vectors of z: f32[N, D] without replacement, in proportion to the squared distance from their codes
-    q, as k-means++ draws seeds: f32[size, D], in the order of the draws. Where N is less than `size`, the drawn vectors repeat."""
+    q, as k-means++ draws seeds: f32[size, D], in the order of the draws. Where N is less than `size`, the drawn vectors
+    repeat."""
     error = jnp.log(jnp.sum((z - q) ** 2, axis=-1) + 1e-12)
     # The top k of log p + Gumbel noise are a draw without replacement.
     _, chosen = jax.lax.top_k(error + jax.random.gumbel(key, error.shape), min(size, len(z)))

@@ -37,8 +37,8 @@ def planar_direction(u: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def planar(z: jax.Array, u_hat: jax.Array, slope: jax.Array, w: jax.Array, b: jax.Array) -> Moved:
-    """z + u_hat tanh(w . z + b), and log |1 + w . u_hat (1 - tanh^2)|: eqs. 10 to 12. z, u_hat, w: f32[B, D]; b: f32[B];
-    slope: 1 + w . u_hat > 0, f32[B]."""
+    """z + u_hat tanh(w . z + b), and log |1 + w . u_hat (1 - tanh^2)|: eqs. 10 to 12. z, u_hat, w: f32[B, D]; slope,
+    which is 1 + w . u_hat > 0, and b: f32[B]."""
     h = jnp.tanh(jnp.sum(w * z, axis=-1) + b)
     return z + u_hat * h[:, None], jnp.log(h**2 + slope * (1 - h**2))
 

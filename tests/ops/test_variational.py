@@ -64,7 +64,7 @@ def test_planar_steps_are_as_the_paper_writes_them():
 
 @pytest.mark.parametrize("along", [-12.0, -16.0, -20.0, -200.0])
 def test_planar_determinants_are_positive_however_much_a_step_contracts(along):
-    """On the plane, where tanh is 0. Regression: w . u_hat was rounded below -1, and half of the logarithms were NaN."""
+    """On the plane, where tanh is 0. Regression: w . u_hat was rounded below -1, and half of the logarithms NaN."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=(200, 20))
     u = along * w / np.sum(w**2, axis=1, keepdims=True) + 0.0
