@@ -14,6 +14,7 @@ from jaxgen.inference.averages import ROUGH, Measure, Measured, name_of, parse_l
 from jaxgen.inference.held_out import held_out_numbers
 from jaxgen.ops.power_ema import LONGEST
 from jaxgen.report.lengths import save_lengths
+from jaxgen.report.seeds import best_of
 from jaxgen.runs.environment import environment
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
@@ -84,7 +85,7 @@ def ema(asked: Asked) -> None:
         rows.append(row)
         said = f"{row.length:g}" if row.length else "latest"
         print(f"{said:>10} {row.value:14.6g} {row.stderr:10.2g} {row.missed:9.1e}")
-    best = min((row for row in rows if row.length), key=lambda row: row.value)
+    best = best_of(name)((row for row in rows if row.length), key=lambda row: row.value)
     out = user_path(options.out) if options.out else run.path
     save_lengths(out / "ema.png", rows, name, f"{trained.name}, step {trained.step}")
     how = ("num", "seed") if of_samples else ("split", "limit", "seed")

@@ -1,6 +1,6 @@
 """Autoguidance (arXiv:2406.02507): a diffusion model guided by a worse one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,9 @@ class Autoguided(GenerativeModel):
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
         model = self.model
         cond = model.drawn_told(keys, cond)
-        good = model.denoiser(state.sampling_params, cond, guided=False)
-        worse = self.guide.denoiser(state.extra["guide"], cond, guided=False)
+        good = model.denoiser(state.sampling_params, cond, guided=False, sampling=True)
+        guide = replace(self.guide, sampler=model.sampler)
+        worse = guide.denoiser(state.extra["guide"], cond, guided=False, sampling=True)
         scale = guidance_scale(cond, model.guidance)
 
         def denoise(x: jax.Array, t: jax.Array) -> Denoised:

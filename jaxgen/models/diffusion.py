@@ -164,13 +164,16 @@ class Diffusion(Conditioned, LossModel):
         """The prediction of x_0 in a network's output."""
         return Denoised(self.x0_of(answer, x, *self.schedule.at(t, x.ndim)))
 
-    def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True) -> Denoise:
-        """(x_t, t) -> Denoised under a condition, for the sampler, guided by the condition's scale or else that of
-        `guidance`; or as the network is trained to answer, if not `guided`."""
+    def denoiser(
+        self, params: PyTree, cond: PyTree = None, guided: bool = True, sampling: bool = False
+    ) -> Denoise:
+        """(x_t, t) -> Denoised under a condition, guided by the condition's scale or else that of `guidance`; or as the
+        network is trained to answer, if not `guided`. sampling: t are those of the model's own sampler, whose steps a
+        network may be told (`times_told`)."""
         inputs = self.inputs(params, cond)
 
         def plain(x: jax.Array, t: jax.Array) -> Denoised:
-            return self.denoised(self.answer(params, x, t, inputs | self.times_told(t, guided)), x, t)
+            return self.denoised(self.answer(params, x, t, inputs | self.times_told(t, sampling)), x, t)
 
         scale = guidance_scale(cond, self.guidance)
         if not guided or scale is None:
@@ -181,7 +184,7 @@ class Diffusion(Conditioned, LossModel):
         def classifier_free(x: jax.Array, t: jax.Array) -> Denoised:
             """One pass over twice the batch, with and without the condition."""
             x2, t2 = jnp.concatenate([x, x]), jnp.concatenate([t, t])
-            answer = self.answer(params, x2, t2, both | self.times_told(t2, True))
+            answer = self.answer(params, x2, t2, both | self.times_told(t2, sampling))
             good, worse = split_batch(self.denoised(answer, x2, t2))
             w = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), t.shape)
             x0 = self.guidance.combine(good.x0, worse.x0, w, *self.schedule.at(t, x.ndim))
@@ -241,7 +244,7 @@ class Diffusion(Conditioned, LossModel):
     def _sample(
         self, state: TrainState, keys: jax.Array, cond: PyTree, start: Start = FROM_NOISE, frames: int = 0
     ) -> jax.Array:
-        denoise = self.denoiser(state.sampling_params, self.drawn_told(keys, cond))
+        denoise = self.denoiser(state.sampling_params, self.drawn_told(keys, cond), sampling=True)
         return self.sampler(denoise, self.schedule, keys, self.shape, start, frames)
 
     def sample(self, state: TrainState, keys: jax.Array, cond: PyTree = None) -> jax.Array:
@@ -308,9 +311,10 @@ class Diffusion(Conditioned, LossModel):
 
             slope, answer = jax.grad(total, has_aux=True)(x)
             alpha, sigma = self.schedule.at(t, x.ndim)
-            move = -(sigma**2) / alpha * slope
-            size = jnp.sqrt(jnp.mean(move**2, axis=tuple(range(1, x.ndim)), keepdims=True) + 1e-12)
-            return answer._replace(x0=answer.x0 + move * jnp.minimum(1, STEERING / size))
+            way = -(sigma**2) * slope
+            size = jnp.sqrt(jnp.mean(way**2, axis=tuple(range(1, x.ndim)), keepdims=True) + 1e-12)
+            # The bound before the quotient, which is infinite at a level without data.
+            return answer._replace(x0=answer.x0 + way * jnp.minimum(1 / jnp.maximum(alpha, 1e-6), STEERING / size))
 
         return self.sampler(steered, self.schedule, keys, self.shape, FROM_NOISE, frames)
 

@@ -7,18 +7,19 @@ takes as few steps as one.
 """
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.core.ranges import NonNegative
-from jaxgen.core.types import Batch, PyTree
+from jaxgen.core.types import Batch, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.models.conditions import Inputs, without
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.ops.flow_maps import AverageVelocity
-from jaxgen.ops.samplers import Leaps, Sampler
+from jaxgen.ops.samplers import Heun, Leaps, Sampler
 from jaxgen.ops.schedules import Straight
 
 
@@ -30,7 +31,7 @@ class FlowMap(FlowMatching):
     sampler: Sampler = Leaps()
     target_guidance: NonNegative = 1.0
     """Scale of classifier-free guidance that the network learns, and then gives without a second pass: 1 for none. That
-    of `guidance` comes on top."""
+    of `guidance` comes on top. `Shortcut` learns it for steps longer than the finest."""
 
     def problem(self) -> str | None:
         if self.target_guidance != 1 and not self.guidable:
@@ -58,6 +59,26 @@ class FlowMap(FlowMatching):
         """u, f32[B, *shape], over `span` of the inputs, f32[B], or the velocity at t without."""
         span = (self.times_told(t) | inputs)["span"]
         return super().answer(params, x, t, {**inputs, "span": self.schedule.network_time(span)}, dropout)
+
+    @property
+    def of_the_ode(self) -> "FlowMap":
+        """The model with a sampler that asks for velocities. What corrects E[x_0 | x_t] on the way needs one: where a
+        leap leads is no such mean."""
+        return replace(self, sampler=Heun(clip=0.0)) if isinstance(self.sampler, Leaps) else self
+
+    def steer(
+        self, state: TrainState, keys: jax.Array, loss: Callable[[jax.Array, jax.Array], jax.Array],
+        cond: PyTree = None, frames: int = 0,
+    ) -> jax.Array:  # fmt: skip
+        """As `Diffusion.steer`, by Heun's method where the sampler is `Leaps`."""
+        return super(FlowMap, self.of_the_ode).steer(state, keys, loss, cond, frames)
+
+    def restore(
+        self, state: TrainState, keys: jax.Array, y: jax.Array, measure: Callable[[jax.Array], jax.Array],
+        std: jax.Array | float, cond: PyTree = None, iterations: int = 3,
+    ) -> jax.Array:  # fmt: skip
+        """As `Diffusion.restore`, by Heun's method where the sampler is `Leaps`."""
+        return super(FlowMap, self.of_the_ode).restore(state, keys, y, measure, std, cond, iterations)
 
     def average_velocity(self, params: PyTree, inputs: Inputs, dropout: jax.Array | None = None) -> AverageVelocity:
         """u(z, t, span) under the inputs of a condition."""

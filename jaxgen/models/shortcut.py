@@ -16,6 +16,7 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.models.flow_map import FlowMap
 from jaxgen.ops import flow_maps
 from jaxgen.ops.diffusion import mean_each
+from jaxgen.ops.samplers import Leaps
 from jaxgen.ops.schedules import expand
 
 
@@ -31,6 +32,11 @@ class Shortcut(FlowMap):
     def problem(self) -> str | None:
         if self.finest < 2 or self.finest & (self.finest - 1):
             return f"finest is {self.finest}: a power of two from 2 on is expected"
+        if self.schedule.shift != 1:
+            return f"schedule.shift is {self.schedule.shift}: steps of a shortcut model are equally long, 1 is expected"
+        steps = self.sampler.steps if isinstance(self.sampler, Leaps) else 1
+        if steps & (steps - 1) or steps > self.finest:
+            return f"sampler.steps is {steps}: a power of two is expected, {self.finest} (finest) at most"
         return super().problem()
 
     @property

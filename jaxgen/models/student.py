@@ -171,7 +171,11 @@ class Student(LossModel):
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         own, taught = self.model.init_params(key, batch), teacher_of(batch)
-        return own if taught is None or self.start == "random" else started(own, taught.one.params)
+        if taught is None or self.start == "random":
+            return own
+        # Without what only the teacher's loss needed: a weighting by uncertainty, a projector.
+        params = {name: part for name, part in taught.one.params.items() if name in own}
+        return started(own, params, self.shape[-1])
 
     def flow(self, params: PyTree, cond: PyTree, dropout: jax.Array | None = None) -> Flow:
         """The student's F under conditions. dropout: a key, in training."""
@@ -239,9 +243,15 @@ def teacher_of(batch: Batch) -> Teacher | None:
     return dict[str, Any](batch).get(TEACHER)
 
 
-def started(own: PyTree, teacher: PyTree) -> PyTree:
-    """Copies of the teacher's parameters, without the outputs by which it learned a variance. Raises UserError where
-    the networks differ."""
+def started(own: PyTree, teacher: PyTree, channels: int) -> PyTree:
+    """Copies of the teacher's parameters, without the outputs by which it learned a variance: of each pixel of a patch,
+    the second of twice `channels`. Raises UserError where the networks differ."""
+
+    def means(a: jax.Array, b: jax.Array) -> jax.Array:
+        if a.shape == b.shape:
+            return jnp.copy(b)
+        return b.reshape(*b.shape[:-1], -1, 2 * channels)[..., :channels].reshape(a.shape)
+
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (own, teacher)]
     if jax.tree.structure(own) != jax.tree.structure(teacher) or any(
         a != b and (a[:-1], 2 * a[-1]) != (b[:-1], b[-1])
@@ -251,4 +261,4 @@ def started(own: PyTree, teacher: PyTree) -> PyTree:
             "the network of model.model has other parameters than the teacher's: name the teacher with --codec.run "
             "alone, which sets them alike, or pass --model.start random"
         )
-    return jax.tree.map(lambda a, b: jnp.copy(b[..., : a.shape[-1]] if a.ndim else b), own, teacher)
+    return jax.tree.map(means, own, teacher)

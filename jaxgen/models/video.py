@@ -121,10 +121,12 @@ class VideoDiffusion(EDM):
         x = jax.vmap(lambda clip, i: jax.lax.dynamic_slice_in_dim(clip, i, self.block))(batch["x"], first)
         return self.of_block.loss(params, state, keys, {**batch, "x": x})
 
-    def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True) -> Denoise:
+    def denoiser(
+        self, params: PyTree, cond: PyTree = None, guided: bool = True, sampling: bool = False
+    ) -> Denoise:
         if self.block:
             raise UserError(f"the network sees {self.block} of {self.shape[0]} frames: only samples of clips are drawn")
-        return super().denoiser(params, cond, guided)
+        return super().denoiser(params, cond, guided, sampling)
 
     def _in_blocks(self, state: TrainState, keys: jax.Array, cond: PyTree) -> jax.Array:
         """The first block under `cond`, whose frames it may give, and the others from one another."""

@@ -122,8 +122,9 @@ class MPUNet(nn.Module):
         fourier = MPFourier(self.width * self.mults[0], name="fourier")(self.time_scale * t)
         embedding = MPDense(embed, self.dtype, name="noise")(fourier)
         if y is not None:
-            # sqrt(K): a one-hot vector of K entries has magnitude one then.
-            label = MPDense(embed, self.dtype, name="label")(y * math.sqrt(y.shape[-1]))
+            # To magnitude one, as a root mean square, whether y is one-hot or an embedding; zeros stay zeros.
+            length = jnp.sqrt(jnp.maximum(jnp.sum(y**2, axis=-1, keepdims=True), 1.0))
+            label = MPDense(embed, self.dtype, name="label")(y * (math.sqrt(y.shape[-1]) / length))
             embedding = mp_sum(embedding, label, self.label_balance)
         embedding = mp_silu(embedding)
         residual = nn.remat(MPBlock, static_argnums=(3,)) if self.remat else MPBlock

@@ -1,6 +1,9 @@
 """Scaled dot-product attention and rotary position embeddings."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,19 @@ from jaxgen.ops.attention_blocks import UNSEEN, Dropout, Seen, in_blocks, in_blo
 
 FEW, FEW_ON_CPU = 256, 512
 """Fewer queries or keys are taken whole: their scores are few, and a loop over them takes longer than it saves."""
+
+
+_FORWARD = contextvars.ContextVar("forward_mode", default=False)
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """While a program is traced within, attention has derivatives in forward mode, which cuDNN's kernel has not."""
+    before = _FORWARD.set(True)
+    try:
+        yield
+    finally:
+        _FORWARD.reset(before)
 
 
 def attention(
@@ -79,8 +95,9 @@ def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Ar
 
 
 def _takes_cudnn(q: jax.Array) -> bool:
-    """Whether cuDNN's fused attention is available and supports queries of this type and size."""
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    """Whether cuDNN's fused attention is available, supports queries of this type and size, and is not differentiated
+    in forward mode."""
+    half = q.dtype in (jnp.bfloat16, jnp.float16) and not _FORWARD.get()
     return half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128 and q.shape[1] > 1 and _has_cuda()
 
 

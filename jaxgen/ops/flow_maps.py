@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxgen.ops.attention import forward_mode
 from jaxgen.ops.schedules import expand
 
 AverageVelocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -22,7 +23,8 @@ def mean_flow(
 
     The total derivative along the trajectory, for a fixed r, is one product with the Jacobian in forward mode. v: the
     velocity at z and t, or a draw with that expectation, as the target is linear in it."""
-    answer, slope = jax.jvp(u, (z, t, span), (v, jnp.ones_like(t), jnp.ones_like(span)))
+    with forward_mode():
+        answer, slope = jax.jvp(u, (z, t, span), (v, jnp.ones_like(t), jnp.ones_like(span)))
     return answer, jax.lax.stop_gradient(v - expand(span, z.ndim) * slope)
 
 

@@ -25,6 +25,8 @@ from jaxgen.ops.diffusion import Denoise, log_variances, posterior, step_varianc
 from jaxgen.ops.sampler_table import Table, rows_from
 from jaxgen.ops.schedules import Grid, Schedule
 
+ROUNDING = 0.25
+"""How much more than the strength asked for a sampler of few steps may take away of an image, if it leaves none."""
 START = 0  # stream of a sample's key: the noise that x starts from; the rows of a table follow from 1 on
 
 
@@ -106,7 +108,13 @@ class Sampler:
         # Count steps, not rows, so that all samplers with the same number of steps start from the same level. A step
         # starts at each row that saves. 1e-9 is subtracted as 0.7 * 10 is more than 7 in floating point.
         starts = np.arange(len(table.t)) if table.save is None else np.flatnonzero(table.save)
-        first = starts[len(starts) - max(1, math.ceil(start.strength * len(starts) - 1e-9))]
+        taken = max(1, math.ceil(start.strength * len(starts) - 1e-9))
+        if taken == len(starts) and taken - start.strength * taken > ROUNDING * taken:
+            raise UserError(
+                f"strength is {start.strength}, but a sampler of {taken} step{'s' * (taken > 1)} would begin at pure "
+                "noise, with nothing of the image: choose more steps, or strength 1"
+            )
+        first = starts[len(starts) - taken]
         rows, again = rows_from(table, first, start.resample if mask is not None else 1)
         count = len(rows["t"])
         frames = min(frames, count)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.ranges import Positive
+from jaxgen.ops.attention import forward_mode
 from jaxgen.ops.diffusion import Denoise
 from jaxgen.ops.schedules import Schedule, check_steps, expand
 
@@ -114,7 +115,8 @@ def tangent(
     f32[], r of tangent warm-up; with 0, F - g is a target of ordinary diffusion training."""
     cos, sin = cos_sin(t, x.ndim)
     each = (jnp.cos(t) * jnp.sin(t)).astype(t.dtype)
-    value, slope = jax.jvp(flow, (x, t), (cos * sin * velocity, each))
+    with forward_mode():
+        value, slope = jax.jvp(flow, (x, t), (cos * sin * velocity, each))
     return value, -(cos**2) * (value - velocity) - warm * (cos * sin * x + slope)
 
 

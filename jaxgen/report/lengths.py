@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxgen.report.seeds import best_of
 from jaxgen.runtime.files import replacing
 
 
@@ -29,7 +30,7 @@ def save_lengths(file: Path, rows: Sequence[Row], name: str, title: str) -> None
     canvas, ax = FigureCanvasAgg(figure), figure.add_subplot()
     lengths, values, errors = ([row[i] for row in averaged] for i in range(3))
     ax.errorbar(lengths, values, errors, marker="o", ms=4, capsize=2, lw=1.2, color="#3a6fd0")
-    best = min(averaged, key=lambda row: row.value)
+    best = best_of(name)(averaged, key=lambda row: row.value)
     said = f"{best.value:.4g} at {best.length:g}"
     ax.plot(best.length, best.value, "o", ms=9, mfc="none", color="#d0433a", label=said)
     for row in rows:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from html import escape
 from pathlib import Path
@@ -28,6 +28,11 @@ from jaxgen.runtime.files import write_text
 POINTS = 100  # windows over which a curve is averaged
 HIGHER = re.compile(r"accuracy|psnr|ssim|clip_score|similarity|_r\d+$|modes")
 """Names of numbers of which the highest is the best; of all others the lowest is."""
+
+
+def best_of(name: str) -> Callable[..., Any]:
+    """`max` or `min`: which of a number's values is the best."""
+    return max if HIGHER.search(name) else min
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

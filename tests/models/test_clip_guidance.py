@@ -149,7 +149,7 @@ def test_a_film_ends_with_the_picture():
 class Normal(DDPM):
     """Of data N(0, 1): x_0hat = alpha x_t / (alpha^2 + sigma^2)."""
 
-    def denoiser(self, params, cond=None, guided=True):
+    def denoiser(self, params, cond=None, guided=True, sampling=False):
         def denoise(x, t):
             alpha, sigma = self.schedule.at(t, x.ndim)
             return Denoised(alpha * x / (alpha**2 + sigma**2))
@@ -182,7 +182,7 @@ def test_no_loss_steers_nowhere():
 class Shifted(Normal):
     """Of data N(cond, 1)."""
 
-    def denoiser(self, params, cond=None, guided=True):
+    def denoiser(self, params, cond=None, guided=True, sampling=False):
         shift = cond.reshape(-1, 1, 1, 1).astype(jnp.float32)
 
         def denoise(x, t):

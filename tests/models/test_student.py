@@ -22,6 +22,7 @@ from jaxgen.models.score_matching import ScoreMatching
 from jaxgen.models.student import TEACHER, Teacher, started, student_of
 from jaxgen.models.super_resolution import SuperResolution
 from jaxgen.models.trigflow import TrigFlow
+from jaxgen.nets.dit import DiT
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.ops.diffusion import Denoised
 from jaxgen.ops.few_steps import Halved, Renoised
@@ -60,16 +61,35 @@ def test_a_student_has_its_teachers_network_and_a_prediction_it_can_use():
 
 def test_parameters_start_from_the_teachers_without_its_variance():
     learned = state_of(replace(OPEN, objective="hybrid")).params
-    own = started(state_of(OPEN).params, learned)
+    own = started(state_of(OPEN).params, learned, 2)
     np.testing.assert_array_equal(own["network"]["x"]["kernel"], learned["network"]["x"]["kernel"][:, :2])
     state = core.init(SHORT, jax.random.key(0), WITH)
     assert same(state.params, TAUGHT.params) and same(state.ema, TAUGHT.params)
     assert not same(core.init(replace(SHORT, start="random"), jax.random.key(0), WITH).params, TAUGHT.params)
     with pytest.raises(UserError, match="other parameters"):
-        started(state_of(OPEN).params, {"network": {"x": learned["network"]["x"]}})
+        started(state_of(OPEN).params, {"network": {"x": learned["network"]["x"]}}, 2)
     with pytest.raises(UserError, match="other parameters"):
-        started({"a": jnp.zeros((3, 2))}, {"a": jnp.zeros((4, 2))})
+        started({"a": jnp.zeros((3, 2))}, {"a": jnp.zeros((4, 2))}, 2)
 
+
+def test_means_of_a_teacher_of_patches_are_found_in_every_pixel():
+    """Regression: of four pixels in a patch, means and variances of the upper two were taken for the means of all."""
+    network = DiT(width=8, depth=1, heads=1, patch=2)
+    teacher = DDPM(shape=(4, 4, 1), network=network, schedule=Cosine(100), objective="hybrid", kind="v")
+    x, t = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([20.0, 50.0, 80.0])
+    learned, own = state_of(teacher, {"x": x}).params, student_of(teacher)
+    params = started(jax.eval_shape(own.init, jax.random.key(0), {"x": x}).params, learned, 1)
+    means = teacher.answer(learned, x, t, {})[..., :1]
+    np.testing.assert_allclose(own.answer(params, x, t, {}), means, atol=1e-5)
+
+
+def test_a_student_leaves_what_only_its_teachers_loss_needed():
+    """Regression: a teacher that learns weights by uncertainty was refused, by advice that could not help."""
+    teacher = EDM(shape=(4, 2), network=Tiny(), num_classes=3, class_dropout=0.5, uncertainty=8)
+    taught = Teacher(state_of(teacher).params, teacher)
+    student = Consistency(model=Consistency().learner(teacher), sampler=Renoised())
+    params = student.init_params(jax.random.key(0), {**WITH, TEACHER: taught.for_each(6)})
+    assert same(params["network"], taught.params["network"])
 
 def test_what_a_student_cannot_learn_from_is_refused():
     SHORT.check(WITH)
@@ -174,7 +194,7 @@ MU, STD = 0.2, 0.6
 class Known(DDPM):
     """N(MU, STD^2) data, whose denoiser is known."""
 
-    def denoiser(self, params, cond=None, guided=True):
+    def denoiser(self, params, cond=None, guided=True, sampling=False):
         return lambda x, t: Denoised(gaussian_x0(x, *self.schedule.at(t, x.ndim), MU, STD))
 
 
@@ -290,7 +310,7 @@ def test_one_step_of_a_student_is_the_odes_map():
     class Points(FlowMatching):
         """Gaussians of deviation 0.15 around points."""
 
-        def denoiser(self, params, cond=None, guided=True):
+        def denoiser(self, params, cond=None, guided=True, sampling=False):
             def denoise(x, t):
                 alpha, sigma = (a[..., None] for a in self.schedule.at(t, x.ndim))
                 var = alpha**2 * 0.15**2 + sigma**2

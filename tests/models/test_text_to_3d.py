@@ -64,7 +64,7 @@ class Eye:
 class Shrinks(DDPM):
     """Predicts that all noise is in x_t's own direction: x0 = x_t params["gain"]."""
 
-    def denoiser(self, params, cond=None, guided=True):
+    def denoiser(self, params, cond=None, guided=True, sampling=False):
         return lambda x, t: Denoised(x * params["gain"])
 
 
@@ -162,7 +162,7 @@ def test_guidance_is_asked_of_the_diffusion_model():
 
     @dataclass(frozen=True, kw_only=True)
     class Notes(Shrinks):
-        def denoiser(self, params, cond=None, guided=True):
+        def denoiser(self, params, cond=None, guided=True, sampling=False):
             asked.append((guided, "guidance" in cond))
             return super().denoiser(params, cond)
 

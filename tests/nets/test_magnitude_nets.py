@@ -125,6 +125,9 @@ def test_the_unet_is_told_level_and_class_and_not_the_size_of_its_kernels(unet):
     assert out.shape == (2, 8, 8, 3) and 0.2 < rms(out) < 1.0  # times the gain of one half
     assert np.abs(out - apply(params, t + 0.2, y)).max() > 0.01
     assert np.abs(out - apply(params, t, jnp.eye(5)[2:4])).max() > 0.01
+    # Embeddings, which are no one-hot vectors, are told as loudly. Regression: by the root of as many entries more.
+    embedding = normal(2, 5)
+    np.testing.assert_allclose(apply(params, t, 4 * embedding), apply(params, t, 20 * embedding), atol=1e-4)
     larger = jax.tree.map(lambda a: a if a.ndim == 0 else 3 * a, params)
     np.testing.assert_allclose(apply(larger, t, y), out, atol=1e-4)
     names = [path_name(path).split("/")[-1] for path, _ in jax.tree_util.tree_leaves_with_path(params)]

@@ -17,7 +17,7 @@ from jaxgen.cli.report import command as report
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.report import read_metrics
-from jaxgen.report.seeds import _over_seeds
+from jaxgen.report.seeds import _over_seeds, best_of
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import initial_state
 from jaxgen.train import lanes, seeds
@@ -211,3 +211,9 @@ def test_skipped_steps_have_no_numbers(tmp_path):
     steps, values = _over_seeds([lane["loss"] for lane in each])
     np.testing.assert_array_equal(steps, [1, 3, 4, 5])
     np.testing.assert_array_equal(values, [[1] * 4, [2] * 4])
+
+
+def test_the_best_of_a_number_is_its_highest_or_its_lowest():
+    """Regression: `jaxgen ema` named the average of the lowest PSNR the best."""
+    assert best_of("continuation_psnr")([1, 3, 2]) == best_of("prior_similarity")([1, 3, 2]) == 3
+    assert best_of("fd")([1, 3, 2]) == best_of("weighted_mse")([1, 3, 2]) == 1
