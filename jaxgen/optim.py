@@ -54,6 +54,8 @@ class Optimizer:
         given = [f"{name} {n}" for name in ("decay_steps", "half_life", "t_ref") if (n := getattr(self, name))]
         if len(given) > 1:
             return f"{' and '.join(given)} were given: choose one, and leave the others 0"
+        if self.decay_steps and self.warmup > self.decay_steps:
+            return f"warmup is {self.warmup}, decay_steps {self.decay_steps}: the rate cannot fall before it has risen"
         return None
 
     @property

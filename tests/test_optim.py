@@ -50,6 +50,13 @@ def test_cosine_reaches_its_end_at_decay_steps():
     assert [float(schedule(i)) for i in at] == pytest.approx(list(at.values()), abs=1e-6)
 
 
+def test_a_rate_that_would_fall_before_it_has_risen_is_refused():
+    """Regression: it rose beyond decay_steps, and then fell to its end in one step."""
+    with pytest.raises(UserError, match="warmup is 12, decay_steps 10"):
+        check_fields(Adam(warmup=12, decay_steps=10))
+    check_fields(Adam(warmup=10, decay_steps=10))
+
+
 def test_half_life():
     schedule = Adam(lr=0.4, warmup=10, half_life=100).schedule
     assert [float(schedule(i)) for i in (9, 10, 60, 110, 310)] == pytest.approx([0.4, 0.4, 0.4 / 2**0.5, 0.2, 0.05])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -40,7 +40,11 @@ class BatchPlan:
 
 
 def feed(
-    dataset: Dataset, plan: BatchPlan, budget: int = 1 << 30, rows: np.ndarray | None = None
+    dataset: Dataset,
+    plan: BatchPlan,
+    budget: int = 1 << 30,
+    rows: np.ndarray | None = None,
+    beside: Sequence[BatchPlan] = (),
 ) -> tuple[Mapping[str, jax.Array | np.ndarray] | None, Iterator[np.ndarray] | Iterator[RawBatch]]:
     """The training data that the steps of `plan` need, as (data, iterator over calls).
 
@@ -49,6 +53,7 @@ def feed(
     [K, B, ...]. In both cases step s gets exactly `dataset.batch_at(plan.seed, s, plan.batch_size)`.
 
     rows: if given, only these rows of each batch are read, and `data` stays on the host for the caller to lay out.
+    beside: plans of runs that are trained at once: clips that are padded are padded to the longest of all of them.
 
     Raises:
       UserError: the steps do not split into calls, or the batch does not fit the data.
@@ -60,7 +65,7 @@ def feed(
     if isinstance(arrays, Mapping) and sum(a.nbytes for a in arrays.values()) <= budget:
         indices = map(functools.partial(_indices, dataset, plan, rows), plan.first_steps)
         return jax.device_put(arrays) if rows is None else arrays, indices
-    return None, _prefetched(dataset, plan, rows)
+    return None, _prefetched(dataset, plan, rows, beside)
 
 
 def _indices(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None, first: int) -> np.ndarray:
@@ -70,7 +75,9 @@ def _indices(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None, first: 
     return indices if rows is None else indices[:, rows]
 
 
-def _prefetched(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None) -> Iterator[RawBatch]:
+def _prefetched(
+    dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None, beside: Sequence[BatchPlan]
+) -> Iterator[RawBatch]:
     import grain  # imported here, as it takes a second and resident data does not need it
 
     arrays = dataset.arrays("train")
@@ -79,7 +86,8 @@ def _prefetched(dataset: Dataset, plan: BatchPlan, rows: np.ndarray | None) -> I
         whole = _indices(dataset, plan, None, first)
         indices = whole if rows is None else whole[:, rows]
         # All steps of the call at once: files are read forwards once, and nothing is copied to be stacked.
-        batch = take(arrays, indices.reshape(-1), whole.reshape(-1))
+        among = [one.reshape(-1) for one in (whole, *(_indices(dataset, other, None, first) for other in beside))]
+        batch = take(arrays, indices.reshape(-1), np.concatenate(among))
         return {name: array.reshape(*indices.shape, *array.shape[1:]) for name, array in batch.items()}
 
     # grain only prefetches; `batch_at` alone decides on examples and order. Each call is read by one thread. A few

@@ -80,17 +80,24 @@ def _decimal(whole: str, part: str) -> str:
     return f"{_whole(whole)} point {_digits(part)}" if part else _whole(whole)
 
 
+SHORT = {"k": "thousand", "m": "million", "bn": "billion"}
+"""Of a sum of money: "$5m"."""
+
+
 def _money(found: re.Match[str]) -> str:
     whole, _, part = found["amount"].partition(".")
     (name, of), scale = CURRENCIES[found["sign"]], found["scale"]
+    after = "" if found["next"] is None else " "  # words next to letters need a space between them
     if scale:
-        return f"{_decimal(whole, part)} {scale} {name}s"
+        return f"{_decimal(whole, part)} {SHORT.get(scale, scale)} {name}s"
+    if len(part.rstrip("0")) > 2:
+        return f"{_decimal(whole, part)} {name}s{after}"
     units, parts = _whole(whole), int((part + "00")[:2])
     said = [f"{units} {name}{'' if units == 'one' else 's'}"] if units != "zero" or not parts else []
     if parts:
         several = "pence" if of == "penny" else f"{of}s"
         said.append(f"{cardinal(parts)} {of if parts == 1 else several}")
-    return ", ".join(said)
+    return ", ".join(said) + after
 
 
 def _time(found: re.Match[str]) -> str:
@@ -101,6 +108,8 @@ def _time(found: re.Match[str]) -> str:
 
 def _decades(found: re.Match[str]) -> str:
     n = int(found[1])
+    if n % 1000 == 0 and n:
+        return f"{cardinal(n)}s"
     last = TENS[n % 100 // 10] if n % 100 else "hundred"
     plural = f"{last[:-1]}ies" if last.endswith("y") else f"{last}s"
     return f"{cardinal(n // 100)} {plural}" if n // 100 else plural
@@ -117,7 +126,8 @@ def _month(text: str) -> str:
 # each would be tried to its end.
 _RULES = (
     (
-        r"(?P<sign>[$£€])\s?(?P<amount>\d+(?:,\d{3})*(?:\.\d+)?)(?:\s(?P<scale>thousand|million|billion|trillion)\b)?",
+        r"(?P<sign>[$£€])\s?(?P<amount>\d+(?:,\d{3})*(?:\.\d+)?)"
+        r"(?:\s?(?P<scale>thousand|million|billion|trillion|k|m|bn)\b)?(?P<next>(?=[a-z]))?",
         _money,
     ),
     (r"\b(\d{1,3}(?:,\d{3})+)(?:\.(\d+))?\b", lambda m: _decimal(m[1], m[2] or "")),

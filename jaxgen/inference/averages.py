@@ -16,7 +16,10 @@ from jaxgen.runs.restore import Trained, check_new, loaded_codec, run_facts, sav
 from jaxgen.runs.snapshots import Rebuilt, lengths_of, rebuild
 from jaxgen.weights.store import tree_hash
 
-OWN = ("experiment.json", "environment.json", "checkpoints.json", "evaluation.json", "scores.json", "ema.json")
+OWN = (
+    "experiment.json", "environment.json", "checkpoints.json", "evaluation.json", "held_out.jsonl", "scores.json",
+    "ema.json",
+)  # fmt: skip
 """Files of a run that do not hold for the same run with another average."""
 ROUGH = 0.05
 """Distance of a profile from the wanted one, relative to its norm, from which on it is said."""
@@ -58,7 +61,7 @@ def write_run(trained: Trained, rebuilt: Rebuilt, out: Path) -> dict[str, Any]:
     check_new(out)
     source, new = trained.run, RunFolder(out)
     model: Any = replace(trained.experiment.model, ema_lengths=(rebuilt.length,))  # pyright: ignore[reportCallIssue]
-    experiment = replace(trained.experiment, model=model)
+    experiment = replace(trained.experiment, model=model, best="")  # its checkpoint has no held-out number yet
     opt_state = {name: tree for name, tree in trained.state.opt_state.items() if name != AVERAGES}
     state = trained.state.replace(ema=rebuilt.params, opt_state=opt_state)
     record = {

@@ -244,7 +244,8 @@ def turntable(trained: Trained, frames: int, width: int = 0) -> np.ndarray:
     views = data.views("test")
     scale = width / views.size[1] if width else 1.0
     size = (max(1, round(views.size[0] * scale)), max(1, round(views.size[1] * scale)))
-    lens, ends = views.intrinsics[0, :4] * scale, (views.near.min(), views.far.max(), views.planar[0])
+    lens = np.concatenate([views.intrinsics[0, :4] * scale, views.intrinsics[0, 4:]])
+    ends = (views.near.min(), views.far.max(), views.planar[0])
     return np.stack([render_view(trained, View(size, pose, lens, *ends))[0] for pose in data.camera_path(frames)])
 
 

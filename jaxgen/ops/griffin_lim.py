@@ -34,8 +34,10 @@ def griffin_lim(
     def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
         phases, before = carry
         # Frames past the end of `length` are none of the waveform's: they keep what they had.
-        built = _with_frames(stft(wave(phases), n_fft, hop, window), magnitude.shape[-2])
-        return (_unit(built - weight * before), built), None
+        spectrum = stft(wave(phases), n_fft, hop, window)
+        known = (jnp.arange(magnitude.shape[-2]) < spectrum.shape[-2])[None, :, None]
+        built = _with_frames(spectrum, magnitude.shape[-2])
+        return (jnp.where(known, _unit(built - weight * before), phases), built), None
 
     angle = uniform_each(keys, magnitude.shape[1:], 0.0, 2 * np.pi)
     start = (jax.lax.complex(jnp.cos(angle), jnp.sin(angle)), jnp.zeros(magnitude.shape, jnp.complex64))

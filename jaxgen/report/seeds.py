@@ -66,7 +66,8 @@ def over_seeds(folders: Sequence[Path]) -> tuple[dict[str, tuple[np.ndarray, ...
     shared = [name for name in trained[0] if all(name in metrics for metrics in trained)]
     over = {name: _over_seeds([metrics[name] for metrics in trained]) for name in shared}
     ends = {f"train/{n}": per_seed[:, -1] for n, (_, per_seed) in over.items() if per_seed.size}
-    held_out = [_means(read_json(folder / "evaluation.json", [])) for folder in folders]
+    evaluated = [read_json(folder / "evaluation.json", []) for folder in folders]
+    held_out = [_means(taken if taken.get("split") == "test" else {}) for taken in evaluated]
     counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
     ends |= {f"test/{n}": np.array([m[n] for m in held_out]) for n in held_out[0] if all(n in m for m in held_out)}
     ends |= {

@@ -39,7 +39,7 @@ def differing(runs: tuple[Path, Path], tolerance: float = 1e-3) -> dict[str, Any
     marks, other_marks = (_optional(run / MARKS) for run in runs)
     logged = [read_metrics(run / "metrics.jsonl") for run in runs]
     numbers = [{**metrics, **read_metrics(run / "held_out.jsonl")} for metrics, run in zip(logged, runs)]
-    summaries = [{**_summaries(curves), **_evaluated(run)} for curves, run in zip(numbers, runs)]
+    summaries = [{**_evaluated(run), **_summaries(curves)} for curves, run in zip(numbers, runs)]
     names = list(dict.fromkeys(name for one in summaries for name in one))
     return {
         "runs": [str(run) for run in runs],
@@ -98,8 +98,9 @@ def _summaries(curves: Mapping[str, Curve]) -> dict[str, dict[str, float]]:
 
 
 def _evaluated(run: Path) -> dict[str, dict[str, float]]:
-    """The numbers of the newest evaluation; a single one is the last and the best."""
-    metrics = _optional(run / "evaluation.json").get("metrics")
+    """The numbers of the newest evaluation, of held-out data; a single one is the last and the best."""
+    taken = _optional(run / "evaluation.json")
+    metrics = taken.get("metrics") if taken.get("split") == "test" else None
     named = metrics.items() if isinstance(metrics, dict) else ()
     means = {f"test/{name}": value.get("mean") for name, value in named if isinstance(value, dict)}
     return {name: {"last": mean, "best": mean} for name, mean in means.items() if isinstance(mean, int | float)}

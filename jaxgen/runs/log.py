@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -132,7 +132,8 @@ class Watch(Delayed):
     def _keep(self, values: dict[str, np.ndarray]) -> None:
         """Called with the metrics of a call, f32[K] by name, before they are checked."""
 
-    def _give_up(self, step: int, advice: str) -> NoReturn:
+    def _give_up(self, step: int, advice: str) -> None:
+        """Ends training that diverged. Raises UserError, unless a subclass lets it go on."""
         raise UserError(f"training diverged by step {step}: {advice}")
 
     def _point(self, shown: dict[str, float], rate: float) -> None:
@@ -156,7 +157,7 @@ class Log(Watch):
     def _keep(self, values: dict[str, np.ndarray]) -> None:
         self.run.append_metrics(self.written + 1, values)
 
-    def _give_up(self, step: int, advice: str) -> NoReturn:
+    def _give_up(self, step: int, advice: str) -> None:
         self.run.note(step, "diverged", advice)
         raise UserError(f"{self.run.path} diverged by step {step}: {advice}")
 

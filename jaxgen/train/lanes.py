@@ -41,6 +41,7 @@ from jaxgen.runs.restore import Trained, loaded_codec, prepare_run, run_facts
 from jaxgen.runs.snapshots import Snapshots
 from jaxgen.runtime.interrupt import Interrupt
 from jaxgen.runtime.progress import Silent, progress, say
+from jaxgen.runtime.reading import read_json
 from jaxgen.train.best import best_score
 from jaxgen.train.encoding import encoded_once
 from jaxgen.train.loop import roll_back
@@ -117,7 +118,9 @@ def train_lanes(
 
 
 def _finished(lane: Lane, step: int) -> bool:
-    return (lane.run.path / "evaluation.json").exists() and lane.run.pictures(step).is_dir()
+    file = lane.run.path / "evaluation.json"
+    taken = read_json(file) if file.is_file() else {}
+    return (taken.get("split"), taken.get("step")) == ("test", step) and lane.run.pictures(step).is_dir()
 
 
 def _mesh(count: int) -> NamedSharding:
@@ -159,16 +162,16 @@ def _start(lanes: list[Lane], codec: Codec) -> list[TrainState]:
 
 def _calls(lanes: list[Lane], start: int, stop: int) -> tuple[PyTree, Iterator[PyTree]]:
     """The data on the host, or None, and the input of each call: indices [S, K, B], or batches [S, K, B, ...]."""
-    feeds = []
+    plans = []
     every = np.arange(lanes[0].experiment.batch_size)  # asked for by rows, data is not put on the device by each lane
     for lane in lanes:
         lane.run.forget_after(start)
         e = lane.experiment
         order = e.seed + 1_000_003 * lane.run.rollbacks(start)
-        plan = BatchPlan(
-            seed=order, batch_size=e.batch_size, steps_per_call=e.steps_per_call, start=start, stop=stop
-        )  # fmt: skip
-        feeds.append(feed(e.data, plan, e.preload, every))
+        plans.append(
+            BatchPlan(seed=order, batch_size=e.batch_size, steps_per_call=e.steps_per_call, start=start, stop=stop)
+        )
+    feeds = [feed(lane.experiment.data, one, lane.experiment.preload, every, plans) for lane, one in zip(lanes, plans)]
     calls = (jax.tree.map(lambda *a: np.stack(a), *some) for some in zip(*(calls for _, calls in feeds)))
     return feeds[0][0], calls
 
@@ -257,6 +260,18 @@ class _LaneNonFinite(Exception):
         self.lane, self.error = lane, error
 
 
+class _LaneLog(Log):
+    """A lane's log. A lane that diverged says so once, and ends none of the others."""
+
+    told = False
+
+    def _give_up(self, step: int, advice: str) -> None:
+        if not self.told:
+            self.run.note(step, "diverged", advice)
+            say(f"{self.run.path} diverged by step {step}, the others go on: {advice}")
+        self.told = True
+
+
 class _Logs(Delayed):
     """The lanes' logs behind one progress line."""
 
@@ -266,7 +281,7 @@ class _Logs(Delayed):
         self.experiment = lanes[0].experiment
         self.step = self.shown = start
         self.clock = Clock()
-        self.logs = [Log(lane.run, lane.experiment, start, Clock(), Silent()) for lane in lanes]
+        self.logs = [_LaneLog(lane.run, lane.experiment, start, Clock(), Silent()) for lane in lanes]
         self.progress = progress(self.experiment.steps, start)
 
     def __enter__(self) -> "_Logs":

@@ -31,11 +31,15 @@ def test_the_symbols_are_nvidias():
         ("in 1984, 1905, 1900, 2000, 2007 and 2024", "in nineteen eighty-four, nineteen oh five, nineteen hundred, two "
          "thousand, two thousand seven and twenty twenty-four"),
         ("the 1980s, the 90s and 1900s", "the nineteen eighties, the nineties and nineteen hundreds"),
+        ("the 2000s", "the two thousands"),
         ("1st 2nd 3rd 11th 22nd 30th", "first second third eleventh twenty-second thirtieth"),
         ("$1 $2.50 $0.01 $0 $3.5", "one dollar two dollars, fifty cents one cent zero dollars three dollars, fifty "
          "cents"),
         ("£1.01, €20 and $2.5 million", "one pound, one penny, twenty euros and two point five million dollars"),
         ("£2.02", "two pounds, two pence"),
+        ("$5m, $2.5bn and €1k", "five million dollars, two point five billion dollars and one thousand euros"),
+        ("$5each", "five dollars each"),
+        ("$1.005", "one point zero zero five dollars"),
         ("3.14 0.05", "three point one four zero point zero five"),
         ("1,000,000.5", "one million point five"),
         ("Jan. 5, 1981", "january fifth, nineteen eighty-one"),

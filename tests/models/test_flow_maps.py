@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from gaussian_flow import MEAN, STD, average, carried, drawn, exact, keys, velocity
 from tiny_diffusion import Tiny
 
 from jaxgen import core
 from jaxgen.core.keys import split_each
 from jaxgen.errors import UserError
-from jaxgen.models.autoguided import Autoguided
 from jaxgen.models.flow_map import FlowMap
 from jaxgen.models.mean_flow import MeanFlow
 from jaxgen.models.shortcut import Shortcut
@@ -21,66 +21,10 @@ from jaxgen.nets.dit import DiT
 from jaxgen.nets.mmdit import MMDiT
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet
-from jaxgen.ops import attention, flow_maps
-from jaxgen.ops.guidance import Guidance
+from jaxgen.ops import flow_maps
 from jaxgen.ops.samplers import Heun, Leaps, Start
-from jaxgen.ops.schedules import Straight, expand
+from jaxgen.ops.schedules import Straight
 from jaxgen.optim import Adam
-
-MEAN, STD = jnp.array([0.7, -1.2]), jnp.array([0.5, 1.4])
-
-
-def keys():
-    return core.sample_keys(0, 64)
-
-
-def level(t, ndim=2):
-    """Mean and standard deviation of z_t of Gaussian data, f32[B, 2]."""
-    t = expand(t, ndim)
-    return (1 - t) * MEAN[None], jnp.sqrt((1 - t) ** 2 * STD[None] ** 2 + t**2)
-
-
-def carried(z, t, s):
-    """Where the ODE leads from z at t until s: it keeps the number of standard deviations."""
-    (mean, std), (mean_s, std_s) = level(t), level(s)
-    return mean_s + std_s / std * (z - mean)
-
-
-def velocity(z, t):
-    """E[eps - x_0 | z_t = z]."""
-    mean, std = level(t)
-    slope = (expand(t, 2) - (1 - expand(t, 2)) * STD[None] ** 2) / std
-    return -MEAN[None] + slope / std * (z - mean)
-
-
-def average(z, t, span):
-    """The exact average velocity."""
-    short = expand(span, 2) < 1e-6
-    moved = (z - carried(z, t, t - span)) / jnp.where(short, 1.0, expand(span, 2))
-    return jnp.where(short, velocity(z, t), moved)
-
-
-def drawn(num, seed=0):
-    """z_t, t and spans up to t."""
-    rng = np.random.default_rng(seed)
-    t = jnp.asarray(rng.uniform(0.05, 1, num))
-    mean, std = level(t)
-    return mean + std * jnp.asarray(rng.normal(size=(num, 2))), t, t * jnp.asarray(rng.uniform(0.1, 1, num))
-
-
-class Exact(nn.Module):
-    """The exact average velocity times a gain that is 1 at first."""
-
-    right: bool = True
-
-    def check(self, shape):
-        """Takes any shape."""
-
-    @nn.compact
-    def __call__(self, x, t, out, y=None, context=None, context_mask=None, train=False, span=None):
-        gain = self.param("gain", nn.initializers.ones, ())
-        assert span is not None
-        return gain * average(x, t, span if self.right else jnp.zeros_like(t))
 
 
 class Told(nn.Module):
@@ -95,10 +39,6 @@ class Told(nn.Module):
         told = jnp.stack([t, span, t * span], axis=-1)
         h = nn.Dense(out, name="x")(x) * (1 + nn.Dense(out, name="t")(told))
         return h if y is None else h + nn.Dense(out, use_bias=False, name="y")(y)
-
-
-def exact(kind, right=True, **fields):
-    return kind(shape=(2,), network=Exact(right), schedule=Straight(time_scale=1.0), **fields)
 
 
 @pytest.fixture
@@ -205,78 +145,6 @@ def test_steps_are_told_how_far_they_go():
     model = replace(model, sampler=Leaps(steps=4))
     np.testing.assert_allclose(model.times_told(jnp.array([0.5]), True)["span"], 0.25)
     np.testing.assert_array_equal(model.times_told(jnp.array([0.5]))["span"], 0.0)
-
-
-STATE = core.TrainState(
-    step=jnp.zeros((), jnp.int32), params={"network": {"gain": jnp.float32(1)}}, opt_state={}, ema=None, extra={}
-)
-
-
-def test_velocities_are_not_told_the_spans_of_leaps():
-    """Regression: whoever asked for a prediction of x_0 was told of a leap over the whole time, at any time."""
-    model = exact(MeanFlow)
-    z, t, _ = drawn(32)
-    z, t = jnp.float32(z), jnp.float32(t)
-    x0 = model.denoiser(STATE.params)(z, t).x0
-    np.testing.assert_allclose(x0, z - t[:, None] * velocity(z, t), atol=1e-4)
-
-
-def test_autoguidance_leaps_as_the_sampler_does():
-    """By itself, the guide changes nothing. Regression: one step was one of the velocity, to the mean of the data."""
-    model = replace(exact(MeanFlow), guidance=Guidance(scale=2.0))
-    pair = Autoguided(model=model, guide=exact(MeanFlow))
-    found = pair.sample(pair.join(STATE, STATE), keys())
-    np.testing.assert_allclose(found, model.sample(STATE, keys()), atol=1e-5)
-
-
-def test_restoring_by_a_flow_map_is_that_of_its_ode():
-    """The posterior of Gaussian data. Regression: a leap fitted y itself, whatever the noise."""
-    model, y = exact(MeanFlow), jnp.array([[2.0, 1.0]])
-    many = core.sample_keys(0, 4000)
-    x = jax.jit(lambda: model.restore(STATE, many, jnp.tile(y, (4000, 1)), lambda x: x, 1.0, iterations=2))()
-    precision = 1 + 1 / STD**2
-    np.testing.assert_allclose(x.mean(axis=0), (y[0] + MEAN / STD**2) / precision, atol=0.08)
-    np.testing.assert_allclose(x.std(axis=0), precision**-0.5, rtol=0.1)
-
-
-def test_steering_is_finite_where_there_is_no_data():
-    """Regression: flow matching starts where alpha is 0, and steered samples were NaN."""
-    moved = exact(MeanFlow).steer(STATE, keys(), lambda x, keys: jnp.sum((x - 3) ** 2, axis=-1))
-    assert np.all(np.isfinite(moved)) and np.mean(moved) > np.mean(exact(MeanFlow).sample(STATE, keys())) + 0.3
-
-
-def test_one_leap_cannot_keep_an_image():
-    """Regression: a sample was drawn that had nothing of it."""
-    model, x = exact(MeanFlow), jnp.ones((64, 2))
-    with pytest.raises(UserError, match="a sampler of 1 step would begin at pure noise"):
-        model.vary(STATE, keys(), x, 0.3)
-    more = replace(model, sampler=Leaps(steps=4))
-    assert not np.allclose(more.vary(STATE, keys(), x, 0.3), more.vary(STATE, keys(), -x, 0.3))
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [({"sampler": Leaps(steps=3)}, "a power of two"), ({"sampler": Leaps(steps=16)}, "a power of two"),
-     ({"schedule": Straight(shift=3.0)}, "equally long")],
-)  # fmt: skip
-def test_shortcuts_take_steps_that_they_learnt(changed, said):
-    assert exact(Shortcut, finest=8).problem() is None
-    assert said in replace(exact(Shortcut, finest=8), **changed).problem()
-
-
-def test_forward_mode_takes_no_kernel_without_it(monkeypatch):
-    """Where a GPU is present. Regression: MeanFlow in bfloat16 asked cuDNN's kernel for a product with its Jacobian."""
-    asked = []
-    monkeypatch.setattr(attention, "_has_cuda", lambda: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **_: asked.append(q.shape) or v)
-    model = MeanFlow(shape=(4, 4, 3), network=DiT(width=16, depth=1, heads=2, patch=2, dtype=jnp.bfloat16))
-    batch = {"x": jnp.zeros((4, 4, 4, 3))}
-    params = jax.eval_shape(model.init_params, jax.random.key(0), batch)
-    asked.clear()
-    jax.eval_shape(lambda p: model.loss(p, STATE, core.sample_keys(0, 4), batch)[0], params)
-    assert asked == []
-    jax.eval_shape(lambda p: model.answer(p, batch["x"], jnp.ones(4), {}), params)
-    assert asked
 
 
 # --- networks ---

@@ -13,6 +13,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.models.vae import VAE
 from jaxgen.optim import Adam, Muon
+from jaxgen.report.seeds import over_seeds, seed_folders
 from jaxgen.runs.differing import differing
 
 ONE = Experiment(model=VAE(shape=(8, 8, 1), latent=4, optimizer=Adam(lr=1e-3)), data=Digits())
@@ -65,6 +66,21 @@ def test_the_best_is_not_the_last(tmp_path):
     assert found["metrics"]["accuracy"]["best"] == [-1, -1]
     assert found["settings"] == found["environment"] == []
     assert found["parted"]["exactly"] is None and found["parted"]["beyond"] is None
+
+
+def test_an_evaluation_is_of_held_out_data_and_no_later_than_the_curve(tmp_path):
+    """Regression: numbers of training data were shown as held-out ones, and one number was a curve's last and best."""
+    runs = [run_of(tmp_path / name, ONE, [4, 1]) for name in "ab"]
+    for run, split in zip(runs, ("train", "test")):
+        numbers = {"nelbo": {"mean": 1.0}, "mse": {"mean": 7.0}}
+        (run / "evaluation.json").write_text(json.dumps({"split": split, "metrics": numbers}))
+        (run / "held_out.jsonl").write_text('{"step": 1, "test/mse": 2.0}\n{"step": 2, "test/mse": 3.0}\n')
+    found = differing(tuple(runs))["metrics"]
+    assert found["test/nelbo"] == {"last": [None, 1.0], "best": [None, 1.0]}
+    assert found["test/mse"] == {"last": [3.0, 3.0], "best": [2.0, 2.0]}
+    for seed, run in enumerate(runs):
+        run.rename(tmp_path / f"seed{seed}")
+    assert not any(name.startswith("test/") for name in over_seeds([*seed_folders(tmp_path).values()])[1])
 
 
 def test_nan_is_where_nan_is(tmp_path):

@@ -89,10 +89,11 @@ def test_an_average_made_afterwards_is_that_of_a_run_trained_with_it(folder, who
 
 
 def test_ema_makes_a_run_of_its_own(folder, whole, capsys):
+    (folder / "held_out.jsonl").write_text('{"step": 640, "test/velocity_mse": 1.0}\n')  # of the average that it kept
     commands.call(["ema", str(folder), "--length", "0.15"])
     said = capsys.readouterr().out
     out = folder.with_name("run-ema-0.150")
-    assert str(out) in said and "approximation" not in said
+    assert str(out) in said and "approximation" not in said and not (out / "held_out.jsonl").exists()
     run = jaxgen.load(out)
     assert run.experiment.model == replace(EXPERIMENT.model, ema_lengths=(0.15,))
     assert run.sample(3, seed=1).shape == (3, 2)

@@ -14,6 +14,8 @@ from test_interrupt import spoilt
 
 from jaxgen import core
 from jaxgen.cli.report import command as report
+from jaxgen.data import Tones
+from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.report import read_metrics
@@ -98,6 +100,28 @@ def test_a_nan_in_one_lane_rolls_back_that_lane(tmp_path, capsys):
         final_state(dataclasses.replace(experiment, seed=1), tmp_path / "run" / "seed1"),
         final_state(dataclasses.replace(experiment, seed=1), tmp_path / "other"),
     )
+
+
+def test_clips_of_all_lanes_are_padded_alike():
+    """Regression: each lane's batch was as long as its own longest clip, and could not be stacked with the others'."""
+    data = Tones(num=150, frames=16)
+    plans = [BatchPlan(seed=seed, batch_size=8, steps_per_call=1, start=0, stop=6) for seed in (0, 1)]
+    alone = [[call["x"].shape[2] for call in feed(data, plan, 0)[1]] for plan in plans]
+    assert alone[0] != alone[1]
+    beside = [[call["x"].shape[2] for call in feed(data, plan, 0, np.arange(8), plans)[1]] for plan in plans]
+    assert beside[0] == beside[1] == [max(pair) for pair in zip(*alone)]
+
+
+def test_a_lane_that_diverges_ends_no_other(tmp_path, capsys):
+    """Regression: it ended all of them, and the same command would end so again."""
+    model = presets(EXPERIMENTS["ebm"])["smoke"]
+    short = dataclasses.replace(model, model=dataclasses.replace(model.model, max_gap=1e-9), steps=10, log_every=5)
+    train_seeds(short, 2, tmp_path / "run")
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("the others go on") == 2
+    for seed in range(2):
+        folder = tmp_path / "run" / f"seed{seed}"
+        assert (folder / "evaluation.json").is_file() and (folder / "events.jsonl").read_text().count("diverged") == 1
 
 
 def test_lanes_lie_on_all_devices(tmp_path):
