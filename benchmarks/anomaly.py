@@ -31,8 +31,8 @@ from jaxgen.report.seeds import estimate
 from jaxgen.runtime import devices
 from jaxgen.train.loop import train_in_memory
 
-SCORES = ("energy", "iwae", "nelbo", "nll", "bits_per_dim", "mse", "eps_mse", "v_mse", "velocity_mse", "weighted_mse")
-"""The first of them that there is: of diffusion models, the error of what the network predicts."""
+SCORES = ("energy", "iwae", "nelbo", "nll", "bits_per_dim", "mse", "eps_mse", "v_mse", "loss")
+"""The first of them that there is: of diffusion models, the error of what the network predicts, or the loss."""
 FAMILIES = ("autoencoder", "vae", "maf", "ebm", "ddpm")
 COMPONENTS = 20
 """Of the reconstruction by principal components."""
