@@ -163,6 +163,8 @@ def accuracy(kind: Kind, options: Options) -> Row:
             near.append(near_labelled(load_file(Path(data.run) / SAMPLES)["x"], seed, options))
         experiment = classifier_of(data, seed)
         name = kind.replace(" ", "-").replace(",", "")
+        if isinstance(data, WithSamples):  # whose number no setting of the training tells
+            name += f"-{options.samples}"
         run = measure.trained(experiment, Path(options.folder) / f"classifier-{name}-{seed}")
         found.append(run.evaluate()["accuracy"]["mean"])
         print(f"{kind}, seed {seed}: {found[-1]:.4f}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import common
 import jax
@@ -144,7 +144,7 @@ def measured(script: str, preset: str, experiment: Experiment, options: Options)
         "steps": experiment.steps, "best_step": run.step if experiment.best else None,
         "seconds": timing["time"], "cpu_seconds": seconds if fresh and jax.default_backend() == "cpu" else None,
         "held_out": held_out_numbers(run, limit=options.limit or None)[0], "held_out_limit": options.limit,
-        "scores": scored,
+        "num": options.num, "scores": scored,
     }  # fmt: skip
 
 
@@ -173,9 +173,10 @@ def main(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class OneFile:
-    """Rows of every call go together, whatever it asks for."""
+    """Rows of every call go together, whatever it asks for, and on whatever machine: each says what it was taken by."""
 
     out: str
+    any_machine: ClassVar[bool] = True
 
 
 if __name__ == "__main__":

@@ -61,15 +61,16 @@ class Rows:
 
     provenance: where and when this command measures, with its versions, devices and `matmul_flops`, f32 FLOP/s. Rows
     are known by their case. The file says `"unfinished": true` until `finish`; a command with the same settings,
-    versions and devices then keeps the rows that are there, and measures the others. A finished file is measured anew.
-    Each row has `taken`, when, at which commit and beside which matrix product it was measured, so that the rows of
-    several files can be put into one.
+    versions and devices (or any of them, where options have `any_machine`) then keeps the rows that are there, and
+    measures the others. A finished file is measured anew. Each row has `taken`, when, at which commit and beside which
+    matrix product it was measured, so that the rows of several files can be put into one.
     """
 
     def __init__(self, path: Path | str, kind: str, columns: Columns, options: Any, provenance: Row):
         """Raises UserError where `path` cannot be written."""
         self.path, self.kind, self.columns, self.provenance = Path(path), kind, columns, provenance
         check_output(self.path, folder=False)
+        self.options = options
         self.settings, self.quick = settings_of(options), bool(getattr(options, "quick", False))
         self.rows: list[Row] = self._kept()
         self.more: Row = {}
@@ -89,7 +90,9 @@ class Rows:
         same = isinstance(there, dict) and there.get("unfinished") and there.get("benchmark") == self.kind
         if not same or there.get("settings") != self.settings:
             return []
-        if any(there["provenance"].get(name) != self.provenance[name] for name in ("versions", "devices")):
+        if not getattr(self.options, "any_machine", False) and any(
+            there["provenance"].get(name) != self.provenance[name] for name in ("versions", "devices")
+        ):
             return []
         return [row for row in there["results"] if row.get("quick", False) == self.quick]
 

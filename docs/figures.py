@@ -193,7 +193,8 @@ def in_short(row: dict[str, Any]) -> str:
     said = []
     for name, form in IN_SHORT.items():
         if name in row["held_out"]:
-            said = [form.format(row["held_out"][name]["mean"]).replace("%", " %") + " (test)"]
+            of = "test, the best checkpoint on it" if row.get("best_step") else "test"
+            said = [form.format(row["held_out"][name]["mean"]).replace("%", " %") + f" ({of})"]
             break
     if "fd" in row["scores"]:
         said.append(f"fd {row['scores']['fd']:.2f}{PROTOCOL}")

@@ -37,7 +37,7 @@ PRESETS = {
     "digits": Experiment(
         model=StyleGAN(
             shape=(8, 8, 1), latent=64, generator=StyleGAN2Generator(64, 4, 256, 32, 0.99),
-            critic=StyleGAN2Critic(256, 32), mixing=0.0, path_length=0.0, r1=0.001, ema_decay=0.999, augment_target=0.6,
+            critic=StyleGAN2Critic(256, 32), mixing=0.0, path_length=0.0, r1=5.0, ema_decay=0.999, augment_target=0.6,
             augment_images=100_000,
         ),
         data=Digits(), batch_size=64, steps=5000, save_every=1000, sample_every=1000,

@@ -134,7 +134,7 @@ class Experiment:
     def parts(self) -> int:
         """The number of groups of neighbours that a batch is cut into for a gradient in parts."""
         accumulate = getattr(self.model, "accumulate", 1)
-        return 1 if accumulate == 1 else accumulate * getattr(self.model, "block", 1)
+        return 1 if accumulate == 1 else accumulate * self.model.neighbours
 
     def check(self) -> None:
         """Raises UserError for what would fail later: too little data, shapes or labels that the model refuses."""

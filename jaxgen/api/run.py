@@ -63,11 +63,12 @@ class Run(Trained):
     ) -> np.ndarray:
         """Samples 0 to num - 1 of a seed as raw data, [num, ...]: images uint8[num, H, W, C], tokens i32[num, T].
 
-        Sample i is the same for any num and batch. cond: leading axis num (labels i32[num], say); of a conditional
-        model every class in turn when None. prompts: instead, of a diffusion model of texts, what is to be drawn, each
-        as often as the others, and `negative`, what guidance leads away from. cascade: runs that go on from these
-        samples one after another, told the same texts (`inference.cascading`); what the last one draws is returned.
-        batch: samples computed at once. Raises UserError for a bad condition, and runs that do not go together.
+        Sample i under a condition is the same for any num and batch. cond: leading axis num (labels i32[num], say); of
+        a conditional model, when None, all classes, an equal share of num each. prompts: instead, of a diffusion model
+        of texts, what is to be drawn, each as often as the others, and `negative`, what guidance leads away from.
+        cascade: runs that go on from these samples one after another, told the same texts (`inference.cascading`); what
+        the last one draws is returned. batch: samples computed at once. Raises UserError for a bad condition, and runs
+        that do not go together.
         """
         check_numbers(num, batch, seed)
         cascading.check([self, *cascade])

@@ -23,10 +23,10 @@ class RestoreOptions(Degraded, Common):
     num: Samples = 8
     """Pictures to draw of all that may be behind it."""
     seed: Seed = 0
-    """Picture i of a seed is the same whatever `num` is."""
+    """Picture i of a seed under a condition is the same whatever `num` is."""
     cond: tuple[OptionalCount, ...] = ()
     """Its class, where the run is conditional. When empty, none where the run was trained on examples without, and
-    every class in turn otherwise."""
+    otherwise all classes, an equal share of `num` each."""
     out: str = ""
     """Folder for samples.png, samples.safetensors, 0.png, 1.png, ...; RUN/restored when empty."""
 

@@ -38,11 +38,11 @@ class SampleOptions(Edit, OnMesh, Drawing):
     num: Annotated[int, Ge(0), Le(10_000_000)] = 0
     """Samples to draw; 64, or with prompts one of each, when 0."""
     seed: Seed = 0
-    """Sample i of a seed is the same picture whatever `num` and `batch` are."""
+    """Sample i of a seed under a condition is the same picture whatever `num` and `batch` are."""
     batch: Size = 256
     """Samples computed at a time."""
     cond: tuple[OptionalCount, ...] = ()
-    """Classes to sample, repeated up to `num`; every class in turn when empty."""
+    """Classes to sample, repeated up to `num`; when empty, all classes, an equal share of `num` each."""
     prompt: Repeated = ()
     """Of a model trained on texts: what the pictures are to show; given several times, some of `num` each."""
     prompts: str = ""

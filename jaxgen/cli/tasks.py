@@ -318,5 +318,6 @@ TASKS = (
 def options_of(task: Task, subject: Subject, values: Mapping[str, Any]) -> Any:
     """The options of a task by the values that its form gave."""
     known = {one.name for one in fields(task.options)}
-    each = {"files": True} if "files" in known and subject.draws_images else {}
+    single = "files" in known and subject.draws_images and task.name != "translate"  # which writes them anyway
+    each = {"files": True} if single else {}
     return task.options(**task.always, **each, **values)

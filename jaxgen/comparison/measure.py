@@ -79,7 +79,8 @@ def judges(classifier: Experiment, out: Path) -> dict[str, Run]:
 
 
 def steps_within(experiment: Experiment, budget: float, file: Path) -> Row:
-    """How many steps the budget buys, with what that was worked out from; as it was the first time."""
+    """How many steps the budget buys, with what that was worked out from; as it was the first time. Raises UserError
+    where that was for another budget."""
 
     def measured() -> Row:
         seconds, compiling, held = families.seconds_per_step(experiment)
@@ -88,7 +89,19 @@ def steps_within(experiment: Experiment, budget: float, file: Path) -> Row:
             "budget": budget,
         }  # fmt: skip
 
-    return kept(file, measured)
+    found = kept(file, measured)
+    if found["budget"] != budget:
+        raise UserError(
+            f"{file} has the steps of {found['budget']:g} s, {budget:g} s are asked for: give the same --budget, or "
+            "another --out"
+        )
+    return found
+
+
+def check_num(found: Row, num: int, file: Path) -> None:
+    """Raises UserError where numbers were taken of another number of samples."""
+    if found.get("num", num) != num:
+        raise UserError(f"{file} is of {found['num']:,} samples, {num:,} are asked for: give the same --num, or --out")
 
 
 def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, Run], budget: float, num: int) -> Row:
@@ -106,12 +119,14 @@ def row(family: Family, experiment: Experiment, out: Path, judged_by: dict[str, 
             "family": family.name, "kind": family.kind, "script": family.script, "seed": experiment.seed,
             "parameters": core.count_params(run.state.params), "steps": run.step,
             "told_classes": run.model.sample_cond(1, run.examples) is not None, "training": cost,
+            "num": num,
             "scores": {name: scored(run, judge, num, draw=draw) for name, judge in judged_by.items()},
             "held_out": held_out_numbers(run, limit=HELD_OUT)[0], "sampling": _sampling(family, run),
             "environment": environment(),
         }  # fmt: skip
 
     found = kept(folder.with_suffix(".json"), measured)
+    check_num(found, num, folder.with_suffix(".json"))
     pictures = folder.with_suffix(".png")
     if not pictures.is_file():
         save_picture(pictures, load(folder).sample(4 * SHOWN, seed=1))

@@ -254,6 +254,11 @@ class WritesText(Protocol):
         """Tokens drawn for each sample."""
         ...
 
+    @property
+    def together(self) -> int:
+        """Tokens that are drawn at once: as many, or a multiple, are to be asked of `write`."""
+        ...
+
     def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0, slots: int = 0) -> Any:
         """A writer that has read the prompts of `num` samples."""
         ...

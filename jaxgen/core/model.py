@@ -76,6 +76,11 @@ class GenerativeModel:
         over the data. Empty if the family has none."""
         return {}
 
+    @property
+    def neighbours(self) -> int:
+        """How many examples in a row stay in one part, of a loss that treats them differently by their place."""
+        return 1
+
     def diverged(self, metrics: Mapping[str, np.ndarray]) -> str | None:
         """Advice to the user if finite training metrics, f32[K] by name, show that training has gone wrong; training
         then stops with it. None while training goes well."""
@@ -103,11 +108,6 @@ class LossModel(Averaging, GenerativeModel):
     optimizer: Optimizer = Adam()
     accumulate: Size = 1
     """Number of equal parts of a batch whose gradients are computed in turn: less memory, the same step."""
-
-    @property
-    def neighbours(self) -> int:
-        """How many examples in a row stay in one part, of a loss that treats them differently by their place."""
-        return 1
 
     def init_params(self, key: jax.Array, batch: Batch) -> dict[str, PyTree]:
         raise NotImplementedError

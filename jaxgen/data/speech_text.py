@@ -134,12 +134,19 @@ def decoded(symbols: Iterable[int]) -> str:
 
 @functools.lru_cache(maxsize=4)
 def read_dictionary(path: Path) -> Mapping[str, tuple[str, ...]]:
-    """The first pronunciation of each word of a file in the format of CMU's dictionary: a word and its phonemes a line.
+    """The first pronunciation of each word of a file in the format of CMU's dictionary: a word and its phonemes a line,
+    in UTF-8 or, as cmudict-0.7b is, in Latin-1.
 
     Raises UserError for a file that cannot be read, and for a line with other phonemes than ARPAbet's.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for i, line in enumerate(read_text(path).split("\n"), 1):
+    try:
+        text = read_text(path)
+    except UserError as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        text = read_text(path, "latin-1")
+    for i, line in enumerate(text.split("\n"), 1):
         word, *phonemes = line.split("#")[0].split() or [""]
         if not word or word.startswith(";;;"):
             continue

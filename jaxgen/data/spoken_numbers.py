@@ -100,9 +100,15 @@ def _money(found: re.Match[str]) -> str:
     return ", ".join(said) + after
 
 
+def _grouped(found: re.Match[str]) -> str:
+    """A number of groups or with decimals, and a space before letters that follow."""
+    return _decimal(found[1], found[2] or "") + ("" if found["next"] is None else " ")
+
+
 def _time(found: re.Match[str]) -> str:
     hour, minute, half = int(found[1]), int(found[2]), found[3] or ""
     said = f"{cardinal(hour)} {_two_digits(minute)}" if minute else cardinal(hour)
+    half = f" {half.strip()}" if half else ""
     return said + half if minute or half else f"{said} o'clock"
 
 
@@ -130,7 +136,8 @@ _RULES = (
         r"(?:\s?(?P<scale>thousand|million|billion|trillion|k|m|bn)\b)?(?P<next>(?=[a-z]))?",
         _money,
     ),
-    (r"\b(\d{1,3}(?:,\d{3})+)(?:\.(\d+))?\b", lambda m: _decimal(m[1], m[2] or "")),
+    (r"\b(\d{1,3}(?:,\d{3})+)(?:st|nd|rd|th)\b", lambda m: _whole(m[1], ordinal)),
+    (r"\b(\d{1,3}(?:,\d{3})+)(?:\.(\d+))?(?!\d)(?P<next>(?=[a-z]))?", _grouped),
     (
         r"\b(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\b",
         lambda m: f"{MONTHS[int(m[2]) - 1]} {ordinal(int(m[3]))}, {number(int(m[1]))}",
@@ -143,9 +150,9 @@ _RULES = (
         rf"\b([12]?\d|3[01])(?:st|nd|rd|th)?\s({_MONTH})(?!\w)",
         lambda m: f"{ordinal(int(m[1]))} {_month(m[2])}",
     ),
-    (r"\b([01]?\d|2[0-3]):([0-5]\d)\b(\s?[ap]\.?m\b)?", _time),
+    (r"\b([01]?\d|2[0-3]):([0-5]\d)(?:(\s?[ap]\.?m)\b|\b)", _time),
     (r"\b(\d0|\d{3}0)s\b", _decades),
-    (r"(?<!\d)(\d+)\.(\d+)", lambda m: _decimal(m[1], m[2])),
+    (r"(?<!\d)(\d+)\.(\d+)(?P<next>(?=[a-z]))?", _grouped),
     (r"(?<!\d)(\d+)(?:st|nd|rd|th)\b", lambda m: _whole(m[1], ordinal)),
     (r"(?<![\w)])-(?=\d)", "minus "),
     # Next to letters, as in "mp3", words need a space between them.

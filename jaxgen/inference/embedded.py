@@ -150,9 +150,14 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(vectors.shape[-1])).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=4)
 def read_embedder(clip: str, step: int = -1) -> Trained:
     """The run of a CLIP at a step, the newest when negative. Raises UserError where there is none."""
+    kept = RunFolder(user_path(clip)).checkpoints
+    return _embedder(clip, step, kept.stat().st_mtime_ns if kept.is_dir() else 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _embedder(clip: str, step: int, written: int) -> Trained:
     run = RunFolder(user_path(clip))
     if not clip or not (run.path / "experiment.json").exists():
         named = re.fullmatch(r"clip-(\w+)-(\d+)", run.path.name)

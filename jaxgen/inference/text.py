@@ -30,7 +30,7 @@ from jaxgen.runtime.files import write_text
 from jaxgen.runtime.reading import read_text
 
 PART = 16
-"""Tokens written in one compiled call: few enough to look like a stream."""
+"""Tokens written in one compiled call, or somewhat more: few enough to look like a stream."""
 
 
 def tokenizer_of(run: RunFolder) -> Tokenizer:
@@ -55,13 +55,14 @@ def stream(
     """What sample `index` of a seed writes after the prompt, i32[P], piece by piece."""
     params = state.sampling_params
     cond = gpt.prompts([prompt], model.window)
-    total = -(-model.num_tokens // PART) * PART  # whole parts: a shorter last one would be a program of its own
+    size = -(-PART // model.together) * model.together
+    total = -(-model.num_tokens // size) * size  # whole parts: a shorter last one would be a program of its own
     writer = _begin(model, params, 1, cond, total)
     drawn, shown = np.zeros(0, np.int32), len(tokenizer.decode(prompt))
-    for first in range(0, total, PART):
+    for first in range(0, total, size):
         # Keys anew for each call: one array of them is to be used once.
         keys = core.sample_keys(seed, 1, index)
-        writer, part = _write(model, params, writer, keys, jnp.int32(first), PART)
+        writer, part = _write(model, params, writer, keys, jnp.int32(first), size)
         drawn = np.concatenate([drawn, np.asarray(part[0])])[: model.num_tokens]
         whole, drawn = drawn, _until(model.decoding.end, drawn)
         over = len(drawn) < len(whole) or len(whole) == model.num_tokens

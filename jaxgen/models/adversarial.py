@@ -81,7 +81,7 @@ class AdversarialModel(Averaging, GenerativeModel):
         return state.replace(opt_state={**state.opt_state, **self._optimizers(state.params)})
 
     @property
-    def block(self) -> int:
+    def neighbours(self) -> int:
         """How many neighbours in a batch the critic sees together, as for a minibatch standard deviation."""
         return getattr(self.critic, "group", 1)
 
@@ -93,7 +93,7 @@ class AdversarialModel(Averaging, GenerativeModel):
         def of_part(part: PyTree, *args: PyTree) -> tuple[jax.Array, PyTree]:
             return loss(with_frozen(part, params), *args)
 
-        return gradient(of_part, part, key, num, batch, self.accumulate, self.block)
+        return gradient(of_part, part, key, num, batch, self.accumulate, self.neighbours)
 
     def _shared(self, make: Make, state: TrainState, key: jax.Array, batch: Batch) -> Made:
         """`make` of the state before the step, computed once for all losses where the batch is in one part."""

@@ -171,23 +171,24 @@ def _optimized(
         far = judge.far(settings.cutouts, keys, pictures(codec, x), targets)
         return jnp.sum(settings.strength * far + settings.prior * space.cost(latents)), x
 
+    frames = min(settings.frames, settings.steps)
     tx = optax.adam(optax.cosine_decay_schedule(settings.lr, settings.steps))
 
     def step(carry: PyTree, i: jax.Array) -> tuple[PyTree, jax.Array]:
         latents, opt_state, film = carry
         grads, x = jax.grad(loss, has_aux=True)(latents, fold_each(fold_each(keys, CUT), i))
-        if settings.frames:
+        if frames:
             # Each frame is overwritten up to the last step before its time; the first is the start alone.
-            film = film.at[-(-i * settings.frames // settings.steps)].set(codec.decode(x), mode="drop")
+            film = film.at[-(-i * frames // settings.steps)].set(codec.decode(x), mode="drop")
         updates, opt_state = tx.update(grads, opt_state)
         return (jax.tree.map(jnp.add, latents, updates), opt_state, film), similarity(x)
 
     start = codec.decode(space.decode(latents))
-    film = jnp.zeros((settings.frames, *start.shape), start.dtype)
+    film = jnp.zeros((frames, *start.shape), start.dtype)
     carry, similarities = jax.lax.scan(step, (latents, tx.init(latents), film), jnp.arange(settings.steps))
     latents, _, film = carry
     x = codec.decode(space.decode(latents))
-    return Guided(x, start, similarities, film.at[-1].set(x) if settings.frames else film, cond)
+    return Guided(x, start, similarities, film.at[-1].set(x) if frames else film, cond)
 
 
 def _nearest(

@@ -164,9 +164,7 @@ class Diffusion(Conditioned, LossModel):
         """The prediction of x_0 in a network's output."""
         return Denoised(self.x0_of(answer, x, *self.schedule.at(t, x.ndim)))
 
-    def denoiser(
-        self, params: PyTree, cond: PyTree = None, guided: bool = True, sampling: bool = False
-    ) -> Denoise:
+    def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True, sampling: bool = False) -> Denoise:
         """(x_t, t) -> Denoised under a condition, guided by the condition's scale or else that of `guidance`; or as the
         network is trained to answer, if not `guided`. sampling: t are those of the model's own sampler, whose steps a
         network may be told (`times_told`)."""

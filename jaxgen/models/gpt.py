@@ -195,6 +195,10 @@ class GPT(ClassConditionalModel, LossModel):
             texts, done = [*texts, text], done + num
         return jnp.concatenate(texts, axis=1)
 
+    @property
+    def together(self) -> int:
+        return 1
+
     def _prefix_size(self, cond: PyTree) -> int:
         """Tokens of the prompt that are read before the first one is drawn: all but the last."""
         return 0 if self.from_start else min(cond["prompt"].shape[1], self.network.window) - 1

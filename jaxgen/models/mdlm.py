@@ -243,6 +243,10 @@ class MDLM(ClassConditionalModel, LossModel):
 
     # --- text, block after block ---
 
+    @property
+    def together(self) -> int:
+        return self.block
+
     def begin(self, params: PyTree, num: int, cond: PyTree, tokens: int = 0, slots: int = 0) -> Page:
         """The page of `num` texts after their prompts. params, tokens and slots are not used."""
         prompt = jnp.asarray(cond["prompt"], jnp.int32)[:, : self.window]
@@ -252,9 +256,10 @@ class MDLM(ClassConditionalModel, LossModel):
     def write(
         self, params: PyTree, writer: Page, keys: jax.Array, first: jax.Array | int, num: int
     ) -> tuple[Page, jax.Array]:
-        """The page, and tokens `first` to `first + num - 1` of each text, i32[N, num]: in blocks if they are whole,
-        else all of these tokens at once."""
-        size = num if num % self.block else self.block
+        """The page, and tokens `first` to `first + num - 1` of each text, i32[N, num]. Raises UserError unless they are
+        whole blocks."""
+        if num % (size := self.block):
+            raise UserError(f"{num} tokens were asked for, which are no whole blocks of {size}: ask for a multiple")
         steps = max(1, round(self.steps * size / self.window))
         place = jnp.arange(self.window)[None]
 

@@ -3,7 +3,7 @@
 G the network, x data, x' = G(x) its reconstruction, D(x) the critic's logits:
 
     loss of G = pixels(x, x') + wl LPIPS(x, x') + own + wg lambda E[-D(x')]
-    lambda = |grad_L pixels + wl LPIPS| / (|grad_L E[-D(x')]| + 1e-4)                             (eq. 7 of VQGAN)
+    lambda = |grad_L pixels + wl LPIPS| / (|grad_L E[-D(x')]| + 1e-4)                 (eq. 7 of VQGAN, its delta larger)
 
 grad_L is the gradient at G's last layer; lambda balances it between both parts. `own` is of the model: the loss of its
 codes, or of its latents. D takes part from step `gan_start`.

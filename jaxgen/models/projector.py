@@ -37,7 +37,8 @@ class StyleSpace(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """w: f32[B, style]; noise: f32[B, h, w, 1] for each layer; distance: f32[steps, B], after each step."""
+    """w: f32[B, style]; noise: f32[B, h, w, 1] for each layer; distance: f32[steps, B], before each step, at w with the
+    step's exploration noise."""
 
     w: jax.Array
     noise: Noise

@@ -96,11 +96,11 @@ class StyleGAN(GAN):
         doublings(self.shape)
         # The first examples of each part must be the first of the batch.
         share = batch["x"].shape[0] / (self.n_critic * self.accumulate * self.path_share)
-        if self.path_length and self.accumulate > 1 and share % self.block:
-            size = self.block * self.path_share * self.accumulate * self.n_critic
+        if self.path_length and self.accumulate > 1 and share % self.neighbours:
+            size = self.neighbours * self.path_share * self.accumulate * self.n_critic
             raise UserError(
-                f"path lengths are of {share:g} examples of each part, the critic's groups of {self.block}: choose a "
-                f"batch_size that is a multiple of {size}"
+                f"path lengths are of {share:g} examples of each part, the critic's groups of {self.neighbours}: "
+                f"choose a batch_size that is a multiple of {size}"
             )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:

@@ -31,7 +31,8 @@ from jaxgen.ops.guidance import reconstructing
 from jaxgen.ops.samplers import Start
 
 CONTINUATION = 3  # stream of an evaluation's key, after those of `models.diffusion`
-PLACE, BLOCKS = 7, 8  # streams of an example's key in training and of a sample's: of where a block lies, and of blocks
+PLACE = 7  # stream of an example's key in training: of where a block lies
+BLOCKS = 1 << 22  # streams of a sample's key, beyond those of a sampler's rows: of blocks
 SHOWN = 8
 """Clips whose continuation is shown."""
 FRAMES = ("frames", "given")
@@ -121,9 +122,7 @@ class VideoDiffusion(EDM):
         x = jax.vmap(lambda clip, i: jax.lax.dynamic_slice_in_dim(clip, i, self.block))(batch["x"], first)
         return self.of_block.loss(params, state, keys, {**batch, "x": x})
 
-    def denoiser(
-        self, params: PyTree, cond: PyTree = None, guided: bool = True, sampling: bool = False
-    ) -> Denoise:
+    def denoiser(self, params: PyTree, cond: PyTree = None, guided: bool = True, sampling: bool = False) -> Denoise:
         if self.block:
             raise UserError(f"the network sees {self.block} of {self.shape[0]} frames: only samples of clips are drawn")
         return super().denoiser(params, cond, guided, sampling)
@@ -205,9 +204,9 @@ class VideoDiffusion(EDM):
         return self.sampler(denoise, self.schedule, keys, self.shape, Start(image=frames, mask=mask))
 
     def continuing(self, x: jax.Array, given: int, cond: PyTree = None) -> PyTree:
-        """The condition that continues clips x, f32[B, *shape], after their first `given` frames, under labels i32[B]
-        or else, of a model that knows the null class, without any."""
-        entries = {} if cond is None else {"label": cond}
+        """The condition that continues clips x, f32[B, *shape], after their first `given` frames, under labels i32[B],
+        or a condition by name, or else, of a model that knows the null class, without any."""
+        entries = dict(cond) if isinstance(cond, dict) else {} if cond is None else {"label": cond}
         if cond is None and self.num_classes and self.class_dropout:
             entries = {"label": jnp.full(len(x), NO_CLASS, jnp.int32)}
         return {**entries, "frames": x, "given": jnp.full(len(x), given, jnp.int32)}
@@ -229,8 +228,9 @@ class VideoDiffusion(EDM):
         return numbers | {name: future_psnr(guess, x, self.given) for name, guess in found.items()}
 
     def _continuing(self, batch: Batch, given: int) -> PyTree:
-        """The condition that continues held-out clips; of a model that must know the class, with it."""
-        return self.continuing(batch["x"], given, None if self.class_dropout else batch.get("cond"))
+        """The condition that continues held-out clips; of a model that must know the class, or of texts, with it."""
+        told = super().condition(batch) if self.text else None if self.class_dropout else batch.get("cond")
+        return self.continuing(batch["x"], given, told)
 
     def pictures(self, state: TrainState, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Held-out clips above what their first `given` frames are continued by; of a model that was given none in

@@ -27,7 +27,7 @@ MOST_SCALE = math.log(100)
 
 def tower(width: int, depth: int, heads: int, causal: bool = False, activation: Any = "quick_gelu") -> Transformer:
     """The body of one network. Kernels start from N(0, 1 / width), those that are added to the residual from
-    N(0, 1 / (2 depth width)), as in section 2.5's reference code."""
+    N(0, 1 / (2 depth width)), as in the published code, where the first of two dense layers has half the variance."""
     return Transformer(
         width=width, depth=depth, heads=heads, causal=causal, std=width**-0.5, activation=activation
     )  # fmt: skip

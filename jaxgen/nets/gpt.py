@@ -91,7 +91,7 @@ class TokenTransformer(nn.Module):
         Logits of a large vocabulary are never there for all positions at once, nor kept for the backward pass.
         """
         h, length = self._hidden(tokens, starts, train), tokens.shape[1]
-        if length * self.vocab < LOGITS or length % CHUNK:
+        if length * self.vocab < LOGITS:
             return optax.softmax_cross_entropy_with_integer_labels(self.logits(h), targets)
         table = self._table(h.dtype)
 
@@ -102,8 +102,12 @@ class TokenTransformer(nn.Module):
             return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
         # Positions are cut, not examples: devices split these.
-        rows = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(len(a), -1, CHUNK, *a.shape[2:]), 1, 0), (h, targets))
-        return jnp.moveaxis(jax.lax.map(chunk, rows), 0, 1).reshape(targets.shape)
+        def cut(a: jax.Array) -> jax.Array:
+            whole = jnp.pad(a, ((0, 0), (0, -length % CHUNK), *((0, 0),) * (a.ndim - 2)))
+            return jnp.moveaxis(whole.reshape(len(a), -1, CHUNK, *a.shape[2:]), 1, 0)
+
+        nats = jnp.moveaxis(jax.lax.map(chunk, (cut(h), cut(targets))), 0, 1)
+        return nats.reshape(len(targets), -1)[:, :length]
 
     def keep(self, tokens: jax.Array, positions: jax.Array, mask: jax.Array | None = None) -> KeysValues:
         """Keys and values of all blocks, [depth, B * groups, T, d] each, from which decoding continues."""

@@ -70,7 +70,7 @@ def cached_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) 
     batch, length, heads, dim = q.shape
     # [B x groups, heads of the group x T, d]: one product for all heads that share keys.
     q = (q * dim**-0.5).swapaxes(1, 2).reshape(k.shape[0], -1, dim)
-    score = jnp.einsum("btd,bsd->bts", q, k).astype(jnp.float32)
+    score = jnp.einsum("btd,bsd->bts", q, k, preferred_element_type=jnp.float32)
     seen = jnp.broadcast_to(mask[:, None], (batch, heads, length, mask.shape[-1])).reshape(score.shape)
     score = jnp.where(seen, score, UNSEEN)
     weight = jnp.exp(score - jnp.max(score, axis=-1, keepdims=True))

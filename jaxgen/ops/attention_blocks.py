@@ -92,9 +92,10 @@ def _by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: Seen, dropout: Dropout | None) -> jax.Array:
-    """q: f32[B, heads, T, d]; k, v: f32[B, heads, S, d]. The product with v is divided by the softmax's sum instead of
-    the weights, which are more."""
-    score = seen.hide(jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32))
+    """q: f32[B, heads, T, d]; k, v: f32[B, heads, S, d]; or in half precision, of which scores are in f32. The product
+    with v is divided by the softmax's sum instead of the weights, which are more."""
+    score = jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    score = seen.hide(score)
     weight = jnp.exp(score - jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True)))
     total = jnp.sum(weight, axis=-1, keepdims=True)
     if dropout is not None:

@@ -22,7 +22,7 @@ def search(
     """The plan of the fastest step that fits, by its bound. `say` is told of each that was compiled.
 
     Batches keep their size, which the result depends on. What saves memory is tried only while nothing fits: first
-    recomputing activations, then gradients in more parts. Layers are split over devices only where parameters split
+    gradients in more parts, then recomputing activations too. Layers are split over devices only where parameters split
     over all of them are not enough. Raises UserError if nothing fits.
     """
     tried: list[str] = []
@@ -76,7 +76,7 @@ def _in_parts(
 def _parts(experiment: Experiment) -> list[int]:
     """Numbers of parts that the batch divides into on the experiment's mesh, rising; 1 for a model that cannot."""
     size, sizes = experiment.batch_size, parse(experiment.mesh)
-    groups = sizes["data"] * sizes["fsdp"] * getattr(experiment.model, "block", 1)
+    groups = sizes["data"] * sizes["fsdp"] * experiment.model.neighbours
     most = size if hasattr(experiment.model, "accumulate") else 1
     return [n for n in range(1, most + 1) if size % (n * groups) == 0]
 

@@ -27,8 +27,12 @@ from jaxgen.data import (
     Toy2D,
 )
 from jaxgen.data.rays import PosedViews
+from jaxgen.data.unpaired import Unpaired
+from jaxgen.data.whole_views import WholeViews
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
+from jaxgen.inference.embedded import Embedded
+from jaxgen.ops import splatting
 from jaxgen.ops.cameras import RAY
 from jaxgen.ops.views import CAMERA
 from jaxgen.runs.pretrained import Pretrained
@@ -71,18 +75,29 @@ def _examples(data: Dataset, experiment: Experiment, model: Any, raw: bool) -> S
     if isinstance(data, ShrunkPairs):
         x = _examples(data.data, experiment, model, raw)["x"]
         return {"x": x, "cond": x}
+    if isinstance(data, Embedded):  # by a run of a CLIP, without which nobody knows how long embeddings are
+        return {name: _spec(array.shape[1:], array.dtype) for name, array in data.batch_at(0, 0, 1).items()}
     if isinstance(data, Captioned):
         text = {"text": _spec((data.window,), np.int32), "text_mask": _spec((data.window,), np.bool_)}
         return {**_examples(data.data, experiment, model, raw), **text}
     if isinstance(data, Mirrored):
         return _examples(data.data, experiment, model, raw)
-    if raw and isinstance(data, EMBEDDED):
+    in_memory = isinstance(data, Unpaired) and all(isinstance(one, EMBEDDED) for one in (data.targets, data.sources))
+    if raw and (in_memory or isinstance(data, EMBEDDED)):
         batch = data.batch_at(0, 0, 1)
         return {name: _spec(array.shape[1:], array.dtype) for name, array in batch.items()}
     if isinstance(data, Text):
         return {"x": _spec((data.block + 1,), np.int32), "bytes": _spec((), np.int32)}
     if isinstance(data, Cameras):
         return {"x": _spec((data.size, data.size, 3), np.uint8), "cond": _spec((CAMERA,), np.float32)}
+    if isinstance(data, WholeViews):  # how large its pictures are, an analytic scene alone says without files
+        size = getattr(data.scene, "size", 0)
+        if not isinstance(size, int) or not size:
+            raise UserError(f"the shapes of {type(data.scene).__name__} cannot be told without its files: name them")
+        return {
+            "x": _spec((size, size, 3), np.uint8), "cond": _spec((splatting.CAMERA,), np.float32),
+            "alpha": _spec((size, size, 1), np.uint8),
+        }  # fmt: skip
     if isinstance(data, PosedViews):
         return {"x": _spec((3,), np.uint8), "cond": _spec((RAY,), np.float32), "alpha": _spec((1,), np.uint8)}
     if isinstance(data, PairFolder):

@@ -26,7 +26,10 @@ from jaxgen.report.parts import (
 from jaxgen.runtime.files import write_text
 
 POINTS = 100  # windows over which a curve is averaged
-HIGHER = re.compile(r"accuracy|psnr|ssim|clip_score|similarity|_r\d+$|modes")
+HIGHER = re.compile(
+    r"accuracy|psnr|ssim|clip_score|similarity|_r\d+(_|$)|modes|(^|/)good$|zero_shot|precision|recall|density|coverage"
+    r"|asked_class|rarest_class|(^|/)is(_|$)"
+)
 """Names of numbers of which the highest is the best; of all others the lowest is."""
 
 

@@ -47,7 +47,7 @@ class Aligned(NamesRun):
             )
         if isinstance(self.codec, NamesRun):
             raise UserError("codec.codec names another run: alignment is of models of pixels")
-        found = self._read(run, record, lambda step: _load(run.path.resolve(), step))
+        found = self._read(run, record, lambda step: _load(run.path.resolve(), step, run.written(step)))
         return replace(found, codec=self.codec, source=(("run", self.run), *found.source[1:]))
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ class Seeing(Codec):
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, step: int) -> Seeing:
+def _load(path: Path, step: int, written: int) -> Seeing:
     trained = restore(RunFolder(path), step=step)
     state = trained.state.replace(params=trained.state.sampling_params, ema=None)
     # Not bound to the device they came to, as the model may lie on a mesh.

@@ -48,7 +48,7 @@ class TaughtBy(NamesRun):
 
     def load(self, record: dict[str, Any] | None = None) -> "Taught":
         run, _ = self._experiment()
-        found = self._read(run, record, lambda step: _load(run.path.resolve(), step))
+        found = self._read(run, record, lambda step: _load(run.path.resolve(), step, run.written(step)))
         return replace(found, source=(("run", self.run), *found.source))
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ class Taught(Codec):
 
 # Read once for the check of an experiment and for its training.
 @lru_cache(maxsize=1)
-def _load(path: Path, step: int) -> Taught:
+def _load(path: Path, step: int, written: int) -> Taught:
     trained = restore(RunFolder(path), step=step)
     # Not bound to the device they came to, as the student may lie on a mesh.
     params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), trained.state.sampling_params)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -29,10 +30,17 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git": _git(),
-        # By name: where a file lies on one machine helps nobody on another.
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def command_line(argv: list[str]) -> str:
+    """How the process was called, as a shell reads it; the program by name, as where it lies on one machine helps
+    nobody on another."""
+    name = Path(argv[0]).name
+    program = {"jaxgen": ["jaxgen"], "__main__.py": ["python", "-m", "jaxgen"]}.get(name, ["python", name])
+    return shlex.join([*program, *argv[1:]])
 
 
 def _version(package: str) -> str | None:

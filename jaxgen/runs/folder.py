@@ -58,6 +58,12 @@ class RunFolder:
         if not (self.path / "experiment.json").exists():
             self.write_json("experiment.json", to_json(experiment))
 
+    def written(self, step: int) -> int:
+        """When the checkpoint of a step was written, in nanoseconds: what was read of it is kept by that, too. 0 where
+        there is none."""
+        folder = self.checkpoints / str(step)
+        return folder.stat().st_mtime_ns if folder.is_dir() else 0
+
     def experiment(self) -> Experiment:
         """The experiment of an existing run. Raises UserError if there is none, or if it cannot be read."""
         if not (self.path / "experiment.json").exists():

@@ -127,7 +127,8 @@ class Pretrained(NamesRun):
 
     def load(self, record: dict[str, Any] | None = None) -> "Loaded":
         run, _ = self._stage()
-        loaded = self._read(run, record, lambda step: _load(run.path.resolve(), step, self.form, self.run))
+        place = run.path.resolve()
+        loaded = self._read(run, record, lambda step: _load(place, step, run.written(step), self.form, self.run))
         loaded = replace(loaded, standardize=self.standardize)
         if record and "mean" in record:
             loaded = loaded.standardized(record["mean"], record["deviation"])
@@ -259,7 +260,7 @@ def _row(channels: jax.Array | None) -> jax.Array:
 
 # Read once for the check of an experiment and for its training.
 @lru_cache(maxsize=1)
-def _load(path: Path, step: int, form: Form, name: str) -> Loaded:
+def _load(path: Path, step: int, written: int, form: Form, name: str) -> Loaded:
     run = RunFolder(path)
     trained = restore(run, step=step)
     state = trained.state.replace(params=trained.state.sampling_params, ema=None)

@@ -53,7 +53,8 @@ class Prompted(NamesRun):
             )
         if not self.prompt.strip():
             raise UserError("the prompt is empty: say what is to be made with --codec.prompt TEXT")
-        found = self._read(run, record, lambda step: _load(run.path.resolve(), step, self.prompt.strip()))
+        place, prompt = run.path.resolve(), self.prompt.strip()
+        found = self._read(run, record, lambda step: _load(place, step, run.written(step), prompt))
         return replace(found, source=(("run", self.run), *found.source[1:]))
 
 
@@ -97,7 +98,7 @@ class Taught(Codec):
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, step: int, prompt: str) -> Taught:
+def _load(path: Path, step: int, written: int, prompt: str) -> Taught:
     trained = restore(RunFolder(path), step=step)
     params = trained.state.sampling_params
     # Not bound to the device they came to, as the field may lie on a mesh.

@@ -66,6 +66,8 @@ class Network:
     distance: Distance | None = None
     classes: bool = True
     texts: TextNetwork | None = None
+    num_classes: int = 0
+    """0 where it is not known."""
 
     @property
     def key(self) -> str:
@@ -136,7 +138,8 @@ def classifier(trained: Trained, model: Classifies) -> Network:
     def features(params: Any, images: jax.Array) -> jax.Array:
         return classify(params, 255 * images)[0]
 
-    return Network(name, apply, provenance, by_features(name, features, state.sampling_params, provenance))
+    distance = by_features(name, features, state.sampling_params, provenance)
+    return Network(name, apply, provenance, distance, num_classes=getattr(model, "num_classes", 0))
 
 
 def clip(trained: Trained, model: ScoresText) -> Network:

@@ -173,6 +173,11 @@ def check_asked(model: GenerativeModel, network: features.Network, of: str) -> N
         raise UserError(f"asked needs samples of a model of classes, not {of} of {type(model).__name__}: leave it out")
     if not network.name:
         raise UserError("asked needs a classifier of the model's own classes: give --classifier RUN, not --weights")
+    if network.num_classes and network.num_classes != model.num_classes:
+        raise UserError(
+            f"asked needs a classifier of the model's own {model.num_classes} classes, and {network.name} tells "
+            f"{network.num_classes}: give --classifier RUN of the same data"
+        )
 
 
 def check_paths(trained: Trained, distance: path_length.Distance | None, of: str) -> None:

@@ -189,6 +189,7 @@ def _params(
     if left:
         raise UserError(f"{file} has {left[0]}, which CLIP lacks: pass another file")
     store.check_arrays(out, parameter_shapes(network, shape), str(file))
+    store.check_finite(out, str(file))
     return unflatten_dict({tuple(name.split("/")): array for name, array in out.items()})
 
 

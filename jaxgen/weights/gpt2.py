@@ -145,6 +145,7 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
         raise UserError(f"{file} has {left[0]}, which GPT-2 lacks: pass another file")
     shapes = parameter_shapes(network)
     store.check_arrays(out, {name: leaf for name, leaf in shapes.items() if not name.endswith(lacking)}, str(file))
+    store.check_finite(out, str(file))
     for name in shapes.keys() - out.keys():
         out[name] = np.zeros(shapes[name].shape, np.float32)
     for name in out:
@@ -181,7 +182,7 @@ def write(file: Path | str, network: TokenTransformer, params: dict[str, Any], e
         "n_positions": network.window, "n_embd": body.width, "n_layer": body.depth, "n_head": body.heads,
         "n_inner": body.hidden or 4 * body.width, "layer_norm_epsilon": 1e-5,
         "activation_function": "gelu" if body.activation == "gelu" else "gelu_new", "tie_word_embeddings": network.tied,
-        "bos_token_id": max(0, end), "eos_token_id": max(0, end),
+        "bos_token_id": None if end < 0 else end, "eos_token_id": None if end < 0 else end,
     }  # fmt: skip
     named = {f"transformer.{name}": array for name, array in tensors.items()}
     if not network.tied:

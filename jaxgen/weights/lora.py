@@ -35,6 +35,8 @@ FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 MOST_CONFIG = 1 << 20  # bytes
 SHORT = {"unet": "unet", "text_encoder": "te"}
 """kohya's names of networks."""
+LONGEST_KEY = 200
+"""Characters of a pattern of modules."""
 ENDS = (
     (r"[._]lora(?:_linear_layer)?\.(down|up)\.weight", {"down": "down", "up": "up"}),
     (r"\.lora_(A|B)(?:\.default)?\.weight", {"A": "down", "B": "up"}),
@@ -175,15 +177,20 @@ class _Scales:
                 raise UserError(f"{self.file} does not say lora_alpha: restore it")
             return 1.0
         patterns = own.get("alpha_pattern") or {}
-        alpha = next((a for key, a in patterns.items() if _ends(name, str(key))), own["lora_alpha"])
+        alpha = next((a for key, a in patterns.items() if _ends(name, str(key), self.file)), own["lora_alpha"])
         if not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise UserError(f"{self.file} has lora_alpha {alpha!r:.60}: a number is expected")
         return alpha / (math.sqrt(rank) if own.get("use_rslora") else rank)
 
 
-def _ends(name: str, key: str) -> bool:
-    key = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    return name == key or name.endswith(f".{key}")
+def _ends(name: str, key: str, file: Path) -> bool:
+    """Whether PEFT takes a module of this name for one of `key`, a regular expression of its end."""
+    if len(key) > LONGEST_KEY or re.search(r"[+*}]\)?[+*{]", key):  # which could take for ever
+        raise UserError(f"{file} has alpha_pattern {key!r:.60}: a shorter or a simpler pattern is expected")
+    try:
+        return re.match(rf"(?:.*\.)?(?:{key})$", name) is not None
+    except re.error as error:
+        raise UserError(f"{file} has alpha_pattern {key!r:.60}, no regular expression ({error})") from None
 
 
 def fitted(pairs: Mapping[str, Pair], slots: Slots, params: Mapping[str, Any], source: str) -> tuple[dict, LoRA]:

@@ -65,6 +65,7 @@ def read(folder: Path, window: int = 128) -> Published:
         raise UserError(f"{file} has {extra[0]}, but config.json says that there are {network.depth} blocks")
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     store.check_arrays(out, store.flatten_shapes(shapes), str(file))
+    store.check_finite(out, str(file))
     return Published(network, unflatten_dict({tuple(name.split("/")): array for name, array in out.items()}))
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 import common
+import presets
 import pytest
 import rows
 import train
@@ -73,6 +74,15 @@ def test_other_settings_or_machines_begin_anew(tmp_path, other):
     opened(out).add("a", lambda: {"number": 1})
     assert not opened(out, **other).rows
     assert len(opened(out).rows) == 1
+
+
+def test_rows_of_any_machine_stay(tmp_path):
+    """Regression: hours of presets were replaced by one row, taken with another version of numpy."""
+    out = tmp_path / "presets.json"
+    for case, version in (("a", "1"), ("b", "2")):
+        provenance = {**HERE, "versions": {"jax": version}}
+        rows.Rows(out, "presets", COLUMNS, presets.OneFile(str(out)), provenance).add(case, lambda: {"number": 1})
+    assert [row["case"] for row in json.loads(out.read_text())["results"]] == ["a", "b"]
 
 
 def test_a_finished_file_is_measured_anew(tmp_path):

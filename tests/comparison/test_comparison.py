@@ -133,6 +133,17 @@ def test_a_folder_of_another_training_is_not_scored(tmp_path, monkeypatch, chang
         measure.trained(replace(smoke, **changes), tmp_path / "run")
 
 
+def test_numbers_of_another_budget_are_not_lined_up(tmp_path):
+    """Regression: what was kept in a folder was shown whatever was asked for."""
+    (tmp_path / "vae.json").write_text(json.dumps({"budget": 20, "steps": 100}))
+    assert measure.steps_within(DIGITS["vae"], 20.0, tmp_path / "vae.json")["steps"] == 100
+    with pytest.raises(UserError, match=r"the steps of 20 s, 60 s are asked for"):
+        measure.steps_within(DIGITS["vae"], 60.0, tmp_path / "vae.json")
+    measure.check_num({"num": 40}, 40, tmp_path / "vae-0.json")
+    with pytest.raises(UserError, match=r"of 40 samples, 50 are asked for"):
+        measure.check_num({"num": 40}, 50, tmp_path / "vae-0.json")
+
+
 def test_a_small_comparison_from_end_to_end(tmp_path, capsys):
     args = ["smoke", "--families", "vae", "vqvae_prior", "--budget", "0.2s", "--seeds", "2", "--num", "40"]
     args += ["--out", str(tmp_path / "out"), "--device", "cpu"]

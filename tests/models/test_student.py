@@ -91,6 +91,7 @@ def test_a_student_leaves_what_only_its_teachers_loss_needed():
     params = student.init_params(jax.random.key(0), {**WITH, TEACHER: taught.for_each(6)})
     assert same(params["network"], taught.params["network"])
 
+
 def test_what_a_student_cannot_learn_from_is_refused():
     SHORT.check(WITH)
     with pytest.raises(UserError, match="learns from a trained run"):

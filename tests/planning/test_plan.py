@@ -153,7 +153,9 @@ def test_shapes_are_told_without_data(script, preset, monkeypatch, tmp_path):
     assert bool(notes) == (script in ("text_to_image", "vit_vqgan_prior"))
 
 
-@pytest.mark.parametrize("script", ["vae", "gpt", "pix2pix", "hifigan", "nerf", "clip", "tacotron2"])
+@pytest.mark.parametrize(
+    "script", ["vae", "gpt", "pix2pix", "hifigan", "nerf", "clip", "tacotron2", "splats", "cyclegan"]
+)
 def test_the_shapes_told_are_those_of_the_data(script):
     experiment = smoke(script)
     batch, _, _ = raw_batch(experiment)

@@ -11,6 +11,7 @@ from jaxgen.core.configuration import from_json, modernised, to_json
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.ops.bijectors import Spline
+from jaxgen.runs.environment import command_line
 from jaxgen.runs.folder import RunFolder
 
 
@@ -57,3 +58,19 @@ def test_a_spline_of_the_paper_keeps_its_formula():
     _, _, slopes = Spline(least=1e-3, narrowest=1e-3, steepest=0.0).knots(jnp.asarray(raw))
     expected = 1e-3 + np.log1p(np.exp(raw[16:].astype(np.float64)) * np.expm1(1 - 1e-3))
     np.testing.assert_allclose(slopes[1:-1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            ["/x/bin/jaxgen", "sample", "runs/a", "--prompt", "a red dragon"],
+            "jaxgen sample runs/a --prompt 'a red dragon'",
+        ),
+        (["/x/jaxgen/__main__.py", "report", "r"], "python -m jaxgen report r"),
+        (["experiments/vae.py", "digits"], "python vae.py digits"),
+    ],
+)
+def test_a_command_is_told_as_a_shell_reads_it(argv, line):
+    """Regression: a page told to call python with a file `jaxgen`, and texts without quotes."""
+    assert command_line(argv) == line

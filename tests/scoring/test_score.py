@@ -18,7 +18,7 @@ from jaxgen.inference import sampling
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
 from jaxgen.scoring import features, scores
-from jaxgen.scoring.records import line_up
+from jaxgen.scoring.records import check_asked, line_up
 from jaxgen.train.loop import train
 from jaxgen.weights import KINDS
 
@@ -154,6 +154,9 @@ def test_how_many_samples_are_of_the_class_that_was_asked_for(runs):
     assert found == pytest.approx(np.mean(labels == np.arange(64) * 10 // 64))
     with pytest.raises(UserError, match="needs samples of a model of classes"):
         evaluate(runs, "vae", metrics="asked")
+    model = presets(EXPERIMENTS["cvae"])["smoke"].model
+    with pytest.raises(UserError, match="own 10 classes, and emoji_cnn tells 9"):
+        check_asked(model, features.Network("emoji_cnn", None, {}, num_classes=9), "samples")
 
 
 def test_the_same_score_twice_is_one_record(runs):
