@@ -11,9 +11,14 @@ from conftest import EXPERIMENTS
 from jaxgen import core
 from jaxgen.core import INIT, TRAIN, fold_each, run_key, with_field
 from jaxgen.core.gradients import Seen, by_parts, gradient, in_turns, joined_turns, once
+from jaxgen.data import Digits
 from jaxgen.errors import UserError
-from jaxgen.experiment import presets
+from jaxgen.experiment import Experiment, presets
+from jaxgen.models.mdlm import MDLM
+from jaxgen.models.shortcut import Shortcut
+from jaxgen.models.stylegan import StyleGAN
 from jaxgen.models.vae import VAE
+from jaxgen.models.video import VideoDiffusion
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 # Scripts whose networks normalize by the batch and cannot do otherwise, or share something over it.
@@ -138,3 +143,9 @@ def test_what_one_part_of_a_batch_cannot_know_is_refused():
             replace(smoke, batch_size=24, model=with_field(smoke.model, "accumulate", 4)).check()
     with pytest.raises(UserError, match="free bits need the KL's mean over the whole batch"):
         VAE(shape=(3,), free_bits=0.1, accumulate=2).check({"x": X})
+
+
+def test_the_parts_of_a_batch_are_of_what_a_loss_keeps_together():
+    """Regression: fields named `block`, frames of clips and tokens of texts, were taken for groups of examples."""
+    models = [kind(accumulate=2) for kind in (VideoDiffusion, MDLM, VAE, Shortcut, StyleGAN)]
+    assert [Experiment(model=model, data=Digits()).parts for model in models] == [2, 2, 2, 8, 8]

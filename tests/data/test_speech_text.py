@@ -157,3 +157,10 @@ def test_any_text_is_read_out_or_one_line(text: str):
     assert len(symbols) and symbols.min() > 0 and symbols.max() < 148
     # What is read out is written as it is said.
     assert encoded(decoded(symbols)).tolist() == symbols.tolist()
+
+
+def test_cmus_own_file_is_in_latin_1(tmp_path):
+    """Regression: it was refused for one word, whose letters are not UTF-8."""
+    (tmp_path / "cmudict-0.7b").write_bytes(b";;; a comment\nCAT  K AE1 T\nD\xc9J\xc0  D EY2 ZH AA1\n")
+    found = read_dictionary(tmp_path / "cmudict-0.7b")
+    assert found == {"cat": ("K", "AE1", "T"), "d\xe9j\xe0": ("D", "EY2", "ZH", "AA1")}

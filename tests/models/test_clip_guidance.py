@@ -135,6 +135,13 @@ def test_every_condition_is_tried():
     assert list(np.asarray(made.cond)) == [9]
 
 
+def test_a_film_has_no_more_frames_than_steps():
+    """Regression: further frames stayed black."""
+    made = guided(replace(SETTINGS, steps=3, frames=8), DIRECTIONS, np.ones((3, 1)))
+    assert made.film.shape[0] == 3
+    np.testing.assert_array_equal(made.film[-1], made.x)
+
+
 def test_a_film_ends_with_the_picture():
     made = guided(replace(SETTINGS, frames=7), DIRECTIONS, np.ones((3, 1)))
     assert made.film.shape == (7, 3, 2, 2, 1)

@@ -261,6 +261,21 @@ def test_what_is_streamed_is_what_is_sampled(writer_state, tmp_path):
     assert shown.getvalue() == "".join(f"--- {i} ---\n{Bytes().decode(line)}\n" for i, line in enumerate(lines))
 
 
+def test_blocks_larger_than_a_part_are_streamed_whole(writer_state, tmp_path):
+    """Regression: 16 tokens were drawn as a block of 16, whatever `block` was; of a window of 12, wrong ones."""
+    model, shown = replace(WRITER, block=6), io.StringIO()
+    model = replace(model, decoding=replace(model.decoding, tokens=20))
+    run = RunFolder(tmp_path)
+    run.keep_files({"tokenizer.json": Bytes().to_json()})
+    trained = Trained(Experiment(model=model, codec=Identity(), data=Text()), Identity(), writer_state, run)
+    text.write_samples(trained, text.Writing("h", 3, 1), tmp_path, shown)
+    line = np.asarray(core.sample(model, writer_state, core.sample_keys(3, 1), prompts([Bytes().encode("h")], 12)))[0]
+    assert shown.getvalue() == f"{Bytes().decode(line[: 1 + 20])}\n"
+    with pytest.raises(UserError, match="16 tokens were asked for, which are no whole blocks of 6"):
+        page = model.begin(writer_state.params, 1, prompts([Bytes().encode("h")], 12))
+        model.write(writer_state.params, page, core.sample_keys(0, 1), 0, 16)
+
+
 def test_nothing_follows_the_end_token(writer_state):
     model = replace(WRITER, decoding=Decoding(tokens=16, end=7, temperature=0.0))
     params = jax.tree.map(jnp.copy, writer_state.params)

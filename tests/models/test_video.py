@@ -14,7 +14,8 @@ from jaxgen import core
 from jaxgen.codecs import Pixels
 from jaxgen.errors import UserError
 from jaxgen.models.edm import EDM
-from jaxgen.models.video import VideoDiffusion, future_psnr
+from jaxgen.models.video import BLOCKS, VideoDiffusion, future_psnr
+from jaxgen.nets.video import VideoUNet
 from jaxgen.ops.diffusion import Denoised
 from jaxgen.ops.guidance import reconstructing
 from jaxgen.ops.samplers import Euler, Start
@@ -119,7 +120,7 @@ def test_blocks_go_on_from_one_another(blockwise):
     for i in range(4):
         last = jnp.concatenate([frames[:, -2:], jnp.zeros((5, 1, *LONG[1:]))], axis=1)
         cond = {"label": LABELS, "frames": last, "given": jnp.full(5, 2, jnp.int32)}
-        further = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 8 + i), cond)
+        further = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, BLOCKS + i), cond)
         frames = jnp.concatenate([frames, further[:, 2:]], axis=1)
     whole = jax.jit(lambda keys, cond: BLOCKWISE.sample(blockwise, keys, cond))
     np.testing.assert_allclose(whole(keys, LABELS), frames, atol=2e-5)
@@ -255,3 +256,16 @@ def test_settings_that_cannot_work_are_refused():
         replace(TOLD, given=4).check(BATCH)
     with pytest.raises(UserError, match=re.escape("clips (F, H, W, C) are")):
         replace(TOLD, shape=(4, 2, 2)).check({**BATCH, "x": BATCH["x"][..., 0]})
+
+
+def test_clips_of_texts_are_continued_under_their_texts():
+    """Regression: pictures and numbers of a model of captions failed, as the continuation was told no text."""
+    network = VideoUNet(width=8, mults=(1,), blocks=1, attention=())
+    model = VideoDiffusion(network=network, shape=(4, 8, 8, 1), given=1).captioned(8)
+    batch = {
+        "x": jnp.zeros((2, 4, 8, 8, 1)), "text": jnp.zeros((2, 8), jnp.int32), "text_mask": jnp.ones((2, 8), bool),
+    }  # fmt: skip
+    state = jax.eval_shape(model.init, jax.random.key(0), batch)
+    keys = core.sample_keys(0, 2)
+    assert set(jax.eval_shape(model.pictures, state, keys, batch)) == {"continued.gif"}
+    assert "continuation_psnr" in jax.eval_shape(model.evaluate, state, keys, batch)

@@ -67,6 +67,22 @@ def test_other_forms_say_the_same(stage, form):
         np.testing.assert_allclose(likelihood.nearest(x), x, atol=1e-6)
 
 
+def test_a_first_stage_that_was_trained_anew_is_read_anew(stage, tmp_path):
+    """Regression: the weights of the first one were kept, by path and step, for as long as the process lived."""
+    shutil.copytree(stage, tmp_path / "run")
+    before = dict(Pretrained(run=str(tmp_path / "run")).load().source)
+    run = RunFolder(tmp_path / "run")
+    state = restore(run).state
+    with Checkpoints(run.checkpoints) as checkpoints:
+        shape = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+        whole = checkpoints.restore(shape, int(state.step))
+    shutil.rmtree(run.checkpoints)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(whole.replace(params=jax.tree.map(lambda a: 2 * a, whole.params)))
+    after = dict(Pretrained(run=str(tmp_path / "run")).load().source)
+    assert before["step"] == after["step"] and before["sha256"] != after["sha256"]
+
+
 def test_it_is_a_value(stage):
     codec = Pretrained(run=str(stage))
     assert from_json(json.loads(json.dumps(to_json(codec)))) == codec

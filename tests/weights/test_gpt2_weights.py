@@ -46,6 +46,15 @@ def test_a_file_becomes_a_run_and_back(written, tmp_path):
         weights(["import-gpt2", str(file), str(smaller), str(tmp_path / "other")])
 
 
+@pytest.mark.parametrize(("end", "told"), [(-1, None), (0, 0), (7, 7)])
+def test_the_end_token_is_told_where_there_is_one(tmp_path, end, told):
+    """Regression: a model of characters was exported with its first character, a newline, as the end of a text."""
+    model = tiny(vocab=270, window=16)
+    gpt2.write(tmp_path / "model.safetensors", model.network, randomised(model), end)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["eos_token_id"] == config["bos_token_id"] == told
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True, GPT-2 has False"),

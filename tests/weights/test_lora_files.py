@@ -72,7 +72,8 @@ MODULES = {
 @pytest.mark.parametrize(
     ("config", "scales"),
     [({}, (3.0, 3.0, 1.5)), ({"use_rslora": True}, (6 / np.sqrt(2), 6 / np.sqrt(2), 3.0)),
-     ({"alpha_pattern": {"h.1.attn.c_attn": 1.0}, "rank_pattern": {"mlp.c_proj": 4}}, (3.0, 0.5, 1.5))],
+     ({"alpha_pattern": {"h.1.attn.c_attn": 1.0}, "rank_pattern": {"mlp.c_proj": 4}}, (3.0, 0.5, 1.5)),
+     ({"alpha_pattern": {r".*\.mlp\.c_proj": 1.0}}, (3.0, 3.0, 0.25))],
 )  # fmt: skip
 def test_pefts_adapters_of_gpt2_change_what_they_name(gpt, tmp_path, config, scales):
     """In GPT-2's own file, whose kernels are [in, out] and whose qkv is ordered (which, head, channel)."""
