@@ -120,7 +120,7 @@ def presets_table(found: dict[str, Any]) -> str:
             numbers += f" (first {limit:,})"
         fd, recall = (f"{row['scores'][name]:.3g}" if name in row["scores"] else "" for name in ("fd", "recall"))
         minutes = (row["cpu_seconds"] or row["seconds"]) / 60
-        chosen = f"{row['best_step']:,}* of " if row.get("best_step") else ""
+        chosen = f"{row['best_step']:,}\\* of " if row.get("best_step") else ""
         size = f"{row['parameters']:,} | {chosen}{row['steps']:,} | {minutes:.1f}"
         points = f"{row['scores']['w2']:.3f} ({row['scores']['w2_real']:.3f})" if "w2" in row["scores"] else ""
         rows.append(f"| {row['case']} | {size} | {numbers} | {fd} | {recall} | {points} |")
