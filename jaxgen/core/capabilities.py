@@ -235,9 +235,7 @@ class Steers(Protocol):
 class WritesText(Protocol):
     """Goes on from a prompt, token by token."""
 
-    def check_cond(self, cond: PyTree) -> None:
-        """Raises UserError for prompts that cannot be gone on from."""
-        ...
+    def check_cond(self, cond: PyTree) -> None: ...
 
     @property
     def decoding(self) -> Any:
@@ -274,9 +272,7 @@ class WritesText(Protocol):
 class Speaks(Protocol):
     """Reads texts out."""
 
-    def check_cond(self, cond: PyTree) -> None:
-        """Raises UserError for texts that cannot be read out."""
-        ...
+    def check_cond(self, cond: PyTree) -> None: ...
 
     def speak(
         self, state: TrainState, keys: jax.Array, cond: PyTree
