@@ -1,8 +1,8 @@
 """jaxgen: generative models in JAX, as pure functions over an immutable train state.
 
-run = jaxgen.fit(VAE(shape=(8, 8, 1), latent=8), Digits(), steps=1000, batch_size=128)
-images = run.sample(64, seed=7)
-jaxgen.load("runs/ddpm-digits-0").sample(8, seed=7)
+    run = jaxgen.fit(VAE(shape=(8, 8, 1), latent=8), Digits(), steps=1000, batch_size=128)
+    images = run.sample(64, seed=7)
+    jaxgen.load("runs/ddpm-digits-0").sample(8, seed=7)
 """
 
 from importlib import import_module

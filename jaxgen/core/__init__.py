@@ -40,36 +40,17 @@ if TYPE_CHECKING:
 # Imported when asked for: `core.ranges` and others stand below `optim`, and `core.model` above.
 HOMES = {
     "compiled": (
-        "QUICK_TO_COMPILE",
-        "abstract_state",
-        "evaluate",
-        "init",
-        "pictures",
-        "sample",
-        "sample_program",
-        "train_seeds",
+        "QUICK_TO_COMPILE", "abstract_state", "evaluate", "init", "pictures", "sample", "sample_program", "train_seeds",
         "train_steps",
     ),
     "ema": ("update_ema",),
     "keys": (
-        "EVAL",
-        "INIT",
-        "SAMPLE",
-        "TRAIN",
-        "check_keys",
-        "coin_each",
-        "fold_each",
-        "integer_each",
-        "normal_each",
-        "one_key",
-        "run_key",
-        "sample_keys",
-        "split_each",
-        "uniform_each",
+        "EVAL", "INIT", "SAMPLE", "TRAIN", "check_keys", "coin_each", "fold_each", "integer_each", "normal_each",
+        "one_key", "run_key", "sample_keys", "split_each", "uniform_each",
     ),
     "model": ("GenerativeModel", "LossModel", "count_params", "with_field"),
     "types": ("Batch", "Metrics", "PyTree", "TrainState"),
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Perceptual path length, section 4.1 of arXiv:1812.04948: how fast an image changes along a path between latents.
 
-l = E[ d(G(p(t)), G(p(t + eps))) / eps^2 ],  p(t) = lerp(w_1, w_2; t) in W or slerp(z_1, z_2; t) in Z   (eq. 2, 3)
+    l = E[ d(G(p(t)), G(p(t + eps))) / eps^2 ],  p(t) = lerp(w_1, w_2; t) in W or slerp(z_1, z_2; t) in Z   (eq. 2, 3)
 """
 
 from collections.abc import Callable

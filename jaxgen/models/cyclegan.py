@@ -5,7 +5,7 @@ images from translated ones:
 
     L_GAN(G, D_x) + L_GAN(F, D_s) + lambda (E |F(G(s)) - s| + E |G(F(x)) - x|)          (eq. 3)
 
-with least squares for L_GAN, (section 4). Critics see translations from a history of earlier ones in half of the cases.
+with least squares for L_GAN (section 4). Critics see translations from a history of earlier ones in half of the cases.
 """
 
 from collections.abc import Callable

@@ -185,7 +185,8 @@ class _Scales:
 
 def _ends(name: str, key: str, file: Path) -> bool:
     """Whether PEFT takes a module of this name for one of `key`, a regular expression of its end."""
-    if len(key) > LONGEST_KEY or re.search(r"[+*}]\)?[+*{]", key):  # which could take for ever
+    repeated = re.search(r"[)*+?}][*+?{]", key) or sum(map(key.count, "*+{")) > 4
+    if len(key) > LONGEST_KEY or repeated:  # which could take for ever
         raise UserError(f"{file} has alpha_pattern {key!r:.60}: a shorter or a simpler pattern is expected")
     try:
         return re.match(rf"(?:.*\.)?(?:{key})$", name) is not None

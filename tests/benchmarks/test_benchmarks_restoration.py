@@ -39,21 +39,8 @@ def test_tasks_are_measured_by_smoke_runs(tmp_path):
         smoke_run(script, tmp_path / f"{script}-smoke-0")
     out = tmp_path / "found.json"
     restoration.main(
-        [
-            "smoke",
-            "--num",
-            "6",
-            "--samples",
-            "2",
-            "--sampler-steps",
-            "3",
-            "--folder",
-            str(tmp_path),
-            "--out",
-            str(out),
-            "--tasks",
-            "resolution",
-        ]
+        ["smoke", "--num", "6", "--samples", "2", "--sampler-steps", "3", "--folder", str(tmp_path), "--out", str(out),
+         "--tasks", "resolution"]
     )
     rows = {row["task"]: row for row in json.loads(out.read_text())["results"]}
     assert rows.keys() == {"resolution"}

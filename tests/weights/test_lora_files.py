@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -270,3 +271,9 @@ def test_models_and_kernels_without_names_are_refused(gpt, tmp_path):
     params = {"network": {"base": {}, "lora": {"extra": {"kernel": adapter}}}}
     with pytest.raises(UserError, match=r"adapter of network/extra/kernel has no name in such files"):
         lora.pairs_of(params, slots)
+
+
+@pytest.mark.parametrize("key", ["(.|..)*x", "a" * 201, ".*.*.*.*.*x", "(", "(a+)+"])
+def test_patterns_that_could_take_for_ever_are_refused(key):
+    with pytest.raises(UserError, match="alpha_pattern"):
+        lora._ends("transformer.h.0.attn.c_attn", key, Path("adapter_config.json"))

@@ -32,12 +32,7 @@ class Reader(NamedTuple):
 
 
 def speculate(
-    model: GPT,
-    state: TrainState,
-    draft: GPT,
-    draft_state: TrainState,
-    keys: jax.Array,
-    cond: PyTree,
+    model: GPT, state: TrainState, draft: GPT, draft_state: TrainState, keys: jax.Array, cond: PyTree,
     gamma: int = 4,
 ) -> tuple[jax.Array, jax.Array]:
     """(tokens i32[N, P + num_tokens], passes of the large model for each row, i32[N]). The tokens have the distribution
