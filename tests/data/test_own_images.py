@@ -16,13 +16,18 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import on_images, presets
 
 REFUSED = {
-    "clip": "captions", "cyclegan": "two sets", "diffwave": "not of images", "gpt": "tokens", "hifigan": "waveforms",
-    "distill": "a teacher", "mdlm": "first stage", "mipnerf": "rays", "nerf": "rays", "ngp": "rays",
+    "cascade": "captions", "clip": "captions", "clip_decoder": "a clip", "clip_prior": "a clip", "cyclegan": "two sets",
+    "diffwave": "not of images", "distill": "a teacher", "gpt": "tokens", "hifigan": "waveforms",
+    "latent_diffusion": "first stage", "mdlm": "first stage", "mipnerf": "rays", "nerf": "rays", "ngp": "rays",
     "pix2pix": "pairs", "planar": "not of images", "splats": "cameras", "tacotron2": "log mels", "text_to_3d": "a text",
-    "wavenet": "waveforms", "vit_generator": "pairs", "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage",
+    "text_to_image": "captions", "video_diffusion": "clips", "vit_generator": "pairs",
+    "vit_vqgan_prior": "first stage", "vqvae_prior": "first stage", "wavenet": "waveforms",
 }  # fmt: skip
 
-TOLD = {"ddpm", "dit", "edm", "flow_matching", "improved_ddpm", "meanflow", "shortcut", "text_to_image"}
+TOLD = {
+    "cascade", "ddpm", "dit", "edm", "flow_matching", "improved_ddpm", "meanflow", "shortcut", "super_resolution",
+    "text_to_image",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
