@@ -138,10 +138,9 @@ def test_help_shows_ranges(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", EXPERIMENTS)
-def test_settings_in_range_are_traced_or_refused_at_once(script):
+def test_settings_in_range_are_traced_or_refused_at_once(smoke):
     """No traceback, whatever settings are in range by themselves, and no wait."""
-    experiment = presets(EXPERIMENTS[script])["smoke"]
+    experiment = smoke
     if getattr(experiment.codec, "run", ""):
         pytest.skip("the smoke preset is of codes of another run")
     experiment.check()  # reads the data

@@ -15,6 +15,7 @@ from conftest import EXPERIMENTS, ROOT
 from small_runs import final_state, same
 
 from jaxgen import __main__ as commands
+from jaxgen.cli.train import train_preset
 from jaxgen.data import Digits
 from jaxgen.experiment import presets
 from jaxgen.inference.sampling import draw
@@ -29,9 +30,8 @@ pytestmark = pytest.mark.slow
 def test_mnist_vae_reaches_its_bounds(shared_data, tmp_path):
     """Dynamically binarized, 784-400-20, 20 epochs: at most 103 nats, and the 500-sample bound 5 below."""
     out = tmp_path / "run"
-    loop.main(
-        presets(EXPERIMENTS["vae"]), argv=["mnist", "--data.data-dir", str(shared_data / "tfds"), "--out", str(out)]
-    )
+    flags = ["mnist", "--data.data-dir", str(shared_data / "tfds"), "--out", str(out)]
+    train_preset("vae", presets(EXPERIMENTS["vae"]), None, flags, "vae")
     commands.call(["evaluate", str(out)])
     numbers = json.loads((out / "evaluation.json").read_text())["metrics"]
     assert numbers["nelbo"]["mean"] <= 103

@@ -11,6 +11,7 @@ from jaxgen.core.types import RawBatch
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.speech import Speech, Spoken
 from jaxgen.data.speech_cache import LOUDEST, waves_of
+from jaxgen.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Sounds(Dataset):
     """Each clip is scaled so that this is its largest sample; 0 leaves clips as loud as they are."""
 
     def load(self, split: str) -> "Pieces":
-        num = len(self.data.captions(split))
+        if not (num := len(self.data.captions(split))):
+            raise UserError(f"split {split!r} of {self.data} has no clips: choose others, or more of them")
         waves, lengths = waves_of(
             lambda i: self._scaled(i, split), num, [self.peak, repr(self.data), *self.data.known(split)]
         )

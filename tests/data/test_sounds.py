@@ -9,6 +9,7 @@ import pytest
 from jaxgen.data import Sounds, Tones
 from jaxgen.data.dataset import take
 from jaxgen.data.sounds import Pieces
+from jaxgen.errors import UserError
 from jaxgen.ops.audio import Mel
 
 MEL = Mel(rate=4000, n_fft=64, hop=16, window=64, bands=8, high=2000.0)
@@ -62,3 +63,11 @@ def test_peak():
     assert np.abs(one).max() < 0.6
     np.testing.assert_allclose(np.abs(other).max(axis=1), 0.9, atol=1e-4)
     np.testing.assert_allclose(other / 0.9, one / np.abs(one).max(axis=1, keepdims=True), atol=2e-4)
+
+
+def test_a_split_without_clips_is_refused():
+    """Regression: an empty file was to be mapped into memory."""
+    data = Sounds(data=Tones(num=1), samples=256)
+    empty = next(split for split in ("train", "test") if not data.data.captions(split))
+    with pytest.raises(UserError, match=f"split '{empty}' of .* has no clips"):
+        data.arrays(empty)
