@@ -54,8 +54,8 @@ PRESETS = {
         steps_per_call=100, save_every=2000, sample_every=2000, num_samples=2000, keep=5,
     ),
     "toy_lcm": Experiment(
-        model=LCM(model=TOY, sampler=Renoised(steps=1), optimizer=Adam(lr=5e-4, decay_steps=5000)),
-        codec=TaughtBy(run="runs/flow_matching-toy-0"), data=Toy2D(name="moons"), batch_size=512, steps=5000,
+        model=LCM(model=TOY, sampler=Renoised(steps=1), optimizer=Adam(lr=5e-4, decay_steps=15_000)),
+        codec=TaughtBy(run="runs/flow_matching-toy-0"), data=Toy2D(name="moons"), batch_size=512, steps=15_000,
         steps_per_call=100, sample_every=1000, num_samples=2000,
     ),
     "digits": Experiment(
