@@ -8,10 +8,11 @@
 
 letters takes 39 minutes of CPU time (2.6 M parameters, 3,000 steps of 24 clips) and spoken, from that run, 19 more. Of
 100 held-out texts all end by themselves and attention never goes back nor skips, after either; the recogniser takes 76
-% of the words of letters for others, 18 % of those of spoken, 8 % of true mels' by the Griffin-Lim algorithm and 7 %
-of the true sound's. Given true frames, letters is understood nearly as these are: it follows frames, not its text, and
+% of the words of letters for others, 18 % of those of spoken, 8 % of true mels' by the Griffin-Lim algorithm and 7 % of
+the true sound's. Given true frames, letters is understood nearly as these are: it follows frames, not its text, and
 goes astray on its own ones. prompts takes 9 minutes from spoken: all of 37 held-out texts end in time, and 90 % of
-their words are not understood, of the true sound 1 %. Not yet run to the end: toy, ljspeech.
+their words are not understood, of the true sound 1 %. CPU minutes (docs/presets.md): toy 0.7. Not yet run to the end:
+ljspeech.
 """
 
 from dataclasses import replace
