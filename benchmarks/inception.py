@@ -1,7 +1,7 @@
 """Times the features that FID is computed from, beside torch-fidelity's extractor with the same random weights.
 
-python benchmarks/inception.py                    # batches of 50, as published scores have them
-python benchmarks/inception.py --devices 2        # the batch split over two CPU devices
+    python benchmarks/inception.py                    # batches of 50, as published scores have them
+    python benchmarks/inception.py --devices 2        # the batch split over two CPU devices
 """
 
 import copy

@@ -1,6 +1,6 @@
 """PSNR of a held-out view against time of training, of runs of radiance fields that keep their best by test/mse.
 
-python benchmarks/psnr_curve.py runs/nerf-lego_small-0 runs/ngp-lego_small-0
+    python benchmarks/psnr_curve.py runs/nerf-lego_small-0 runs/ngp-lego_small-0
 """
 
 import sys

@@ -1,6 +1,6 @@
 """From starting the process to the first finished step, with an empty compilation cache and with a warm one.
 
-python benchmarks/start.py ddpm --preset emoji
+    python benchmarks/start.py ddpm --preset emoji
 """
 
 import json
@@ -49,7 +49,9 @@ def main() -> None:
     options = parse.parse(Options, Options(), sys.argv[1:], "start.py", __doc__)
     with tempfile.TemporaryDirectory() as folder:
         cold = seconds_to_first_step(options.name, options.preset, Path(folder))
-        warm = sorted(seconds_to_first_step(options.name, options.preset, Path(folder)) for _ in range(options.repeats))
+        warm = sorted(
+            seconds_to_first_step(options.name, options.preset, Path(folder)) for _ in range(options.repeats)
+        )
     result = {"experiment": options.name, "preset": options.preset, "cold_s": cold, "warm_s": warm[len(warm) // 2]}
     out = Path(options.out or ROOT / "benchmarks" / "results" / f"start-{options.name}-{options.preset}.json")
     out.parent.mkdir(parents=True, exist_ok=True)

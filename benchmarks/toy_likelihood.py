@@ -1,9 +1,9 @@
 """Test log-likelihood of flows trained on 2-D points, beside that of the density which the points are drawn from.
 
-python experiments/realnvp.py moons
-python experiments/maf.py moons
-python experiments/nsf.py moons
-python benchmarks/toy_likelihood.py runs/realnvp-moons-0 runs/maf-moons-0 runs/nsf-moons-0
+    python experiments/realnvp.py moons
+    python experiments/maf.py moons
+    python experiments/nsf.py moons
+    python benchmarks/toy_likelihood.py runs/realnvp-moons-0 runs/maf-moons-0 runs/nsf-moons-0
 """
 
 import json

@@ -1,7 +1,7 @@
 """How well a k-nearest-neighbour classifier tells a run's samples from all digits, beside digits from digits.
 
-python experiments/ddpm.py digits
-python benchmarks/two_sample.py runs/ddpm-digits-0
+    python experiments/ddpm.py digits
+    python benchmarks/two_sample.py runs/ddpm-digits-0
 """
 
 import json

@@ -7,8 +7,8 @@
 Non-saturating loss with R1, gamma 10, on every step, Adam with betas 0 and 0.99, mixing 0.9 (appendix C of the paper);
 without growing, as its successor found to be no loss. `digits` and `emoji` take StyleGAN2's lazy penalty and
 augmentation too, as 1,400 and 1,700 pictures are few. Their gamma, too, is far above its rule: with 0.01, `digits` drew
-one form of each class (recall 0.02), as conditional GANs of few examples do (arXiv:2201.06578), with 0.1 recall was
-0.17, with 5 it is half. CPU minutes (docs/presets.md): digits 4. Not yet run to the end: emoji, cifar10, celeba_hq256.
+one form of each class, as conditional GANs of few examples do (arXiv:2201.06578). CPU minutes (docs/presets.md): digits
+4. Not yet run to the end: emoji, cifar10, celeba_hq256.
 """
 
 from jaxgen.cli.train import main

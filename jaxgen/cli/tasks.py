@@ -303,7 +303,8 @@ TASKS = (
          lambda s: s.edits_images and isinstance(s.model, Inpaints | Infills),
          ("strength", "given", "between"), {"num": 8}, ("image", "mask")),
     Task("translate", "A picture for a picture.", "sample", SampleOptions, sample,
-         lambda s: isinstance(s.model, Translates), (*STILL, "between", "cond"), {"num": 1}, ("image",)),
+         lambda s: isinstance(s.model, Translates), (*STILL, "between", "cond"), {"num": 1}, ("image",),
+         {"files": False}),  # which are written anyway
     Task("continue", "A clip, such as a GIF, from its first frames on.", "sample", SampleOptions, sample,
          lambda s: isinstance(s.model, Continues), (*PLAIN, "between"), {"num": 4}, ("clip",)),
     Task("restore", "Pictures that may be behind one that lost something.", "restore", RestoreOptions, restore,
@@ -318,6 +319,5 @@ TASKS = (
 def options_of(task: Task, subject: Subject, values: Mapping[str, Any]) -> Any:
     """The options of a task by the values that its form gave."""
     known = {one.name for one in fields(task.options)}
-    single = "files" in known and subject.draws_images and task.name != "translate"  # which writes them anyway
-    each = {"files": True} if single else {}
-    return task.options(**task.always, **each, **values)
+    each = {"files": True} if "files" in known and subject.draws_images else {}
+    return task.options(**{**each, **task.always}, **values)

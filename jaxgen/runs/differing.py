@@ -9,7 +9,7 @@ import numpy as np
 from jaxgen.core.configuration import modernised
 from jaxgen.errors import UserError
 from jaxgen.report.curves import Curve, read_metrics
-from jaxgen.report.seeds import HIGHER
+from jaxgen.report.seeds import best_of
 from jaxgen.runs.marks import FILE as MARKS
 from jaxgen.runtime.reading import read_json
 
@@ -92,8 +92,8 @@ def _summaries(curves: Mapping[str, Curve]) -> dict[str, dict[str, float]]:
         means = values[len(values) - count * width :].reshape(count, width).mean(axis=1)
         finite = means[np.isfinite(means)]
         if len(finite):
-            best = finite.max() if HIGHER.search(name) else finite.min()
-            found[name] = {"last": float(means[-1]) if np.isfinite(means[-1]) else None, "best": float(best)}
+            last = float(means[-1]) if np.isfinite(means[-1]) else None
+            found[name] = {"last": last, "best": float(best_of(name)(finite))}
     return found
 
 
