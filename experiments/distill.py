@@ -2,24 +2,22 @@
 
     python experiments/flow_matching.py digits       # a teacher, once
     python experiments/distill.py digits             # halves its steps, 16 to 1
-    python experiments/distill.py digits_lcm         # consistency at 50 levels
+    python experiments/distill.py mnist_lcm # consistency at 50 levels
     python experiments/distill.py digits --codec.run runs/ddpm-digits-0 --out runs/distill-ddpm
 
 Of another run named with --codec.run, network, conditions and data are the student's too: ddpm, improved_ddpm, edm,
 score_matching, flow_matching and their latent and text-conditional kin. --model.guidance.scale W distils guidance.
 Checkpoints at the ends of progressive phases are students of 8, 4, 2 and 1 steps. consistency.py distils in continuous
-time. CPU minutes (docs/presets.md): digits 10, toy 0.9, toy_lcm 1.8. Not yet run to the end: digits_lcm, mnist,
-mnist_lcm, emoji.
+time. CPU minutes (docs/presets.md): digits 10, toy 0.9, toy_lcm 1.8. Not yet run to the end: mnist, mnist_lcm.
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji, Mirrored, Toy2D
+from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.models.consistency import LCM
 from jaxgen.models.edm import EDM
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.models.progressive import Progressive
-from jaxgen.nets.dit import dit
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet
 from jaxgen.ops.few_steps import Halved, Renoised
@@ -66,11 +64,6 @@ PRESETS = {
         codec=TaughtBy(run="runs/flow_matching-digits-0"), data=Digits(), batch_size=128, steps=2000, log_every=100,
         save_every=500, sample_every=500, num_samples=80, keep=4,
     ),
-    "digits_lcm": Experiment(
-        model=LCM(model=DIGITS, optimizer=Adam(lr=5e-4, warmup=100, decay_steps=2000, clip=1.0)),
-        codec=TaughtBy(run="runs/flow_matching-digits-0"), data=Digits(), batch_size=128, steps=2000, log_every=100,
-        save_every=500, sample_every=500, num_samples=80,
-    ),
     "mnist": Experiment(
         model=Progressive(
             model=MNIST, sampler=Halved(steps=1, of=16, clip=0.0), phase=600, ema_decay=0.99,
@@ -83,17 +76,6 @@ PRESETS = {
         model=LCM(model=MNIST, optimizer=Adam(lr=5e-4, warmup=100, decay_steps=2000, clip=1.0)),
         codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=2000,
         steps_per_call=20, log_every=100, save_every=1000, sample_every=1000,
-    ),
-    # Latents of `latent_diffusion.py emoji`, guided.
-    "emoji": Experiment(
-        model=LCM(
-            model=FlowMatching(
-                shape=(8, 8, 32), network=dit("tiny", patch=1), num_classes=9, class_dropout=0.1, logit_std=1.0
-            ),
-            guidance=Guidance(scale=2.0), optimizer=Adam(lr=2e-4, warmup=100, decay_steps=1000, clip=1.0),
-        ),
-        codec=TaughtBy(run="runs/latent_diffusion-emoji-0"), data=Mirrored(data=Emoji(size=64)), batch_size=32,
-        steps=1000, steps_per_call=20, log_every=100, sample_every=500, save_every=500, num_samples=72,
     ),
 }  # fmt: skip
 

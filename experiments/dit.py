@@ -4,7 +4,7 @@
     python experiments/dit.py digits_repa    # its tokens aligned to features of runs/classifier-digits-0 (REPA)
 
 digits_repa is digits aligned to a frozen run (arXiv:2410.06940), that of experiments/classifier.py digits; another by
---codec.run. CPU minutes (docs/presets.md): digits 11. Not yet run to the end: digits_repa, emoji16, emoji_large
+--codec.run. CPU minutes (docs/presets.md): digits 11. Not yet run to the end: digits_repa, emoji_large
 (DiT-S/2, 32 M, for a GPU), mnist (1.3 M), cifar10 (DiT-S/2), imagenet64 (DiT-XL/4, 675 M). The paper: FID 2.27,
 DiT-XL/2 on ImageNet-256 latents.
 """
@@ -48,15 +48,6 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=4000, log_every=100, sample_every=1000, save_every=500, num_samples=80,
-    ),
-    "emoji16": Experiment(
-        model=FlowMatching(
-            shape=(16, 16, 3), network=DiT(width=128, depth=6, heads=4, patch=2), sampler=Heun(steps=25, clip=0.0),
-            logit_std=1.0, ema_decay=0.999, num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
-        ),
-        data=Emoji(size=16), batch_size=32, steps=4000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
     ),
     "emoji_large": Experiment(
         model=FlowMatching(

@@ -5,7 +5,7 @@
     python experiments/edm.py mnist
     python experiments/edm.py emoji_large    # 35.7 M parameters, for a GPU
 
-CPU minutes (docs/presets.md): toy 0.4, digits 7. Not yet run to the end: emoji16, emoji_large, mnist, cifar10 (56.5 M;
+CPU minutes (docs/presets.md): toy 0.4, digits 7. Not yet run to the end: emoji_large, mnist, cifar10 (56.5 M;
 the paper: FID 1.97 at 35 evaluations), imagenet64 (296 M; the paper: 1.36 at 511).
 """
 
@@ -44,15 +44,6 @@ PRESETS = {
             ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500, num_samples=80,
-    ),
-    "emoji16": Experiment(
-        model=EDM(
-            shape=(16, 16, 3), network=UNet(48, (1, 2, 4), 1, (4,), head_dim=48, patch=2), ema_decay=0.999,
-            num_classes=9, class_dropout=0.1, guidance=Guidance(scale=2.0),
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=4000, clip=1.0),
-        ),
-        data=Emoji(size=16), batch_size=32, steps=4000, steps_per_call=10, log_every=50, sample_every=1000,
-        save_every=500, num_samples=72,
     ),
     "emoji_large": Experiment(
         model=EDM(

@@ -8,12 +8,12 @@ colours, which k-means finds among those of the training data as a run begins.
 
 bits_per_dim are exact where every level has a token, as in digits; elsewhere they are of the nearest colours alone.
 igpt_s is the paper's smallest model: 2.09 nats a pixel on ImageNet's test set. CPU minutes (docs/presets.md): mnist 20,
-sprites 17. Not yet run to the end: emoji16, igpt_s.
+sprites 17. Not yet run to the end: igpt_s.
 """
 
 from jaxgen.cli.train import main
 from jaxgen.codecs import Colours
-from jaxgen.data import TFDS, Digits, Emoji, ImageFolder
+from jaxgen.data import TFDS, Digits, ImageFolder
 from jaxgen.experiment import Experiment
 from jaxgen.models.image_gpt import ImageGPT
 from jaxgen.nets.gpt import TokenTransformer
@@ -58,10 +58,6 @@ PRESETS = {
         ),
         data=TFDS(name="mnist"), batch_size=16, steps=2500, steps_per_call=20, log_every=100, sample_every=500,
         save_every=500, num_samples=100,
-    ),
-    "emoji16": Experiment(
-        **of_colours((16, 16, 3), 128, SMALL, num_classes=9, ema_decay=0.999, optimizer=MINUTES_ADAM),
-        data=Emoji(size=16), **MINUTES, num_samples=72,
     ),
     "sprites": Experiment(
         **of_colours((16, 16, 3), 128, SMALL, num_classes=43, ema_decay=0.999, optimizer=MINUTES_ADAM),

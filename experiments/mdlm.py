@@ -10,18 +10,17 @@ shakespeare_char_cpu has the sizes of the preset of gpt.py and its data: nats_pe
 GPT's. Half of the tokens of a batch are predicted where GPT predicts all, so that it needs more steps; at GPT's rate of
 3e-3 it stays at the frequencies of characters. Of another first stage: --codec.run RUN, with --model.network.vocab and
 --model.network.window as many codes and places as it has. shakespeare_char_cpu takes 27 minutes of
-one core (docs/studies.md). CPU minutes (docs/presets.md): digits 4. Not yet run to the end: emoji, shakespeare_char.
+one core (docs/studies.md). CPU minutes (docs/presets.md): digits 4. Not yet run to the end: shakespeare_char.
 """
 
 from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
-from jaxgen.data import Digits, Emoji, Text
+from jaxgen.data import Digits, Text
 from jaxgen.experiment import Experiment
 from jaxgen.models.maskgit import MaskedTransformer
 from jaxgen.models.mdlm import MDLM
 from jaxgen.nets.transformer import Transformer
 from jaxgen.ops.decoding import Decoding
-from jaxgen.ops.masking import CosineMasking
 from jaxgen.optim import Adam
 from jaxgen.runs.pretrained import Pretrained
 
@@ -44,17 +43,6 @@ PRESETS = {
         ),
         codec=Pretrained(run="runs/vqvae-digits-0"), data=Digits(), batch_size=64, steps=4000, sample_every=1000,
         save_every=500, num_samples=80, best="test/nats_per_token",
-    ),
-    "emoji": Experiment(
-        model=MDLM(
-            network=MaskedTransformer(
-                vocab=256, window=64, body=Transformer(width=128, depth=4, heads=4, dropout=0.3)
-            ),
-            schedule=CosineMasking(), num_classes=9, class_dropout=0.1, guidance=1.5, steps=32, ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, b2=0.99, warmup=100, decay_steps=4000, weight_decay=0.1, clip=1.0),
-        ),
-        codec=Pretrained(run="runs/vqvae-emoji-0"), data=Emoji(size=32), batch_size=32, steps=4000, steps_per_call=20,
-        log_every=100, sample_every=1000, save_every=500, num_samples=72, best="test/nats_per_token",
     ),
     # The sizes of gpt.py's preset, one token more in the window: the first, which is given.
     "shakespeare_char_cpu": Experiment(

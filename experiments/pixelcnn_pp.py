@@ -3,12 +3,12 @@
     python experiments/pixelcnn_pp.py digits      # 17 grey levels, by class
     python experiments/pixelcnn_pp.py sprites --data.folder DIR     # 16 px, by the class of the folder
 
-CPU minutes (docs/presets.md): digits 7, sprites 27. Not yet run to the end: emoji, mnist, cifar10. The paper: CIFAR-10
+CPU minutes (docs/presets.md): digits 7, sprites 27. Not yet run to the end: mnist, cifar10. The paper: CIFAR-10
 2.92 bits/dim.
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji, ImageFolder
+from jaxgen.data import TFDS, Digits, ImageFolder
 from jaxgen.experiment import Experiment
 from jaxgen.models.pixelcnn import PixelCNN
 from jaxgen.nets.pixelcnn_pp import PixelCNNPP
@@ -37,14 +37,6 @@ PRESETS = {
         ),
         data=Digits(), batch_size=64, steps=1000, log_every=50, sample_every=500, save_every=100, num_samples=80,
         best="test/nats",
-    ),
-    "emoji": Experiment(
-        model=PixelCNN(
-            shape=(32, 32, 3), num_classes=9, **COLOUR,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=1500, clip=1.0),
-        ),
-        data=Emoji(size=32), batch_size=16, steps=1500, steps_per_call=10, log_every=100, sample_every=1000,
-        save_every=500, num_samples=36,
     ),
     "sprites": Experiment(
         model=PixelCNN(

@@ -3,16 +3,14 @@
     python experiments/shortcut.py toy
     python experiments/shortcut.py digits
     jaxgen sample runs/shortcut-digits-0 --run.model.sampler.steps 4
-    jaxgen weights import-taesd ../shared/data/taef2 runs/taef2-64     # the first stage of emoji
-    python experiments/shortcut.py emoji
 
-CPU minutes (docs/presets.md): digits 15, toy 0.8. Not yet run to the end: mnist, emoji (latents of 64 x 64 pictures).
+CPU minutes (docs/presets.md): digits 15, toy 0.8. Not yet run to the end: mnist.
 imagenet has the paper's setting for DiT-B/2: FID 40.3 in one step, 28.3 in four, 15.5 in 128 (table 1).
 """
 
 from jaxgen.cli.train import main
 from jaxgen.codecs import Identity
-from jaxgen.data import TFDS, Digits, Emoji, Mirrored, Toy2D
+from jaxgen.data import TFDS, Digits, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.models.shortcut import Shortcut
 from jaxgen.nets.dit import DiT, dit
@@ -54,14 +52,6 @@ PRESETS = {
         ),
         data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=500, num_samples=80,
-    ),
-    "emoji": Experiment(
-        model=Shortcut(
-            shape=(8, 8, 32), network=dit("tiny", patch=1), num_classes=9, class_dropout=0.1, target_guidance=1.5,
-            ema_decay=0.999, optimizer=Adam(lr=6e-4, warmup=200, decay_steps=8000, clip=1.0),
-        ),
-        codec=Pretrained(run="runs/taef2-64", form="latents"), data=Mirrored(data=Emoji(size=64)), batch_size=32,
-        steps=8000, steps_per_call=20, log_every=100, sample_every=1000, save_every=500, num_samples=72,
     ),
     # Table 3 of the paper, on latents of Stable Diffusion's autoencoder.
     "imagenet": Experiment(

@@ -5,12 +5,11 @@
     jaxgen evaluate runs/video_diffusion-moving_digits-0   # PSNR of clips continued after four frames, and of copies
 
 moving_digits sees six frames at once as the channels of a U-Net, and goes on from the last four (arXiv:2205.09853);
-about 35 minutes of one core. stacked sees all sixteen: after 7,000 steps its digits move smoothly and change as they
-go. space_time and space_time_dit have layers over time between those of a U-Net and of a DiT, at 0.8 s of one core a
+about 35 minutes of one core. space_time and space_time_dit have layers over time between those of a U-Net and of a DiT, at 0.8 s of one core a
 step. reconstruction learns whole clips alone and continues them by reconstruction guidance. A network of clips may
 start from one of images of the same widths: `--init RUN`.
 
-Run, but not scored: stacked. Not yet run to the end: space_time, space_time_dit, reconstruction, two_digits_large (64 x
+Not yet run to the end: space_time, space_time_dit, reconstruction, two_digits_large (64 x
 64, 71 M parameters, for a GPU).
 """
 
@@ -40,14 +39,6 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),
         ),
         data=MovingDigits(), batch_size=32, steps=6000, log_every=50, sample_every=1000, save_every=500, num_samples=40,
-    ),
-    "stacked": Experiment(
-        model=VideoDiffusion(
-            network=StackedFrames(network=UNet(48, (1, 2, 2), 1, (4,), head_dim=48, scale_shift=True)),
-            sampler=Heun(steps=18, clip=0.0), given=4, log_sigma_mean=-0.4, log_sigma_std=1.4, num_classes=10,
-            class_dropout=0.2, ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=8000, clip=1.0),
-        ),
-        data=MovingDigits(), batch_size=16, steps=8000, log_every=50, sample_every=1000, save_every=500, num_samples=40,
     ),
     "space_time": Experiment(
         model=VideoDiffusion(

@@ -3,9 +3,8 @@
     python experiments/vit_vqgan.py emoji                     # the first stage, in runs/vit_vqgan-emoji-0
     python experiments/vit_vqgan_prior.py emoji
     jaxgen sample runs/vit_vqgan_prior-emoji-0 --cond 0
-    python experiments/vit_vqgan_prior.py emoji_maskgit       # all codes in eight steps instead (arXiv:2202.04200)
 
-emoji takes 23 minutes of one core, after 19 of the first stage. Not yet run: emoji_maskgit, imagenet, imagenet_maskgit.
+emoji takes 23 minutes of one core, after 19 of the first stage. Not yet run: imagenet, imagenet_maskgit.
 The paper: FID 4.17 on ImageNet-256 (1.7 billion parameters); MaskGIT 6.18 with its own first stage.
 """
 
@@ -40,13 +39,6 @@ PRESETS = {
         model=GPT(
             network=TokenTransformer(vocab=512, window=64, body=Transformer(causal=True, **BODY)), num_classes=9,
             optimizer=ADAM, ema_decay=0.999,
-        ),
-        **EMOJI,
-    ),
-    "emoji_maskgit": Experiment(
-        model=MaskGIT(
-            network=MaskedTransformer(vocab=512, window=64, body=Transformer(**BODY)), num_classes=9, optimizer=ADAM,
-            ema_decay=0.999,
         ),
         **EMOJI,
     ),

@@ -9,8 +9,7 @@
 
 Of another first stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places
 as it has. mnist takes 40 minutes of one core beside other load; fd_mnist_cnn 0.53. Run, but not scored: emoji. CPU
-minutes (docs/presets.md): emoji_two_levels 5. Not yet run: emoji_maskgit, emoji_pixelcnn, mnist_maskgit,
-mnist_pixelcnn.
+minutes (docs/presets.md): emoji_two_levels 5. Not yet run: emoji_maskgit, emoji_pixelcnn.
 """
 
 from jaxgen.cli.train import main
@@ -95,21 +94,6 @@ PRESETS = {
             num_classes=10, optimizer=MNIST_ADAM, ema_decay=0.999,
         ),
         codec=Pretrained(run="runs/vqvae-mnist-0"), **MNIST,
-    ),
-    "mnist_maskgit": Experiment(
-        model=MaskGIT(
-            network=MaskedTransformer(vocab=128, window=49, body=Transformer(**MNIST_BODY)), num_classes=10,
-            optimizer=MNIST_ADAM, ema_decay=0.999,
-        ),
-        codec=Pretrained(run="runs/vqvae-mnist-0"), **MNIST,
-    ),
-    "mnist_pixelcnn": Experiment(
-        model=PixelCNN(
-            shape=(7, 7, 1), network=GatedPixelCNN(width=64, layers=6, first_size=5, head=128),
-            likelihood=Categorical(levels=128), embed=32, num_classes=10, ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=100, decay_steps=3000, clip=1.0),
-        ),
-        codec=Pretrained(run="runs/vqvae-mnist-0", form="levels"), **MNIST,
     ),
 }  # fmt: skip
 

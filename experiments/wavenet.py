@@ -7,9 +7,8 @@
     python experiments/wavenet.py ljspeech --data.data.folder LJSpeech-1.1
     jaxgen sample runs/wavenet-digits-0 --num 10 --run.model.temperature 0.9
 
-toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. mixture and normal are toy by a
-mixture of logistics and by a Gaussian in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over
-256 levels. Not yet run to the end: toy, mixture, normal, digits, prompts, ljspeech.
+toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. mixture is toy by a mixture of logistics in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over
+256 levels. Not yet run to the end: toy, mixture, digits, prompts, ljspeech.
 """
 
 from dataclasses import replace
@@ -21,7 +20,7 @@ from jaxgen.experiment import Experiment
 from jaxgen.models.wavenet import WaveNet, WaveNetVocoder
 from jaxgen.nets.wavenet import WaveNetNet
 from jaxgen.ops.audio import Mel
-from jaxgen.ops.wave_outputs import Logistics, MuLaw, Normal
+from jaxgen.ops.wave_outputs import Logistics, MuLaw
 from jaxgen.optim import Adam
 
 TINY = Mel(rate=4000, n_fft=64, hop=16, window=64, bands=8, high=2000.0)
@@ -58,7 +57,6 @@ PRESETS = {
     # Letters spelled in tones, without eSpeak NG.
     "toy": TOY,
     "mixture": replace(TOY, model=replace(TOY.model, output=Logistics(5))),
-    "normal": replace(TOY, model=replace(TOY.model, output=Normal())),
     "notes": Experiment(
         model=WaveNet(network=SMALL, shape=(4096,), num_classes=8, mel=EIGHT, optimizer=adam(2000)),
         codec=Identity(), data=Notes(), batch_size=4, steps=2000, steps_per_call=10, log_every=20, save_every=100,

@@ -5,7 +5,7 @@ couplings x_b + round(t(x_a)), eq. 4 there; gradients go straight through the ro
 paper's are over all integers, so that the probabilities of all images sum to one and each symbol has K values.
 
 Each of `scales` scales applies `depth` couplings, then factors out half of the channels, whose distribution is a
-mixture of logistics by the other half, which continues: fig. 4 there. Every other scale, from the first on, squeezes
+mixture by the other half, which continues: fig. 4 there. Every other scale, from the first on, squeezes
 2 x 2 pixels into channels before. In vectors [N, D], what is not yet factored out is in front; in z, the last scale
 comes first.
 """
@@ -28,7 +28,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.conditioners import CouplingResNet
-from jaxgen.ops.integers import draw_mixture, log_mixture, on_circle, outputs, round_through, shifted
+from jaxgen.ops.integers import draw_mixture, features, log_mixture, outputs, round_through, shifted, stretched
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 Inverse = bool | jax.Array
@@ -66,9 +66,9 @@ class IntegerFlow(ClassConditionalModel, LossModel):
     num_classes > 0."""
 
     network: nn.Module = field(default_factory=lambda: CouplingResNet(64, 2))
-    """(x_a on the circle, outputs, y) -> t, for a step of each scale."""
+    """(x_a as `features`, outputs, y) -> t, for a step of each scale."""
     prior: nn.Module = field(default_factory=lambda: CouplingResNet(64, 2))
-    """(what continues, on the circle, outputs, y) -> parameters of what a scale factors out."""
+    """(what continues, as `features`, outputs, y) -> parameters of what a scale factors out."""
     shape: Shape = (28, 28, 1)
     code_levels: Annotated[int, Ge(2), Le(256)] = 256
     """K; level k stands for the raw value 255 k / (K - 1)."""
@@ -129,8 +129,8 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         rest = x.shape[-1] - size
         kept = pick(inverse, x[..., :rest], x[..., size:])
         moved = pick(inverse, x[..., rest:], x[..., :size])
-        t = apply(self.network, {"params": params}, on_circle(kept, self.code_levels), size, y)
-        t = round_through(self.code_levels / 2 * t)
+        t = apply(self.network, {"params": params}, features(kept, self.code_levels), size, y)
+        t = round_through(stretched(t))
         moved = shifted(moved, pick(inverse, -t, t), self.code_levels)
         there, back = jnp.concatenate([kept, moved], axis=-1), jnp.concatenate([moved, kept], axis=-1)
         return pick(inverse, back, there)
@@ -164,7 +164,7 @@ class IntegerFlow(ClassConditionalModel, LossModel):
             top = top if y is None else top + y @ params["top"]["kernel"]
             return top.reshape(rest.shape[0], -1, number)
         height, width, channels = self._map(scale)
-        maps = on_circle(rest.reshape(-1, height, width, channels // 2), self.code_levels)
+        maps = features(rest.reshape(-1, height, width, channels // 2), self.code_levels)
         found = apply(self.prior, {"params": params[f"prior{scale}"]}, maps, channels // 2 * number, y)
         return found.reshape(rest.shape[0], -1, number)
 
@@ -175,7 +175,7 @@ class IntegerFlow(ClassConditionalModel, LossModel):
             rest = self._scale(params, scale, rest, y, False)
             rest, factored = jnp.split(rest, [self._active(scale) - self._factored(scale)], axis=-1)
             mixtures = self._mixtures(params, scale, rest, y)
-            total += jnp.sum(log_mixture(mixtures, factored, self.code_levels), axis=-1)
+            total += jnp.sum(log_mixture(mixtures, factored, params["frequencies"][scale]), axis=-1)
         return total
 
     def _inverse(
@@ -195,20 +195,23 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         y, num = self._one_hot(batch.get("cond")), len(batch["x"])
         number = outputs(self.components)
         top = self._factored(self.scales - 1) * number
-        params: dict[str, PyTree] = {"top": {"bias": jnp.zeros(top)}}
+        # Couplings start as the identity, so that values start as frequent as levels of the batch.
+        seen = jnp.ones(self.code_levels).at[self._levels(batch["x"]).astype(jnp.int32)].add(1.0)
+        start = jnp.log(seen / jnp.mean(seen))
+        params: dict[str, PyTree] = {"top": {"bias": jnp.zeros(top)}, "frequencies": jnp.tile(start, (self.scales, 1))}
         if self.num_classes:
             params["top"]["kernel"] = jnp.zeros((self.num_classes, top))
         for scale in range(self.scales):
             key_steps, key_prior = jax.random.split(jax.random.fold_in(key, scale))
             height, width, channels = self._map(scale)
-            kept = jnp.zeros((num, height, width, 2 * (channels - self.shape[-1])))
+            kept = jnp.zeros((num, height, width, 3 * (channels - self.shape[-1])))
 
             def start(key: jax.Array, kept: jax.Array = kept) -> PyTree:
                 return self.network.init(key, kept, self.shape[-1], y)["params"]
 
             params[f"steps{scale}"] = jax.vmap(start)(jax.random.split(key_steps, self.depth))
             if not self._last(scale):
-                rest = jnp.zeros((num, height, width, channels))
+                rest = jnp.zeros((num, height, width, 3 * (channels // 2)))
                 params[f"prior{scale}"] = self.prior.init(key_prior, rest, channels // 2 * number, y)["params"]
         return params
 
@@ -233,7 +236,7 @@ class IntegerFlow(ClassConditionalModel, LossModel):
 
         def draw(scale: int, rest: jax.Array) -> jax.Array:
             u = uniform_each(fold_each(keys, scale), (2, self._factored(scale)))
-            return draw_mixture(self._mixtures(params, scale, rest, y), u[:, 0], u[:, 1], self.code_levels)
+            return draw_mixture(self._mixtures(params, scale, rest, y), u[:, 0], u[:, 1], params["frequencies"][scale])
 
         return self._values(self._inverse(params, keys.shape[0], y, 0, draw))
 
@@ -293,7 +296,7 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         mixtures = jax.lax.switch(which, [*(begin(s) for s in range(self.scales)), lambda mixtures: mixtures], mixtures)
         here = jax.lax.dynamic_index_in_dim(mixtures, position - start, axis=1)
         levels = jnp.arange(self.code_levels, dtype=jnp.float32)[None]
-        return (z, mixtures, y), jnp.exp(log_mixture(here, levels, self.code_levels))
+        return (z, mixtures, y), jnp.exp(log_mixture(here, levels, params["frequencies"][scale]))
 
     def code_push(self, state: TrainState, cache: PyTree, position: jax.Array, symbols: jax.Array) -> PyTree:
         z, mixtures, y = cache
