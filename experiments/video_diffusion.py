@@ -5,9 +5,9 @@
     jaxgen evaluate runs/video_diffusion-moving_digits-0   # PSNR of clips continued after four frames, and of copies
 
 moving_digits sees six frames at once as the channels of a U-Net, and goes on from the last four (arXiv:2205.09853);
-about 35 minutes of one core. space_time and space_time_dit have layers over time between those of a U-Net and of a DiT, at 0.8 s of one core a
-step. reconstruction learns whole clips alone and continues them by reconstruction guidance. A network of clips may
-start from one of images of the same widths: `--init RUN`.
+about 35 minutes of one core. space_time and space_time_dit have layers over time between those of a U-Net and of a DiT,
+at 0.8 s of one core a step. reconstruction learns whole clips alone and continues them by reconstruction guidance. A
+network of clips may start from one of images of the same widths: `--init RUN`.
 
 Not yet run to the end: space_time, space_time_dit, reconstruction, two_digits_large (64 x
 64, 71 M parameters, for a GPU).

@@ -7,8 +7,9 @@
     python experiments/wavenet.py ljspeech --data.data.folder LJSpeech-1.1
     jaxgen sample runs/wavenet-digits-0 --num 10 --run.model.temperature 0.9
 
-toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. mixture is toy by a mixture of logistics in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over
-256 levels. Not yet run to the end: toy, mixture, digits, prompts, ljspeech.
+toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. mixture is toy by a mixture of
+logistics in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over 256 levels. Not yet run to
+the end: toy, mixture, digits, prompts, ljspeech.
 """
 
 from dataclasses import replace

@@ -30,14 +30,14 @@ def shifted(x: jax.Array | float, shift: jax.Array | float, levels: int) -> jax.
 
 
 def stretched(x: jax.Array) -> jax.Array:
-    """sinh x, bounded: levels of a network's output. At 0 a unit is a level, so that small outputs round to none; 5.5
+    """sinh x, bounded: levels of a network's output. At 0 a unit is a level, so that small outputs round to none; 6.9
     is half a turn of 256."""
     return jnp.sinh(soft_bound(x, STRETCH))
 
 
 def features(x: jax.Array, levels: int) -> jax.Array:
-    """What networks see of levels, f32[..., 3 C] of f32[..., C]: cosine and sine of 2 pi x / levels, by which neighbours
-    modulo `levels` are near, and x on [-1, 1), by which black and white are far."""
+    """What networks see of levels, f32[..., 3 C] of f32[..., C]: cosine and sine of 2 pi x / levels, by which
+    neighbours modulo `levels` are near, and x on [-1, 1), by which black and white are far."""
     angle = (2 * math.pi / levels) * x
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle), x * (2 / levels) - 1], axis=-1)
 
