@@ -157,8 +157,10 @@ def levels(table: Rows, base: Trained, stage: Trained, judge: Trained, options: 
             found: Row = {"part": "levels", "of": name, "num": len(real)}
             found["psnr"] = estimate(np.asarray(psnr(jnp.asarray(large["held-out"]), jnp.asarray(real))).tolist())
             for of, x in large.items():
-                distance = frechet_distance(Gaussian.of(network.apply(x)["features"]), known)
-                found[network.metric(f"fid_of_{of.replace('-', '_')}")] = distance
+                seen = network.apply(x)["features"]
+                found[network.metric(f"fid_of_{of.replace('-', '_')}")] = common.jackknife(
+                    lambda kept, seen=seen: frechet_distance(Gaussian.of(seen[kept]), known), len(seen)
+                )
             return found
 
         table.add(name, row)
@@ -194,7 +196,7 @@ def main(args: list[str]) -> None:
         return lambda r: f"{r[name]['mean']:.1%}" if name in r else ""
 
     def distance(of: str) -> Callable[[Row], str]:
-        return lambda r: next((f"{v:.2f}" for name, v in r.items() if name.startswith(f"fd_of_{of}")), "")
+        return lambda r: next((f"{v['mean']:.2f}" for name, v in r.items() if name.startswith(f"fd_of_{of}")), "")
 
     columns = {
         "part": lambda r: r["part"], "of": lambda r: r["of"], "R@1": share("text_to_image_r1"),

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import common
 import jax.numpy as jnp
@@ -75,6 +75,11 @@ def distance(made: np.ndarray, true: np.ndarray, mel: Mel) -> float:
     return float(jnp.mean(jnp.abs(log_mel(jnp.asarray(made), every) - log_mel(jnp.asarray(true), every))))
 
 
+def wrong(said: Sequence[str], heard: Sequence[str], unit: Literal["word", "character"]) -> dict[str, float]:
+    """The share of words or characters that are wrong, with its interval over clips."""
+    return common.jackknife(lambda kept: error_rate([said[i] for i in kept], [heard[i] for i in kept], unit), len(said))
+
+
 def measured(
     made: Sequence[np.ndarray], true: Sequence[np.ndarray], said: Sequence[str], mel: Mel, hear: Any
 ) -> dict[str, Any]:
@@ -88,8 +93,8 @@ def measured(
     if hear is not None:
         heard = [hear(x, mel.rate) for x in made]
         found |= {
-            "word_error_rate": error_rate(said, heard),
-            "character_error_rate": error_rate(said, heard, "character"),
+            "word_error_rate": wrong(said, heard, "word"),
+            "character_error_rate": wrong(said, heard, "character"),
             "heard": dict(list(zip(said, heard))[:10]),
         }
     return found
@@ -132,7 +137,7 @@ def main(args: Sequence[str] | None = None) -> None:
     steps = {run.name: {"steps": run.step, "batch_size": run.experiment.batch_size} for run in runs}
     for row in rows:
         row |= steps.get(row["vocoder"], {})
-        words = f", {row['word_error_rate']:.1%} of words wrong" if "word_error_rate" in row else ""
+        words = f", {row['word_error_rate']['mean']:.1%} of words wrong" if "word_error_rate" in row else ""
         distances = f"log mel {row['log_mel_l1']:.3f}, MCD {row['mel_cepstral_distortion']:.2f} dB"
         print(f"{row['vocoder']:28} {distances}{words}")
     out = common.out_of(options.out, "vocoders", runs[0])

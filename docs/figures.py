@@ -17,7 +17,8 @@ be a path: `[metric=fd_mnist_cnn, subject.run=cgan-mnist]`.
 
 STEPS, in order and separated by spaces: `/60` and `*1e3` scale; `sum` adds the numbers of a list or object; `max` and
 `min` choose from a list; `abs` drops the sign; a format of Python prints: `.1f`, `,d`, `.1%`, `.3g`; the same behind
-`±` prints a mean and its error, `100.73 ± 0.26`, of an object with `mean` and `stderr` or `ci95`.
+`±` prints a mean and its error, `100.73 ± 0.26`, of an object with `mean` and `stderr` or `ci95`; `±ci`, always the
+half-width of the 95 % confidence interval.
 
 `{{ best SCRIPT }}` prints what docs/templates/best.toml holds for each preset of experiments/SCRIPT.py, and
 `{{ plans FILE }}` the table of a file that benchmarks/plans.py wrote, `{{ scaling FILE }}` of plan_scaling.py's,
@@ -111,6 +112,9 @@ def apply(value: Any, step: str) -> Any:
         return sum(value.values() if isinstance(value, dict) else value)
     if step in ("max", "min", "abs"):
         return {"max": max, "min": min, "abs": abs}[step](value)
+    if step.startswith("±ci"):
+        half = value["ci95"] if "ci95" in value else NORMAL95 * value["stderr"]
+        value, step = {"mean": value["mean"], "ci95": half}, "±" + step[3:]
     if step[0] == "±":
         error = value["stderr"] if "stderr" in value else value["ci95"]
         if step.endswith("%"):
@@ -119,6 +123,8 @@ def apply(value: Any, step: str) -> Any:
     return format(value, step).replace("%", " %")
 
 
+NORMAL95 = 1.96
+"""Standard errors in the half-width of a 95 % confidence interval."""
 SHOWN = 2
 """Presets of a script that the README's table names, the best ones; the rest are in docs/presets.md."""
 PROTOCOL = " (classifier features, 2,000 samples)"

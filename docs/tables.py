@@ -207,7 +207,8 @@ def levels_table(found: dict[str, Any]) -> str:
     for row in found["results"]:
         if row["part"] == "levels":
             kinds = [next(v for k, v in row.items() if k.startswith(f"fd_of_{of}")) for of in ("held_out", "drawn")]
-            rows.append(f"| {row['case']} | {estimate(row['psnr'], '.1f')} | {kinds[0]:.3g} | {kinds[1]:.3g} |")
+            distances = " | ".join(map(estimate, kinds))
+            rows.append(f"| {row['case']} | {estimate(row['psnr'], '.1f')} | {distances} |")
     return "\n".join(rows)
 
 
@@ -237,7 +238,7 @@ def vocoders_table(found: dict[str, Any]) -> str:
     rows = ["| sound | steps | log mel, nats | MCD, dB | words not recognised | CPU s for a second |",
             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for row in found["results"]:
-        wrong = f"{row['word_error_rate']:.0%}".replace("%", " %") if "word_error_rate" in row else ""
+        wrong = percent(row["word_error_rate"]) if "word_error_rate" in row else ""
         spent = f"{row['cpu_seconds_a_second']:.2g}" if "cpu_seconds_a_second" in row else ""
         steps = f"{row['steps']:,}" if "steps" in row else ""
         distances = f"{row['log_mel_l1']:.2f} | {row['mel_cepstral_distortion']:.1f}"

@@ -197,8 +197,8 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         top = self._factored(self.scales - 1) * number
         # Couplings start as the identity, so that values start as frequent as levels of the batch.
         seen = jnp.ones(self.code_levels).at[self._levels(batch["x"]).astype(jnp.int32)].add(1.0)
-        start = jnp.log(seen / jnp.mean(seen))
-        params: dict[str, PyTree] = {"top": {"bias": jnp.zeros(top)}, "frequencies": jnp.tile(start, (self.scales, 1))}
+        common = jnp.tile(jnp.log(seen / jnp.mean(seen)), (self.scales, 1))
+        params: dict[str, PyTree] = {"top": {"bias": jnp.zeros(top)}, "frequencies": common}
         if self.num_classes:
             params["top"]["kernel"] = jnp.zeros((self.num_classes, top))
         for scale in range(self.scales):
