@@ -3,7 +3,7 @@
     python experiments/clip.py emoji
     python experiments/clip.py emoji --seed 1                  # the judge
     python benchmarks/text_to_3d.py emoji --teacher runs/clip-emoji-0 --judge runs/clip-emoji-1
-    python benchmarks/text_to_3d.py emoji_sds --teacher runs/text_to_image-emoji-0 --judge runs/clip-emoji-1
+    python benchmarks/text_to_3d.py emoji_sds --teacher runs/cascade-base-0 --judge runs/clip-emoji-1
 
 A view is retrieved if of all prompts its own is nearest to it by the judge. Held-out cameras look from higher up than
 any in training. p: the share of all ways to deal the prompts to the objects by which as many views or more would be

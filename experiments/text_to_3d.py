@@ -3,12 +3,14 @@
     python experiments/clip.py emoji                                          # the teacher, once
     python experiments/text_to_3d.py emoji --codec.prompt "tomato" --out runs/tomato
     jaxgen render runs/tomato --turntable 60 --size 128
+    python experiments/cascade.py base                                        # another teacher
     python experiments/text_to_3d.py emoji_sds --codec.prompt "tomato" --out runs/tomato-sds
 
 emoji, two minutes of one core, is taught by CLIP (Dream Fields, arXiv:2112.01455), emoji_sds by score distillation
-(DreamFusion, arXiv:2209.14988) from the run of `experiments/text_to_image.py emoji`. A small CLIP knows few names:
-those of the emoji that it has seen. Of eight prompts another CLIP knows seven; a person sees colours, and few shapes.
-dream_fields, with the published CLIP, is for a GPU. Not yet run to the end: emoji_sds, dream_fields.
+(DreamFusion, arXiv:2209.14988) from a text-to-image run: by default that of experiments/cascade.py base, of 16 pixels.
+A small CLIP knows few names: those of the emoji that it has seen. Of eight prompts another CLIP knows seven; a person
+sees colours, and few shapes. dream_fields, with the published CLIP, is for a GPU. Not yet run to the end: emoji_sds,
+dream_fields.
 """
 
 from jaxgen.cli.train import main
@@ -52,16 +54,16 @@ PRESETS = {
         codec=Prompted(run="runs/clip-emoji-0", prompt="tomato"), data=Cameras(size=32), batch_size=6, steps=800,
         steps_per_call=20, log_every=100, save_every=400, sample_every=400, num_samples=8,
     ),
-    # Latents of 64 pixels: pictures of emoji are on white.
+    # Views of the 16 pixels that the teacher draws, on the white that pictures of emoji are on.
     "emoji_sds": Experiment(
         model=TextTo3D(
-            shape=(64, 64, 3), scene=NeRF(network=SMALL, coarse=32, fine=0, bound=1.5),
+            shape=(16, 16, 3), scene=NeRF(network=SMALL, coarse=32, fine=0, bound=1.5),
             transmittance=Transmittance(target=0.6, start=0.4, anneal=200), backgrounds=Backgrounds(plain=1.0),
             distillation=Distillation(scale=10.0),
             optimizer=Adam(lr=1e-2, eps=EPS, decay_steps=600, final=0.1), ema_decay=0.95,
         ),
-        codec=Prompted(run="runs/text_to_image-emoji-0", prompt="tomato"), data=Cameras(size=64), batch_size=2,
-        steps=600, steps_per_call=20, log_every=20, save_every=200, sample_every=200, num_samples=8,
+        codec=Prompted(run="runs/cascade-base-0", prompt="tomato"), data=Cameras(size=16), batch_size=8, steps=600,
+        steps_per_call=20, log_every=20, save_every=200, sample_every=200, num_samples=8,
     ),
     # Section 4 of the first paper: ViT-B/16 by `jaxgen weights import-clip`, 10,000 steps, a held-out view from 45
     # degrees.
