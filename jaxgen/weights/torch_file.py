@@ -25,6 +25,8 @@ MOST_PROGRAM = 1 << 22
 MOST_SHARING = 4
 """Bytes of all tensors over those of the file. Tied weights share a storage, at most a few times."""
 
+PARTS = ("state_dict", "generator", "model", "model_state_dict")
+"""Where checkpoints of Lightning and NVIDIA, HiFi-GAN, nanoGPT and PyTorch's own tutorials have the network."""
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02"
 """How files of PyTorch begin."""
@@ -109,12 +111,13 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _described(value: Any, size: int) -> tuple[Mapping[str, Tensor], dict[str, Storage]]:
-    """The tensors by name and their storages by key, which a file of `size` bytes can hold. Some files have
-    them under `state_dict` or `generator`."""
-    for part in ("state_dict", "generator"):
+    """The tensors by name and their storages by key, which a file of `size` bytes can hold. Training programs write
+    them under one of PARTS, beside an optimizer's."""
+    for part in PARTS:
         if isinstance(value, dict) and isinstance(value.get(part), dict):
             value = value[part]
-    if not isinstance(value, dict) or not value or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+    named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    if not named or not value or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise ValueError("not a mapping from names to tensors")
     storages = {tensor.storage.key: tensor.storage for tensor in value.values()}
     if sum(storage.nbytes for storage in storages.values()) > size:

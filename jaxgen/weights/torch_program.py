@@ -1,4 +1,4 @@
-"""What the pickles of a PyTorch file describe: dicts of tensors, and nothing else.
+"""What the pickles of a PyTorch file describe: dicts of tensors and of plain values, and nothing else.
 
 A pickle is a program for a stack machine, which may call any function and ask for any amount of memory. Here a machine
 of our own runs it, which knows the opcodes that torch.save writes and calls three functions of this module. Each opcode
@@ -226,8 +226,9 @@ def _fill(target: Any, values: list[Any]) -> None:
     """Sets keys, of the values at 0, 2, ..., to those at 1, 3, ..."""
     keys = values[::2]
     # The hash of a key that nests deeply would overflow C's stack.
-    if type(target) is not dict or len(values) % 2 or not all(isinstance(key, str) for key in keys):
-        raise ValueError("a pickle that fills what is no dict of names")
+    # Optimizers number parameters.
+    if type(target) is not dict or len(values) % 2 or not all(isinstance(key, (str, int)) for key in keys):
+        raise ValueError("a pickle that fills what is no dict of names or numbers")
     target.update(zip(keys, values[1::2]))
 
 
