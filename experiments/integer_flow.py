@@ -32,13 +32,13 @@ PRESETS = {
         ),
         data=Digits(), batch_size=64, steps=1500, log_every=100, sample_every=500, save_every=250, best="test/nats",
     ),
-    # One coupling a scale: where most pixels are ground, the gradient through the rounding misleads more of them.
+    # 0.06 G multiply-adds an image, so 0.36 GFLOP in training.
     "mnist": Experiment(
         model=IntegerFlow(
-            network=CouplingResNet(32, 1), prior=CouplingResNet(48, 3), depth=1, ema_decay=0.999,
-            optimizer=Adam(lr=2e-3, warmup=200, decay_steps=3500, clip=1.0),
+            network=CouplingResNet(32, 1), prior=CouplingResNet(32, 2), ema_decay=0.999,
+            optimizer=Adam(lr=2e-3, warmup=200, decay_steps=2500, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=64, steps=3500, steps_per_call=20, log_every=100, sample_every=500,
+        data=TFDS(name="mnist"), batch_size=64, steps=2500, steps_per_call=20, log_every=100, sample_every=500,
         save_every=500,
     ),
     # The paper has 3 levels of 8 couplings, by DenseNets of 512 channels.

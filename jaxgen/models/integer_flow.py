@@ -1,8 +1,11 @@
 """Integer discrete flow, arXiv:1905.07376: a permutation of the K^D images of D values in {0, ..., K - 1}.
 
 z = f(x), log P(x) = log P(z): there is no Jacobian, so an entropy coder of z by P spends -log2 P(x) bits. f is made of
-couplings x_b + round(t(x_a)), eq. 4 there; gradients go straight through the rounding. Sums are modulo K, where the
-paper's are over all integers, so that the probabilities of all images sum to one and each symbol has K values.
+couplings x_b + round(t(x_a)), eq. 4 there. Sums are modulo K, where the paper's are over all integers, so that the
+probabilities of all images sum to one and each symbol has K values.
+
+Gradients of t are those of log P interpolated between integers. The paper's go straight through the rounding, by the
+slope of P at the integer: where most values are the same, as a picture's ground, none tells what moving them costs.
 
 Each of `scales` scales applies `depth` couplings, then factors out half of the channels, whose distribution is a
 mixture by the other half, which continues: fig. 4 there. Every other scale, from the first on, squeezes
@@ -28,7 +31,7 @@ from jaxgen.errors import UserError
 from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
 from jaxgen.nets.apply import apply
 from jaxgen.nets.conditioners import CouplingResNet
-from jaxgen.ops.integers import draw_mixture, features, log_mixture, outputs, round_through, shifted, stretched
+from jaxgen.ops.integers import draw_mixture, features, log_mixture, outputs, shifted, stretched
 from jaxgen.ops.patches import depth_to_space, space_to_depth
 
 Inverse = bool | jax.Array
@@ -123,20 +126,30 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         """Values that a scale factors out."""
         return self._active(scale) // (1 if self._last(scale) else 2)
 
-    def _coupling(self, params: PyTree, x: jax.Array, y: jax.Array | None, inverse: Inverse) -> jax.Array:
-        """A coupling: the first part of the channels is changed and becomes the last, so that each has its turn."""
+    def _coupling(
+        self, params: PyTree, x: jax.Array, y: jax.Array | None, inverse: Inverse, cuts: bool
+    ) -> jax.Array:
+        """A coupling: the first part of the channels is changed and becomes the last, so that each has its turn. With
+        `cuts`, behind the levels lie the sums of what rounding has cut off, which alone have gradients."""
         size = self.shape[-1]
         rest = x.shape[-1] - size
         kept = pick(inverse, x[..., :rest], x[..., size:])
         moved = pick(inverse, x[..., rest:], x[..., :size])
-        t = apply(self.network, {"params": params}, features(kept, self.code_levels), size, y)
-        t = round_through(stretched(t))
-        moved = shifted(moved, pick(inverse, -t, t), self.code_levels)
+        levels = kept[: len(kept) // 2] if cuts else kept
+        exact = stretched(apply(self.network, {"params": params}, features(levels, self.code_levels), size, y))
+        t = jax.lax.stop_gradient(jnp.round(exact))
+        if cuts:
+            levels, cut = jnp.split(moved, 2)
+            moved = jnp.concatenate([shifted(levels, t, self.code_levels), cut + exact - t])
+        else:
+            moved = shifted(moved, pick(inverse, -t, t), self.code_levels)
         there, back = jnp.concatenate([kept, moved], axis=-1), jnp.concatenate([moved, kept], axis=-1)
         return pick(inverse, back, there)
 
-    def _scale(self, params: PyTree, scale: int, x: jax.Array, y: jax.Array | None, inverse: Inverse) -> jax.Array:
-        """All couplings of a scale, of the vectors f32[B, active]."""
+    def _scale(
+        self, params: PyTree, scale: int, x: jax.Array, y: jax.Array | None, inverse: Inverse, cuts: bool = False
+    ) -> jax.Array:
+        """All couplings of a scale, of the vectors f32[B, active], or f32[2 B, active] with `cuts`."""
         height, width, channels = self._map(scale)
         given = x.reshape(-1, *((height, width, channels) if scale % 2 else (2 * height, 2 * width, channels // 4)))
         parts = [x] if self._last(scale) else jnp.split(x, 2, axis=-1)
@@ -144,7 +157,7 @@ class IntegerFlow(ClassConditionalModel, LossModel):
         maps = pick(inverse, joined, given if scale % 2 else space_to_depth(given, 2))
 
         def one(maps: jax.Array, params: PyTree) -> tuple[jax.Array, None]:
-            return self._coupling(params, maps, y, inverse), None
+            return self._coupling(params, maps, y, inverse, cuts), None
 
         steps = jax.tree.map(lambda a: pick(inverse, a[::-1], a), params[f"steps{scale}"])
         maps, _ = jax.lax.scan(one, maps, steps)
@@ -170,12 +183,20 @@ class IntegerFlow(ClassConditionalModel, LossModel):
 
     def log_prob(self, params: PyTree, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """log P(x) in nats, f32[B]; x is rounded to the nearest levels first."""
-        rest, total = self._levels(x), jnp.zeros(x.shape[0])
+        levels = self._levels(x)
+        num, total = len(levels), jnp.zeros(len(levels))
+        rest = jnp.concatenate([levels, jnp.zeros_like(levels)])
         for scale in range(self.scales):
-            rest = self._scale(params, scale, rest, y, False)
+            rest = self._scale(params, scale, rest, y, False, cuts=True)
             rest, factored = jnp.split(rest, [self._active(scale) - self._factored(scale)], axis=-1)
-            mixtures = self._mixtures(params, scale, rest, y)
-            total += jnp.sum(log_mixture(mixtures, factored, params["frequencies"][scale]), axis=-1)
+            mixtures, common = self._mixtures(params, scale, rest[:num], y), params["frequencies"][scale]
+            log_p = log_mixture(mixtures, factored[:num], common)
+            # Where P lies between two integers, as rounding would have it, has the slope from one to the other.
+            cut = factored[num:]
+            beyond = shifted(factored[:num], jnp.where(cut < 0, -1.0, 1.0), self.code_levels)
+            slope = jnp.where(cut < 0, -1.0, 1.0) * (log_mixture(mixtures, beyond, common) - log_p)
+            log_p += jax.lax.stop_gradient(slope) * (cut - jax.lax.stop_gradient(cut))
+            total += jnp.sum(log_p, axis=-1)
         return total
 
     def _inverse(

@@ -1,4 +1,4 @@
-"""Integers modulo K, as f32: rounding with a gradient, angles for networks, and a distribution over them.
+"""Integers modulo K, as f32: sums, what networks see of them, and a distribution over them.
 
 Modulo K, x + t for an integer t permutes the K values, and so do sums of vectors: K^D vectors have K^D images. The sums
 of arXiv:1905.07376 are over all integers; those modulo K are of arXiv:1905.10347, section 4.1.
@@ -15,11 +15,6 @@ BOUND = 7.0
 """Log scales of logistics are within +-BOUND of their start, smoothly."""
 STRETCH = 8.0
 """Shifts are within +-sinh(STRETCH), 1,490 levels."""
-
-
-def round_through(x: jax.Array) -> jax.Array:
-    """The nearest integers, with the gradient of x: the straight-through estimator, section 3.2 of arXiv:1905.07376."""
-    return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
 def shifted(x: jax.Array | float, shift: jax.Array | float, levels: int) -> jax.Array:
@@ -92,10 +87,7 @@ def log_mixture(params: jax.Array, x: jax.Array, frequencies: jax.Array) -> jax.
         start = (low - 0.5 - off) * inverse
         return _log_mass(start, start + number * inverse, number * inverse)
 
-    log_common, level = jax.nn.log_softmax(frequencies), jax.lax.stop_gradient(x).astype(jnp.int32)
-    # Along x, the gradient is half the difference of a level's neighbours: couplings learn to keep a common level.
-    slope = jnp.maximum(jnp.roll(log_common, -1) - log_common, 0) + jnp.minimum(log_common - jnp.roll(log_common, 1), 0)
-    common = (log_common[level] + (x - level) * jax.lax.stop_gradient(slope)[level])[..., None]
+    common = jax.nn.log_softmax(frequencies)[x.astype(jnp.int32)][..., None]
     logistics = mass(steps, 1) - mass(first, levels)
     common = jnp.broadcast_to(common, (*logistics.shape[:-1], 1))
     return jax.nn.logsumexp(weight + jnp.concatenate([common, logistics], axis=-1), axis=-1)

@@ -10,7 +10,6 @@ from jaxgen.ops.integers import (
     features,
     log_mixture,
     outputs,
-    round_through,
     shifted,
     stretched,
 )
@@ -88,12 +87,6 @@ def test_shifts_permute_and_are_undone_for_any_shift():
         np.testing.assert_array_equal(y, exact)
 
 
-def test_gradients_go_through_rounding_and_the_turn():
-    x = jnp.linspace(0, 16, 9)
-    slopes = jax.vmap(jax.grad(lambda x: shifted(3.0, round_through(x), 17)))(x)
-    np.testing.assert_array_equal(slopes, 1)
-
-
 def test_neighbours_on_the_circle_are_near_and_black_and_white_far():
     """Regression: networks saw the circle alone, where 0 and 255 are neighbours: ink as ground."""
     points = np.asarray(features(jnp.arange(256.0)[:, None], 256))
@@ -101,17 +94,6 @@ def test_neighbours_on_the_circle_are_near_and_black_and_white_far():
     np.testing.assert_allclose(gaps, 2 * np.sin(np.pi / 256), rtol=1e-4)
     assert len(np.unique(points.round(4), axis=0)) == 256
     assert points[255, 2] - points[0, 2] > 1.9
-
-
-def test_a_common_level_keeps_its_values_and_draws_its_neighbours():
-    """Along x, the gradient is the rise to the next level, and none at a peak; log P is that of the masses."""
-    levels = 17
-    frequencies = jnp.zeros(levels).at[4].set(5.0)
-    params = jnp.zeros(outputs(2)).at[0].set(30.0)
-    x = jnp.arange(levels, dtype=jnp.float32)
-    log_p, slope = jax.vmap(jax.value_and_grad(lambda x: log_mixture(params, x, frequencies)))(x)
-    np.testing.assert_allclose(log_p, jax.nn.log_softmax(frequencies), rtol=1e-5)
-    np.testing.assert_allclose(slope, np.zeros(levels) + 5 * (x == 3) - 5 * (x == 5), atol=1e-5)
 
 
 def test_small_outputs_shift_by_nothing_and_large_ones_by_half_a_turn():
