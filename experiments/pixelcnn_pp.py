@@ -50,9 +50,9 @@ PRESETS = {
         model=PixelCNN(
             shape=(28, 28, 1), network=PixelCNNPP(width=32, blocks=2, dropout=0.0),
             likelihood=LogisticMixture(components=5), ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2500, clip=1.0),
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=1500, clip=1.0),
         ),
-        data=TFDS(name="mnist"), batch_size=16, steps=2500, steps_per_call=20, log_every=100, sample_every=1000,
+        data=TFDS(name="mnist"), batch_size=16, steps=1500, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=500,
     ),
     # Section 3 of the paper: 160 features, 5 blocks at each of 3 resolutions both ways, dropout 1/2, 10 components.

@@ -1,14 +1,14 @@
 """Super-resolution by diffusion, SR3 (arXiv:2104.07636): a small image in, a large one out.
 
     python experiments/super_resolution.py digits    # 4 x 4 to 8 x 8
-    python experiments/super_resolution.py emoji32   # 16 to 32 pixels
+    python experiments/super_resolution.py mnist --data.data-dir DIR    # 7 x 7 to 28 x 28
 
-CPU minutes (docs/presets.md): digits 7. Not yet run to the end: emoji32 (16 to 32 pixels), mnist (7 to 28), cifar10 (8
-to 32), imagenet64 (16 to 64).
+Of captioned pictures, the second stage of cascade.py. CPU minutes (docs/presets.md): digits 7. Not yet run to the end:
+mnist (7 to 28), cifar10 (8 to 32), imagenet64 (16 to 64).
 """
 
 from jaxgen.cli.train import main
-from jaxgen.data import TFDS, Digits, Emoji
+from jaxgen.data import TFDS, Digits
 from jaxgen.experiment import Experiment
 from jaxgen.models.super_resolution import SuperResolution
 from jaxgen.nets.unet import UNet
@@ -32,15 +32,6 @@ PRESETS = {
             optimizer=Adam(lr=1e-3, warmup=200, decay_steps=2000, clip=1.0),
         ),
         data=Digits(), batch_size=128, steps=2000, log_every=100, sample_every=500, save_every=500,
-    ),
-    "emoji32": Experiment(
-        model=SuperResolution(
-            shape=(32, 32, 3), factor=2, network=UNet(48, (1, 2, 4), 1, (8,), head_dim=48, patch=2),
-            schedule=Cosine(num_steps=1000), sampler=DPMSolverPP(steps=25), kind="v", ema_decay=0.999,
-            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
-        ),
-        data=Emoji(size=32, label="none"), batch_size=32, steps=3000, steps_per_call=10, log_every=50,
-        sample_every=1000, save_every=500,
     ),
     "mnist": Experiment(
         model=SuperResolution(
