@@ -19,7 +19,7 @@ from jaxgen.core.codec import Codec
 from jaxgen.core.configuration import check_fields, check_value
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.model import GenerativeModel
-from jaxgen.core.ranges import Samples
+from jaxgen.core.ranges import Count, Samples
 from jaxgen.core.types import PyTree
 from jaxgen.data import Dataset
 from jaxgen.errors import UserError
@@ -74,10 +74,11 @@ class Run(Trained):
         cascading.check([self, *cascade])
         cond = self._condition(num, cond, prompts, negative)
         self.model.check_cond(cond)
+        words = cascading.told(self, cond, in_list(prompts), num) if cascade else ()
+        for stage in cascade:
+            cascading.check_told(stage, words)
         raw = draw(self, seed, num, cond, batch)
-        if not cascade:
-            return raw
-        return cascading.continued(cascade, raw, seed, cascading.told(self, cond, prompts, num), negative, batch)
+        return cascading.continued(cascade, raw, seed, words, negative, batch)
 
     def _condition(self, num: int, cond: PyTree, prompts: Sequence[str] | str, negative: str | None) -> PyTree:
         """What `num` samples are drawn under. Raises UserError for what does not go together."""
@@ -171,6 +172,10 @@ class Run(Trained):
         model = self.model
         editing.check_model(model, True, mask is not None, False)
         shape = image.shape if isinstance(model, Translates) else editing.shape_of(model, self.experiment.codec)
+        if isinstance(model, Translates):
+            channels = self.examples["cond"].shape[-1]
+            if image.ndim != 3 or image.shape[2] != channels:
+                raise UserError(f"the picture has shape {image.shape}: [height, width, {channels}] is expected")
         if image.shape != tuple(shape):
             raise UserError(f"the picture has shape {image.shape}, the model draws {tuple(shape)}: resize it")
         if image.dtype != np.uint8:
@@ -270,6 +275,8 @@ def fit(
     writes nothing. settings: other fields of `Experiment`, as precision="bfloat16" or mesh="data=4". Raises UserError
     for bad input, before any compute.
     """
+    check_value(steps, Count, "steps")
+    check_value(settings.get("steps_per_call"), Count | None, "steps_per_call")
     call = settings.get("steps_per_call") or next(k for k in range(min(CALL, max(1, steps)), 0, -1) if steps % k == 0)
     often = max(call, steps // 10 // call * call)
     intervals = {"steps_per_call": call, "log_every": often, "save_every": often, "sample_every": steps}

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, Union
+from unicodedata import category
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -90,7 +91,7 @@ def check_text(text: str, name: str) -> None:
     """Raises UserError for a text that is too long, or that no command line can hold."""
     if len(text) > LONGEST:
         raise UserError(f"{name} has {len(text)} letters, at most {LONGEST} are read: shorten it")
-    if bad := [c for c in text if not (c.isprintable() or c in "\n\t")]:
+    if bad := [c for c in text if category(c) in ("Cc", "Cs") and c not in "\n\t"]:
         raise UserError(f"{name} holds {bad[0]!r}, which no command line can: leave it out")
 
 

@@ -13,6 +13,7 @@ and pictures come as bytes.
 import json
 import re
 import threading
+import traceback
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,6 +119,12 @@ class Handler(BaseHTTPRequestHandler):
         except UserError as error:
             words = " ".join(str(error).split())
             content, kind, status = _json({"error": words}), "application/json", HTTPStatus.BAD_REQUEST
+        except (ConnectionError, TimeoutError):
+            raise  # no one waits for an answer
+        except Exception as error:
+            traceback.print_exc()
+            words = f"{type(error).__name__}: {error}, see the terminal"
+            content, kind, status = _json({"error": words}), "application/json", HTTPStatus.INTERNAL_SERVER_ERROR
         self.send_response(status)
         for name, value in {
             "Content-Type": kind, "Content-Length": str(len(content)), "Cache-Control": "no-store",

@@ -63,7 +63,7 @@ def command(args: list[str]) -> None:
 def ema(asked: Asked) -> None:
     """Makes or measures what was asked by `EmaOptions`."""
     options, run = asked.options, asked.run
-    lengths = parse_lengths(options.lengths) + ((options.length,) if options.length else ())
+    lengths = tuple(dict.fromkeys(parse_lengths(options.lengths) + ((options.length,) if options.length else ())))
     lengths_of(run.experiment())  # which refuses a run that keeps no averages
     if not lengths:
         raise UserError("no length was named: pass --length 0.1, or --lengths 0.03,0.05,0.1")
@@ -71,6 +71,8 @@ def ema(asked: Asked) -> None:
         check_value(length, Length, "length")
     if options.adapters != 1:
         raise UserError("--adapters is for a run's use: leave it out, the averaged run keeps its adapters")
+    if asked.experiment != run.experiment():
+        raise UserError("--run.... was given: averages are of the run as it was trained, leave it out")
     if not options.evaluate:
         return _write(asked, lengths)
     if options.weights and options.classifier:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from jaxgen.cli import parse
+from jaxgen.core.configuration import check_fields
 from jaxgen.core.ranges import Samples, Seed, Size
 from jaxgen.errors import UserError
 
@@ -49,6 +50,7 @@ def main(doc: str | None, folder: Path) -> None:
 def compare(args: list[str], doc: str | None, folder: Path) -> None:
     """Raises UserError for what cannot be compared, before anything is trained."""
     options = parse.parse(Options, None, args, "compare.py", doc)
+    check_fields(options)
     budget = seconds(options.budget)
     from jaxgen.runtime.devices import start_jax
 
@@ -58,7 +60,9 @@ def compare(args: list[str], doc: str | None, folder: Path) -> None:
     from jaxgen.data import TFDS
     from jaxgen.experiment import Experiment, presets, scripts
     from jaxgen.runtime.reading import user_path
+    from jaxgen.scoring.scores import check_metrics
 
+    check_metrics(measure.METRICS, options.num)
     chosen = families.chosen(folder, options.data, options.families)
     out = user_path(options.out or f"runs/compare-{options.data}")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Le
@@ -136,7 +137,8 @@ def sample(asked: Asked) -> None:
     model, num = asked.experiment.compute_model, options.num or len(options.prompt) or NUM
     editing.check_model(model, bool(options.image), bool(options.mask) or options.alpha, bool(options.between))
     translates = model if options.image and isinstance(model, Translates) else None
-    cond = _cond(asked, num)
+    lines = max(1, num // options.between) if options.between else num
+    cond = _cond(asked, lines)
     if translates:
         num = num if translates.noise else 1  # answers that are all alike need no more
         cond = images.sources(user_path(options.image), cond.shape[-1], num)
@@ -144,6 +146,8 @@ def sample(asked: Asked) -> None:
         cond = _clip(asked, num, cond if options.cond else None)
     given = _given(asked) if options.image and not translates else None
     check_output(out := _folder(asked, num), folder=True)
+    if options.files and not options.cascade and (x := asked.run.examples()["x"]).ndim != 4:
+        raise UserError(f"--files is of pictures, {asked.run.path} draws arrays of shape {x.shape[1:]}: leave it out")
     trained = asked.restore()
     later = _later(trained, options)
     if options.sides:
@@ -153,24 +157,26 @@ def sample(asked: Asked) -> None:
         for one in (*options.prompt, options.negative or ""):
             if cut := prompting.cut_off(trained, one):
                 print(f"more than the model reads, left out: {cut}", file=sys.stderr)
-        cond = prompting.conditions(trained, options.prompt, num, options.negative)
+        cond = prompting.conditions(trained, options.prompt, lines, options.negative)
         rows = prompting.by_prompt(num, len(options.prompt))
     if options.guided:
         step = None if options.guide_step < 0 else options.guide_step
         worse = restore_earlier(RunFolder(user_path(options.guide)) if options.guide else asked.run, step)
         chosen["guide_step"] = worse.step
         trained = guided(trained, worse)
+    words = cascading.told(trained, cond, options.prompt, num) if later else ()
+    for stage in later:
+        cascading.check_told(stage, words)
     if given:
         edit = Edit(options.strength, options.resample)
         raw = editing.redraw(trained, sample_keys(options.seed, num), *given, cond, edit)
     elif options.between:
-        lines = max(1, num // options.between)
         raw = editing.rows_between(trained, options.seed, lines, options.between, cond)
+        cond = jax.tree.map(lambda c: np.repeat(c, options.between, axis=0), cond)
     else:
         raw = draw(trained, options.seed, num, cond, options.batch)
     origin = asked.origin(trained, **chosen)
     if later:
-        words = cascading.told(trained, cond, options.prompt, num)
         raw = cascading.continued(later, raw, options.seed, words, options.negative, options.batch)
         origin["cascade"] = [{"run": one.name, "step": one.step, "weights": one.weights} for one in later]
     if isinstance(model, DrawsSound):
@@ -203,7 +209,8 @@ def _cond(asked: Asked, num: int) -> Any:
         if cond is None:
             raise UserError(f"--cond was given, but {run.path} is not conditional: leave it out")
         if isinstance(cond, dict):
-            raise UserError(f"--cond names classes, {run.path} is told texts: pass --prompt TEXT")
+            told = "texts: pass --prompt TEXT" if getattr(model, "text", None) else "none: leave it out"
+            raise UserError(f"--cond names classes, {run.path} is told {told}")
         cond = np.resize(np.asarray(options.cond, np.int32), num)
         # A scale of guidance by another model needs no training without classes.
         check = model.check_labels if options.guided and isinstance(model, Diffusion) else model.check_cond

@@ -36,6 +36,7 @@ from jaxgen.core.capabilities import (
     Vocodes,
     WritesText,
 )  # fmt: skip
+from jaxgen.core.cascade import LaterStage
 from jaxgen.core.model import GenerativeModel
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
@@ -78,8 +79,7 @@ class Subject:
     @cached_property
     def edits_images(self) -> bool:
         """Whether a picture is all that it can be given: no small one of each, as in super-resolution."""
-        cond = self.model.sample_cond(1, self.examples)
-        return self.draws_images and not (isinstance(cond, dict) and "image" in cond)
+        return self.draws_images and not isinstance(self.model, LaterStage)
 
     @property
     def writes(self) -> bool:

@@ -146,6 +146,8 @@ def train_preset(script: str, presets: dict[str, Experiment], doc: str | None, a
     count = cpu_devices(experiment.mesh)
     start_jax(options.device, options.compilation_cache, count, processes, options.seeds)
     out = user_path(options.out or f"runs/{script}-{name}-{experiment.seed}")
+    if options.seeds != 1 and options.profile:
+        raise UserError("--profile is of one seed: leave --seeds out")
     began = time.monotonic()
     images = parse.ahead(flags, images={"nargs": "?"}).images
     facts = {"experiment": script, "preset": f"{name} on {user_path(images).name}" if images else name}

@@ -41,6 +41,8 @@ def name_of(length: float) -> str:
 
 def whole_run(run: RunFolder, step: int | None, best: bool = False) -> Trained:
     """A run with all of its state, at the newest checkpoint or that of `step`, its adapters apart."""
+    if best and step is not None:
+        raise UserError(f"step {step} and the best checkpoint were asked for: leave one out")
     experiment = run.experiment()
     lengths_of(experiment)
     codec = loaded_codec(run, experiment)

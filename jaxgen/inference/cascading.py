@@ -8,6 +8,7 @@ k, from 0, draws by seed + k: two networks that start from the same noise would 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,17 +73,23 @@ def at_level(trained: Trained, level: float) -> Trained:
 def conditions(stage: Trained, raw: np.ndarray, texts: Sequence[str], negative: str | None = None) -> PyTree:
     """The condition of a later stage on what was drawn before, raw [N, ...], of texts: N, or none. Raises UserError for
     a stage that is told texts where there are none."""
-    model = stage.model
-    assert isinstance(model, LaterStage)
+    check_told(stage, texts)
+    model: Any = stage.model
     given = model.from_drawn(raw)
-    if getattr(model, "text", None):
+    if not getattr(model, "text", None):
+        return given
+    led = negative if model.guidance.scale != 1 else None
+    return prompting.conditions(stage, texts, len(raw), led, given)
+
+
+def check_told(stage: Trained, texts: Sequence[str]) -> None:
+    """Raises UserError for a later stage that is told texts where there are none, or classes. To be called before
+    anything is drawn for it."""
+    if getattr(stage.model, "text", None):
         if not texts:
             raise UserError(f"{stage.name} is told texts, of which the first stage has none: pass --prompt TEXT")
-        led = negative if model.guidance.scale != 1 else None  # pyright: ignore[reportAttributeAccessIssue]
-        return prompting.conditions(stage, texts, len(raw), led, given)
-    if getattr(model, "num_classes", 0):
+    elif getattr(stage.model, "num_classes", 0):
         raise UserError(f"{stage.name} is told classes: a stage that is told texts, or nothing, is expected")
-    return given
 
 
 def continued(

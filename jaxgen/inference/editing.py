@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.capabilities import HasLatents, Infills, Inpaints, Interpolates, Translates, Varies
+from jaxgen.core.cascade import LaterStage
 from jaxgen.core.codec import Codec
 from jaxgen.core.keys import SAMPLE, fold_each, run_key
 from jaxgen.core.model import GenerativeModel
@@ -35,6 +36,8 @@ class Edit:
 def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) -> None:
     """Raises UserError unless the model can use all that was given: an image, a mask, steps between samples."""
     name = type(model).__name__
+    if image:
+        check_free(model)
     if mask and not isinstance(model, Inpaints | Infills):
         needed = "a model with inpaint, such as PixelCNN"
         raise UserError(f"{name} fills in no part of a picture: --mask and --alpha need {needed}")
@@ -44,6 +47,16 @@ def check_model(model: GenerativeModel, image: bool, mask: bool, between: bool) 
     if image and not mask and not isinstance(model, Varies | Translates):
         needed = "a model with vary or translate, such as a diffusion model or pix2pix"
         raise UserError(f"{name} makes nothing of a whole picture: --image without --mask needs {needed}")
+
+
+def check_free(model: GenerativeModel) -> None:
+    """Raises UserError for a later stage of a cascade, which draws what another picture or an embedding says: where a
+    picture is given to edit, there is none of these."""
+    if isinstance(model, LaterStage):
+        raise UserError(
+            f"{type(model).__name__} goes on from what another run draws, and edits no picture: name a run that draws "
+            "by itself"
+        )
 
 
 def shape_of(model: GenerativeModel, codec: Codec) -> tuple[int, ...]:
@@ -117,12 +130,12 @@ def _arc(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def rows_between(trained: Trained, seed: int, rows: int, columns: int, cond: PyTree = None) -> np.ndarray:
-    """[rows * columns, *shape], raw data: row i goes from sample 2 i to sample 2 i + 1 of a seed, under the first one's
-    condition; cond: of 2 rows samples at least, or None. Raises UserError for a model that does not go between."""
+    """[rows * columns, *shape], raw data: row i goes from sample 2 i to sample 2 i + 1 of a seed, under row i's
+    condition; cond: of each row, or None. Raises UserError for a model that does not go between."""
     check_model(trained.model, False, False, True)
     start = np.repeat(2 * np.arange(rows), columns)
     # Keys anew for each end: one array of them is to be used once.
     ends = tuple(fold_each(run_key(seed, SAMPLE), jnp.asarray(start + i)) for i in (0, 1))
     weight = jnp.asarray(np.tile(np.linspace(0, 1, columns), rows), jnp.float32)
-    first = jax.tree.map(lambda c: jnp.asarray(np.asarray(c)[start]), cond)
+    first = jax.tree.map(lambda c: jnp.asarray(np.asarray(c)[np.arange(len(start)) // columns]), cond)
     return np.asarray(_between(trained.model, trained.codec, trained.state, ends, weight, first))

@@ -13,6 +13,7 @@ from jaxgen.core.capabilities import ClassConditional, HasLatents, Steers
 from jaxgen.core.configuration import to_json
 from jaxgen.core.keys import sample_keys
 from jaxgen.errors import UserError
+from jaxgen.inference import editing
 from jaxgen.inference.held_out import mean_and_error
 from jaxgen.inference.prompts import Prompt, check_clip, similarities, targets
 from jaxgen.inference.sampling import drawn
@@ -51,6 +52,7 @@ def check(trained: Trained, clips: Sequence[Trained], wanted: Wanted) -> None:
             raise UserError(
                 f"{trained.name} draws {given}, {clip.name} sees pictures of {channels} channels: name another"
             )
+    editing.check_free(model)
     if getattr(model, "text", None):
         raise UserError(f"{trained.name} is told texts itself: jaxgen sample {trained.name} --prompt ... draws them")
     if wanted.classes:
@@ -103,14 +105,15 @@ def guided_pictures(
     return Pictures(joined("x", 0), joined("start", 0), joined("similarity", 1), joined("film", 1), conds)
 
 
-def plain_pictures(trained: Trained, wanted: Wanted) -> np.ndarray:
-    """Samples without guidance, as many for each prompt; classes in turn, or those that were asked."""
+def plain_pictures(trained: Trained, wanted: Wanted, batch: int = 256) -> np.ndarray:
+    """Samples without guidance, as many for each prompt; classes in turn, or those that were asked. batch: samples
+    computed at once."""
     num = len(wanted.prompts) * wanted.num
     cond = trained.model.sample_cond(num, trained.examples)
     if cond is not None:  # each prompt meets all classes
         order = np.random.default_rng(wanted.seed).permutation(num)
         cond = np.resize(np.asarray(wanted.classes, np.int32), num) if wanted.classes else np.asarray(cond)[order]
-    size = min(256, num)
+    size = min(batch, num)
     return np.concatenate(list(drawn(trained, wanted.seed, range(0, num, size), cond)))[:num]
 
 
@@ -161,7 +164,7 @@ def write_guided(
         save_picture(folder / "way.gif", rows(made.film))
     arrays = {name: rows for name, rows in made._asdict().items() if name != "film" and rows is not None}
     write_tensors(folder / "samples.safetensors", arrays)
-    pictures = {"plain": plain_pictures(trained, wanted), "start": made.start, "guided": made.x}
+    pictures = {"plain": plain_pictures(trained, wanted, batch), "start": made.start, "guided": made.x}
     judges = {"clip": clip} | ({"judge": judge} if judge else {})
     numbers = {
         "run": trained.name,

@@ -80,10 +80,13 @@ def drawing(experiment: Experiment, wanted: Drawing) -> Experiment:
 def resized(trained: Trained, height: int, width: int) -> Trained:
     """The run as it draws pictures of another size: those of its first stage where it has one.
 
-    Raises UserError where the sides do not divide as the networks need, or a network is of one size.
+    Raises UserError where the sides do not divide as the networks need, a network is of one size, or no pictures are
+    drawn.
     """
     model, codec = trained.experiment.model, trained.codec
     assert isinstance(model, Diffusion)
+    if len(model.shape) != 3:
+        raise UserError(f"{trained.name} draws no pictures, which --size is for: leave it out")
     if isinstance(codec, Loaded):
         stage = codec.model
         factor = stage.shape[0] // model.shape[0]
@@ -148,7 +151,7 @@ def conditions(
 
 def by_prompt(num: int, prompts: int) -> np.ndarray:
     """Which prompt each of `num` samples is of, i32[num]: as many for each as can be, one after another."""
-    return np.arange(num, dtype=np.int32) * prompts // max(num, prompts)
+    return (np.arange(num) * prompts // max(num, prompts)).astype(np.int32)
 
 
 def cut_off(trained: Trained, text: str) -> str:

@@ -139,7 +139,8 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
     said = {name: mean_and_error(values) for name, values in numbers.items()}
     facts = {"split": options.split, "num": count, "of": "whole views", "step": step}
     facts |= {"parameters": trained.state.sampling_field, **({"lpips": lpips.provenance} if lpips else {})}
-    run.write_json("evaluation.json", {**facts, "metrics": said, "environment": environment()})
+    if said:  # of scenes without pictures there is nothing to compare with, and other numbers may be there
+        run.write_json("evaluation.json", {**facts, "metrics": said, "environment": environment()})
     each = [{name: float(v[i]) for name, v in numbers.items()} for i in range(count)]
     RunFolder(out).write_json("views.json", {**facts, "views": each})
     lines = [f"step {step}, {count} views of {options.split}: {out}"]

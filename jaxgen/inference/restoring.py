@@ -14,6 +14,7 @@ from jaxgen.core.model import GenerativeModel
 from jaxgen.core.ranges import Fraction, Positive, Size, Steps
 from jaxgen.core.types import Batch, PyTree, RawBatch, TrainState
 from jaxgen.errors import UserError
+from jaxgen.inference.editing import check_free
 from jaxgen.models.conditions import Conditioned, without
 from jaxgen.ops.degrade import Blurred, Degrade, Grey, Noisy, Small
 from jaxgen.runs.restore import Trained
@@ -55,6 +56,7 @@ class Degraded:
         """(h, w, c) of degraded pictures. Raises UserError for a run that restores none, or no such ones."""
         if not isinstance(model, Restores):
             raise UserError(f"{type(model).__name__} restores no pictures: a diffusion model does, as ddpm or edm")
+        check_free(model)
         if type(codec) is not Pixels:
             raise UserError(f"the run's codec is {type(codec).__name__}: pictures are restored by models of pixels")
         self.degrade.check(model.shape)

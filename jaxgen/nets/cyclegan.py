@@ -16,7 +16,8 @@ from jaxgen.nets.pix2pix import Norm, PatchCritic
 
 class ResNetTranslator(nn.Module):
     """A 7x7 convolution, `halvings` of stride 2, residual `blocks`, as many doublings, a 7x7 convolution and tanh
-    (section 7.2). Edges are mirrored, and each example is normalized by itself. Sides divide by 2^halvings."""
+    (section 7.2). Edges are mirrored, and each example is normalized by itself. Sides that 2^halvings does not divide
+    are padded at the border, and the output is cropped."""
 
     width: Size = 64
     blocks: Depth = 9
@@ -48,6 +49,9 @@ class ResNetTranslator(nn.Module):
         def normalized(h: jax.Array) -> jax.Array:
             return Norm("instance", self.dtype)(h, train)
 
+        height, width = source.shape[1:3]
+        around = [(0, -size % 2**self.halvings) for size in (height, width)]
+        source = jnp.pad(source, ((0, 0), *around, (0, 0)), mode="edge")
         h = nn.relu(normalized(mirrored(source, self.width, 7)))
         for i in range(self.halvings):
             h = Conv2D(self.width * 2 ** (i + 1), 3, 2, bias=False, kernel_init=NORMAL, dtype=self.dtype)(h)
@@ -58,7 +62,7 @@ class ResNetTranslator(nn.Module):
         for _ in range(self.halvings):
             h = Conv2D(h.shape[-1] // 2, up="transposed", bias=False, kernel_init=NORMAL, dtype=self.dtype)(h)
             h = nn.relu(normalized(h))
-        return jnp.tanh(mirrored(h, out, 7, bias=True).astype(jnp.float32))
+        return jnp.tanh(mirrored(h, out, 7, bias=True)[:, :height, :width].astype(jnp.float32))
 
 
 class BothWays(nn.Module):

@@ -107,8 +107,11 @@ def restore(
 
     experiment: the run's own where None; another may differ in what training does not depend on. adapters: with what
     strength they are added to the kernels that they adapt, 1 as trained; None keeps them apart. Raises UserError where
-    there is no run, no checkpoint, or not the one that is asked for, and for a strength where there are no adapters.
+    there is no run, no checkpoint, or not the one that is asked for, for both a step and the best one, and for a
+    strength where there are no adapters.
     """
+    if best and step is not None:
+        raise UserError(f"step {step} and the best checkpoint were asked for: leave one out")
     experiment = experiment or run.experiment()
     if adapters not in (1.0, None) and not experiment.lora.rank:
         raise UserError(f"{run.path} has no adapters, whose strength would be {adapters}: it was trained without LoRA")

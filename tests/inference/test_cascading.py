@@ -20,6 +20,7 @@ from jaxgen.experiment import presets
 from jaxgen.inference import cascading
 from jaxgen.inference.embedded import Embedded
 from jaxgen.inference.prompts import embed_images, embed_texts
+from jaxgen.inference.restoring import Degraded
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.marks import mark
@@ -155,6 +156,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_drawn(chain, monkeypatc
         cascading.at_level(enlarging, 0.9)
     with pytest.raises(UserError, match="cascade is told texts, of which the first stage has none"):
         cascading.conditions(enlarging, np.zeros((2, 8, 8, 3), np.uint8), ())
+    # Regression: the whole first stage was drawn before.
+    monkeypatch.setattr(cascading, "told", lambda *_: [])
+    monkeypatch.setattr(cascading, "check", lambda *_: None)
+    with pytest.raises(UserError, match="cascade is told texts, of which the first stage has none"):
+        decoder.sample(2, cascade=[enlarging])
+    # Regression: what was edited was drawn under held-out pictures and embeddings.
+    with pytest.raises(UserError, match="CLIPDecoder goes on from what another run draws, and edits no picture"):
+        decoder.edit(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="SuperResolution goes on from what another run draws"):
+        enlarging.restore(np.zeros((16, 16, 3), np.uint8), Degraded())
     path = str(prior.folder.path)
     for flags, message in [
         (["--cascade", str(enlarging.folder.path)], "goes on from"),

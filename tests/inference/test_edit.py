@@ -1,5 +1,6 @@
 """Pictures given to a diffusion model, a StyleGAN or PixelCNN, from the command line."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -68,6 +69,19 @@ def test_rows_lead_from_sample_to_sample(run):
     assert np.abs(rows[:, 0] - plain[[0, 2]]).max() <= 1
     # An ancestral sampler's noise on the way is the first one's, so only a deterministic one ends at the second.
     assert not np.array_equal(rows[:, 0], rows[:, -1])
+
+
+def test_each_row_between_is_of_its_class(tmp_path):
+    """Regression: rows were drawn under every second class that was asked for, and called by all of them."""
+    run = smoke_run("cvae", tmp_path / "run")
+    x = sample(run, "--num", "8", "--between", "4", "--cond", "3", "5", "--files")
+    for row, label in enumerate((3, 5)):
+        alone = sample(run, "--num", "8", "--between", "4", "--cond", str(label))
+        np.testing.assert_array_equal(x[4 * row : 4 * row + 4], alone[4 * row : 4 * row + 4])
+    assert not np.array_equal(x[4:], sample(run, "--num", "8", "--between", "4", "--cond", "3")[4:])
+    sample(run, "--num", "8", "--between", "4", "--cond", "3", "5", "--files")
+    said = [json.loads(line) for line in (run / "out" / "files" / "metadata.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in said] == [3] * 4 + [5] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pictures of prompts by a small run that was trained on captions, from the command line: pixels and latents."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,16 @@ from small_runs import smoke_run
 import jaxgen
 from jaxgen import __main__ as commands
 from jaxgen import core
-from jaxgen.codecs import Pixels
+from jaxgen.codecs import Identity, Pixels
 from jaxgen.core.types import TrainState
-from jaxgen.data import Captioned, Digits, Emoji
+from jaxgen.data import Captioned, Digits, Emoji, Notes
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.inference import editing, prompting
 from jaxgen.inference.editing import Edit
 from jaxgen.inference.prompting import Drawing, by_prompt, drawing, resized
 from jaxgen.inference.sampling import draw
+from jaxgen.models.diffwave import DiffWave
 from jaxgen.models.flow_matching import FlowMatching
 from jaxgen.models.taesd import TAESD
 from jaxgen.models.vae import VAE
@@ -130,6 +132,13 @@ def test_other_models_are_told_no_prompts():
     assert drawing(other, Drawing()) is other
 
 
+def test_a_size_is_of_pictures():
+    """Regression: a model of sound ended in a traceback."""
+    sound = SimpleNamespace(experiment=Experiment(model=DiffWave(), data=Notes()), codec=Identity(), name="sound")
+    with pytest.raises(UserError, match="sound draws no pictures, which --size is for"):
+        resized(sound, 8, 8)  # pyright: ignore[reportArgumentType]
+
+
 def test_settings_of_drawing():
     model = FlowMatching(shape=(8, 8, 3), num_classes=2, class_dropout=0.1, sampler=Euler(9, clip=0.0))
     before = Experiment(model=model, data=Digits())
@@ -141,6 +150,8 @@ def test_settings_of_drawing():
     assert Drawing(size="64x32").sides == (64, 32) and Drawing(size="48").sides == (48, 48) and Drawing().sides is None
     np.testing.assert_array_equal(by_prompt(5, 2), [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(by_prompt(2, 3), [0, 1])
+    # Regression: beyond 46,340 samples of as many prompts, the product left 32 bits.
+    np.testing.assert_array_equal(by_prompt(50_000, 50_000), np.arange(50_000))
 
 
 @pytest.fixture(scope="module")

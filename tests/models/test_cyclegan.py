@@ -142,3 +142,13 @@ def test_it_learns_a_change_of_sign_without_pairs():
 def test_what_does_not_fit_is_refused(change, words):
     with pytest.raises(UserError, match=words):
         replace(MODEL, **change).check(BATCH)
+
+
+def test_pictures_of_any_size_are_translated_to_as_large_ones():
+    """Regression: sides were rounded up to what the halvings divide."""
+    network = ResNetTranslator(width=4, blocks=1, halvings=2)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), 3)
+    source = jax.random.normal(jax.random.key(1), (1, 14, 17, 3))
+    whole = jnp.pad(source, ((0, 0), (0, 2), (0, 3), (0, 0)), mode="edge")
+    out = jax.jit(network.apply, static_argnums=2)(params, source, 3)
+    np.testing.assert_allclose(out, network.apply(params, whole, 3)[:, :14, :17], atol=1e-5)
