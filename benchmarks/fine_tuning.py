@@ -1,6 +1,6 @@
 """A GPT of one text is fine-tuned to another by low rank: bits per byte on both before and after.
 
-    python benchmarks/fine_tuning.py ../shared/data/tinyshakespeare.txt
+    python benchmarks/fine_tuning.py tinyshakespeare.txt
 
 The other text is Python's help topics. LoRA trains adapters of every kernel, 1 % of the parameters at most; beside it
 stands a run from the same start that trains them all. That the base has not changed is compared bit for bit.

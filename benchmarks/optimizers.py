@@ -1,7 +1,7 @@
 """Muon beside Adam, and other optimizers, at equal steps: GPT on Shakespeare's characters and DiT on digits.
 
-    python benchmarks/optimizers.py --source ../shared/data/tinyshakespeare.txt      # about 3 hours of one core
-    python benchmarks/optimizers.py --names dit --steps 1000
+    python benchmarks/optimizers.py --source tinyshakespeare.txt      # about 3 hours of one core
+    python benchmarks/optimizers.py dit --steps 1000
 
 Each optimizer has the schedule, clipping and weight decay of the preset, and a rate of its own: the best of a third,
 one and three times the rate that `--optimizer` would give it, found on a seed that is not used again. The number is of

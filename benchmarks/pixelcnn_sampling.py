@@ -1,7 +1,7 @@
 """Times PixelCNN's cached sampler beside the naive one, which computes the whole network anew for each pixel.
 
     python benchmarks/pixelcnn_sampling.py                         # the 28 x 28 network of `pixelcnn mnist`
-    python benchmarks/pixelcnn_sampling.py pixelcnn --preset emoji --num 1
+    python benchmarks/pixelcnn_sampling.py pixelcnn --preset digits --num 1
 
 Parameters are those of step 0, and no data is read. The two draw the same samples; `different` counts the values in
 which rounding made them not.

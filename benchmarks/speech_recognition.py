@@ -1,6 +1,6 @@
 """How much of real speech pocketsphinx understands, which is what error rates of synthetic speech are read beside.
 
-    python benchmarks/speech_recognition.py --folders ../shared/data/prompts_en
+    python benchmarks/speech_recognition.py --folders FOLDER
 
 Held-out clips of folders and of eSpeak NG's voices are recognised twice: by a model of English in general, and by one
 that knows the held-out texts alone, their words and which of them follow each other.

@@ -1,7 +1,7 @@
 """GPT and masked diffusion on the same characters: the bound of one beside the likelihood of the other, and what a GPT
 makes of texts that diffusion draws in few steps and in many.
 
-    python benchmarks/text_priors.py ../shared/data/tinyshakespeare.txt            # 50 CPU minutes of one core
+    python benchmarks/text_priors.py tinyshakespeare.txt            # 50 CPU minutes of one core
     python benchmarks/text_priors.py tinyshakespeare.txt --priors gpt mdlm         # 35
 
 gpt and mdlm are the presets `shakespeare_char_cpu` of both scripts, of one size; gpt_longer is the GPT on as many

@@ -2,7 +2,7 @@
 (arXiv:2205.11487, sections 2.3 and 2.4; arXiv:2106.15282).
 
     python experiments/cascade.py base               # 16 pixels of a text: the first stage
-    python experiments/cascade.py emoji              # 16 to 32 pixels; fifteen CPU minutes each
+    python experiments/cascade.py emoji              # 16 to 32 pixels
     jaxgen sample runs/cascade-base-0 --prompts prompts.txt --cascade runs/cascade-emoji-0 --level 0.2
 
 The network is told how much noise is on the small picture. What it takes at sampling is --level, from 0 to

@@ -1,7 +1,7 @@
 """The decoder of DALL-E 2 (arXiv:2204.06125, section 2.1): diffusion of pictures of a CLIP embedding.
 
     python experiments/clip.py emoji                 # runs/clip-emoji-0, whose embeddings are drawn from
-    python experiments/clip_decoder.py emoji         # 16 pixels; fifteen CPU minutes
+    python experiments/clip_decoder.py emoji         # 16 pixels
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0 --cascade \\
         runs/cascade-emoji-0                         # enlarged as well

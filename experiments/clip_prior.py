@@ -1,7 +1,7 @@
 """The diffusion prior of DALL-E 2 (arXiv:2204.06125): from a text to CLIP's embedding of a picture of it.
 
     python experiments/clip.py emoji            # runs/clip-emoji-0, whose embeddings are learnt
-    python experiments/clip_prior.py emoji      # fifteen CPU minutes; samples are shown as the emoji nearest to them
+    python experiments/clip_prior.py emoji      # samples are shown as the emoji nearest to them
     python experiments/clip_decoder.py emoji    # draws pictures of embeddings
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0
 

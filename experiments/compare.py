@@ -1,6 +1,6 @@
 """Families of generative models on one data set under equal budgets, on one page.
 
-    python experiments/compare.py digits                      # three seeds of 24 families: an hour or two of two cores
+    python experiments/compare.py digits                      # three seeds of 26 families: an hour or two of two cores
     python experiments/compare.py mnist --budget 20min --seeds 1 --data-dir DIR
     python experiments/compare.py digits --families vae dcgan ddpm --budget 20s
 

@@ -4,7 +4,7 @@
     python experiments/ddpm.py emoji --mesh data=2     # 32 px, a row for each of nine groups: 46 minutes there
     python experiments/ddpm.py mnist --mesh data=2
 
-Run, but not scored: emoji. Not yet run to the end: cifar10, imagenet64.
+Not yet run to the end: cifar10, imagenet64.
 """
 
 from jaxgen.cli.train import main

@@ -1,6 +1,6 @@
 """Latent diffusion (arXiv:2112.10752): a diffusion model of the latents of a first stage, by class.
 
-    jaxgen weights import-taesd ../shared/data/taef2 runs/taef2-64     # a published first stage, see jaxgen weights
+    jaxgen weights import-taesd FOLDER runs/taef2-64     # a published first stage, see jaxgen weights
     python experiments/latent_diffusion.py emoji --mesh data=2
     python experiments/latent_diffusion.py sprites --images DIR --mesh data=2
     jaxgen sample runs/latent_diffusion-emoji-0 --cond 0

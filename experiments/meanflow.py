@@ -3,7 +3,7 @@
     python experiments/meanflow.py toy
     python experiments/meanflow.py digits
     jaxgen sample runs/meanflow-digits-0 --run.model.sampler.steps 2
-    jaxgen weights import-taesd ../shared/data/taef2 runs/taef2-64     # the first stage of emoji
+    jaxgen weights import-taesd FOLDER runs/taef2-64     # the first stage of emoji
     python experiments/meanflow.py emoji
 
 CPU minutes (docs/presets.md): digits 20, toy 3, mnist 10. Not yet run to the end: emoji (latents of 64 x 64 pictures).

@@ -3,7 +3,7 @@
     python experiments/nerf.py analytic                                # solids in closed form, nothing is read
     python experiments/nerf.py lego_small --data.folder DIR            # Blender's layout, 100 x 100 pixels
     python experiments/nerf.py blender --data.folder DIR --data.downscale 2
-    python experiments/nerf.py llff --data.folder DIR                  # poses_bounds.npy, or COLMAP's text files
+    python experiments/nerf.py llff --data.folder DIR                  # poses_bounds.npy, or COLMAP's files
     jaxgen render runs/nerf-analytic-0 --turntable 60 --lattice 192       # PSNR and SSIM of held-out views, film, mesh
 
 lego_small takes 25 minutes of one core and comes to 29.8 dB over the 12 held-out views, analytic 8 minutes and 30.1 dB,

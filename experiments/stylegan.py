@@ -7,7 +7,7 @@
 Non-saturating loss with R1, gamma 10, on every step, Adam with betas 0 and 0.99, mixing 0.9 (appendix C of the paper);
 without growing, as its successor found to be no loss. `digits` takes StyleGAN2's lazy penalty and augmentation too, as
 1,400 pictures are few. Its gamma, too, is far above its rule: with 0.01, it drew one form of each class, as conditional
-GANs of few examples do (arXiv:2201.06578). CPU minutes (docs/presets.md): digits 4. Not yet run to the end: cifar10,
+GANs of few examples do (arXiv:2201.06578). CPU minutes (docs/presets.md): digits 2. Not yet run to the end: cifar10,
 celeba_hq256.
 """
 

@@ -1,6 +1,6 @@
 """Text to image: flow matching or diffusion of latents, told a caption by a text transformer that is trained along.
 
-    jaxgen weights import-taesd ../shared/data/taef2 runs/taef2-64     # a published first stage, see jaxgen weights
+    jaxgen weights import-taesd FOLDER runs/taef2-64     # a published first stage, see jaxgen weights
     python experiments/text_to_image.py emoji --mesh data=2
     python experiments/text_to_image.py sprites --images DIR --mesh data=2     # captions lie beside the pictures
     jaxgen sample runs/text_to_image-emoji-0 --prompt "red apple"

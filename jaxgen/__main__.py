@@ -23,10 +23,10 @@ COMMANDS = {
     "speak": "Read a text out by a run of a model that speaks: jaxgen speak RUN TEXT OUT.wav.",
     "render": "Render a radiance field: held-out views, a turntable, a mesh.",
     "export": "Write the run's sampler as a file that needs jax alone.",
-    "compress": "Compress pictures without loss by a run of an autoregressive model.",
+    "compress": "Compress pictures without loss by a run of an autoregressive model or an integer flow.",
     "decompress": "Restore the pictures that the same run compressed.",
     "report": "Write the page of a run anew.",
-    "weights": "Convert published weights of feature networks and of GPT-2.",
+    "weights": "Convert published weights, to score by or to go on from: GPT-2, CLIP, Stable Diffusion, first stages, speech and more.",
 }
 
 

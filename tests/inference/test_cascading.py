@@ -157,10 +157,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_drawn(chain, monkeypatc
     with pytest.raises(UserError, match="cascade is told texts, of which the first stage has none"):
         cascading.conditions(enlarging, np.zeros((2, 8, 8, 3), np.uint8), ())
     # Regression: the whole first stage was drawn before.
-    monkeypatch.setattr(cascading, "told", lambda *_: [])
-    monkeypatch.setattr(cascading, "check", lambda *_: None)
-    with pytest.raises(UserError, match="cascade is told texts, of which the first stage has none"):
-        decoder.sample(2, cascade=[enlarging])
+    with monkeypatch.context() as patched:
+        patched.setattr(cascading, "told", lambda *_: [])
+        patched.setattr(cascading, "check", lambda *_: None)
+        with pytest.raises(UserError, match="cascade is told texts, of which the first stage has none"):
+            decoder.sample(2, cascade=[enlarging])
     # Regression: what was edited was drawn under held-out pictures and embeddings.
     with pytest.raises(UserError, match="CLIPDecoder goes on from what another run draws, and edits no picture"):
         decoder.edit(np.zeros((8, 8, 3), np.uint8))
