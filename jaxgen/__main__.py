@@ -26,7 +26,7 @@ COMMANDS = {
     "compress": "Compress pictures without loss by a run of an autoregressive model or an integer flow.",
     "decompress": "Restore the pictures that the same run compressed.",
     "report": "Write the page of a run anew.",
-    "weights": "Convert published weights, to score by or to go on from: GPT-2, CLIP, Stable Diffusion, first stages, speech and more.",
+    "weights": "Convert published weights, to score by or go on from: GPT-2, CLIP, Stable Diffusion, speech ...",
 }
 
 
