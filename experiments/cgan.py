@@ -3,9 +3,9 @@
     python experiments/cgan.py digits
     jaxgen sample runs/cgan-digits-0 --cond 7
 
-digits and mnist concatenate, as the source sketches do; cifar10 projects. mnist: 9 minutes of CPU, 93.3 % of
-10,000 samples are of the class asked for, fd_mnist_cnn 1.09 (seed 0). CPU minutes (docs/presets.md): digits 0.9, toy
-1.1. Not yet run to the end: cifar10.
+digits and mnist concatenate, as the source sketches do; cifar10 projects. mnist: 9 minutes of CPU, 93.3 % of 10,000
+samples are of the class asked for, fd_mnist_cnn 1.09 (seed 0). CPU minutes (docs/presets.md): digits 0.9, toy 1.1. Not
+yet run to the end: cifar10.
 """
 
 from jaxgen.cli.train import main

@@ -6,7 +6,7 @@
     jaxgen sample runs/clip_prior-emoji-0 --prompt "red apple" --cascade runs/clip_decoder-emoji-0 --cascade \\
         runs/cascade-emoji-0                         # enlarged as well
 
-`jaxgen sample RUN` draws variations of held-out pictures.
+`jaxgen sample RUN` draws variations of held-out pictures. CPU minutes (docs/presets.md): emoji 7.
 """
 
 from jaxgen.cli.train import main

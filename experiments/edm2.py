@@ -6,8 +6,8 @@
     jaxgen ema runs/edm2-digits-0 --lengths 0.03,0.05,0.1,0.15,0.2 --evaluate   # which one is best
     jaxgen sample runs/edm2-digits-0 --guide-step 500 --guidance 2              # away from an earlier snapshot
 
-The averages of docs/studies.md are of digits' first 750 steps. CPU minutes (docs/presets.md): digits 6. Not yet run to
-the end: mnist, cifar10 (EDM's data and batches, not in the paper), imagenet64 (size S of the paper's table 6: 280 M
+The averages of docs/studies.md are of digits' first 750 steps. CPU minutes (docs/presets.md): digits 6, mnist 8. Not
+yet run to the end: cifar10 (EDM's data and batches, not in the paper), imagenet64 (size S of the paper's table 6: 280 M
 parameters, FID 1.58 at 63 evaluations).
 """
 

@@ -6,7 +6,7 @@
 
 `loss` is the critic's, log 4 = 1.386 where it cannot tell fakes. toy: 25 of 25 modes, 74 % good of 2,500 samples (seeds
 0 to 4); at ten times the rate it loses a fifth of them, see docs/results.md. CPU minutes (docs/presets.md): digits 0.7,
-toy 1.0. Not yet run to the end: mnist, cifar10.
+toy 1.0, mnist 7. Not yet run to the end: cifar10.
 """
 
 from jaxgen.cli.train import main

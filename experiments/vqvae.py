@@ -9,8 +9,8 @@ without. benchmarks/ablations.py quantizer compares the three.
 
 emoji takes 8 minutes of one core (22.8 dB on held-out images), mnist 7 (25.3 dB); all of their codes are used. CPU
 minutes (docs/presets.md): digits 0.2, digits_fsq 0.2, digits_lfq 0.2, emoji_gradient 3, emoji_two_levels 3, emoji_fsq
-2, emoji_lfq 2. Not yet run to the end: cifar10, imagenet_two_levels. The paper: CIFAR-10 at 4.67 bits/dim, by a bound
-that is not computed here.
+2, emoji_lfq 2, emoji 2. Not yet run to the end: cifar10, imagenet_two_levels. The paper: CIFAR-10 at 4.67 bits/dim, by
+a bound that is not computed here.
 """
 
 from dataclasses import replace
