@@ -30,6 +30,7 @@ from jaxgen.cli import parse
 from jaxgen.comparison import measure
 from jaxgen.core.capabilities import CodeStage, LatentStage
 from jaxgen.core.ranges import OptionalCount
+from jaxgen.data import Mirrored
 from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment, presets, scripts
 from jaxgen.inference.held_out import held_out_numbers
@@ -76,15 +77,17 @@ def chosen(options: Options) -> list[tuple[str, str, Experiment]]:
 
 
 def judge(preset: str, experiment: Experiment, options: Options) -> Run | None:
-    """The classifier of the same data, if the model's samples are such images: the preset of that name, or of its first
-    word (of `digits` for `digits_repa`)."""
+    """The classifier of the same data, if the model's samples are such images, of any size: the preset of that name, or
+    of its first word (of `digits` for `digits_repa`)."""
     classifiers = presets(SCRIPTS / "classifier.py")
     known = classifiers.get(preset) or classifiers.get(preset := preset.split("_")[0])
-    if known is None or type(known.data) is not type(experiment.data):
+    data = experiment.data.data if isinstance(experiment.data, Mirrored) else experiment.data
+    if known is None or type(known.data) is not type(data):
         return None
     known = common.with_data_dir(known, options.data_dir)
     raw = [e.data.batch_at(0, 0, 1)["x"].shape for e in (known, experiment)]
-    return measure.trained(known, Path(options.folder) / f"classifier-{preset}-0") if raw[0] == raw[1] else None
+    alike = len(raw[0]) == len(raw[1]) and raw[0][-1] == raw[1][-1]
+    return measure.trained(known, Path(options.folder) / f"classifier-{preset}-0") if alike else None
 
 
 def of_points(run: Run, options: Options) -> Row:

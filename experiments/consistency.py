@@ -17,7 +17,7 @@ from jaxgen.data import TFDS, Digits, Emoji, Mirrored, Toy2D
 from jaxgen.experiment import Experiment
 from jaxgen.models.consistency import Consistency
 from jaxgen.models.trigflow import TrigFlow
-from jaxgen.nets.dit import dit
+from jaxgen.nets.dit import DiT
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet, ddpm32
 from jaxgen.ops.few_steps import Renoised
@@ -78,14 +78,16 @@ PRESETS = {
         codec=TaughtBy(run="runs/flow_matching-mnist-0"), data=TFDS(name="mnist"), batch_size=64, steps=2000,
         steps_per_call=20, log_every=100, sample_every=1000, save_every=500,
     ),
-    # A student of `latent_diffusion.py emoji`.
+    # A student of `latent_diffusion.py emoji_small`.
     "emoji": Experiment(
         model=Consistency(
-            model=TrigFlow(shape=(8, 8, 32), network=dit("tiny", patch=1), num_classes=9, class_dropout=0.1),
+            model=TrigFlow(
+                shape=(8, 8, 32), network=DiT(width=128, depth=6, heads=4, patch=2), num_classes=9, class_dropout=0.1
+            ),
             guidance=Guidance(scale=2.0), sampler=Renoised(steps=2), warmup=300,
             optimizer=Adam(lr=1e-4, warmup=100, decay_steps=1500, clip=1.0),
         ),
-        codec=TaughtBy(run="runs/latent_diffusion-emoji-0"), data=Mirrored(data=Emoji(size=64)), batch_size=32,
+        codec=TaughtBy(run="runs/latent_diffusion-emoji_small-0"), data=Mirrored(data=Emoji(size=64)), batch_size=32,
         steps=1500, steps_per_call=20, log_every=100, sample_every=500, save_every=500, num_samples=72,
     ),
     # Table 5: batch 512, 400,000 steps, dropout 0.2, tangent warm-up of 10,000.

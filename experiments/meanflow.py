@@ -55,11 +55,12 @@ PRESETS = {
     ),
     "emoji": Experiment(
         model=MeanFlow(
-            shape=(8, 8, 32), network=dit("tiny", patch=1), num_classes=9, class_dropout=0.1, target_guidance=2.0,
-            mix=0.5, ema_decay=0.999, optimizer=Adam(lr=6e-4, b2=0.95, warmup=200, decay_steps=8000, clip=1.0),
+            shape=(8, 8, 32), network=DiT(width=128, depth=6, heads=4, patch=2), num_classes=9, class_dropout=0.1,
+            target_guidance=2.0, mix=0.5, ema_decay=0.999,
+            optimizer=Adam(lr=6e-4, b2=0.95, warmup=200, decay_steps=4000, clip=1.0),
         ),
         codec=Pretrained(run="runs/taef2-64", form="latents"), data=Mirrored(data=Emoji(size=64)), batch_size=32,
-        steps=8000, steps_per_call=20, log_every=100, sample_every=1000, save_every=500, num_samples=72,
+        steps=4000, steps_per_call=20, log_every=100, sample_every=1000, save_every=500, num_samples=72,
     ),
     # Table 4 of the paper, with DiT-B/4 on latents of Stable Diffusion's autoencoder.
     "imagenet": Experiment(
