@@ -5,8 +5,8 @@
     python experiments/edm.py mnist
     python experiments/edm.py emoji_large    # 35.7 M parameters, for a GPU
 
-CPU minutes (docs/presets.md): toy 0.4, digits 7. Not yet run to the end: emoji_large, cifar10 (56.5 M; the paper: FID
-1.97 at 35 evaluations), imagenet64 (296 M; the paper: 1.36 at 511).
+CPU minutes (docs/presets.md): toy 0.4, digits 7. Not yet run to the end: cifar10 (56.5 M; the paper: FID 1.97 at 35
+evaluations), imagenet64 (296 M; the paper: 1.36 at 511). For a GPU, not run here: emoji_large.
 """
 
 from jaxgen.cli.train import main

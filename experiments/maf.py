@@ -8,8 +8,8 @@
 
 mnist's pixels have a Gaussian marginal distribution first. iaf_moons is the same map the other way round: samples in
 one pass, its density and the gradient of that by repetition. CPU minutes (docs/presets.md): moons 0.9, iaf_moons 2,
-mnist 5. Not yet run to the end: mnist_paper, cifar10. The last two have the paper's two layers of 1024 and 2048 and ten
-steps.
+mnist 5. Not yet run to the end: cifar10. For a GPU, not run here: mnist_paper. The last two have the paper's two layers
+of 1024 and 2048 and ten steps.
 """
 
 from jaxgen.cli.train import main

@@ -4,9 +4,9 @@
     python experiments/pixelcnn.py mnist --data.data-dir DIR               # dynamically binarized
     jaxgen sample runs/pixelcnn-digits-0 --cond 7
 
-mnist takes 35 minutes of one core and comes to 84.9 nats. Not yet run to the end: mnist_large, cifar10. The papers:
-binary MNIST 81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated. CPU minutes (docs/presets.md): digits 11,
-digits_plain 5.
+mnist takes 35 minutes of one core and comes to 84.9 nats. Not yet run to the end: cifar10. For a GPU, not run here:
+mnist_large. The papers: binary MNIST 81.30 nats, CIFAR-10 3.14 bits/dim plain, 3.03 gated. CPU minutes
+(docs/presets.md): digits 11, digits_plain 5.
 """
 
 from jaxgen.cli.train import main

@@ -8,7 +8,8 @@
 `celeba_hq256` follow its rule for others: gamma 0.0002 pixels / batch size, Adam 0.0025. emoji: 72 minutes of CPU for
 11,000 of its steps; recall 0.67 and perceptual path length 17.3 by the features of a classifier of emoji (2,000
 samples, seed 0). Faces, people and flags can be named by then, things hardly; of sprites half of the things. CPU
-minutes (docs/presets.md): digits 2, sprites 28. Not yet run to the end: emoji64, cifar10, celeba_hq256.
+minutes (docs/presets.md): digits 2, sprites 28. Not yet run to the end: cifar10, celeba_hq256. For a GPU, not run here:
+emoji64.
 """
 
 from jaxgen.cli.train import main
