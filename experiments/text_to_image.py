@@ -59,7 +59,7 @@ PRESETS = {
     ),
     # The same with a stream of its own for the words, as in Stable Diffusion 3 (arXiv:2403.03206).
     "emoji_mmdit": Experiment(
-        model=FlowMatching(shape=(8, 8, 32), network=MMDiT(width=192, depth=6, heads=3, patch=1), **TINY), codec=TAEF2,
+        model=FlowMatching(shape=(8, 8, 32), network=MMDiT(width=128, depth=6, heads=4, patch=2), **TINY), codec=TAEF2,
         data=Captioned(data=Mirrored(data=Emoji(size=64)), window=16), **HOUR,
     ),
     # Told captions by T5's encoder, as Imagen is (arXiv:2205.11487), which is not trained: `jaxgen weights import-t5`
