@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgen.comparison.families import FAMILIES
 from jaxgen.comparison.measure import REFERENCE, Row
+from jaxgen.errors import UserError
 from jaxgen.report.parts import Picture, div, img, section, write_page
 from jaxgen.report.seeds import estimate
 from jaxgen.runtime.files import write_text
@@ -140,12 +141,21 @@ def claims(found: list[Row]) -> list[dict[str, Any]]:
     return result
 
 
+def _budget(row: Row) -> float:
+    """Seconds of the whole training: a first stage takes half of them."""
+    first = any(family.script == row["script"] and family.first for family in FAMILIES)
+    return row["training"]["budget"] * (2 if first else 1)
+
+
 def write_page_of(out: Path, data: str) -> Path:
     """Writes comparison.json, dots.png, samples.png and report.html from the rows in `out`; returns the page."""
     rows = rows_in(out)
+    for name, values in {"num": {row["num"] for row in rows}, "budget": {_budget(row) for row in rows}}.items():
+        if len(values) > 1:
+            raise UserError(f"{out} has rows of {name} {sorted(values)}, which do not compare: pass another --out")
     found = summary(rows)
     record = {
-        "data": data, "budget_seconds": max((row["training"]["budget"] for row in rows), default=0.0),
+        "data": data, "budget_seconds": max(map(_budget, rows), default=0.0),
         "families": found, "rank_correlation_of_judges": agreement(found), "claims": claims(found),
         "held_out_pictures": read_json(out / REFERENCE) if (out / REFERENCE).is_file() else {},
         # Without the command: it says where files lie on this machine.

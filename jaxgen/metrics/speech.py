@@ -45,12 +45,13 @@ def cepstra(log_mel: np.ndarray, num: int = CEPSTRA) -> np.ndarray:
 
 
 def mel_cepstral_distortion(log_mel: np.ndarray, reference: np.ndarray) -> float:
-    """MCD in dB between two log mels, f[F, bands] and f[F', bands]: the mean of 10 / ln 10 sqrt(2 sum_k (c_k - c'_k)^2)
-    over the pairs of frames that dynamic time warping of it matches. Kubichek (1993), here of log mel magnitudes.
+    """MCD in dB between two log mels, f[F, bands] and f[F', bands]: the mean of 10 / ln 10 sqrt(2 sum_k (m_k - m'_k)^2)
+    over the pairs of frames that dynamic time warping of it matches. Kubichek (1993), whose cepstra m are of log power,
+    twice the c of a log mel of magnitudes: log mels that differ by 1 dB (root mean square) are 1 dB apart.
 
     It compares spectrograms of one kind: others' numbers are of other cepstra.
     """
-    a, b = cepstra(log_mel), cepstra(reference)
+    a, b = 2 * cepstra(log_mel), 2 * cepstra(reference)
     squares = np.sum(a**2, 1)[:, None] + np.sum(b**2, 1)[None] - 2 * a @ b.T
     cost = 10 / np.log(10) * np.sqrt(2 * np.maximum(squares, 0))
     total, path = dynamic_time_warping(cost)

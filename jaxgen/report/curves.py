@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ def read_records(path: Path | str) -> Iterator[list[dict[str, Any]]]:
             if records is None or len(records) != len(chunk):
                 records = [record_of(line) for line in chunk]
             yield [r for r in records if isinstance(r, dict)]
+
+
+def trained_seconds(clock: Sequence[float]) -> float:
+    """The seconds that a timing log counts, of its times in order. They go on where a run is resumed; in logs of
+    earlier versions they began anew."""
+    return float(sum(end for end, after in zip(clock, [*clock[1:], -1.0]) if after < end))
 
 
 def read_metrics(path: Path | str) -> dict[str, Curve]:

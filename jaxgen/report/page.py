@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.report.curves import Curve, curves, read_metrics, read_records
+from jaxgen.report.curves import Curve, curves, read_metrics, read_records, trained_seconds
 from jaxgen.report.parts import (
     Picture,
     configuration,
@@ -110,9 +110,7 @@ def _facts(
         kinds = {str(d): devices.count(d) for d in devices}
         facts.append(("Device", ", ".join(f"{n} \u00d7 {d}" if n > 1 else d for d, n in kinds.items()), ""))
     if "time" in timing and np.isfinite(timing["time"][1]).all():
-        clock = timing["time"][1]
-        ends = np.append(np.diff(clock) < 0, True)  # a resumed run restarts its clock
-        facts.append(("Time", _duration(float(clock[ends].sum())), ""))
+        facts.append(("Time", _duration(trained_seconds(timing["time"][1].tolist())), ""))
     if "loss" in metrics:
         values = metrics["loss"][1]
         tail = values[-max(1, min(100, len(values) // 100)) :]

@@ -33,6 +33,10 @@ HIGHER = re.compile(
 """Names of numbers of which the highest is the best; of all others the lowest is."""
 
 
+ALIKE = ("split", "step", "num", "seed", "parameters")
+"""What evaluations have in common that are averaged over seeds."""
+
+
 def best_of(name: str) -> Callable[..., Any]:
     """`max` or `min`: which of a number's values is the best."""
     return max if HIGHER.search(name) else min
@@ -70,19 +74,27 @@ def over_seeds(folders: Sequence[Path]) -> tuple[dict[str, tuple[np.ndarray, ...
     over = {name: _over_seeds([metrics[name] for metrics in trained]) for name in shared}
     ends = {f"train/{n}": per_seed[:, -1] for n, (_, per_seed) in over.items() if per_seed.size}
     evaluated = [read_json(folder / "evaluation.json", []) for folder in folders]
-    held_out = [_means(taken if taken.get("split") == "test" else {}) for taken in evaluated]
+    # Of other checkpoints or other examples, numbers are of other things than the seed.
+    alike = len({json.dumps([taken.get(name) for name in ALIKE]) for taken in evaluated}) == 1
+    held_out = [_means(taken if alike and taken.get("split") == "test" else {}) for taken in evaluated]
     counted = [read_metrics(folder / "held_out.jsonl") for folder in folders]
     ends |= {f"test/{n}": np.array([m[n] for m in held_out]) for n in held_out[0] if all(n in m for m in held_out)}
     ends |= {
         n: np.array([metrics[n][1][-1] for metrics in counted])
         for n in counted[0]
-        if n.startswith("samples/") and all(n in metrics for metrics in counted)
+        # What was infinite at the end is not in its line: an earlier value is not the end's.
+        if n.startswith("samples/") and all(n in m and m[n][0][-1] == _last(m) for m in counted)
     }
     ends |= _scores([read_scores(folder / "scores.json") for folder in folders])
     numbers = {name: {**estimate(values), "num_seeds": len(folders)} for name, values in ends.items()}
     several = len(folders) > 1
     curves = {n: (steps, *(interval(values) if several else values[:1])) for n, (steps, values) in over.items()}
     return curves, numbers
+
+
+def _last(metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> int:
+    """The last step of which there is any number."""
+    return max(int(steps[-1]) for steps, _ in metrics.values())
 
 
 def shown(number: Mapping[str, float], digits: int = 5) -> str:

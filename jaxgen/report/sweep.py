@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -61,6 +62,9 @@ def _settings(record: Any, out: Path) -> Rows:
     settings = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(settings, list) or not all(isinstance(s, dict) and "folder" in s for s in settings):
         raise UserError(f"{out / SWEEP} holds no settings: restore it, or move it away and sweep again")
+    for setting in settings:
+        if not isinstance(name := setting["folder"], str) or not re.fullmatch(r"\w[^/\\:]*", name):
+            raise UserError(f"{out / SWEEP} names the folder {name!r}: a name alone is expected, of a folder beside it")
     return settings
 
 

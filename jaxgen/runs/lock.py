@@ -32,11 +32,11 @@ def locked(folder: Path) -> Iterator[None]:
     file = folder / LOCK
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        free = True
+        free, without = True, False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            free = error.errno in NO_LOCKS
+            free = without = error.errno in NO_LOCKS
         owner = record_of(os.pread(descriptor, 1 << 12, 0)) or {}
         who = f"process {owner.get('process', 'unknown')} of {owner.get('host', 'an unknown host')}"
         if not free:
@@ -44,6 +44,8 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder} is in use: {who} trains there{since}; wait for it, or choose another --out")
         if owner and owner.get("host") != socket.gethostname():
             raise UserError(f"{folder} is in use, or was when its host failed: {who} has it; if it is gone, rm {file}")
+        if owner and without and _lives(owner.get("process")):
+            raise UserError(f"{folder} is in use: {who} trains there; wait for it, or choose another --out")
         if owner:
             say(f"{folder} was left by {who}, which is gone: taken over")
         _write(descriptor, {"host": socket.gethostname(), "process": os.getpid(), "since": _now()})
@@ -53,6 +55,19 @@ def locked(folder: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)  # not removed: another process may wait with the same file open
     finally:
         os.close(descriptor)
+
+
+def _lives(process: Any) -> bool:
+    """Whether a process of this host runs, which is asked where files have no locks."""
+    if not isinstance(process, int) or process <= 0 or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write(descriptor: int, owner: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The log of a run: metrics.jsonl with every step, timing.jsonl, TensorBoard and the progress line."""
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
+from jaxgen.report.curves import trained_seconds
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.tensorboard import Board
 from jaxgen.runtime import processes
@@ -34,9 +36,10 @@ def means(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds and rates since it was made, for the timing log."""
+    """Seconds and rates since it was made, for the timing log, after those `before`, of earlier sessions."""
 
     def __init__(self):
+        self.before = 0.0
         self.start = self.last = self.last_asked = time.monotonic()
 
     def lap(self, asked: float) -> float:
@@ -49,7 +52,7 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        return time.monotonic() - self.start
+        return self.before + time.monotonic() - self.start
 
 
 class Delayed:
@@ -146,10 +149,18 @@ class Log(Watch):
     def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
         super().__init__(experiment, start, shown, clock)
         self.run = run
+        self.clock.before = self._seconds_before()
         self.board = Board(run.path / "tensorboard", start) if processes.is_main() else None
+
+    def _seconds_before(self) -> float:
+        file = self.run.timing
+        lines = file.read_text().splitlines() if file.is_file() else ()
+        return trained_seconds([json.loads(line)["time"] for line in lines])
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        if error[0] is None and self.written > self.logged:  # interrupted between two progress lines
+            self._time((self.written - self.logged) / self.clock.lap(self.asked))
         if self.board:
             with nullcontext() if error[0] is None else suppress(OSError):  # the first error is the one to tell
                 self.board.close()
@@ -161,8 +172,11 @@ class Log(Watch):
         self.run.note(step, "diverged", advice)
         raise UserError(f"{self.run.path} diverged by step {step}: {advice}")
 
-    def _point(self, shown: dict[str, float], rate: float) -> None:
+    def _time(self, rate: float) -> None:
         timing = {"step": self.written, "steps_per_s": rate, "samples_per_s": rate * self.experiment.batch_size}
         self.run.append(self.run.timing, [{**timing, "time": self.clock.elapsed}])
+
+    def _point(self, shown: dict[str, float], rate: float) -> None:
+        self._time(rate)
         if self.board:
             self.board.add(self.written, {**shown, "steps_per_s": rate})

@@ -144,6 +144,15 @@ def test_numbers_of_another_budget_are_not_lined_up(tmp_path):
         measure.check_num({"num": 40}, 50, tmp_path / "vae-0.json")
 
 
+def test_rows_of_two_budgets_make_no_page(tmp_path, monkeypatch):
+    """Regression: their heading was the largest budget, and they were ranked."""
+    rows = [row("gan", "GAN", 0, 1.0, 1.0), row("vae", "VAE", 0, 1.0, 1.0)]
+    rows = [{**one, "num": 10, "training": {"budget": budget}} for one, budget in zip(rows, (60.0, 600.0))]
+    monkeypatch.setattr(page, "rows_in", lambda _: rows)
+    with pytest.raises(UserError, match=r"rows of budget \[60.0, 600.0\], which do not compare"):
+        page.write_page_of(tmp_path, "digits")
+
+
 def test_a_small_comparison_from_end_to_end(tmp_path, capsys):
     args = ["smoke", "--families", "vae", "vqvae_prior", "--budget", "0.2s", "--seeds", "2", "--num", "40"]
     args += ["--out", str(tmp_path / "out"), "--device", "cpu"]

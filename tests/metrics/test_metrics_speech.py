@@ -57,7 +57,9 @@ def test_distortion_is_its_formula_and_blind_to_loudness_and_length():
     # Both constant over time, and apart by 0.1 in the first cepstrum alone.
     wave = 2 * 0.1 * np.cos(np.pi * (np.arange(16) + 0.5) / 16)
     found = speech.mel_cepstral_distortion(np.tile(mel[0] + wave, (5, 1)), np.tile(mel[0], (7, 1)))
-    assert found == pytest.approx(10 / math.log(10) * math.sqrt(2) * 0.1)
+    assert found == pytest.approx(10 / math.log(10) * math.sqrt(2) * 2 * 0.1)
+    # The decibels of magnitudes, 20 / ln 10 of a log: so is the wave's root mean square, which one cepstrum holds.
+    assert found == pytest.approx(20 / math.log(10) * np.sqrt(np.mean(wave**2)))
 
 
 def test_alignments():

@@ -1,6 +1,8 @@
 """One process trains a run at a time; who has it is said, and what a killed one left is taken over."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -80,6 +82,18 @@ def test_another_host_is_not_asked(tmp_path):
     with pytest.raises(UserError, match=rf"process 1 of elsewhere has it; if it is gone, rm {tmp_path / LOCK}"):
         train(SMOKE, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [LOCK]
+
+
+def test_where_files_have_no_locks_a_running_owner_is_not_taken_over(tmp_path, monkeypatch):
+    """Regression: it was said to be gone, and two processes wrote one run."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / LOCK).write_text(json.dumps({"host": socket.gethostname(), "process": os.getppid(), "since": "now"}))
+    with pytest.raises(UserError, match="is in use"), locked(tmp_path):
+        pass
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, capfd):

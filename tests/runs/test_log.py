@@ -2,9 +2,15 @@
 
 import time
 
+import numpy as np
 import pytest
+from conftest import EXPERIMENTS
 
+from jaxgen.experiment import presets
+from jaxgen.report.curves import read_metrics, trained_seconds
 from jaxgen.runs import log
+from jaxgen.runs.folder import RunFolder
+from jaxgen.runtime.progress import Silent
 
 
 class Device(log.Delayed):
@@ -35,3 +41,18 @@ def test_each_lap_is_a_calls_time(at_once):
     device.flush()
     # A first lap may have the next call's time in it as well.
     assert len(device.laps) == 4 and all(0.045 < lap < 0.3 for lap in device.laps), device.laps
+
+
+def test_time_goes_on_where_a_run_does(tmp_path):
+    """Regression: a resumed run's clock began anew, and what it had trained before was not counted."""
+    assert trained_seconds([20.0, 25.0, 60.0, 160.0]) == 160
+    assert trained_seconds([20.0, 25.0, 10.0, 60.0]) == 85 and trained_seconds([]) == 0  # logs of earlier versions
+    run = RunFolder(tmp_path)
+    tmp_path.joinpath("timing.jsonl").write_text('{"step": 5, "time": 100.0}\n')
+    smoke = presets(EXPERIMENTS["vae"])["smoke"]
+    clock = log.Clock()
+    with log.Log(run, smoke, 10, clock, Silent()) as written:
+        # Interrupted between two progress lines: that time is told too.
+        written.add({"loss": np.zeros(smoke.steps_per_call, np.float32)})
+    steps, times = read_metrics(run.timing)["time"]
+    assert steps.tolist() == [5, 10 + smoke.steps_per_call] and 100 < times[-1] < 160

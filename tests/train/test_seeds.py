@@ -19,7 +19,7 @@ from jaxgen.data.feed import BatchPlan, feed
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.report import read_metrics
-from jaxgen.report.seeds import _over_seeds, best_of
+from jaxgen.report.seeds import _over_seeds, best_of, over_seeds
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import initial_state
 from jaxgen.train import lanes, seeds
@@ -241,3 +241,21 @@ def test_the_best_of_a_number_is_its_highest_or_its_lowest():
     """Regression: `jaxgen ema` named the average of the lowest PSNR the best."""
     assert best_of("continuation_psnr")([1, 3, 2]) == best_of("prior_similarity")([1, 3, 2]) == 3
     assert best_of("fd")([1, 3, 2]) == best_of("weighted_mse")([1, 3, 2]) == 1
+
+
+def test_numbers_over_seeds_are_of_one_step_and_of_the_end(tmp_path):
+    """Regression: evaluations of other checkpoints were averaged, and a number that was infinite at the end was shown
+    as it had been before."""
+    folders = [tmp_path / f"seed{i}" for i in range(2)]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+        said = {"split": "test", "step": 10, "num": 100, "metrics": {"nll": {"mean": 1.0 + i}}}
+        (folder / "evaluation.json").write_text(json.dumps(said))
+        lines = [{"step": 5, "samples/modes": 3, "samples/mode_kl": 0.1}, {"step": 10, "samples/modes": 0}]
+        (folder / "held_out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    numbers = over_seeds(folders)[1]
+    assert numbers["test/nll"]["mean"] == 1.5
+    assert numbers["samples/modes"]["mean"] == 0 and "samples/mode_kl" not in numbers
+    (folders[1] / "evaluation.json").write_text(json.dumps({**said, "step": 5}))
+    assert "test/nll" not in over_seeds(folders)[1]

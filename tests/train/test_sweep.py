@@ -17,6 +17,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 from jaxgen.optim import switched, with_optimizers
 from jaxgen.report import read_metrics
+from jaxgen.report.sweep import write_sweep_report
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
 from jaxgen.train.loop import train
@@ -114,6 +115,16 @@ def test_numbers_have_students_intervals_over_seeds(swept):
     assert "test/nelbo</b> <span>against model.optimizer.lr" in page and "lr=1e-4/report.html" in page
     commands.call(["report", str(swept)])
     assert (swept / "report.html").read_text() == page
+
+
+def test_a_folder_in_a_record_is_a_name_alone(swept, tmp_path):
+    """Regression: a record of another's made a link to a script, and a path out of the folder was read."""
+    record = json.loads((swept / "sweep.json").read_text())
+    for name in ("javascript:alert(1)//", "../..", 3):
+        record["settings"][0]["folder"] = name
+        (tmp_path / "sweep.json").write_text(json.dumps(record))
+        with pytest.raises(UserError, match="a name alone is expected"):
+            write_sweep_report(tmp_path)
 
 
 def test_another_sweep_is_not_mixed_in(swept):
