@@ -133,9 +133,15 @@ class RunFolder:
 
     def record(self, experiment: Experiment, facts: Mapping[str, Any]) -> None:
         """Writes that this process trains `experiment`: experiment.json as it is now, and environment.json with
-        versions, devices, commit and command, and `facts`."""
+        versions, devices, commit and command, and `facts`; in `earlier`, those of sessions before it that were not by
+        the same versions, devices and commit."""
         self.write_json("experiment.json", to_json(experiment))
-        self.write_json("environment.json", {**environment(), **facts})
+        file, now = self.path / "environment.json", environment()
+        last = (record_of(file.read_bytes()) if file.is_file() else None) or {}  # a damaged one stops no training
+        earlier = last["earlier"] if isinstance(last.get("earlier"), list) else []
+        if last and any(last.get(name) != now[name] for name in ("versions", "devices", "git")):
+            earlier = [*earlier, {name: last.get(name) for name in now}]
+        self.write_json("environment.json", {**now, **facts, **({"earlier": earlier} if earlier else {})})
 
     def append(self, file: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines to one of the .jsonl files."""

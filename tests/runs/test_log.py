@@ -8,9 +8,10 @@ from conftest import EXPERIMENTS
 
 from jaxgen.experiment import presets
 from jaxgen.report.curves import read_metrics, trained_seconds
-from jaxgen.runs import log
+from jaxgen.runs import environment, log
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runtime.progress import Silent
+from jaxgen.runtime.reading import read_json
 
 
 class Device(log.Delayed):
@@ -56,3 +57,16 @@ def test_time_goes_on_where_a_run_does(tmp_path):
         written.add({"loss": np.zeros(smoke.steps_per_call, np.float32)})
     steps, times = read_metrics(run.timing)["time"]
     assert steps.tolist() == [5, 10 + smoke.steps_per_call] and 100 < times[-1] < 160
+
+
+def test_a_resume_by_another_commit_keeps_the_first(tmp_path, monkeypatch):
+    """Regression: environment.json had the last session alone, and a run was told to be of its commit."""
+    run, smoke = RunFolder(tmp_path), presets(EXPERIMENTS["vae"])["smoke"]
+    for commit in ("a", "a", "b"):
+        monkeypatch.setattr(environment, "_git", lambda commit=commit: {"commit": commit, "dirty": False})
+        run.record(smoke, {"preset": "smoke"})
+    kept = read_json(tmp_path / "environment.json")
+    assert kept["git"]["commit"] == "b" and [one["git"]["commit"] for one in kept["earlier"]] == ["a"]
+    (tmp_path / "environment.json").write_text("{")
+    run.record(smoke, {})
+    assert "earlier" not in read_json(tmp_path / "environment.json")
