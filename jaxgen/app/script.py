@@ -91,6 +91,7 @@ const control = one => {
     const part = one.kind === 'switch' ? 'checked' : 'value';
     if (key in typed && !(one.kind === 'choice' && typed[key] >= one.choices.length)) input[part] = typed[key];
     input.addEventListener('input', () => { typed[key] = input[part]; });
+    if (one.name === 'size') input.addEventListener('change', () => { if (picture && !form.clip) fit(); });
   }
   let box;
   if (inside) {
@@ -117,10 +118,15 @@ const control = one => {
 const canvas = by('canvas'), mask = document.createElement('canvas');
 let picture = null, clip = null, brushing = false;
 
-const fit = () => {  // the middle of the picture, as the model's size has it
+const asked = () => {  // height and width of what is drawn: the model's, if no other size is asked for
+  const text = String(fields.find(f => f.name === 'size')?.value() ?? '').trim();
+  const found = /^(\\d{1,4})(?:x(\\d{1,4}))?$/.exec(text);
+  return found && form.size ? [Number(found[1]), Number(found[2] ?? found[1])] : form.size;
+};
+const fit = () => {  // the middle of the picture, in that size
   const {naturalWidth: w, naturalHeight: h} = picture;
   const shrink = Math.min(1, 512 / Math.max(w, h));
-  const [height, width] = form.size ?? [Math.max(1, Math.round(h * shrink)), Math.max(1, Math.round(w * shrink))];
+  const [height, width] = asked() ?? [Math.max(1, Math.round(h * shrink)), Math.max(1, Math.round(w * shrink))];
   if (mask.width !== width || mask.height !== height) Object.assign(mask, {width, height});
   const scale = Math.max(width / w, height / h), pen = (fit.plain ??= document.createElement('canvas'));
   Object.assign(pen, {width, height});
