@@ -7,9 +7,10 @@ with depth.
     jaxgen sample runs/glow-mnist-0 --num 64
 
 mnist takes 50 minutes of one core and comes to 1.12 bits/dim; the marginal distribution of its pixels is made Gaussian
-first. CPU minutes (docs/presets.md): digits 13, moons 1.3, digits_variational 8. Not yet run to the end: emoji,
-cifar10. For a GPU, not run here: mnist_paper. mnist_paper is of the size that 1.05 bits/dim is reported for
-(arXiv:1810.01367, table 2), cifar10 that of 3.35 (L = 3, K = 32, 512 channels).
+first. CPU minutes (docs/presets.md): digits 13, moons 1.3, digits_variational 8, emoji 10. Not yet run to the end:
+cifar10. Samples of emoji are clouds of colour: what little it spends goes to the white ground. For a GPU, not run here:
+mnist_paper. mnist_paper is of the size that 1.05 bits/dim is reported for (arXiv:1810.01367, table 2), cifar10 that of
+3.35 (L = 3, K = 32, 512 channels).
 """
 
 from jaxgen.cli.train import main

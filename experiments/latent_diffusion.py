@@ -8,9 +8,9 @@
 Each channel of the latents is standardized by what was measured as the run began. Of another first stage: --codec.run
 RUN, with --model.shape as its latents have. emoji takes 68 minutes of CPU time: faces, people, tiles and flags can be
 told, animals and food not. sprites was run for 3,000 steps, and draws blobs in the colours of their classes.
-emoji_small has a quarter of the tokens. Not yet run: emoji_small, dit_xl (675 M parameters, FID 2.27 on ImageNet-256),
-ldm4 (arXiv:2112.10752, table 10: FID 3.60 with guidance). Their first stages are runs of autoencoder_kl.py or
-import-sd.
+emoji_small has a quarter of the tokens. CPU minutes (docs/presets.md): emoji_small 5. Not yet run: dit_xl (675 M
+parameters, FID 2.27 on ImageNet-256), ldm4 (arXiv:2112.10752, table 10: FID 3.60 with guidance). Their first stages are
+runs of autoencoder_kl.py or import-sd.
 """
 
 from jaxgen.cli.train import main

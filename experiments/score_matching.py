@@ -3,8 +3,8 @@
     python experiments/score_matching.py toy       # eight Gaussians in the plane, 1.8 minutes on two cores
     python experiments/score_matching.py digits
 
-CPU minutes (docs/presets.md): toy 0.8, digits 8. Not yet run to the end: mnist, cifar10 (35.7 M; arXiv:2006.09011: FID
-10.87), imagenet64 (116 M).
+CPU minutes (docs/presets.md): toy 0.8, digits 8, mnist 10. Not yet run to the end: cifar10 (35.7 M; arXiv:2006.09011:
+FID 10.87), imagenet64 (116 M).
 """
 
 from jaxgen.cli.train import main
