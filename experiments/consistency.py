@@ -7,8 +7,8 @@
 
 With --codec.run RUN, the distilled presets learn from any diffusion run: network, conditions and data are then those of
 that run. emoji distils latents, with the teacher's guidance built in. CPU minutes (docs/presets.md): digits_distilled
-11, toy_distilled 3, mnist_distilled 10, toy 0.7, digits 6. Not yet run to the end: emoji, cifar10 (the paper: FID 2.85
-in one step, 2.06 in two).
+11, toy_distilled 3, mnist_distilled 10, toy 0.7, digits 6, emoji 3. Not yet run to the end: cifar10 (the paper: FID
+2.85 in one step, 2.06 in two).
 """
 
 from jaxgen.cli.train import main
