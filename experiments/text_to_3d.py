@@ -9,8 +9,8 @@
 emoji, two minutes of one core, is taught by CLIP (Dream Fields, arXiv:2112.01455), emoji_sds by score distillation
 (DreamFusion, arXiv:2209.14988) from a text-to-image run: by default that of experiments/cascade.py base, of 16 pixels.
 A small CLIP knows few names: those of the emoji that it has seen. Of eight prompts another CLIP knows seven; a person
-sees colours, and few shapes. Not yet run to the end: emoji_sds.
-For a GPU, not run here: dream_fields (with the published CLIP).
+sees colours, and few shapes. Of emoji_sds it knows three, and two vanish. For a GPU, not run here: dream_fields (with
+the published CLIP).
 """
 
 from jaxgen.cli.train import main
