@@ -92,12 +92,16 @@ def trained_for(run: RunFolder, steps: int) -> Trained | None:
     model = in_steps(experiment.model, steps)
     if model is None:
         return None
+    try:
+        experiment = replace(experiment, model=model)
+    except UserError:  # of a number that its sampler does not take, as shortcuts take powers of two
+        return None
     step = None
     if hasattr(model, "trained_for"):
-        step = experiment.model.trained_for(steps)  # pyright: ignore[reportAttributeAccessIssue]
+        step = run.experiment().model.trained_for(steps)  # pyright: ignore[reportAttributeAccessIssue]
         if step not in saved_steps(run.checkpoints):
             return None
-    return restore(run, replace(experiment, model=model), step=step)
+    return restore(run, experiment, step=step)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The curve of scores over few network evaluations."""
 
 import json
+from types import SimpleNamespace
 
 import few_steps
 import pytest
@@ -27,6 +28,12 @@ def test_models_are_sampled_in_as_many_evaluations_as_are_asked_for():
     assert few_steps.in_steps(SMOKE.model, 3) is None
     with pytest.raises(UserError, match="no sampler of steps"):
         few_steps.in_steps(GAN(), 1)
+
+
+def test_a_number_that_a_sampler_does_not_take_is_left_out():
+    """Regression: shortcuts, which take powers of two, ended the whole curve at its last point."""
+    run = SimpleNamespace(experiment=lambda: presets(EXPERIMENTS["shortcut"])["smoke"])
+    assert few_steps.trained_for(run, 3) is None  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.slow
