@@ -134,6 +134,7 @@ MEANINGS = {
     **{f"{part}_{i}": False for part in ("kernel", "bias") for i in range(4)},
     "distances": False,  # T5's biases of attention
     "log_mass": False,  # of pixels' marginal
+    "frequencies": False,  # of levels, an integer flow's
     "log_s": False,  # the diagonal of Glow's 1x1 convolution
     "gain": False,  # Glow's standardization; of an output that starts at zero
     "unit_kernel": False,  # whose magnitude stays one anyway
@@ -152,8 +153,8 @@ def test_every_parameter_is_decayed_by_its_meaning(smoke):
     batch = smoke.data.batch_at(smoke.seed, 0, smoke.batch_size)
     params = abstract_state(smoke.model, batch, smoke.codec.load()).params
     for path, chosen in jax.tree_util.tree_leaves_with_path(decayed(params)):
-        *_, above, name = (jax.tree_util.keystr((part,), simple=True) for part in path)
-        assert chosen == MEANINGS["codes" if above == "codes" else name], jax.tree_util.keystr(path)
+        *above, name = (jax.tree_util.keystr((part,), simple=True) for part in path)
+        assert chosen == MEANINGS["codes" if above[-1:] == ["codes"] else name], jax.tree_util.keystr(path)
 
 
 def test_every_name_of_a_network_has_a_meaning():

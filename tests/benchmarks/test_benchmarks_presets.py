@@ -10,7 +10,7 @@ import presets as runner
 import pytest
 from conftest import EXPERIMENTS
 
-from jaxgen.data import Toy2D
+from jaxgen.data import Mirrored, Toy2D
 from jaxgen.errors import UserError
 from jaxgen.experiment import presets
 
@@ -39,13 +39,17 @@ def test_what_is_not_there(asked, said):
         runner.chosen(asked)
 
 
-def test_a_judge_sees_the_same_images():
+def test_a_judge_sees_the_same_images_of_any_size(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner.measure, "trained", lambda experiment, folder: asked.append(folder.name))
     vae = presets(EXPERIMENTS["vae"])
     assert runner.judge("moons", vae["digits"], options("moons")) is None
     points = presets(EXPERIMENTS["maf"])["moons"]
     assert runner.judge("digits", points, options("digits")) is None
-    larger = replace(vae["emoji"], data=replace(vae["emoji"].data, size=64))
-    assert runner.judge("emoji", larger, options("emoji")) is None
+    assert asked == []
+    larger = replace(vae["emoji"], data=Mirrored(data=replace(vae["emoji"].data, size=64)))
+    runner.judge("emoji", larger, options("emoji"))
+    assert asked == ["classifier-emoji-0"]
 
 
 def test_a_preset_of_two_words_is_judged_by_the_classifier_of_the_first(monkeypatch):
