@@ -148,7 +148,11 @@ def levels(table: Rows, base: Trained, stage: Trained, judge: Trained, options: 
             ways[f"level {level:g}"] = lambda x, level=level: enlarged(stage, x, captions, level, options)
     shown = {name: [np.repeat(np.repeat(x, model.factor, axis=1), model.factor, axis=2)] for name, x in small.items()}
     shown["held-out"].insert(0, real)
-    bicubics: dict[str, np.ndarray] = {}
+    simple = {of: network.apply(bicubic(x, side))["features"] for of, x in small.items()}
+
+    def fd(rows: np.ndarray) -> float:
+        return frechet_distance(Gaussian.of(rows), known)
+
     for name, way in ways.items():
         large = {of: way(x) for of, x in small.items()}
         for of, x in large.items():
@@ -159,15 +163,10 @@ def levels(table: Rows, base: Trained, stage: Trained, judge: Trained, options: 
             found["psnr"] = estimate(np.asarray(psnr(jnp.asarray(large["held-out"]), jnp.asarray(real))).tolist())
             for of, x in large.items():
                 seen, what = network.apply(x)["features"], of.replace("-", "_")
-                simple = bicubics.setdefault(of, seen)  # the first way
-
-                def fd(rows: np.ndarray) -> float:
-                    return frechet_distance(Gaussian.of(rows), known)
-
                 found[network.metric(f"fid_of_{what}")] = common.jackknife(lambda kept, a=seen: fd(a[kept]), len(seen))
-                if simple is not seen:
+                if name != "bicubic":
                     found[f"gain_of_{what}"] = common.jackknife(
-                        lambda kept, a=seen, b=simple: fd(b[kept]) - fd(a[kept]), len(seen)
+                        lambda kept, a=seen, b=simple[of]: fd(b[kept]) - fd(a[kept]), len(seen)
                     )
             return found
 

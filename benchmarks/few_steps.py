@@ -93,15 +93,15 @@ def trained_for(run: RunFolder, steps: int) -> Trained | None:
     if model is None:
         return None
     try:
-        experiment = replace(experiment, model=model)
+        changed = replace(experiment, model=model)
     except UserError:  # of a number that its sampler does not take, as shortcuts take powers of two
         return None
     step = None
     if hasattr(model, "trained_for"):
-        step = run.experiment().model.trained_for(steps)  # pyright: ignore[reportAttributeAccessIssue]
+        step = experiment.model.trained_for(steps)  # pyright: ignore[reportAttributeAccessIssue]
         if step not in saved_steps(run.checkpoints):
             return None
-    return restore(run, experiment, step=step)
+    return restore(run, changed, step=step)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from jaxgen.report import write_report
 from jaxgen.report.lengths import Row
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.folder import HELD, RunFolder
-from jaxgen.runs.restore import Trained, check_new, loaded_codec, run_facts, saved_state
+from jaxgen.runs.restore import Trained, check_chosen, check_new, loaded_codec, run_facts, saved_state
 from jaxgen.runs.snapshots import Rebuilt, lengths_of, rebuild
 from jaxgen.weights.store import tree_hash
 
@@ -41,8 +41,7 @@ def name_of(length: float) -> str:
 
 def whole_run(run: RunFolder, step: int | None, best: bool = False) -> Trained:
     """A run with all of its state, at the newest checkpoint or that of `step`, its adapters apart."""
-    if best and step is not None:
-        raise UserError(f"step {step} and the best checkpoint were asked for: leave one out")
+    check_chosen(step, best)
     experiment = run.experiment()
     lengths_of(experiment)
     codec = loaded_codec(run, experiment)

@@ -1,6 +1,5 @@
 """The log of a run: metrics.jsonl with every step, timing.jsonl, TensorBoard and the progress line."""
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.report.curves import trained_seconds
+from jaxgen.report.curves import read_metrics, trained_seconds
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.tensorboard import Board
 from jaxgen.runtime import processes
@@ -149,13 +148,9 @@ class Log(Watch):
     def __init__(self, run: RunFolder, experiment: Experiment, start: int, clock: Clock, shown: Progress | None = None):
         super().__init__(experiment, start, shown, clock)
         self.run = run
-        self.clock.before = self._seconds_before()
+        told = read_metrics(run.timing).get("time")  # of earlier sessions
+        self.clock.before = trained_seconds(told[1].tolist()) if told else 0.0
         self.board = Board(run.path / "tensorboard", start) if processes.is_main() else None
-
-    def _seconds_before(self) -> float:
-        file = self.run.timing
-        lines = file.read_text().splitlines() if file.is_file() else ()
-        return trained_seconds([json.loads(line)["time"] for line in lines])
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)

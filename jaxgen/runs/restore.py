@@ -94,6 +94,12 @@ class Trained:
         return replace(self, experiment=experiment)
 
 
+def check_chosen(step: int | None, best: bool) -> None:
+    """Raises UserError for both a step and the best checkpoint."""
+    if best and step is not None:
+        raise UserError(f"step {step} and the best checkpoint were asked for: leave one out")
+
+
 def restore(
     run: RunFolder,
     experiment: Experiment | None = None,
@@ -110,8 +116,7 @@ def restore(
     there is no run, no checkpoint, or not the one that is asked for, for both a step and the best one, and for a
     strength where there are no adapters.
     """
-    if best and step is not None:
-        raise UserError(f"step {step} and the best checkpoint were asked for: leave one out")
+    check_chosen(step, best)
     experiment = experiment or run.experiment()
     if adapters not in (1.0, None) and not experiment.lora.rank:
         raise UserError(f"{run.path} has no adapters, whose strength would be {adapters}: it was trained without LoRA")
