@@ -74,9 +74,7 @@ class Run(Trained):
         cascading.check([self, *cascade])
         cond = self._condition(num, cond, prompts, negative)
         self.model.check_cond(cond)
-        words = cascading.told(self, cond, in_list(prompts), num) if cascade else ()
-        for stage in cascade:
-            cascading.check_told(stage, words)
+        words = cascading.words(self, cascade, cond, in_list(prompts), num)
         raw = draw(self, seed, num, cond, batch)
         return cascading.continued(cascade, raw, seed, words, negative, batch)
 

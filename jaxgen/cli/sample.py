@@ -164,9 +164,7 @@ def sample(asked: Asked) -> None:
         worse = restore_earlier(RunFolder(user_path(options.guide)) if options.guide else asked.run, step)
         chosen["guide_step"] = worse.step
         trained = guided(trained, worse)
-    words = cascading.told(trained, cond, options.prompt, num) if later else ()
-    for stage in later:
-        cascading.check_told(stage, words)
+    words = cascading.words(trained, later, cond, options.prompt, num)
     if given:
         edit = Edit(options.strength, options.resample)
         raw = editing.redraw(trained, sample_keys(options.seed, num), *given, cond, edit)

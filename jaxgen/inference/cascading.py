@@ -83,8 +83,7 @@ def conditions(stage: Trained, raw: np.ndarray, texts: Sequence[str], negative: 
 
 
 def check_told(stage: Trained, texts: Sequence[str]) -> None:
-    """Raises UserError for a later stage that is told texts where there are none, or classes. To be called before
-    anything is drawn for it."""
+    """Raises UserError for a later stage that is told texts where there are none, or classes."""
     if getattr(stage.model, "text", None):
         if not texts:
             raise UserError(f"{stage.name} is told texts, of which the first stage has none: pass --prompt TEXT")
@@ -110,3 +109,12 @@ def told(first: Trained, cond: PyTree, prompts: Sequence[str], num: int) -> list
     if prompts:
         return [prompts[int(i)] for i in prompting.by_prompt(num, len(prompts))]
     return asked_texts(first, cond)
+
+
+def words(first: Trained, later: Sequence[Trained], cond: PyTree, prompts: Sequence[str], num: int) -> Sequence[str]:
+    """What `told` gives, for the stages `later`; nothing where there are none. Raises UserError, before anything is
+    drawn, for stages that are told what there is not."""
+    texts = told(first, cond, prompts, num) if later else ()
+    for stage in later:
+        check_told(stage, texts)
+    return texts
