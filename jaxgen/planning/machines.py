@@ -150,9 +150,9 @@ class Machine:
         """Floating-point operations a second of one device in `precision`, float32 or bfloat16."""
         return self.chip.bf16 if precision == "bfloat16" else self.chip.f32
 
-    def link(self, group: int) -> float:
-        """Bytes a second and device that a group of so many devices exchanges at most."""
-        between = self.chip.platform == "cuda" and group > HOST_GPUS
+    def link(self, span: int) -> float:
+        """Bytes a second and device that devices exchange at most which are part of `span` neighbours in a row."""
+        between = self.chip.platform == "cuda" and span > HOST_GPUS
         return NETWORK if between else self.chip.link
 
 

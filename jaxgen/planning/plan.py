@@ -199,7 +199,7 @@ def _planned(name: str, program: Program, times: int, experiment: Experiment, ma
     if program.traffic is None:
         return Part(name, program, None, times, False)
     turns = _turns(name, times)
-    links = math.fsum(e.sent / machine.link(e.group) for e in program.traffic.exchanges)
+    links = math.fsum(e.sent / machine.link(e.span) for e in program.traffic.exchanges)
     bound = Bound(
         program.operations / machine.count / machine.peak(experiment.precision) / turns,
         program.traffic.moved / machine.chip.bandwidth / turns, links / turns,

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 SIZES = {"pred": 1, "token": 0, "opaque": 0}
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 ON_CHIP = "S(1)"
@@ -21,6 +23,7 @@ CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+IOTA = r"\[[\d,]+\](?:T\([\d,]+\))?"
 NOTHING = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
     "opt-barrier", "domain", "custom-call-done",
@@ -32,10 +35,12 @@ SLICES = {"dynamic-slice", "gather", "slice"}
 @dataclass(frozen=True)
 class Exchange:
     """A kind of exchange among groups of `group` devices. sent: bytes that each device sends, `count` times in all, of
-    a ring's steps: (n - 1) / n of what is gathered or scattered, twice that of an all-reduce."""
+    a ring's steps: (n - 1) / n of what is gathered or scattered, twice that of an all-reduce. span: of how many
+    neighbours in a row the widest group is part; 9 for two devices whose places are 0 and 8."""
 
     kind: str
     group: int
+    span: int
     count: float
     sent: float
 
@@ -98,16 +103,17 @@ def nbytes(shape: str, on_chip: bool = True) -> int:
 def traffic(text: str) -> Traffic:
     """The traffic of a compiled program by its text, `compiled.as_text()`."""
     computations, entry = _parsed(text)
-    moved, found = 0.0, defaultdict[tuple[str, int], list[float]](lambda: [0.0, 0.0])
+    moved, found = 0.0, defaultdict[tuple[str, int, int], list[float]](lambda: [0.0, 0.0])
     for name, times in _times(computations, entry).items():
         here = computations[name]
         for i in here.instructions.values():
             if i.kind in NOTHING or i.kind in CALLS or i.kind.endswith("-done"):
                 continue
             moved += times * _moved(i, here, computations)
-            for kind, group, size in _exchanges(i, here, computations):
-                found[kind, group][0] += times
-                found[kind, group][1] += times * size
+            for *key, size in _exchanges(i, here, computations):
+                sums = found[tuple(key)]
+                sums[0] += times
+                sums[1] += times * size
     return Traffic(moved, tuple(Exchange(*key, *sums) for key, sums in sorted(found.items())))
 
 
@@ -185,6 +191,8 @@ def _moved(i: _Instruction, here: _Computation, computations: dict[str, _Computa
     operands = [here.instructions[name] for name in i.operands if name in here.instructions]
     if i.kind == "async-start":
         return 0.0  # what it calls is counted
+    if i.kind.endswith("-start") and i.shape.startswith("(") and i.kind != "all-reduce-start":
+        return float(i.size)  # its shape holds what it reads beside what it writes
     if i.kind in SLICES:
         return 2.0 * i.size
     if i.kind == "dynamic-update-slice":
@@ -218,34 +226,53 @@ def _moved_by_fusion(i: _Instruction, operands: list[_Instruction], inside: _Com
 
 def _exchanges(
     i: _Instruction, here: _Computation, computations: dict[str, _Computation]
-) -> Iterator[tuple[str, int, float]]:
-    """(kind, devices in a group, bytes sent by each) of an instruction, or of what it fuses."""
+) -> Iterator[tuple[str, int, int, float]]:
+    """(kind, devices in a group, its span, bytes sent by each) of an instruction, or of what it fuses."""
     kind = i.kind.removesuffix("-start")
     if kind == "fusion":
         inside = computations[_called(i)[0]]
         scattered = any(u.kind == "dynamic-slice" for u in inside.instructions.values())
         for found in inside.instructions.values():
-            for kind, group, size in _exchanges(found, inside, computations):
+            for kind, group, span, size in _exchanges(found, inside, computations):
                 # TPUs fuse an all-reduce with the slice that is kept of it.
-                yield ("reduce-scatter", group, size / 2) if kind == "all-reduce" and scattered else (kind, group, size)
-    elif kind in COLLECTIVES and (group := _group(i.rest)) > 1:
+                halved = kind == "all-reduce" and scattered
+                yield ("reduce-scatter", group, span, size / 2) if halved else (kind, group, span, size)
+    elif kind in COLLECTIVES and (groups := _groups(i.rest)).shape[1] > 1:
+        group, span = groups.shape[1], int(np.max(np.ptp(groups, axis=1))) + 1
         share = (group - 1) / group
         taken = sum(nbytes(here.instructions[name].shape) for name in i.operands if name in here.instructions)
         # A start's shape may hold its operands as well as its results.
         whole = {"all-gather": taken * group, "all-reduce": 2.0 * taken}.get(kind, taken)
-        yield kind, group, taken if kind == "collective-permute" else whole * share
+        yield kind, group, span, taken if kind == "collective-permute" else whole * share
 
 
-def _group(rest: str) -> int:
-    """How many devices exchange with each other."""
+def _groups(rest: str) -> np.ndarray:
+    """(groups, devices in each): the places of devices that exchange with each other."""
     if "source_target_pairs=" in rest:
-        return 2
+        return _listed(rest.partition("source_target_pairs=")[2])
     groups = rest.partition("replica_groups=")[2]
     if groups.startswith("{{"):
-        return len(groups[2:].split("}")[0].split(","))
-    if iota := re.match(r"\[(\d+),(\d+)\]<=", groups):
-        return int(iota[2])
-    if mesh := re.match(r"\w*(?:@\w+)?mesh\[([^\]]*)\](?:, device_ids=.*?)?\s*\{([^}]*)\}", groups):
+        return _listed(groups)
+    if iota := re.match(rf"\[(\d+),(\d+)\]<=({IOTA})", groups):
+        return _iota(iota[3]).reshape(int(iota[1]), int(iota[2]))
+    if mesh := re.match(rf"\w*(?:@\w+)?mesh\[([^\]]*)\](?:, device_ids=\(({IOTA})\))?\s*\{{([^}}]*)\}}", groups):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
-        return math.prod(sizes.get(name, 1) for name in re.findall(r"'([^']+)'", mesh[2]))
-    return 1
+        chosen = [name for name in re.findall(r"'([^']+)'", mesh[3]) if name in sizes]
+        ids = _iota(mesh[2] or f"[{math.prod(sizes.values())}]").reshape(tuple(sizes.values()))
+        order = [name for name in sizes if name not in chosen] + chosen
+        return ids.transpose([list(sizes).index(name) for name in order]).reshape(
+            -1, math.prod(sizes[name] for name in chosen)
+        )
+    return np.zeros((1, 1), int)
+
+
+def _listed(text: str) -> np.ndarray:
+    """`{{0,1},{2,3}}`."""
+    return np.array([[int(n) for n in group.split(",")] for group in text[2 : text.index("}}")].split("},{")])
+
+
+def _iota(text: str) -> np.ndarray:
+    """`[2,4]T(1,0)`: the numbers from 0 in that shape, transposed."""
+    sizes, _, order = text.replace(" ", "").partition("T")
+    ids = np.arange(math.prod(map(int, sizes[1:-1].split(",")))).reshape([int(n) for n in sizes[1:-1].split(",")])
+    return ids.transpose([int(n) for n in order[1:-1].split(",")]) if order else ids

@@ -113,8 +113,8 @@ def test_exchanges_are_those_of_a_ring():
 
     x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=split)
     found = {e.kind: e for e in traffic(program.lower(x, x).compile().as_text()).exchanges}
-    assert found["all-gather"] == Exchange("all-gather", 4, 1, 64 * 32 * 4 * 3 / 4)
-    assert found["all-reduce"] == Exchange("all-reduce", 4, 1, 2 * 32 * 4 * 3 / 4)
+    assert found["all-gather"] == Exchange("all-gather", 4, 4, 1, 64 * 32 * 4 * 3 / 4)
+    assert found["all-reduce"] == Exchange("all-reduce", 4, 4, 1, 2 * 32 * 4 * 3 / 4)
 
 
 def test_groups_are_read_as_each_compiler_writes_them():
@@ -124,13 +124,35 @@ def test_groups_are_read_as_each_compiler_writes_them():
             f"  ROOT %r = f32[8]{{0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add\n}}\n"
         )
 
-    for groups in (
-        "{{0,1,2,3},{4,5,6,7}}",
-        "[2,4]<=[8]",
-        "mesh['a'=2,'b'=4] {'b'}",
-        "mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}",
+    for groups, span in (
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[2,4]<=[8]", 4),
+        ("[2,4]<=[4,2]T(1,0)", 7),
+        ("mesh['a'=2,'b'=4] {'b'}", 4),
+        ("mesh['a'=4,'b'=2] {'a'}", 7),
+        ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", 4),
     ):
-        assert traffic(program(groups)).exchanges == (Exchange("all-reduce", 4, 1, 2 * 32 * 3 / 4),), groups
+        assert traffic(program(groups)).exchanges == (Exchange("all-reduce", 4, span, 1, 2 * 32 * 3 / 4),), groups
+
+
+def test_two_devices_of_two_hosts_are_not_joined_by_their_hosts_links():
+    text = (
+        "HloModule m\n\nENTRY %main (p: f32[8]) -> f32[8] {\n  %p = f32[8]{0} parameter(0)\n"
+        "  ROOT %r = f32[8]{0} collective-permute(%p), channel_id=1, source_target_pairs={{0,8},{8,0}}\n}\n"
+    )
+    (found,) = traffic(text).exchanges
+    assert found == Exchange("collective-permute", 2, 9, 1, 32)
+    assert machine("h100:16").link(found.span) < machine("h100:16").link(8)
+
+
+def test_what_a_start_reads_is_counted_once():
+    """A copy into a TPU's vector memory reads its source from main memory; the result lies beside the cores."""
+    text = (
+        "HloModule m\n\nENTRY %main (p: f32[64]) -> f32[64] {\n  %p = f32[64]{0} parameter(0)\n"
+        "  %start = (f32[64]{0:S(1)}, f32[64]{0}, u32[]{:S(1)}) copy-start(%p)\n"
+        "  ROOT %done = f32[64]{0:S(1)} copy-done(%start)\n}\n"
+    )
+    assert traffic(text).moved == 256
 
 
 # --- experiments without their data ---
