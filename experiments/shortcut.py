@@ -48,7 +48,8 @@ PRESETS = {
     "mnist": Experiment(
         model=Shortcut(
             shape=(28, 28, 1), network=DiT(width=128, depth=4, heads=4, patch=4), num_classes=10, class_dropout=0.1,
-            target_guidance=1.5, ema_decay=0.999, optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
+            target_guidance=1.5, logit_std=1.0, ema_decay=0.999,
+            optimizer=Adam(lr=1e-3, warmup=200, decay_steps=3000, clip=1.0),
         ),
         data=TFDS(name="mnist"), batch_size=64, steps=3000, steps_per_call=20, log_every=100, sample_every=1000,
         save_every=500, num_samples=80,
