@@ -15,6 +15,7 @@ from jaxgen.core.keys import uniform_each
 
 MAX_TAU = 1e3  # opaque, as exp(-1000) is 0; sums of such depths stay finite
 FLOOR = 1e-5  # least weight of an interval in resampling: a region that looks empty may hold something
+PADDING = 0.01  # the same for cones, alpha of arXiv:2103.13415
 
 
 class Rendered(NamedTuple):
@@ -85,11 +86,11 @@ def resample(s: jax.Array, w: jax.Array, num: int, keys: jax.Array | None = None
 
 
 def blurred(w: jax.Array) -> jax.Array:
-    """Widens weights before resampling: a maximum over neighbouring pairs, then a mean over neighbouring pairs. Eq. 18
-    of arXiv:2103.13415 without its floor, which `resample` adds."""
+    """Widens weights before resampling: a maximum over neighbouring pairs, then a mean over neighbouring pairs, and a
+    floor under all, eq. 18 of arXiv:2103.13415."""
     w = jnp.pad(w, ((0, 0), (1, 1)), mode="edge")
     larger = jnp.maximum(w[:, :-1], w[:, 1:])
-    return (larger[:, :-1] + larger[:, 1:]) / 2
+    return (larger[:, :-1] + larger[:, 1:]) / 2 + PADDING
 
 
 def interlevel(s: jax.Array, w: jax.Array, s_prop: jax.Array, w_prop: jax.Array) -> jax.Array:
