@@ -150,6 +150,8 @@ class Experiment:
         shapes = jax.eval_shape(lambda b: codec.encode(b, jax.random.key(0)), raw)
         # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
+        if not labels and "cond" in raw and (names := self.data.class_names):  # it is read from the disk
+            labels = {"cond": jnp.arange(len(names))}
         codec.check_model(self.model)
         self.model.check({**shapes, **labels})
         vocab = getattr(self.model, "vocab", 0) or self.data.vocab  # 0: a model without texts
@@ -158,6 +160,12 @@ class Experiment:
             raise UserError(
                 f"the data has {self.data.vocab} tokens, the model knows {vocab}: pass --model.{field} "
                 f"{self.data.vocab}"
+            )
+        end, read_at = self.data.end_token, getattr(self.model, "text_end", None)
+        if end >= 0 and read_at not in (None, end) and not (read_at < 0 and end == self.data.vocab - 1):
+            where = "the largest" if read_at < 0 else str(read_at)
+            raise UserError(
+                f"captions end with token {end}, the model reads them at {where}: pass --model.network.text.end {end}"
             )
         given = getattr(self.codec, "bits", 0)
         if (bits := getattr(self.model, "bits", given)) != given:

@@ -67,7 +67,8 @@ class Captioned(Dataset):
         self._check_classes()
         if self.prior and split == "train":
             return self._with_prior()
-        arrays, text = self.data.arrays(split), self.tokens(self.data.captions(split))
+        text = self.tokens(self.data.captions(split))  # first, as it takes less time to fail than pictures to decode
+        arrays = self.data.arrays(split)
         return {**arrays, **text} if isinstance(arrays, Mapping) else _WithText(arrays, text)
 
     def _with_prior(self) -> "_WithText":
@@ -112,6 +113,10 @@ class Captioned(Dataset):
     @property
     def vocab(self) -> int:
         return self.caption_tokenizer[2] + 1 if self.tokenizer == "bytes" else self.caption_tokenizer[0].size
+
+    @property
+    def end_token(self) -> int:
+        return self.caption_tokenizer[2]
 
     def files_to_keep(self) -> dict[str, str]:
         return {**self.data.files_to_keep(), "caption_tokenizer.json": self.caption_tokenizer[0].to_json()}

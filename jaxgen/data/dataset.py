@@ -74,6 +74,11 @@ class Dataset:
         """The size of the vocabulary, 0 if the data is not tokens."""
         return 0
 
+    @property
+    def end_token(self) -> int:
+        """The token that ends each caption, -1 for none."""
+        return -1
+
     def files_to_keep(self) -> dict[str, str]:
         """Files that a run stores in order to decode its samples later: contents by file name."""
         return {}

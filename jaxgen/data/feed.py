@@ -50,7 +50,8 @@ def feed(
 
     If the training arrays take at most `budget` bytes, `data` holds them on the device, and the iterator yields the
     indices to gather there, int32[K, B]. Otherwise `data` is None and the iterator yields raw batches with arrays
-    [K, B, ...]. In both cases step s gets exactly `dataset.batch_at(plan.seed, s, plan.batch_size)`.
+    [K, B, ...]. In both cases step s gets the examples of `dataset.batch_at(plan.seed, s, plan.batch_size)`, and these
+    arrays exactly unless clips are padded: those of one call are padded to the longest of all of them.
 
     rows: if given, only these rows of each batch are read, and `data` stays on the host for the caller to lay out.
     beside: plans of runs that are trained at once: clips that are padded are padded to the longest of all of them.

@@ -30,18 +30,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """To be raised when decoding changes."""
+SHOWN = 10
+"""Corrupt pictures that an error names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFolder(Dataset):
     """Pictures of a folder: x uint8[N, size, size, channels], and cond int32[N] where they have classes.
 
-    The folder holds `train` and `test` (or `val`) folders, or a tenth of its pictures is held out, chosen by a hash of
-    their names. Classes are subfolders. Captions are the column `text` of metadata.jsonl or metadata.csv, whose
-    `file_name` names the picture, or lie in NAME.txt beside NAME.png. Pictures are read as a viewer shows them: upright
-    by EXIF, 16 bits scaled to 8, the first frame of an animation, transparent parts over `background`. Hidden files and
-    files of other kinds are passed over. Sets of more than 2 GiB are decoded once into the user's cache and read from
-    there.
+    The folder holds `train` and `test` (or `val`, `valid` ...) folders, or a tenth of its pictures is held out, chosen
+    by a hash of their names. Classes are subfolders. Captions are the column `text` of metadata.jsonl or metadata.csv,
+    whose `file_name` names the picture, or lie in NAME.txt beside NAME.png. Pictures are read as a viewer shows them:
+    upright by EXIF, 16 bits scaled to 8, the first frame of an animation, transparent parts over `background`. Hidden
+    files and files of other kinds are passed over. Sets of more than 2 GiB are decoded once into the user's cache and
+    read from there.
 
     Raises:
       UserError: on use: no folder or no pictures, metadata that name other files, a picture that cannot be decoded.
@@ -85,17 +87,19 @@ class ImageFolder(Dataset):
         return Augmented(codec, self.flip, self.shift) if self.flip or self.shift else codec
 
     def captions(self, split: str = "train") -> tuple[str, ...]:
-        """The caption of each example, in example order. Raises UserError if a picture has none."""
+        """The caption of each example, in example order. Raises UserError if a picture of any split has none, before
+        one is decoded unless some are to be left out."""
         entries = self._entries(split)
-        good = _pixels(self, entries)[1]
-        found = [(entry, entry.column("text")) for entry, fine in zip(entries, good) if fine]
-        for entry, text in found:
-            if not text:
-                raise UserError(
-                    f"{entry.file} has no caption: add it to metadata.jsonl as text, or put it into "
-                    f"{entry.file.with_suffix('.txt').name}"
-                )
-        return tuple(text or "" for _, text in found)
+        if self.skip_corrupt:
+            entries = tuple(entry for entry, good in zip(entries, _pixels(self, entries)[1]) if good)
+        asked = entries if self.skip_corrupt else self._index
+        if missing := [entry.file for entry in asked if not entry.column("text")]:
+            others = f" ({len(missing)} pictures have none)" if len(missing) > 1 else ""
+            raise UserError(
+                f"{missing[0]} has no caption{others}: add it to metadata.jsonl as text, or put it into "
+                f"{missing[0].with_suffix('.txt').name}"
+            )
+        return tuple(entry.column("text") or "" for entry in entries)
 
     @property
     def _index(self) -> tuple[Entry, ...]:
@@ -142,10 +146,10 @@ def _pixels(data: ImageFolder, entries: tuple[Entry, ...]) -> tuple[np.ndarray |
     if int(np.prod(shape, dtype=object)) < IN_MEMORY or (folder := private_folder("images")) is None:
         pixels = np.zeros(shape, np.uint8)
         errors = _decode(data, entries, range(len(entries)), pixels)
-        _judge(errors)
+        _judge(data, errors)
         return pixels, tuple(not error for error in errors)
-    decode = functools.partial(_decode, data, entries)
-    pictures = cached_pictures(folder / f"{_key(data, entries)}.pixels", shape, decode, _judge)
+    decode, judge = functools.partial(_decode, data, entries), functools.partial(_judge, data)
+    pictures = cached_pictures(folder / f"{_key(data, entries)}.pixels", shape, decode, judge)
     return pictures, tuple(pictures.good.tolist())
 
 
@@ -157,17 +161,12 @@ def _key(data: ImageFolder, entries: tuple[Entry, ...]) -> str:
 
 
 def _decode(data: ImageFolder, entries: tuple[Entry, ...], indices: range, out: np.ndarray) -> list[str]:
-    """Writes pictures into `out`, uint8[len(indices), size, size, channels]; why each is corrupt, "" for a good one.
-
-    Raises UserError for the first corrupt one, unless these are to be skipped.
-    """
+    """Writes pictures into `out`, uint8[len(indices), size, size, channels]; why each is corrupt, "" for a good one."""
 
     def one(i: int) -> str:
         try:
             out[i] = _read(data, entries[indices[i]].file)
         except UserError as error:
-            if not data.skip_corrupt:
-                raise
             return str(error)
         return ""
 
@@ -175,9 +174,14 @@ def _decode(data: ImageFolder, entries: tuple[Entry, ...], indices: range, out: 
         return list(pool.map(one, range(len(indices))))
 
 
-def _judge(errors: list[str]) -> None:
-    """Says how many pictures are left out. Raises UserError if that is all of them."""
+def _judge(data: ImageFolder, errors: list[str]) -> None:
+    """Says how many pictures are left out. Raises UserError if that is all of them, or none is to be."""
     if wrong := [error for error in errors if error]:
+        if not data.skip_corrupt:
+            if len(wrong) == 1:
+                raise UserError(wrong[0])
+            some = "; ".join(wrong[:SHOWN]) + ("; ..." if len(wrong) > SHOWN else "")
+            raise UserError(f"{len(wrong)} of {len(errors)} pictures cannot be decoded: {some}")
         if len(wrong) == len(errors):
             raise UserError(f"none of {len(errors)} pictures can be decoded; the first: {wrong[0]}")
         say(f"{len(wrong)} of {len(errors)} pictures are left out; the first: {wrong[0]}")

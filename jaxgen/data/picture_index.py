@@ -1,9 +1,9 @@
 """What is in a folder of pictures: files, split, class and caption of each, before any of them is decoded.
 
-The convention is that of Hugging Face's ImageFolder: subfolders `train` and `test` (or `val`, `validation`), in these a
-folder for each class, and `metadata.jsonl` or `metadata.csv` with `file_name`, `text` and any further columns. A
-caption may also lie in a text file beside its picture. Metadata may lie in the folder itself or in any below it that
-has pictures; `file_name` is the path from there.
+The convention is that of Hugging Face's ImageFolder: subfolders `train` and `test` (or another of `HELD_OUT`), in any
+case, in these a folder for each class, and `metadata.jsonl` or `metadata.csv` with `file_name`, `text` and any further
+columns. A caption may also lie in a text file beside its picture. Metadata may lie in the folder itself or in any below
+it that has pictures; `file_name` is the path from there.
 """
 
 import csv
@@ -11,6 +11,8 @@ import functools
 import io
 import os
 import stat
+import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +23,8 @@ from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.picture import ENDINGS
 from jaxgen.runtime.reading import read_records, read_text
 
-HELD_OUT = ("test", "val", "validation")
+TRAIN = ("train", "training")
+HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval")
 """Names of the folder of held-out pictures, the first that there is."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 NO_CLASS = ("file_name", "text")
@@ -76,10 +79,12 @@ def index(root: Path) -> tuple[Entry, ...]:
 def _parts(root: Path) -> dict[str, Path]:
     """The folders of the splits by name, or `root` alone as "". A folder `train` among others, none of them held out,
     is a class of that name."""
-    folders = [name for name in _listed(root) if not name.startswith(".") and os.path.isdir(root / name)]
-    held_out = next((name for name in HELD_OUT if name in folders), None)
-    if "train" in folders and (held_out or folders == ["train"]):
-        return {name: root / name for name in ("train", held_out) if name}
+    # Of two that differ in case alone, the last by name is the one of small letters.
+    names = (name for name in _listed(root) if not name.startswith(".") and os.path.isdir(root / name))
+    folders = {name.casefold(): root / name for name in names}
+    train, held_out = (next((name for name in some if name in folders), None) for some in (TRAIN, HELD_OUT))
+    if train and (held_out or len(folders) == 1):
+        return {"train": folders[train]} | ({held_out: folders[held_out]} if held_out else {})
     return {"": root}
 
 
@@ -136,14 +141,28 @@ def _rows(root: Path, parts: dict[str, Path], pictures: set[Path]) -> dict[Path,
     for folder in {picture.parent for picture in pictures}:
         folders.update(above for above in (folder, *folder.parents) if root in above.parents)
     found = {}
+    spelled = _by_spelling(pictures)
     for folder in sorted(folders):
-        for where, picture, facts in _metadata(folder):
+        for where, named, facts in _metadata(folder):
+            picture = named if named in pictures else spelled.get(_composed(named), named)
             if picture in found:
                 raise UserError(f"{where}, which another row names too: remove one")
             if picture not in pictures and any(part in picture.parents for part in parts.values()):
                 raise UserError(f"{where}, which is no picture there: correct it, or remove the row")
             found[picture] = facts
     return found
+
+
+def _composed(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path))
+
+
+def _by_spelling(pictures: set[Path]) -> dict[str, Path]:
+    """Pictures by their paths with composed letters: macOS writes "é" as two characters, editors as one."""
+    found = sorted(pictures)
+    names = [_composed(picture) for picture in found]
+    several = {name for name, count in Counter(names).items() if count > 1}
+    return {name: picture for name, picture in zip(names, found) if name not in several}
 
 
 def _metadata(folder: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:

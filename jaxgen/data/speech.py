@@ -191,7 +191,9 @@ class SpeechFolder(Speech):
     """Seconds: longer clips are left out, and it is said how many."""
 
     def load(self, split: str) -> Clips:
-        return Clips(self, *_folder(self, split)[1:])
+        symbols = _symbols(self)  # first, as it takes less time to fail than sound to be read
+        kept, mels, frames = _folder(self, split)
+        return Clips(self, [symbols[clip.name] for clip in kept], mels, frames)
 
     def captions(self, split: str = "train") -> tuple[str, ...]:
         return tuple(clip.text for clip in _folder(self, split)[0])
@@ -220,22 +222,27 @@ class SpeechFolder(Speech):
         return [clip for clip in every if split == "all" or clip.held_out == (split == "test")]
 
 
+@functools.lru_cache(maxsize=4)
+def _symbols(data: SpeechFolder) -> dict[str, np.ndarray]:
+    """Those of the texts of all clips, by name."""
+    return {clip.name: data.symbols_of(clip) for clip in data.clips("all")}
+
+
 @functools.lru_cache(maxsize=8)
-def _folder(data: SpeechFolder, split: str) -> tuple[list[Clip], list[np.ndarray], np.ndarray, np.ndarray]:
-    """Clips of a split that are not too long, their symbols, mels and frames."""
+def _folder(data: SpeechFolder, split: str) -> tuple[list[Clip], np.ndarray, np.ndarray]:
+    """Clips of a split that are not too long, their mels and frames. Their texts may be none that can be spoken."""
     every = data.clips(split)
-    texts = [data.symbols_of(clip) for clip in every]
     mels, frames = mels_of(lambda i: data.sound_of(every[i]), len(every), data.mel, data.known(split))
     fits = (frames - 1) * data.mel.hop / data.mel.rate <= data.longest
     if fits.all():
-        return every, texts, mels, frames
+        return every, mels, frames
     if not fits.any():
         raise UserError(
             f"all {len(every)} clips of {data.folder} are longer than {data.longest:g} s: raise data.longest"
         )
     say(f"{np.sum(~fits)} of {len(every)} clips of {data.folder} are longer than {data.longest:g} s and left out")
     kept = np.flatnonzero(fits)
-    return [every[i] for i in kept], [texts[i] for i in kept], mels[np.repeat(fits, frames)], frames[fits]
+    return [every[i] for i in kept], mels[np.repeat(fits, frames)], frames[fits]
 
 
 # --- made of texts --------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """What is in a folder of speech: clips, texts and splits, before any sound is read.
 
 The layout is LJSpeech's: `metadata.csv` has a line `name|text` or `name|text|text with numbers as words` for each clip,
-whose sound is `wavs/NAME.wav` or `.flac`, or lies in the folder itself; a name may have a path and an ending, as in
-NVIDIA's lists. Lines of `test.csv`, or `val.csv`, are held out; else a tenth of the clips, chosen by a hash of their
-names.
+whose sound is `wavs/NAME.wav` or `.flac`, or lies in the folder itself; a name may have a path and an ending, and a
+line the number of its speaker as its last column, as in NVIDIA's lists. Lines of `test.csv`, or `val.csv`, are held
+out; else a tenth of the clips, chosen by a hash of their names.
 """
 
 import functools
+import itertools
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +60,16 @@ def clips(root: Path) -> tuple[Clip, ...]:
 
 
 def _rows(file: Path) -> dict[str, str]:
-    """Texts by name of clip: the last column of each line."""
+    """Texts by name of clip: the last column of each line, or the one before it where the last is always a number."""
     rows: dict[str, str] = {}
+    numbered = True
+    spoken: dict[str, str] = {}
     for i, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         name, *columns = (column.strip() for column in line.split("|"))
         text = next((column for column in reversed(columns) if column), "")
+        numbered &= len(columns) > 1 and columns[-1].isdecimal() and bool(columns[-2])
         if not name or not text:
             what = "text" if name else "name"
             raise UserError(f"{file} has a clip without a {what} in line {i}: write name|text, or remove the line")
@@ -73,16 +78,18 @@ def _rows(file: Path) -> dict[str, str]:
         name = name[: -len(Path(name).suffix)] if name.lower().endswith(ENDINGS) else name
         if name in rows:
             raise UserError(f"{file} names {name} again in line {i}: names must be unique, remove one")
-        rows[name] = text
+        rows[name], spoken[name] = text, columns[-2] if len(columns) > 1 else ""
     if not rows:
         raise UserError(f"{file} has no clips: write a line name|text for each")
-    return rows
+    return spoken if numbered else rows
 
 
 def _clip(root: Path, name: str, text: str, held_out: bool) -> Clip:
-    for place in (root / "wavs", root):
-        for ending in ENDINGS:
-            file = place / f"{name}{ending}"
+    # macOS writes "é" as two characters, editors as one.
+    spellings = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    for place, spelled in itertools.product((root / "wavs", root), spellings):
+        for ending in (*ENDINGS, *map(str.upper, ENDINGS)):
+            file = place / f"{spelled}{ending}"
             try:
                 found = os.stat(file)
             except (OSError, ValueError):

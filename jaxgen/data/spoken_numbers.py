@@ -128,9 +128,26 @@ def _month(text: str) -> str:
     return next(month for month in MONTHS if month.startswith(text.rstrip(".")))
 
 
+_BEFORE = re.compile(r"\b(?:on|of|in|by|since|until|till|from|before|after|last|next|this|every|early|late)\s$")
+_AFTER = re.compile(r"\s?(?:[,.;:!?)\-]|$)|\s(?:[12]\d{3}|and|to|through|until|at)\b")
+
+
+def _date(found: re.Match[str]) -> str:
+    """A day of a month as an ordinal. "march 5 miles" and "may 10 people come" are no dates: these two months need an
+    ordinal, or a word or sign beside them that goes with dates."""
+    words = [_month(found["month"]), ordinal(int(found["day"]))]
+    if found["month"] in ("march", "may") and not found["th"]:
+        text = found.string
+        if not _BEFORE.search(text, 0, found.start()) and not _AFTER.match(text, found.end()):
+            return found[0]
+    return " ".join(words if found.start("month") < found.start("day") else reversed(words))
+
+
 # In this order: each rule sees what those before it have left. No pattern begins within a run of digits: of a long one,
 # each would be tried to its end.
 _RULES = (
+    # Next to letters, as in "mp3", words need a space between them.
+    (r"(?<=[a-z])(?=\d)", " "),
     (
         r"(?P<sign>[$£€])\s?(?P<amount>\d+(?:,\d{3})*(?:\.\d+)?)"
         r"(?:\s?(?P<scale>thousand|million|billion|trillion|k|m|bn)\b)?(?P<next>(?=[a-z]))?",
@@ -143,20 +160,19 @@ _RULES = (
         lambda m: f"{MONTHS[int(m[2]) - 1]} {ordinal(int(m[3]))}, {number(int(m[1]))}",
     ),
     (
-        rf"\b({_MONTH})\s([12]?\d|3[01])(?:st|nd|rd|th)?\b(?![:.]\d)",
-        lambda m: f"{_month(m[1])} {ordinal(int(m[2]))}",
+        rf"\b(?P<month>{_MONTH})\s(?P<day>[12]?\d|3[01])(?P<th>st|nd|rd|th)?\b(?![:.]\d)",
+        _date,
     ),
     (
-        rf"\b([12]?\d|3[01])(?:st|nd|rd|th)?\s({_MONTH})(?!\w)",
-        lambda m: f"{ordinal(int(m[1]))} {_month(m[2])}",
+        rf"\b(?P<day>[12]?\d|3[01])(?P<th>st|nd|rd|th)?\s(?P<month>{_MONTH})(?!\w)",
+        _date,
     ),
     (r"\b([01]?\d|2[0-3]):([0-5]\d)(?:(\s?[ap]\.?m)\b|\b)", _time),
     (r"\b(\d0|\d{3}0)s\b", _decades),
     (r"(?<!\d)(\d+)\.(\d+)(?P<next>(?=[a-z]))?", _grouped),
     (r"(?<!\d)(\d+)(?:st|nd|rd|th)\b", lambda m: _whole(m[1], ordinal)),
     (r"(?<![\w)])-(?=\d)", "minus "),
-    # Next to letters, as in "mp3", words need a space between them.
-    (r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])", " "),
+    (r"(?<=\d)(?=[a-z])", " "),
     (r"\d+", lambda m: _whole(m[0], number)),
 )
 _COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in _RULES)

@@ -115,7 +115,7 @@ class Text(Dataset):
 
 def _visible_texts(folder: Path) -> list[Path]:
     """The .txt files of a folder, however deep, in order."""
-    files = (file for file in folder.rglob("*.txt") if not file.is_dir())
+    files = (file for file in folder.rglob("*") if file.suffix.lower() == ".txt" and not file.is_dir())
     return sorted(f for f in files if not any(part.startswith(".") for part in f.relative_to(folder).parts))
 
 

@@ -66,6 +66,11 @@ class CLIP(LossModel):
     def vocab(self) -> int:
         return self.network.text.vocab
 
+    @property
+    def text_end(self) -> int:
+        """The token at which texts are read, -1 for the largest of each."""
+        return self.network.text.end
+
     def check(self, batch: Batch) -> None:
         self.network.check(self.shape)
         given = tuple(batch["x"].shape[1:])

@@ -1,4 +1,8 @@
-"""Many seeds of a small model in one program: lane i is the run of `seed` + i, in a folder of its own."""
+"""Many seeds of a small model in one program: lane i is the run of `seed` + i, in a folder of its own.
+
+Clips of unequal length are padded to the longest of all lanes, and dropout's masks with them: of Tacotron 2, a lane has
+the examples of its run and not its masks.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

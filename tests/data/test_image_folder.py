@@ -13,7 +13,7 @@ from hostile import png
 from PIL import Image, ImageOps
 
 from jaxgen.codecs import Augmented, Pixels
-from jaxgen.data import ImageFolder, image_folder
+from jaxgen.data import Captioned, ImageFolder, image_folder
 from jaxgen.errors import UserError
 
 SIZE = 8
@@ -236,6 +236,25 @@ def test_captions_beside_pictures(tmp_path):
     image_folder.index.cache_clear()
     names = [e.name for e in data._entries("train")]
     assert data.captions("train") == tuple(f"number {n.removesuffix('.png')}" for n in names)
+
+
+def test_a_missing_caption_is_told_before_a_picture_is_decoded(tmp_path, monkeypatch):
+    data = plain(tmp_path, [f"{i}.png" for i in range(12)])
+    for i in range(10):
+        (tmp_path / f"{i}.txt").write_text(f"number {i}")
+    image_folder.index.cache_clear()
+    monkeypatch.setattr(image_folder, "_read", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UserError, match=r"10\.png has no caption \(2 pictures have none\): add it to metadata\.jsonl"):
+        Captioned(data=data).load("train")
+
+
+def test_corrupt_pictures_are_all_named(folder):
+    for i in range(4):
+        save(folder, f"train/{i}.png", noise(8, 8))
+    for i in range(3):
+        (folder / f"train/bad{i}.png").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"^3 of 7 pictures cannot be decoded: .*bad0.*bad1.*bad2"):
+        ImageFolder(folder=str(folder), size=SIZE, label="none").arrays("train")
 
 
 WRONG = {

@@ -18,6 +18,8 @@ from PIL import Image
 
 from jaxgen.data import ImageFolder, image_folder, picture_cache
 from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.models.classifier import Classifier
 
 COUNT, SIZE = 40, 8
 
@@ -131,6 +133,19 @@ def test_corrupt_pictures_leave_nothing(large, tmp_path):
     with pytest.raises(UserError, match=r"bad\.png"):
         large.load("train")
     assert [f.suffix for f in files(tmp_path)] == [".lock"]
+
+
+def test_labels_that_are_read_from_the_disk_are_checked_too(large):
+    model = Classifier(shape=(SIZE, SIZE, 3), num_classes=2)
+    experiment = Experiment(
+        model=model, data=large, batch_size=4, steps=2, steps_per_call=1, log_every=1, save_every=1, sample_every=1
+    )
+    experiment.check()
+    (Path(large.folder) / "train" / "c").mkdir()
+    Image.fromarray(np.zeros((SIZE, SIZE, 3), np.uint8)).save(Path(large.folder) / "train" / "c" / "0.png")
+    forget()
+    with pytest.raises(UserError, match=r"label 2 is out of range"):
+        experiment.check()
 
 
 # Each decoded picture is a line on stdout, so that a test sees who decodes what.

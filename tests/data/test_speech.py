@@ -1,12 +1,13 @@
 """Speech with its text: folders of tones, phrases of eSpeak NG, and the order and shapes of batches."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pytest
 
 from jaxgen.core.configuration import check_fields
-from jaxgen.data import BatchPlan, SpeechFolder, Spoken, feed
+from jaxgen.data import BatchPlan, Sounds, SpeechFolder, Spoken, feed
 from jaxgen.data.embedded_texts import phrases
 from jaxgen.data.speech_cache import mel_of
 from jaxgen.data.speech_text import decoded, encoded
@@ -133,6 +134,31 @@ def test_lists_of_held_out_clips_and_names_with_paths(tmp_path):
     (tmp_path / "val.csv").write_text("deep/x.flac|held out.\nc01.wav|also\n")
     assert data.captions("test") == ("also", "held out.")
     assert data.count("train") == 4 and len(set(data.captions("all"))) == 6
+
+
+def test_speakers_numbers_are_no_texts(tmp_path):
+    """A line of NVIDIA's and Mellotron's lists is path|text|speaker, one of VITS' path|speaker|text."""
+    sounds = {name: tone(0.4) for name in "abc"}
+    for i, (lines, said) in enumerate((
+        ("wavs/a.wav|one there|0\nwavs/b.wav|two|12\nc|3 more|7", ("one there", "two", "3 more")),
+        ("a|0|one there\nb|12|two\nc|7|3", ("one there", "two", "3")),
+        ("a|I have 3|I have three\nb|4|four\nc|5|5", ("I have three", "four", "5")),
+    )):  # fmt: skip
+        assert folder_of(tmp_path / str(i), lines, sounds).captions("all") == said
+
+
+def test_sounds_are_found_by_endings_in_capitals_and_names_with_accents(tmp_path):
+    sounds = {"a": tone(0.4), unicodedata.normalize("NFD", "caf\u00e9"): tone(0.5)}
+    data = folder_of(tmp_path, "a.WAV|one\n" + unicodedata.normalize("NFC", "caf\u00e9") + "|two", sounds)
+    (tmp_path / "wavs" / "a.wav").rename(tmp_path / "wavs" / "a.WAV")
+    assert data.captions("all") == ("one", "two")
+
+
+def test_sound_alone_may_be_of_any_language(tmp_path):
+    data = folder_of(tmp_path, "a|\u4f60\u597d\nb|\u4e16", {"a": tone(0.4), "b": tone(0.4)})
+    assert Sounds(data=data, samples=1024).count("all") == 2 * -(-3200 // 1024)
+    with pytest.raises(UserError, match="which no symbol stands for"):
+        data.load("train")
 
 
 def folder_of(root, text: str, sounds: dict[str, np.ndarray], rate: int = 8_000) -> SpeechFolder:

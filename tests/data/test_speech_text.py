@@ -53,6 +53,11 @@ def test_the_symbols_are_nvidias():
         ("1,234.5km of 2.5kg", "one thousand, two hundred thirty-four point five km of two point five kg"),
         ("-5 to 10-20", "minus five to ten-twenty"),
         ("50% of 1/2", "fifty percent of one slash two"),
+        ("v2.0 of a usb3.1 port", "v two point zero of a usb three point one port"),
+        ("I can march 5 miles", "i can march five miles"),
+        ("May 10 people come, all 5 may go", "may ten people come, all five may go"),
+        ("on May 5 people came; the 3 March 1999 trains", "on may fifth people came; the third march nineteen "
+         "ninety-nine trains"),
         ("mp3 4x4", "mp three four x four"),
         ("\u00bd cup, 20 \u00b0 C", "one half cup, twenty degrees c"),
         ("na\u00efve Caf\u00e9 \u2014 \u201cquoted\u201d, \u00c5ngstr\u00f6m\u2019s stra\u00dfe\u2026",

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,3 +179,31 @@ def test_a_class_may_be_called_train(tmp_path):
     some(tmp_path / "both", "train/a", "train/b", "val/b", "other")
     data = ImageFolder(folder=str(tmp_path / "both"))
     assert (data.count("train"), data.count("test"), data.class_names) == (40, 20, ("a", "b"))
+
+
+@pytest.mark.parametrize(("train", "held_out"), [("train", "valid"), ("Train", "Test"), ("training", "testing"),
+                                                 ("TRAIN", "dev"), ("train", "eval")])  # fmt: skip
+def test_splits_by_their_usual_names_are_no_classes(train, held_out, tmp_path):
+    some(tmp_path, f"{train}/a", f"{train}/b", f"{held_out}/a")
+    data = ImageFolder(folder=str(tmp_path))
+    assert (data.count("train"), data.count("test"), data.class_names) == (40, 20, ("a", "b"))
+
+
+@pytest.mark.parametrize(("there", "said"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFC", "NFC")])
+def test_names_with_accents_are_found_however_they_are_written(there, said, tmp_path):
+    some(tmp_path, "")
+    name = unicodedata.normalize(there, "caf\u00e9.png")
+    (tmp_path / "0.png").rename(tmp_path / name)
+    row = {"file_name": unicodedata.normalize(said, "caf\u00e9.png"), "text": "a cup"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert columns(tmp_path)[name] == {"text": "a cup"}
+
+
+def test_two_files_that_differ_in_spelling_alone_are_two(tmp_path):
+    some(tmp_path, "")
+    names = [unicodedata.normalize(form, "caf\u00e9.png") for form in ("NFC", "NFD")]
+    for i, name in enumerate(names):
+        (tmp_path / f"{i}.png").rename(tmp_path / name)
+    rows = [{"file_name": name, "text": str(i)} for i, name in enumerate(names)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [columns(tmp_path)[name]["text"] for name in names] == ["0", "1"]

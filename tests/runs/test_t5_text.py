@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxgen
 from jaxgen.cli.weights import command as weights
+from jaxgen.core.configuration import with_fields_at
 from jaxgen.data import Captioned, Emoji
 from jaxgen.data.t5_tokenizer import Unigram
 from jaxgen.errors import UserError
@@ -64,6 +65,16 @@ def test_texts_end_and_are_padded_with_zeros(published):
     assert tokenizer.decode(tokens["text"][0, : length - 1]) == tokenizer.decode(tokenizer.encode("Red apple"))
     assert tokens["text_mask"][1].all()
     assert tokens["text"][1, -1] == tokenizer.end
+
+
+def test_clip_reads_texts_of_t5_at_their_end(published):
+    """T5's end token is 1, the largest token of a text any word."""
+    data = Captioned(data=Emoji(size=16), tokenizer="t5", vocabulary=str(published), window=12)
+    experiment = replace(presets(EXPERIMENTS["clip"])["smoke"], data=data)
+    model = with_fields_at(experiment.model, {"network.text.vocab": data.vocab})
+    with pytest.raises(UserError, match=r"end with token 1, .* at the largest: pass --model.network.text.end 1"):
+        replace(experiment, model=model).check()
+    replace(experiment, model=with_fields_at(model, {"network.text.end": 1})).check()
 
 
 def test_a_tokenizer_is_kept_as_json(published):
