@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import Ge
 
 from jaxgen.codecs import Augmented, Pixels
@@ -151,7 +152,7 @@ class Experiment:
         # Labels of the whole split, not of one batch: a class too many must not wait for its turn to come.
         labels = {"cond": split["cond"]} if isinstance(split, dict) and "cond" in split else {}
         if not labels and "cond" in raw and (names := self.data.class_names):  # it is read from the disk
-            labels = {"cond": jnp.arange(len(names))}
+            labels = {"cond": np.arange(len(names))}
         codec.check_model(self.model)
         self.model.check({**shapes, **labels})
         vocab = getattr(self.model, "vocab", 0) or self.data.vocab  # 0: a model without texts

@@ -110,8 +110,8 @@ def traffic(text: str) -> Traffic:
             if i.kind in NOTHING or i.kind in CALLS or i.kind.endswith("-done"):
                 continue
             moved += times * _moved(i, here, computations)
-            for *key, size in _exchanges(i, here, computations):
-                sums = found[tuple(key)]
+            for kind, group, span, size in _exchanges(i, here, computations):
+                sums = found[kind, group, span]
                 sums[0] += times
                 sums[1] += times * size
     return Traffic(moved, tuple(Exchange(*key, *sums) for key, sums in sorted(found.items())))
