@@ -55,6 +55,8 @@ def guided(trained: Trained, guide: Trained) -> Trained:
         raise UserError(f"{type(model).__name__} cannot be guided by {type(other).__name__}: two diffusion models can")
     if (model.shape, model.num_classes, model.schedule) != (other.shape, other.num_classes, other.schedule):
         raise UserError(f"the guide {guide.name} has another shape, schedule or number of classes than {trained.name}")
+    if type(model).sample is not Diffusion.sample:
+        raise UserError(f"{type(model).__name__} samples in a way of its own, which takes no guide: leave it out")
     if model.guidance.scale == 1:
         raise UserError("guidance.scale is 1, which asks no guide: pass --guidance 2, say")
     pair = Autoguided(model=model, guide=other)

@@ -134,6 +134,9 @@ class DDPM(Diffusion):
         metrics, (t, errors) = seen.metrics, seen.rows
         history, times_seen = state.extra["history"], state.extra["seen"]
         # Example i is the rank[i]-th with its time in this batch. Each error replaces the oldest of its time.
-        rank = jnp.sum((t[:, None] == t[None]) & (jnp.arange(len(t))[:, None] > jnp.arange(len(t))[None]), axis=1)
-        history = history.at[t, (times_seen[t] + rank) % self.HISTORY].set(errors)
+        same = t[:, None] == t[None]
+        rank = jnp.sum(same & (jnp.arange(len(t))[:, None] > jnp.arange(len(t))[None]), axis=1)
+        # Of a time with more errors than its history keeps, the last: no place is written to twice.
+        place = jnp.where(rank >= jnp.sum(same, axis=1) - self.HISTORY, t, len(history))
+        history = history.at[place, (times_seen[t] + rank) % self.HISTORY].set(errors, mode="drop")
         return state.replace(extra={**state.extra, "history": history, "seen": times_seen.at[t].add(1)}), metrics

@@ -36,6 +36,13 @@ class EDM(Diffusion):
     """Fourier features of the learnt u(sigma) by which noise levels are weighted, as 128: the loss is lambda / exp(u)
     |D - x_0|^2 + u, eq. 21 of arXiv:2312.02696, least where exp(u) is the expected error at that level. 0 for none."""
 
+    def problem(self) -> str | None:
+        if self.kind != "eps":
+            return f"kind is {self.kind}: the network's target is F of table 1 whatever it is, leave it"
+        if self.uncertainty and self.align.weight:
+            return "uncertainty weights errors, and align.weight adds what is none: set one of them to 0"
+        return None
+
     def init_told(self, key, cond):
         params, key = super().init_told(key, cond)
         if not self.uncertainty:

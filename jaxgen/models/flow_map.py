@@ -34,6 +34,8 @@ class FlowMap(FlowMatching):
     of `guidance` comes on top. `Shortcut` learns it for steps longer than the finest."""
 
     def problem(self) -> str | None:
+        if self.kind != "velocity":
+            return f"kind is {self.kind}: what a flow map learns is a velocity, leave it"
         if self.target_guidance != 1 and not self.guidable:
             return "target_guidance needs a model trained with classes or texts and on examples without: class_dropout"
         if self.align.weight:

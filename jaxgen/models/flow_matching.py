@@ -24,11 +24,16 @@ class FlowMatching(Diffusion):
     """x: f32[B, *shape], of about unit scale."""
 
     schedule: Straight = Straight()
-    sampler: Sampler = Euler()
+    sampler: Sampler = Euler(clip=0.0)
     kind: Kind = "velocity"
     logit_std: NonNegative = 0.0
     """logit t ~ N(logit_mean, logit_std^2) in training; t is uniform when 0."""
     logit_mean: float = 0.0
+
+    def problem(self) -> str | None:
+        if self.kind in ("eps", "score"):
+            return f"kind is {self.kind}, which tells nothing of data where all is noise: choose velocity, v or x0"
+        return None
 
     def draw_times(self, keys, state):
         if not self.logit_std:

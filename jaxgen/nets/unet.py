@@ -51,8 +51,9 @@ class SpanEmbedding(nn.Module):
 
 
 def norm(channels: int, dtype: Any, name: str | None = None) -> GroupNorm:
-    """Group normalization with 32 groups, or fewer in narrow layers, so that a group has at least four channels."""
-    return GroupNorm(math.gcd(32, max(1, channels // 4)), dtype=dtype, name=name)
+    """Group normalization with 32 groups, or fewer: as many as divide the channels, with four channels each at least.
+    """
+    return GroupNorm(math.gcd(channels, math.gcd(32, max(1, channels // 4))), dtype=dtype, name=name)
 
 
 class ResBlock(nn.Module):
@@ -148,7 +149,8 @@ class UNet(nn.Module):
     dtype: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError if images of `shape` = (H, W, C) cannot be halved between all resolutions of `mults`."""
+        """Raises UserError if images of `shape` = (H, W, C) cannot be halved between all resolutions of `mults`, or
+        heads do not divide a level with attention."""
         factor = self.patch * 2 ** (len(self.mults) - 1)
         if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
             raise UserError(
@@ -156,6 +158,14 @@ class UNet(nn.Module):
                 f"height and width must be multiples of {factor}; give --model.network.mults fewer entries or resize "
                 f"the data"
             )
+        for level, mult in enumerate(self.mults):
+            channels, height = self.width * mult, shape[0] // self.patch >> level
+            attends = level == len(self.mults) - 1 or height in (*self.attention, *self.cross_attention)
+            if attends and channels % max(1, channels // self.head_dim):
+                raise UserError(
+                    f"{channels} channels do not split into heads of {self.head_dim}: change --model.network.width or "
+                    "--model.network.head-dim"
+                )
 
     def told_texts(self, shape: tuple[int, ...]) -> "UNet":
         """A copy that is given a context beside images of `shape` = (H, W, C): it attends to that where it attends to

@@ -230,6 +230,11 @@ class Churn(Sampler):
     churn_noise: NonNegative = 1.0
     """S_noise: standard deviation of the noise, relative to that which keeps the marginal distribution."""
 
+    def problem(self) -> str | None:
+        if self.churn_min <= self.churn_max:
+            return None
+        return f"churn_min is {self.churn_min:g}, churn_max {self.churn_max:g}: churn_min <= churn_max is expected"
+
     def _churned(self, schedule: Schedule) -> tuple[Grid, np.ndarray, float]:
         """The grid with every t and sigma but the last raised; the standard deviation of the noise that raises the
         level after each step, float64[N], 0 for the last; and the standard deviation of x at the start."""

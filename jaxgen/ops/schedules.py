@@ -203,9 +203,10 @@ class ScaledLinear(VariancePreserving):
     beta_start: Annotated[float, Gt(0), Lt(1)] = 0.00085
     beta_end: Annotated[float, Gt(0), Lt(1)] = 0.012
     spacing: Literal["leading", "ends", "karras"] = "leading"
-    """Which times samplers visit. leading: every T // steps-th from `offset` on. ends: evenly spaced, with both ends.
-    karras: evenly spaced in (sigma / alpha)^(1/7), with both ends (eq. 5 of arXiv:2206.00364); the network is told the
-    nearest step."""
+    """Which times samplers visit. leading: every T // steps-th from `offset` on, or as `ends` where the last of these
+    would be far from noise: with one step, or more than half of T. ends: evenly spaced, with both ends. karras: evenly
+    spaced in (sigma / alpha)^(1/7), with both ends (eq. 5 of arXiv:2206.00364); the network is told the nearest step.
+    """
     offset: OptionalSteps = 1
     """The first time of `leading`, or the latest with which all times exist."""
     end: Literal["data", "first"] = "data"
@@ -223,6 +224,8 @@ class ScaledLinear(VariancePreserving):
             return even
         if self.spacing == "leading":
             each = self.num_steps // steps
+            if steps == 1 or (each == 1 and steps < self.num_steps - self.offset):
+                return even  # the first of the others would be far from noise
             last = (steps - 1) * each
             return np.arange(steps)[::-1] * each + min(self.offset, self.num_steps - 1 - last)
         log_ratio = self._log_ratio()
@@ -262,7 +265,10 @@ class Sigmoid(VariancePreserving):
 
     low: float = -3.0
     high: float = 3.0
-    tau: float = 1.0
+    tau: Positive = 1.0
+
+    def problem(self) -> str | None:
+        return None if self.low < self.high else f"low is {self.low:g}, high {self.high:g}: low < high is expected"
 
     def abar(self) -> np.ndarray:
         t = np.arange(self.num_steps + 1) / self.num_steps
@@ -278,6 +284,9 @@ class Geometric(Discrete):
     sigma_min: Positive = 0.01
     sigma_max: Positive = 50.0
 
+    def problem(self) -> str | None:
+        return _rising(self.sigma_min, self.sigma_max)
+
     def table(self):
         return np.ones(self.num_steps), np.geomspace(self.sigma_min, self.sigma_max, self.num_steps)
 
@@ -286,10 +295,16 @@ class Geometric(Discrete):
 
     @property
     def start(self):
-        return self.sigma_max
+        return float(self.table()[1][-1])
 
 
 # --- continuous time ----------------------------------------------------------------------------------------------
+
+
+def _rising(sigma_min: float, sigma_max: float) -> str | None:
+    if sigma_min < sigma_max:
+        return None
+    return f"sigma_min is {sigma_min:g}, sigma_max {sigma_max:g}: sigma_min < sigma_max is expected"
 
 
 def check_steps(steps: int) -> None:
@@ -304,6 +319,9 @@ class Karras(Schedule):
     sigma_min: Positive = 0.002
     sigma_max: Positive = 80.0
     rho: Positive = KARRAS_RHO
+
+    def problem(self) -> str | None:
+        return _rising(self.sigma_min, self.sigma_max)
 
     def levels(self, t):
         t = np.asarray(t, np.float64)

@@ -25,6 +25,7 @@ from jaxgen.core.codec import Codec, static
 from jaxgen.core.ranges import CheckpointStep, PathName
 from jaxgen.core.types import Batch, RawBatch, TrainState
 from jaxgen.errors import UserError
+from jaxgen.ops.samplers import Sampler
 from jaxgen.runs.checkpoint import Checkpoints, saved_steps
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import restore
@@ -33,6 +34,8 @@ from jaxgen.weights.store import tree_hash
 
 T = TypeVar("T", bound=Codec)
 Form = Literal["tokens", "levels", "latents"]
+FARTHEST = 3.0
+"""Of a sampler's bound on x_0 where that is latents of deviation one: a lower one would cut many of them off."""
 
 
 @struct.dataclass
@@ -204,8 +207,9 @@ class Loaded(Codec):
         return self.standardized(mean, np.where(deviation > 1e-6, deviation, 1))
 
     def check_model(self, model: Any) -> None:
-        """Raises UserError unless `model` counts codes as the first stage does."""
+        """Raises UserError unless `model` counts codes as the first stage does, and takes latents for what they are."""
         if self.form == "latents":
+            _check_latents(model)
             return
         name = "vocab" if self.form == "tokens" else "code_levels"
         given, expected = getattr(model, name, 0) or None, self.model.num_codes
@@ -250,6 +254,18 @@ class Loaded(Codec):
         """The first stage's x of standardized latents."""
         z = z if self.mean is None else z * _row(self.deviation) + _row(self.mean)
         return self.model.from_latent(self.state, z)
+
+
+def _check_latents(model: Any) -> None:
+    sampler = getattr(model, "sampler", None)
+    if isinstance(sampler, Sampler) and 0 < sampler.clip < FARTHEST:
+        raise UserError(
+            f"model.sampler.clip is {sampler.clip:g}, but latents have a deviation of one and go beyond: pass "
+            "--model.sampler.clip 0"
+        )
+    for name in ("bound_steps", "ode_steps"):
+        if steps := getattr(model, name, 0):
+            raise UserError(f"model.{name} is {steps}: latents are no pixels and have no bits/dim, 0 is expected")
 
 
 def _row(channels: jax.Array | None) -> jax.Array:

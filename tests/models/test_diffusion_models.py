@@ -11,18 +11,23 @@ from flax import linen as nn
 from tiny_diffusion import BATCH, LABELS, MODEL, NULL, Tiny, state_of
 
 from jaxgen import core
+from jaxgen.core.configuration import check_fields
 from jaxgen.errors import UserError
+from jaxgen.models.alignment import Alignment
 from jaxgen.models.ddpm import DDPM
 from jaxgen.models.edm import EDM
 from jaxgen.models.flow_matching import FlowMatching
+from jaxgen.models.mean_flow import MeanFlow
 from jaxgen.models.score_matching import ScoreMatching
+from jaxgen.models.shortcut import Shortcut
 from jaxgen.models.super_resolution import SuperResolution
+from jaxgen.nets.dit import DiT
 from jaxgen.nets.time_mlp import TimeMLP
 from jaxgen.nets.unet import UNet, time_embedding
 from jaxgen.ops.diffusion import Denoised, q_sample, variational_bound
 from jaxgen.ops.guidance import Guidance
 from jaxgen.ops.samplers import DDIM, Ancestral, Heun, Start
-from jaxgen.ops.schedules import Cosine, Geometric, Karras, Linear
+from jaxgen.ops.schedules import Cosine, Geometric, Karras, Linear, Sigmoid
 from jaxgen.optim import Adam
 
 # --- regressions of the network's arguments ---
@@ -208,6 +213,60 @@ def test_the_history_holds_the_last_ten_losses_of_each_time():
         expected = np.sort(np.pad(losses[-10:], (0, max(0, 10 - len(losses)))))
         np.testing.assert_allclose(kept, expected, rtol=1e-4)
         assert state.extra["seen"][t] == len(losses)
+
+
+def test_the_history_holds_the_last_ten_of_many_losses_of_one_time():
+    """The step writes no place twice, of which one could not say which write stays."""
+    model = replace(MODEL, importance=True, schedule=Cosine(2), num_classes=0, class_dropout=0.0)
+    batch = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)), jnp.float32)}
+    state, key = state_of(model, batch), jax.random.key(0)
+    t, _, errors = model.times_and_errors(state.params, state, core.fold_each(key, jnp.arange(64)), batch)
+    after, _ = jax.jit(model.train_step)(state, key, batch)
+    for time in range(2):
+        losses = np.asarray(errors)[np.asarray(t) == time]
+        assert len(losses) > 20 and after.extra["seen"][time] == len(losses)
+        np.testing.assert_allclose(np.sort(after.extra["history"][time]), np.sort(losses[-10:]), rtol=1e-4)
+
+
+# --- settings that do not go together ---
+
+
+@pytest.mark.parametrize(("model", "words"), [
+    (lambda: FlowMatching(kind="eps"), "kind is eps, which tells nothing"),
+    (lambda: FlowMatching(kind="score"), "kind is score, which tells nothing"),
+    (lambda: MeanFlow(kind="x0"), "what a flow map learns is a velocity"),
+    (lambda: Shortcut(kind="v"), "what a flow map learns is a velocity"),
+    (lambda: EDM(kind="v"), "the network's target is F"),
+    (lambda: EDM(uncertainty=8, network=DiT(), align=Alignment(weight=0.5)), "align.weight adds what is none"),
+    (lambda: EDM(schedule=Karras(sigma_min=1.0, sigma_max=0.5)), "sigma_min < sigma_max is expected"),
+    (lambda: EDM(sampler=Heun(churn=5.0, churn_min=3.0, churn_max=1.0)), "churn_min <= churn_max is expected"),
+    (lambda: ScoreMatching(schedule=Geometric(sigma_min=50.0, sigma_max=0.01)), "sigma_min < sigma_max is expected"),
+    (lambda: DDPM(schedule=Sigmoid(low=1.0, high=1.0)), "low < high is expected"),
+    (lambda: DDPM(schedule=Sigmoid(tau=0.0)), "tau is 0"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_refused(model, words):
+    with pytest.raises(UserError, match=words):
+        check_fields(model())
+
+
+@pytest.mark.parametrize("kind", ["velocity", "v", "x0"])
+def test_flow_matching_starts_from_noise_by_any_prediction_that_it_takes(kind):
+    model = FlowMatching(kind=kind, network=TimeMLP(8, 1), shape=(2,), sampler=Heun(steps=4, clip=0.0))
+    check_fields(model)
+    drawn = jax.jit(model.sample)(state_of(model, {"x": jnp.zeros((4, 2))}), core.sample_keys(0, 64))
+    assert np.all(np.isfinite(drawn))
+
+
+def test_flow_matching_does_not_cut_points_off():
+    """Of the exact prediction of standard normal data, E[x0 | x_t] = (1 - t) x_t / ((1 - t)^2 + t^2)."""
+    model = FlowMatching(shape=(2,))
+
+    def exact(x, t):
+        alpha, sigma = model.schedule.at(t, x.ndim)
+        return Denoised(alpha * x / (alpha**2 + sigma**2))
+
+    x = np.asarray(model.sampler(exact, model.schedule, core.sample_keys(0, 4000), model.shape))
+    assert abs(x.std() - 1) < 0.04 and np.abs(x).max() > 2.5
 
 
 # --- what is made with a model ---

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from tiny_diffusion import Tiny, state_of
 from jaxgen import core
 from jaxgen.codecs import Pixels
 from jaxgen.errors import UserError
+from jaxgen.inference.sampling import guided
 from jaxgen.models.edm import EDM
 from jaxgen.models.video import BLOCKS, VideoDiffusion, future_psnr
 from jaxgen.nets.video import VideoUNet
@@ -49,6 +52,13 @@ LABELS = BATCH["cond"]
 @pytest.fixture(scope="module")
 def states():
     return {model: state_of(model, BATCH) for model in (TOLD, PLAIN)}
+
+
+def test_clips_take_no_guide():
+    """It would sample past the frames that are given."""
+    trained: Any = SimpleNamespace(experiment=SimpleNamespace(model=TOLD), name="run")
+    with pytest.raises(UserError, match="samples in a way of its own"):
+        guided(trained, trained)
 
 
 @pytest.mark.parametrize("model", [TOLD, PLAIN])

@@ -140,6 +140,15 @@ def test_a_context_without_cross_attention_is_refused():
         ADM.init(jax.random.key(0), x, t, out, y)
 
 
+def test_widths_that_no_power_of_two_divides():
+    network = UNet(50, (1,), 1, (), head_dim=50)
+    network.check((4, 4, 1))
+    params = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), 1)["params"]
+    assert params["middle_in"]["GroupNorm_0"]["scale"].shape == (50,)
+    with pytest.raises(UserError, match=r"200 channels do not split into heads of 64: .*head-dim"):
+        UNet(200, (1,), 1, (), head_dim=64).check((8, 8, 1))
+
+
 def test_scale_shift_acts_on_the_output_of_the_norm():
     """With a scale of -1, the second half of a block does not depend on the image."""
     block, x, embedding = ResBlock(8, scale_shift=True), normal(2, 4, 4, 8), jnp.ones((2, 3))

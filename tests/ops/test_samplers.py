@@ -352,6 +352,12 @@ def test_inpainting_keeps_the_known_and_learns_from_it():
     assert abs(often - CORRELATION) < 0.08
 
 
+@pytest.mark.parametrize("levels", [1, 2, 232])
+def test_sampling_starts_at_the_noisiest_level_there_is(levels):
+    schedule = Geometric(num_steps=levels)
+    assert schedule.start == schedule.grid(0).sigma[0]
+
+
 def test_what_cannot_be_asked_of_a_sampler_is_refused():
     keys, image = core.sample_keys(0, 2), jnp.zeros((2, 4))
     with pytest.raises(UserError, match="strength is 0"):

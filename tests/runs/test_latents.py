@@ -13,7 +13,9 @@ from jaxgen import core
 from jaxgen.codecs import Augmented, Binarize, Dequantize, Identity, Pixels
 from jaxgen.core.mesh import Layout
 from jaxgen.data import Captioned, Digits, Emoji, ImageFolder, Mirrored
+from jaxgen.errors import UserError
 from jaxgen.experiment import on_images, presets
+from jaxgen.ops.samplers import Euler
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.pretrained import Pretrained
 from jaxgen.runs.restore import MEASURED, loaded_codec, open_run, restore
@@ -53,6 +55,15 @@ def test_standardized_latents_are_the_same_pictures(experiment, codec):
     assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
     unrounded = jax.jit(lambda c: c.unrounded(c.encode(raw, jax.random.key(0))["x"]))(codec)
     np.testing.assert_allclose(np.clip(unrounded, 0, 1) * 255, other, atol=0.51)
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"sampler": Euler(clip=1.0)}, "latents have a deviation of one and go beyond: pass --model.sampler.clip 0"),
+    ({"ode_steps": 10}, "latents are no pixels"), ({"bound_steps": 10}, "latents are no pixels"),
+])  # fmt: skip
+def test_what_holds_of_pixels_alone_is_refused(experiment, changed, words):
+    with pytest.raises(UserError, match=words):
+        replace(experiment, model=replace(experiment.model, **changed)).check()
 
 
 def test_a_run_keeps_what_it_measured(experiment, codec, tmp_path):
