@@ -70,4 +70,4 @@ def _conv_flops(eqn: Any) -> float:
         at = np.arange(places)[:, None] * params["window_strides"][i] - low
         at = at + np.arange(taps)[None] * params["rhs_dilation"][i]
         total *= np.sum((at >= 0) & (at <= (n - 1) * dilation) & (at % dilation == 0))
-    return total / params["batch_group_count"]
+    return total  # an output of a group counts once, also where groups are of the batch

@@ -63,14 +63,15 @@ def factor_vae_score(
     left out. Raises UserError for shapes that do not fit."""
     codes, factors = check_codes(codes, factors)
     variance = codes.var(axis=0)
-    used = np.flatnonzero(variance > unused * variance.max())
+    used = np.flatnonzero(variance >= unused * variance.max())  # of a collapsed code all, which tell nothing
+    scale = np.maximum(variance[used], np.finfo(np.float64).tiny)
     rng, num = np.random.default_rng(seed), factors.shape[1]
 
     def vote() -> tuple[int, int]:
         k = int(rng.integers(num))
         same = np.flatnonzero(factors[:, k] == factors[rng.integers(len(factors)), k])
         chosen = codes[rng.choice(same, size)][:, used]
-        return int(np.argmin(chosen.var(axis=0) / variance[used])), k
+        return int(np.argmin(chosen.var(axis=0) / scale)), k
 
     table = np.zeros((len(used), num), int)
     for _ in range(votes):

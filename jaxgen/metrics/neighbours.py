@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCK = 512  # rows of the distance matrix held at a time
+ROUNDING = 1e-6
+"""Of squared distances in f32, over |a|^2 + |b|^2: within it a point lies on the border of a ball."""
 
 
 def centred(*sets: np.ndarray) -> list[jax.Array]:
@@ -48,9 +50,26 @@ def nearest_rows(queries: jax.Array, base: jax.Array) -> tuple[jax.Array, jax.Ar
 
 @jax.jit
 def count_balls(queries: jax.Array, centres: jax.Array, squared_radius: jax.Array) -> jax.Array:
-    """i32[Q]: the number of balls that contain each query. centres: f32[N, D], squared_radius: f32[N]."""
+    """i32[Q]: the number of balls that contain each query, border included. centres: f32[N, D], squared_radius: f32[N].
+    """
 
     def one(row: jax.Array) -> jax.Array:
-        return jnp.sum(_squared(row, centres) <= squared_radius, dtype=jnp.int32)
+        return jnp.sum(_within(_squared(row, centres), squared_radius, row, centres), dtype=jnp.int32)
 
     return jax.lax.map(one, queries, batch_size=BLOCK)
+
+
+@jax.jit
+def contain_any(centres: jax.Array, squared_radius: jax.Array, queries: jax.Array) -> jax.Array:
+    """bool[N]: whether each ball contains a query, border included. centres: f32[N, D], squared_radius: f32[N]."""
+
+    def one(ball: tuple[jax.Array, jax.Array]) -> jax.Array:
+        centre, radius = ball
+        return jnp.any(_within(_squared(centre, queries), radius, centre, queries))
+
+    return jax.lax.map(one, (centres, squared_radius), batch_size=BLOCK)
+
+
+def _within(squared: jax.Array, radius: jax.Array, row: jax.Array, base: jax.Array) -> jax.Array:
+    """Whether squared distances f32[N] from a row to the base are at most squared radii, up to `ROUNDING`."""
+    return squared <= radius + ROUNDING * (jnp.sum(row**2) + jnp.sum(base**2, axis=1))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxgen.errors import UserError
 from jaxgen.metrics.collect import Collect, Rows
 from jaxgen.metrics.inputs import check_features
-from jaxgen.metrics.neighbours import centred, count_balls, nearest_rows, squared_radii
+from jaxgen.metrics.neighbours import centred, contain_any, count_balls, squared_radii
 
 
 def prdc(features: np.ndarray, reference: np.ndarray, k: int = 3) -> dict[str, float]:
@@ -34,7 +34,7 @@ def prdc(features: np.ndarray, reference: np.ndarray, k: int = 3) -> dict[str, f
         "precision": float(jnp.mean(inside > 0)),
         "recall": float(jnp.mean(count_balls(real, fake, fake_radius) > 0)),
         "density": float(jnp.mean(inside) / k),
-        "coverage": float(jnp.mean(nearest_rows(real, fake)[0] <= real_radius)),
+        "coverage": float(jnp.mean(contain_any(real, real_radius, fake))),
     }
 
 

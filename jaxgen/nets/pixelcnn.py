@@ -318,6 +318,9 @@ class GatedPixelCNN(nn.Module):
         """Raises UserError for images of `shape` = (H, W, C) or groups that the network cannot handle."""
         check_width(self.width, groups)
         check_width(self.head, groups)
+        for name, least in (("size", 1), ("first_size", 3)):
+            if (size := getattr(self, name)) % 2 == 0 or size < least:
+                raise UserError(f"network.{name} is {size}: an odd number from {least} on is expected")
 
     def setup(self) -> None:
         sizes = {"size": self.size, "first_size": self.first_size, "dtype": self.dtype}

@@ -203,10 +203,10 @@ class ScaledLinear(VariancePreserving):
     beta_start: Annotated[float, Gt(0), Lt(1)] = 0.00085
     beta_end: Annotated[float, Gt(0), Lt(1)] = 0.012
     spacing: Literal["leading", "ends", "karras"] = "leading"
-    """Which times samplers visit. leading: every T // steps-th from `offset` on, or as `ends` where the last of these
-    would be far from noise: with one step, or more than half of T. ends: evenly spaced, with both ends. karras: evenly
-    spaced in (sigma / alpha)^(1/7), with both ends (eq. 5 of arXiv:2206.00364); the network is told the nearest step.
-    """
+    """Which times samplers visit. leading: every T // steps-th from `offset` on; as in diffusers, the last of these is
+    far from noise with a single step, or more than half of T: choose ends then. ends: evenly spaced, with both ends.
+    karras: evenly spaced in (sigma / alpha)^(1/7), with both ends (eq. 5 of arXiv:2206.00364); the network is told the
+    nearest step."""
     offset: OptionalSteps = 1
     """The first time of `leading`, or the latest with which all times exist."""
     end: Literal["data", "first"] = "data"
@@ -224,8 +224,6 @@ class ScaledLinear(VariancePreserving):
             return even
         if self.spacing == "leading":
             each = self.num_steps // steps
-            if steps == 1 or (each == 1 and steps < self.num_steps - self.offset):
-                return even  # the first of the others would be far from noise
             last = (steps - 1) * each
             return np.arange(steps)[::-1] * each + min(self.offset, self.num_steps - 1 - last)
         log_ratio = self._log_ratio()

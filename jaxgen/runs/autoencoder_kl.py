@@ -55,6 +55,8 @@ def _read(place: Path) -> tuple[KLCoder, dict[str, Any], float]:
         return *autoencoder_kl.read(reading.read_tensors(place)[0], str(place)), SD_SCALE
     folder = place / "vae" if (place / "vae").is_dir() else place
     file = next((folder / name for name in FILES if os.path.lexists(folder / name)), None)
+    if file is None:
+        reading.check_pickles(folder, FILES[0])
     if file is None or not os.path.lexists(folder / "config.json"):
         raise UserError(f"{folder} has no AutoencoderKL: config.json and {FILES[0]} are expected")
     settings = configs.read(folder / "config.json")

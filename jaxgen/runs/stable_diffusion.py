@@ -83,11 +83,10 @@ def _vocabulary(place: Path) -> Path:
 
 
 def _model(found: sd.Published, start: int, end: int) -> DDPM:
-    sampler, schedule = named_sampler(found.sampler, STEPS, DDIM(clip=0.0), found.schedule)
-    assert isinstance(schedule, ScaledLinear)
+    sampler, _ = named_sampler(found.sampler, STEPS, DDIM(clip=0.0), found.schedule)
     return DDPM(
         network=found.unet, text=found.text, empty=(start, end), shape=(found.side, found.side, found.vae.latent),
-        schedule=schedule, sampler=sampler, guidance=Guidance(scale=SCALE), class_dropout=DROPOUT, ema_decay=0.0,
+        schedule=found.schedule, sampler=sampler, guidance=Guidance(scale=SCALE), class_dropout=DROPOUT, ema_decay=0.0,
     )  # fmt: skip
 
 

@@ -22,6 +22,9 @@ MOST_TEXT = 1 << 28
 """Bytes of a text that is read at once."""
 MOST_JSON = 1 << 25
 """Bytes of a JSON file: empty lists within a list take 25 times as much memory."""
+PICKLES = (b"PK\x03\x04", b"\x80\x02")
+"""How files of PyTorch begin, of its newer and its older layout."""
+ARE_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 DEEPEST = 100
 """Levels of lists and dicts within each other in a JSON file."""
 
@@ -185,4 +188,42 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or why(error)}): check the path") from error
     except Exception as error:  # a dtype that numpy lacks raises TypeError, AttributeError or KeyError, by version
-        raise UserError(f"{path} cannot be read as safetensors ({why(error)}): restore it") from error
+        if is_pickle(path):
+            raise UserError(
+                f"{path} is a pickle, which runs code as it is loaded: pass the .safetensors file of the same model"
+            ) from error
+        advice = "pass the file of float16 or bfloat16" if "float8" in str(error).lower() else "restore it"
+        raise UserError(f"{path} cannot be read as safetensors ({why(error)}): {advice}") from error
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file begins as PyTorch's do, of either layout."""
+    with opened(path) as file:
+        return file.read(4).startswith(PICKLES)
+
+
+def check_pickles(folder: Path, name: str) -> None:
+    """Raises UserError where a folder has pickles in place of the file `name`."""
+    if os.path.lexists(folder / name) or not folder.is_dir():
+        return
+    if others := sorted(f.name for f in folder.iterdir() if f.suffix in ARE_PICKLES):
+        raise UserError(f"{folder} has {others[0]}, a pickle, which runs code as it is loaded: download {name}")
+
+
+def read_weights(folder: Path, name: str) -> tuple[dict[str, np.ndarray], Path]:
+    """The tensors of folder/name, a safetensors file, and that file; of all files that its index names where it is cut
+    into several. Raises UserError where there is neither, or a part is missing."""
+    whole, index = folder / name, folder / f"{name}.index.json"
+    if os.path.lexists(whole) or not os.path.lexists(index):
+        check_pickles(folder, name)
+        return read_tensors(whole)[0], whole
+    settings = read_json(index)
+    parts = settings.get("weight_map") if isinstance(settings, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(p, str) and p == os.path.basename(p) for p in parts.values()):
+        raise UserError(f"{index} names no files of this folder by tensor: restore it")
+    found: dict[str, np.ndarray] = {}
+    for part in sorted(set(parts.values())):
+        found |= read_tensors(folder / part)[0]
+    if missing := sorted(parts.keys() - found.keys()):
+        raise UserError(f"{folder} lacks {missing[0]}, of {parts[missing[0]]}: download that file again")
+    return found, index

@@ -16,6 +16,7 @@ import numpy as np
 from jaxgen.codecs import Pixels
 from jaxgen.core.capabilities import WalksLatents
 from jaxgen.core.keys import fold_each, sample_keys, uniform_each
+from jaxgen.core.model import with_field
 from jaxgen.core.types import PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics import lpips
@@ -100,12 +101,14 @@ class Paths(NamedTuple):
 
 
 def ppl(trained: Trained, distance: Distance, way: str, paths: Paths, cond: PyTree) -> dict[str, Any]:
-    """The record's metric, values and settings.
+    """The record's metric, values and settings. Paths are `EPS` long, so that images are computed in f32 whatever the
+    run's precision is: bf16 would measure its rounding.
 
     way: one of the model's `latent_ways`. cond: conditions of `paths.num` paths or None. Raises UserError as
     `check_model`.
     """
-    (model, codec), num = check_model(trained.model, trained.codec), paths.num
+    model, codec = check_model(with_field(trained.model, "dtype", None), trained.codec)
+    num = paths.num
     metric = PPL(capacity=num)
     kept = metric.init()
     program = _lengths(model, codec, distance.apply, way)
@@ -113,8 +116,10 @@ def ppl(trained: Trained, distance: Distance, way: str, paths: Paths, cond: PyTr
         rows = np.arange(first, first + paths.batch)
         some = jax.tree.map(lambda c, rows=rows: np.take(c, rows, axis=0, mode="wrap"), cond)
         keys = sample_keys(paths.seed, paths.batch, first)
-        kept = metric.update(kept, program(distance.params, trained.state, keys, some), jnp.asarray(rows < num))
+        with jax.default_matmul_precision("highest"):
+            lengths = program(distance.params, trained.state, keys, some)
+        kept = metric.update(kept, lengths, jnp.asarray(rows < num))
     # The first way of a model has the plain name.
     name = distance.metric if way == model.latent_ways[0] else f"{distance.metric}_{way}"
-    settings = {"eps": EPS, "trim": metric.trim, "path": INTERPOLATIONS[way]}
+    settings = {"eps": EPS, "trim": metric.trim, "path": INTERPOLATIONS[way], "precision": "float32"}
     return {"metric": name, "values": {name: metric.compute(kept)["ppl"]}, "settings": settings}

@@ -58,14 +58,19 @@ class Published:
 def read(folder: Path) -> Published:
     """The network in a folder of either layout. Raises UserError if files are missing, or are not CLIP's."""
     found: list[Layout] = [
-        layout for layout, names in FILES.items() if all(os.path.lexists(folder / name) for name in names)
-    ]
+        layout for layout, (weights, config) in FILES.items()
+        if os.path.lexists(folder / config)
+        and any(os.path.lexists(folder / name) for name in (weights, f"{weights}.index.json"))
+    ]  # fmt: skip
     if not found:
+        for weights, config in FILES.values():
+            if os.path.lexists(folder / config):
+                reading.check_pickles(folder, weights)
         wanted = " or ".join(" and ".join(names) for names in FILES.values())
         raise UserError(f"{folder} has no CLIP: {wanted} are expected")
     weights, config = FILES[layout := found[0]]
-    file = folder / weights
-    tensors = {name: np.asarray(a, np.float32) for name, a in reading.read_tensors(file)[0].items()}
+    raw, file = reading.read_weights(folder, weights)
+    tensors = {name: np.asarray(a, np.float32) for name, a in raw.items()}
     settings = _object(reading.read_json(folder / config, MOST_CONFIG), folder / config)
     if layout == "open_clip":
         network = _network(file, tensors := to_huggingface(tensors), *_open_clip_settings(settings, folder / config))

@@ -41,17 +41,19 @@ CONFIG = {
     "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True, False),
 }  # fmt: skip
 HEAD, HEAD_CHANNELS = "lm_head.weight", 64
+PUBLISHED = ((768, 12), (1024, 24), (1280, 36), (1600, 48))
+"""Width and depth of GPT-2's sizes, whose heads have 64 channels whoever writes the file."""
 SIZES = ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight")
 """The matrices that the sizes of a network are read from."""
 MOST_CONFIG = 1 << 20  # bytes of config.json
 IGNORED = ("attn.bias", "attn.masked_bias")  # the causal mask, which old files contain
 
 
-def read_tensors(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors or PyTorch file by name, without prefixes, kernels as [in, out]. Raises UserError if
-    it is missing or not GPT-2's."""
+def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a safetensors or PyTorch file by name, without prefixes, kernels as [in, out]; and what it tells
+    of the network, by config.json's names. Raises UserError if it is missing or not GPT-2's."""
     try:
-        found = torch_file.read_any(file)
+        found, args = torch_file.read_any_with_args(file)
     except UserError as error:
         raise UserError(f"{error}, or pass a GPT-2 model.safetensors") from error
     # torch.compile puts the first of these before the names of nanoGPT's.
@@ -60,21 +62,28 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         if name not in tensors or tensors[name].ndim != 2 or not tensors[name].size:
             raise UserError(f"{file} has no matrix {name}: pass a GPT-2 model.safetensors")
     rows, columns = tensors[SIZES[2]].shape
+    depth = sum(name.endswith(".attn.c_attn.weight") for name in tensors)
+    told: dict[str, Any] = {}
+    if "n_head" in args:  # nanoGPT's, whose activation is the exact one
+        told = {"n_head": args["n_head"], "activation_function": "gelu"}
+    elif columns % HEAD_CHANNELS == 0 and (rows != 3 * columns or (columns, depth) in PUBLISHED):
+        told = {"n_head": min(rows, columns) // HEAD_CHANNELS}
     if rows == 3 * columns:  # [out, in]
         kernels = tuple(name for name, ours in BLOCK_LAYERS.items() if ours.endswith("kernel"))
         tensors = {name: array.T if name.endswith(kernels) else array for name, array in tensors.items()}
     if HEAD in tensors and np.array_equal(tensors[HEAD], tensors["wte.weight"]):
         del tensors[HEAD]
-    return tensors
+    return tensors, told
 
 
 def network_of(file: Path) -> TokenTransformer:
     """The network whose weights a file holds.
 
-    The number of heads comes from config.json beside the file. Without one, heads have 64 channels, as in all sizes of
-    GPT-2. Raises UserError if the file is not GPT-2's, or of another width and nothing says how many heads it has.
+    The number of heads comes from config.json beside the file, or from the file if nanoGPT wrote it. Without, heads
+    have 64 channels in a file of Hugging Face's layout or of one of GPT-2's sizes. Raises UserError if the file is not
+    GPT-2's, or nothing says how many heads it has.
     """
-    network = _network(file, read_tensors(file))
+    network = _network(file, *read_tensors(file))
     try:
         network.check()
     except UserError as error:
@@ -82,12 +91,11 @@ def network_of(file: Path) -> TokenTransformer:
     return network
 
 
-def _network(file: Path, tensors: dict[str, np.ndarray], heads: int = 0) -> TokenTransformer:
-    """The network of these tensors, by the sizes of a few. heads: their number if there is no config.json."""
+def _network(file: Path, tensors: dict[str, np.ndarray], told: dict[str, Any]) -> TokenTransformer:
+    """The network of these tensors, by the sizes of a few. told: what is taken for config.json if there is none."""
     (vocab, width), window = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     depth = sum(name.endswith(".attn.c_attn.weight") for name in tensors)
-    guessed = 0 if width % HEAD_CHANNELS else width // HEAD_CHANNELS
-    path, config = file.parent / "config.json", {"n_head": heads or guessed}
+    path, config = file.parent / "config.json", told
     if os.path.lexists(path):
         config = reading.read_json(path, MOST_CONFIG)
     if not isinstance(config, dict) or config.get("n_head") not in range(1, width + 1):
@@ -110,9 +118,9 @@ def read(file: Path | str, network: TokenTransformer) -> dict[str, Any]:
     Raises UserError if the file's network or vocabulary differs from `network`, or `network` is not of GPT-2's form.
     """
     file, body = Path(file), network.body
-    tensors = read_tensors(file)
+    tensors, told = read_tensors(file)
     check_form(network)
-    found = _network(file, tensors, body.heads)
+    found = _network(file, tensors, {**told, "n_head": body.heads})
     for name, has, wants in (
         ("vocab", found.vocab, network.vocab), ("window", found.window, network.window),
         ("body.width", found.body.width, body.width), ("body.depth", found.body.depth, body.depth),

@@ -86,6 +86,8 @@ def read(place: Path, slots: Slots) -> dict[str, Pair]:
     network lacks.
     """
     file = next((place / name for name in FILES if (place / name).exists()), place / FILES[0])
+    if not file.exists():
+        reading.check_pickles(place, FILES[0])
     file = file if place.is_dir() else place
     tensors, header = reading.read_tensors(file)
     parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)

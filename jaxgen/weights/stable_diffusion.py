@@ -22,6 +22,7 @@ from jaxgen.errors import UserError
 from jaxgen.nets.autoencoder_kl import SD_SCALE, KLCoder
 from jaxgen.nets.clip import TextTower
 from jaxgen.nets.unet_sd import SDUNet
+from jaxgen.ops.named_samplers import SAMPLERS, Name
 from jaxgen.ops.schedules import ScaledLinear
 from jaxgen.runtime import reading
 from jaxgen.runtime.files import disk_errors, write_tensors, write_text
@@ -35,7 +36,6 @@ PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "t
 VARIANTS = ("", ".fp16", ".non_ema")
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
 """Before the names in a single file; `autoencoder_kl.PREFIX` before the first stage's."""
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 SINGLE_FILE_HEADS, SIDE = 8, 64
 
 
@@ -47,8 +47,9 @@ class Published:
     text: TextTower
     vae: KLCoder
     params: dict[str, Any]
-    schedule: ScaledLinear = ScaledLinear()
-    sampler: str = "pndm"
+    schedule: ScaledLinear = ScaledLinear(**SAMPLERS["pndm"][1])
+    """With the times of the sampler."""
+    sampler: Name = "pndm"
     """One of `ops.named_samplers`."""
     side: int = SIDE
     """Height and width of the latents that it was trained on."""
@@ -63,7 +64,7 @@ def read(place: Path) -> Published:
     """The networks in a folder or a single file. Raises UserError if a part is missing, or is of another model."""
     if place.is_dir():
         return _read_folder(place)
-    if place.suffix in PICKLES:
+    if place.suffix in reading.ARE_PICKLES:
         raise UserError(
             f"{place} is a pickle, which runs code as it is loaded: pass the .safetensors file of the same model, or "
             "the folder that diffusers' save_pretrained writes"
@@ -102,10 +103,7 @@ def _weights(folder: Path, name: str) -> Path:
     for variant in VARIANTS:
         if os.path.lexists(file := folder / f"{name}{variant}.safetensors"):
             return file
-    if pickles := sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES):
-        raise UserError(
-            f"{folder} has {pickles[0]}, a pickle, which runs code as it is loaded: download {name}.safetensors"
-        )
+    reading.check_pickles(folder, f"{name}.safetensors")
     raise UserError(f"{folder} lacks {name}.safetensors: the folder that diffusers' save_pretrained writes is expected")
 
 

@@ -7,8 +7,10 @@ from typing import Any
 from jaxgen.errors import UserError
 from jaxgen.nets.autoencoder_kl import SD_SCALE, KLCoder
 from jaxgen.nets.unet_sd import SDUNet
+from jaxgen.ops.named_samplers import SAMPLERS, Name
 from jaxgen.ops.schedules import ScaledLinear
 from jaxgen.runtime import reading
+from jaxgen.runtime.progress import say
 
 MOST_CONFIG = 1 << 20  # bytes of a configuration
 # What 1.x has where a setting has a say in what is computed; a file that says otherwise is of another model.
@@ -30,12 +32,15 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "prediction_type": "epsilon", "trained_betas": None,
     "rescale_betas_zero_snr": False, "thresholding": False,
 }  # fmt: skip
-CLASSES = {
+CLASSES: dict[str, Name] = {
     "PNDMScheduler": "pndm", "DDIMScheduler": "ddim", "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler-ancestral", "HeunDiscreteScheduler": "heun",
     "DPMSolverMultistepScheduler": "dpm++",
 }  # fmt: skip
 """Names of our samplers by diffusers' classes; a folder with another class is sampled by PNDM."""
+SPACINGS = {"leading": "leading", "linspace": "ends"}
+KARRAS = ("euler", "heun", "dpm++")
+"""Samplers that have `use_karras_sigmas`; the others have `set_alpha_to_one`, or neither."""
 DOWN, UP = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}, {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
 
 Settings = dict[str, Any]
@@ -101,8 +106,8 @@ def vae(settings: Settings, file: Path) -> tuple[int, float]:
     return _size(settings, "norm_num_groups", 32, file), float(scale)
 
 
-def scheduler(settings: Settings, file: Path) -> tuple[ScaledLinear, str]:
-    """The schedule, and the name of the sampler."""
+def scheduler(settings: Settings, file: Path) -> tuple[ScaledLinear, Name]:
+    """The schedule, and the name of the sampler, for which its times are."""
     _check(settings, SCHEDULER, file)
     plain = ScaledLinear()
     ends = []
@@ -114,8 +119,29 @@ def scheduler(settings: Settings, file: Path) -> tuple[ScaledLinear, str]:
     offset = settings.get("steps_offset", 1)
     if not isinstance(offset, int) or not 0 <= offset < plain.num_steps:
         raise UserError(f"{file} has steps_offset {offset!r:.60}: a number from 0 to 999 is expected, restore it")
-    schedule = replace(plain, beta_start=ends[0], beta_end=ends[1], offset=offset)
-    return schedule, CLASSES.get(str(settings.get("_class_name")), "pndm")
+    sampler = CLASSES.get(str(settings.get("_class_name")), "pndm")
+    times = SAMPLERS[sampler][1] | _times(settings, sampler, file)
+    return replace(plain, beta_start=ends[0], beta_end=ends[1], offset=offset, **times), sampler
+
+
+def _times(settings: Settings, sampler: Name, file: Path) -> dict[str, Any]:
+    """The fields of a schedule that a file sets. Says what of it samples in another way here."""
+    found: dict[str, Any] = {}
+    given = settings.get("timestep_spacing")
+    if given in SPACINGS:
+        found["spacing"] = SPACINGS[given]
+    elif given is not None:
+        found["spacing"] = "ends"
+        say(f"{file} has timestep_spacing {given!r:.60}, which is not known: times are evenly spaced, with both ends")
+    if sampler in KARRAS and (karras := settings.get("use_karras_sigmas")) is not None:
+        found["spacing"] = "karras" if karras else found.get("spacing", "ends")
+    if sampler == "dpm++" and found.get("spacing") == "ends":
+        say(f"{file} has times evenly spaced but for the last: the last, 0, is among those here")
+    if sampler not in KARRAS and (to_one := settings.get("set_alpha_to_one")) is not None:
+        found["end"] = "data" if to_one else "first"
+    if settings.get("clip_sample"):
+        say(f"{file} has clip_sample: latents have no bounds and are not clipped")
+    return found
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -152,15 +178,17 @@ def of_vae(network: KLCoder, side: int, scale: float) -> Settings:
 
 def of_scheduler(schedule: ScaledLinear, sampler: str) -> Settings:
     name = next(theirs for theirs, ours in CLASSES.items() if ours == sampler)
-    own = {
-        "pndm": {"set_alpha_to_one": False, "skip_prk_steps": True},
-        "ddim": {"set_alpha_to_one": False, "clip_sample": False}, "dpm++": {"use_karras_sigmas": True},
-    }  # fmt: skip
+    own: Settings = {"pndm": {"skip_prk_steps": True}, "ddim": {"clip_sample": False}}.get(sampler, {})
+    if sampler in KARRAS:
+        own |= {"use_karras_sigmas": schedule.spacing == "karras"}
+    elif sampler != "euler-ancestral":
+        own |= {"set_alpha_to_one": schedule.end == "data"}
+    spacing = next((theirs for theirs, ours in SPACINGS.items() if ours == schedule.spacing), "leading")
     return {
         "_class_name": name, "_diffusers_version": VERSION, "beta_schedule": "scaled_linear",
         "beta_start": schedule.beta_start, "beta_end": schedule.beta_end, "num_train_timesteps": schedule.num_steps,
-        "prediction_type": "epsilon", "timestep_spacing": "leading", "steps_offset": schedule.offset,
-        **own.get(sampler, {}),
+        "prediction_type": "epsilon", "timestep_spacing": spacing, "steps_offset": schedule.offset,
+        **own,
     }  # fmt: skip
 
 

@@ -38,9 +38,9 @@ class Published:
 def read(folder: Path, window: int = 128) -> Published:
     """The encoder in a folder. window: tokens of a text at most. Raises UserError if files are missing, or are not
     T5's."""
-    file, settings = folder / WEIGHTS, reading.read_json(folder / CONFIG, MOST_CONFIG)
-    network = _network(settings, folder / CONFIG, window)
-    tensors = {name: np.asarray(a, np.float32) for name, a in reading.read_tensors(file)[0].items()}
+    network = _network(reading.read_json(folder / CONFIG, MOST_CONFIG), folder / CONFIG, window)
+    raw, file = reading.read_weights(folder, WEIGHTS)
+    tensors = {name: np.asarray(a, np.float32) for name, a in raw.items()}
 
     def take(name: str) -> np.ndarray:
         if name not in tensors:

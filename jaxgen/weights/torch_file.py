@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.runtime.reading import opened, read_tensors, why
+from jaxgen.runtime.reading import PICKLES, is_pickle, opened, read_tensors, why
 from jaxgen.weights.torch_program import ForbiddenCall, Storage, Tensor, run
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -28,20 +28,31 @@ MOST_SHARING = 4
 PARTS = ("state_dict", "generator", "model", "model_state_dict")
 """Where checkpoints of Lightning and NVIDIA, HiFi-GAN, nanoGPT and PyTorch's own tutorials have the network."""
 
-ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02"
-"""How files of PyTorch begin."""
+ARGS = "model_args"
+"""Where nanoGPT has the arguments of its model, beside the state dict."""
+
+ZIP, LEGACY = PICKLES
 
 
 def read_any(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a PyTorch or safetensors file by name: which it is, its first bytes say, not its name. Raises
     UserError as `read`."""
-    with opened(path) as file:
-        start = file.read(4)
-    return read(path) if start.startswith((ZIP, LEGACY)) else read_tensors(path)[0]
+    return read_any_with_args(path)[0]
+
+
+def read_any_with_args(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`read_any`, and the arguments as `read_with_args` has them: none of a safetensors file."""
+    return read_with_args(path) if is_pickle(path) else (read_tensors(path)[0], {})
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in a PyTorch file: read-only arrays by name.
+    """The state dict in a PyTorch file: read-only arrays by name. Raises UserError as `read_with_args`."""
+    return read_with_args(path)[0]
+
+
+def read_with_args(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The state dict in a PyTorch file, read-only arrays by name, and the arguments of the model that nanoGPT writes
+    beside it.
 
     Raises UserError if the file is missing, damaged or of another format, holds anything but tensors by name, or would
     call a function that does not describe a tensor.
@@ -67,7 +78,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     raise UserError(f"{path} is not a PyTorch file of a known layout: save it again with torch.save(state_dict, path)")
 
 
-def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_zip(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     size = _size(file)
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
@@ -85,18 +96,21 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
             raise ValueError("big-endian numbers")
         if members[name].file_size > MOST_PROGRAM:
             raise ValueError(f"a pickle of more than {MOST_PROGRAM} bytes")
-        tensors, storages = _described(run(io.BytesIO(archive.read(name))), size)
+        value = run(io.BytesIO(archive.read(name)))
+        tensors, storages = _described(value, size)
         raw = {key: archive.read(members[f"{folder}data/{key}"]) for key in storages}  # checks the CRC
-    return {name: tensor.array(raw[tensor.storage.key]) for name, tensor in tensors.items()}
+    return {name: tensor.array(raw[tensor.storage.key]) for name, tensor in tensors.items()}, _args(value)
 
 
-def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_legacy(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     programs = io.BytesIO(file.read(MOST_PROGRAM))
     if (run(programs), run(programs)) != (MAGIC, PROTOCOL):
         raise ValueError("not written by torch.save")
     if run(programs).get("little_endian") is not True:
         raise ValueError("big-endian numbers")
-    tensors, storages = _described(run(programs), _size(file))
+    value = run(programs)
+    tensors, storages = _described(value, _size(file))
+    others = _storages(value)  # an optimizer's lie among those of the network
     keys = run(programs)
     file.seek(programs.tell())
     raw = {}
@@ -104,10 +118,13 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
         raise ValueError("storages without names")
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
-        if storages[key].size != count or key in raw:
+        if others[key].size != count or key in raw:
             raise ValueError("a storage whose size differs from that of its tensors")
-        raw[key] = file.read(storages[key].nbytes)
-    return {name: tensor.array(raw[tensor.storage.key]) for name, tensor in tensors.items()}
+        if key in storages:
+            raw[key] = file.read(storages[key].nbytes)
+        else:
+            file.seek(others[key].nbytes, os.SEEK_CUR)
+    return {name: tensor.array(raw[tensor.storage.key]) for name, tensor in tensors.items()}, _args(value)
 
 
 def _described(value: Any, size: int) -> tuple[Mapping[str, Tensor], dict[str, Storage]]:
@@ -125,6 +142,25 @@ def _described(value: Any, size: int) -> tuple[Mapping[str, Tensor], dict[str, S
     if sum(tensor.nbytes for tensor in value.values()) > MOST_SHARING * size:
         raise ValueError("tensors that repeat their storages")
     return value, storages
+
+
+def _storages(value: Any) -> dict[str, Storage]:
+    """All storages of tensors in a value, by key. Each part is looked at once, however often the value repeats it."""
+    found: dict[str, Storage] = {}
+    seen, left = set[int](), [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, Tensor):
+            found[part.storage.key] = part.storage
+        elif isinstance(part, dict | list | tuple) and id(part) not in seen:
+            seen.add(id(part))
+            left.extend(part.values() if isinstance(part, dict) else part)
+    return found
+
+
+def _args(value: Any) -> dict[str, Any]:
+    args = value.get(ARGS) if isinstance(value, dict) else None
+    return dict(args) if isinstance(args, dict) else {}
 
 
 def _size(file: BinaryIO) -> int:

@@ -141,6 +141,20 @@ def test_flops_of_convolutions(stride, pad, lhs_dilation, rhs_dilation):
     assert flops(run, x, kernel) == 2 * float(jnp.sum(run(x, kernel)))
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_gradients_of_grouped_convolutions_cost_what_they_do(groups):
+    """That of the kernel as much as the convolution: each product of an input and an output once."""
+    x, kernel = jnp.ones((2, 10, 10, 8)), jnp.ones((3, 3, 8 // groups, 16))
+
+    def loss(kernel):
+        sizes = {"feature_group_count": groups, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return jnp.sum(jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", **sizes))
+
+    forward = 2 * 2 * 8 * 8 * 9 * (8 // groups) * 16
+    assert flops(loss, kernel) == forward
+    assert flops(jax.value_and_grad(loss), kernel) == 2 * forward
+
+
 @pytest.mark.slow
 def test_pixelcnn_sampling(tmp_path):
     out = tmp_path / "pixelcnn.json"

@@ -91,6 +91,11 @@ def test_dci_needs_two_of_each_and_values_that_differ():
         dci(NOISE, rare, most=50, seed=1)
 
 
+def test_a_collapsed_code_tells_nothing():
+    factors = np.random.default_rng(0).integers(0, 3, (300, 2))
+    assert factor_vae_score(np.zeros((300, 4)), factors) == pytest.approx(1 / 2, abs=0.08)
+
+
 @pytest.mark.parametrize("score", [mutual_information_gap, factor_vae_score, dci])
 @pytest.mark.parametrize(
     "codes, factors, said",

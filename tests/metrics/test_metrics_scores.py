@@ -198,6 +198,16 @@ def test_inception_score_of_known_predictions():
     assert inception_score(np.zeros((50, 10)))["is"] == pytest.approx(1)
 
 
+def test_copies_lie_on_the_border_in_any_order():
+    """Each real row five times: balls of radius zero, in which every copy lies however products round."""
+    rng = np.random.default_rng(0)
+    real = np.repeat(rng.normal(size=(200, 2048)).astype(np.float32) + 3, 5, axis=0)
+    some = real[rng.permutation(len(real))[:777]]
+    found = prdc(some, real)
+    assert found["precision"] == 1
+    assert prdc(real, some)["coverage"] == 1
+
+
 def test_prdc_by_brute_force():
     fake, real, k = features(90, 0, 3, shift=1.0), features(70, 1, 3), 4
 

@@ -254,6 +254,9 @@ def test_completion_keeps_what_is_given_and_goes_on_from_it(case):
     ("model", "words"),
     [
         (replace(PLAIN, network=GatedPixelCNN(width=8)), "width of 8 cannot be split among 3"),
+        (replace(PLAIN, network=GatedPixelCNN(width=9, head=9, size=4)), "size is 4: an odd number from 1 on"),
+        (replace(PLAIN, network=GatedPixelCNN(width=9, head=9, first_size=4)), "first_size is 4: an odd number from 3"),
+        (replace(PLAIN, network=GatedPixelCNN(width=9, head=9, first_size=1)), "first_size is 1: an odd number from 3"),
         (replace(PLAIN, network=PixelCNNPP(levels=3), likelihood=LogisticMixture()), "cannot be halved 2 times"),
         (replace(PLAIN, network=PixelCNNPP(levels=2)), "computes all channels of a pixel at once"),
         (replace(PLAIN, shape=(4, 6)), "height, width and channels"),

@@ -34,13 +34,6 @@ def test_leading_times_are_a_step_after_multiples():
     assert ScaledLinear(offset=900).times(2).max() == 999
 
 
-@pytest.mark.parametrize("steps", [1, 501, 600, 998])
-def test_leading_times_begin_in_noise(steps):
-    """Every first one of 1000 times, or the one time of a single step, would begin where an image is still seen."""
-    assert ScaledLinear().grid(steps).alpha[0] < 0.1
-    assert ScaledLinear().times(50)[0] == 981
-
-
 def test_karras_times_are_evenly_spaced_in_the_seventh_root():
     grid = KARRAS.grid(20)
     root = (grid.sigma[:-1] / grid.alpha[:-1]) ** (1 / 7)

@@ -25,6 +25,7 @@ from jaxgen.ops.diffusion import Denoised  # noqa: E402
 from jaxgen.ops.pndm import PNDM  # noqa: E402
 from jaxgen.ops.samplers import DDIM, Ancestral, DPMSolverPP, Euler  # noqa: E402
 from jaxgen.ops.schedules import ScaledLinear  # noqa: E402
+from jaxgen.weights import stable_diffusion_configs as configs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 torch.set_num_threads(1)
@@ -91,3 +92,32 @@ def test_scheduler(name, steps):
     expected, calls = theirs(getattr(diffusers, their_name)(**config), steps, noise)
     assert sampler.evaluations(schedule) == calls == steps + (name == "pndm" and steps > 1)
     np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "settings", "expected"), [
+    ("EulerDiscreteScheduler", {"timestep_spacing": "linspace"}, {"spacing": "ends"}),
+    ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, {"spacing": "leading"}),
+    ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, {"spacing": "karras"}),
+    ("DDIMScheduler", {"set_alpha_to_one": True, "clip_sample": False}, {"end": "data"}),
+    ("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False, "steps_offset": 1}, {"end": "first"}),
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, {"spacing": "karras"}),
+])  # fmt: skip
+def test_times_are_those_that_a_folder_sets(kind, settings, expected, tmp_path):
+    """They visit diffusers' times, and are written as they were read."""
+    betas = {name: SD[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    scheduler = getattr(diffusers, kind)(**betas, **settings)
+    config = {**scheduler.config, "_class_name": kind}
+    schedule, sampler = configs.scheduler(config, tmp_path / "scheduler_config.json")
+    for name, value in expected.items():
+        assert getattr(schedule, name) == value
+    scheduler.set_timesteps(20)
+    theirs = np.array(scheduler.timesteps, np.float64)
+    np.testing.assert_allclose(np.round(schedule.times(20)), np.round(theirs), atol=1)
+    assert configs.scheduler(configs.of_scheduler(schedule, sampler), tmp_path / "again.json") == (schedule, sampler)
+
+
+def test_what_a_folder_sets_and_is_not_done_is_said(capsys, tmp_path):
+    config = {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", "clip_sample": True}
+    assert configs.scheduler(config, tmp_path / "x.json")[0].spacing == "ends"
+    said = capsys.readouterr().err
+    assert "timestep_spacing 'trailing', which is not known" in said and "latents have no bounds" in said

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
@@ -18,6 +19,7 @@ from jaxgen.experiment import presets
 from jaxgen.nets.t5 import T5Encoder
 from jaxgen.runs.folder import RunFolder
 from jaxgen.train.loop import train
+from jaxgen.weights import t5
 
 tokenizers = pytest.importorskip("tokenizers")
 SIZES = {"vocab": 300, "width": 12, "depth": 2, "heads": 2, "each": 5, "hidden": 20, "gated": True}
@@ -75,6 +77,31 @@ def test_clip_reads_texts_of_t5_at_their_end(published):
     with pytest.raises(UserError, match=r"end with token 1, .* at the largest: pass --model.network.text.end 1"):
         replace(experiment, model=model).check()
     replace(experiment, model=with_fields_at(model, {"network.text.end": 1})).check()
+
+
+def test_weights_in_several_files_are_those_in_one(published, tmp_path):
+    tensors = load_file(published / "model.safetensors")
+    names = sorted(tensors)
+    for i, some in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in some}, tmp_path / f"model-{i}.safetensors")
+    (tmp_path / "config.json").write_text((published / "config.json").read_text())
+    parts = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(names)}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": parts}))
+    one, several = t5.read(published), t5.read(tmp_path)
+    assert one.network == several.network
+    jax.tree.map(np.testing.assert_array_equal, one.params, several.params)
+    index.write_text(json.dumps({"weight_map": {**parts, names[0]: "../model-0.safetensors"}}))
+    with pytest.raises(UserError, match=r"index\.json names no files of this folder"):
+        t5.read(tmp_path)
+    index.write_text(json.dumps({"weight_map": parts}))
+    (tmp_path / "model-1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model-1\.safetensors cannot be read \(No such file"):
+        t5.read(tmp_path)
+    index.unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\3\4")
+    with pytest.raises(UserError, match=r"has pytorch_model\.bin, a pickle, .*: download model\.safetensors"):
+        t5.read(tmp_path)
 
 
 def test_a_tokenizer_is_kept_as_json(published):

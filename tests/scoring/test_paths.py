@@ -3,12 +3,14 @@
 import json
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import EXPERIMENTS
+from flax import linen as nn
 
 from jaxgen import __main__ as commands
 from jaxgen import core
@@ -48,9 +50,47 @@ def test_a_straight_way_has_the_length_of_its_slope():
     # Images in [-1, 1] are twice as far apart as in [0, 1].
     slopes = np.sort(3 * np.sum((np.asarray(b - a) @ np.asarray(MATRIX) / 2) ** 2, axis=1))
     # Of 40, no more than the outermost one goes at each end, if the percentile lies past it.
-    assert found[0]["metric"] == "ppl_x" and found[0]["settings"] == {"eps": 1e-4, "trim": 1.0, "path": "lerp in w"}
+    settings = {"eps": 1e-4, "trim": 1.0, "path": "lerp in w", "precision": "float32"}
+    assert found[0]["metric"] == "ppl_x" and found[0]["settings"] == settings
     assert found[0]["values"]["ppl_x"] == pytest.approx(slopes.mean(), rel=0.02)
     assert found[1]["values"]["ppl_x"] == pytest.approx(found[0]["values"]["ppl_x"], rel=0.02)
+
+
+class Curve(nn.Module):
+    """Images of latents by a dense layer."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z):
+        return jnp.tanh(nn.Dense(12, dtype=self.dtype)(z)).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Network:
+    """As `Line`, by a network."""
+
+    network: Any = Curve()
+    latent_ways = ("w",)
+
+    def latent_path(self, state, keys, cond=None, way="w"):
+        first, second = (core.normal_each(core.fold_each(keys, i), (3,)) for i in (0, 1))
+        return lambda z: self.network.apply(state.params, z).reshape(-1, 2, 2, 3), first, second, lerp
+
+
+def test_runs_in_half_precision_are_measured_in_whole():
+    """Over 1e-4 of a path, what bf16 rounds is larger than what changes."""
+
+    def squared(params, x, y):
+        return jnp.sum((x - y) ** 2, axis=(1, 2, 3))
+
+    state = STATE.replace(params=Curve().init(jax.random.key(0), jnp.zeros((1, 3))))
+    distance, paths = Distance("x", squared, {}, {}), Paths(seed=0, num=40, batch=40)
+    found = [
+        ppl(SimpleNamespace(model=Network(Curve(dtype)), codec=Pixels(), state=state), distance, "w", paths, None)
+        for dtype in (None, jnp.bfloat16)
+    ]
+    assert found[0]["values"]["ppl_x"] == found[1]["values"]["ppl_x"]
 
 
 def test_features_are_compared_by_direction():

@@ -126,6 +126,17 @@ def test_heads_biases_and_kernels_of_other_files(tmp_path, tied, bias, transpose
     jax.tree.map(np.testing.assert_array_equal, got, params["network"])
 
 
+def test_minigpts_heads_are_not_guessed(tmp_path):
+    """Of 128 channels in 4 heads, as nanoGPT's README has it for a CPU, 2 heads of 64 would be guessed; not of what
+    Hugging Face wrote, whose files are GPT-2's."""
+    network = tiny(vocab=7, window=16).network
+    network = network.clone(body=network.body.clone(width=128, depth=4, heads=4))
+    in_layout(tmp_path, network, randomised(GPT(network=network)), transposed=True)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config.json does not say n_head, 1 to 128: write"):
+        gpt2.network_of(tmp_path / "model.safetensors")
+
+
 def test_a_file_whose_heads_nothing_tells_is_refused(written):
     _, _, file = written
     (file.parent / "config.json").unlink()
