@@ -29,6 +29,7 @@ from jaxgen.metrics.retrieval import RECALLS
 from jaxgen.nets.lora import TRAINED, LoRA, adapted
 from jaxgen.optim import path_name
 from jaxgen.runtime.devices import check_memory
+from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import why
 
 HELD_OUT = 1024
@@ -263,6 +264,8 @@ def on_images(
         raise UserError(f"{folder} has no classes: put pictures of each class into a folder of its own")
     if not conditional or not names:
         data = replace(data, label="none")
+    if getattr(model, "num_classes", 0) and not names and not captioned:
+        say(f"{folder} has no folders of classes: the model draws without; --data.label names a column that has some")
     # A second stage sees codes: its first stage alone is of pictures.
     codec = experiment.codec.fitted((data.size, data.size, data.channels))
     model = model.fitted(codec.shape_of((data.size, data.size, data.channels)), data.num_classes)

@@ -194,6 +194,13 @@ def test_pictures_are_grids_and_films(run):
         assert picture.dtype == run.batch["x"].dtype, name
 
 
+def test_pictures_of_one_example_can_be_made(run):
+    """Of one held-out example there are no pairs, and the run must end all the same."""
+    state, batch = jax.device_put(run.state), jax.tree.map(lambda a: a[:1], run.batch)
+    made = jax.eval_shape(lambda *a: core.pictures(run.model, *a, run.codec), state, core.sample_keys(0, 1), batch)
+    assert all(0 not in picture.shape for picture in made.values())
+
+
 def test_save_restore_continue_is_bitwise(run, tmp_path):
     straight, _ = run.train(run.state)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:

@@ -6,7 +6,7 @@ numbers = run.evaluate("test")
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxgen.core.model import GenerativeModel
 from jaxgen.core.ranges import Count, Samples
 from jaxgen.core.types import PyTree
 from jaxgen.data import Dataset
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, nearest
 from jaxgen.experiment import Experiment
 from jaxgen.inference import cascading, editing, prompting
 from jaxgen.inference.editing import Edit
@@ -167,6 +167,7 @@ class Run(Trained):
         """
         check_numbers(num, 1, seed)
         check_fields(wanted := Edit(strength, resample))
+        image, mask = np.asarray(image), None if mask is None else np.asarray(mask)
         model = self.model
         editing.check_model(model, True, mask is not None, False)
         shape = image.shape if isinstance(model, Translates) else editing.shape_of(model, self.experiment.codec)
@@ -250,6 +251,7 @@ def load(
     of the experiment, as {"model": replace(run.experiment.model, sampler=DDIM(50))}. Raises UserError where there is no
     run, or no such checkpoint.
     """
+    check_names(changes or {}, "change")
     folder = RunFolder(user_path(path))
     experiment = folder.experiment()
     return _run(restore(folder, replace(experiment, **(changes or {})), step=step, best=best, adapters=adapters))
@@ -273,6 +275,7 @@ def fit(
     writes nothing. settings: other fields of `Experiment`, as precision="bfloat16" or mesh="data=4". Raises UserError
     for bad input, before any compute.
     """
+    _check_given(model, data, settings)
     check_value(steps, Count, "steps")
     check_value(settings.get("steps_per_call"), Count | None, "steps_per_call")
     call = settings.get("steps_per_call") or next(k for k in range(min(CALL, max(1, steps)), 0, -1) if steps % k == 0)
@@ -288,6 +291,27 @@ def fit(
     if stopped in ("SIGINT", "SIGTERM"):
         raise KeyboardInterrupt(f"stopped by {stopped}, saved in {out}: the same call goes on from there")
     return load(out)
+
+
+def _check_given(model: Any, data: Any, settings: dict[str, Any]) -> None:
+    """Raises UserError for what `fit` cannot take."""
+    if not isinstance(model, GenerativeModel):
+        raise UserError(f"model is {model!r:.80}: one with its settings is expected, as VAE(shape=(28, 28, 1))")
+    if not isinstance(data, Dataset):
+        raise UserError(
+            f"data is {type(data).__name__ if not isinstance(data, type) else data.__name__}: a data set with its "
+            'settings is expected, as ImageFolder(folder="..."), or a class of your own: class Mine(Dataset) with '
+            'load(self, split) that returns {"x": array}'
+        )
+    check_names(settings, "setting")
+
+
+def check_names(settings: Mapping[str, Any], what: str) -> None:
+    """Raises UserError for names that are no fields of `Experiment`."""
+    names = [field.name for field in fields(Experiment)]
+    for name in settings:
+        if name not in names:
+            raise UserError(f"the {what} {name!r} is unknown{nearest(name, names)}: choose one of {', '.join(names)}")
 
 
 def default_codec(model: GenerativeModel, data: Dataset) -> Codec:

@@ -128,7 +128,7 @@ def _number(asked: Asked) -> Measure:
         name = options.number or next(iter(numbers))
         if name not in numbers:
             raise UserError(f"number is {name!r}{nearest(name, numbers)}: choose one of {', '.join(numbers)}")
-        return Measured(name, numbers[name]["mean"], numbers[name]["stderr"])
+        return Measured(name, numbers[name]["mean"], numbers[name]["stderr"] or 0.0)
 
     return measure
 

@@ -6,7 +6,7 @@ from typing import Literal
 from jaxgen.cli.options import Asked, LPIPSWeights, OnMesh, ask
 from jaxgen.core.ranges import OptionalCount
 from jaxgen.errors import UserError
-from jaxgen.inference.held_out import evaluation, held_out_numbers
+from jaxgen.inference.held_out import evaluation, held_out_numbers, plus_minus
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.marks import check_mark
 from jaxgen.runs.restore import restore
@@ -51,9 +51,9 @@ def command(args: list[str]) -> None:
         raise UserError(f"{name} has no number per example: there is nothing to evaluate")
     facts = {"lpips": lpips.provenance} if lpips else {}
     record = evaluation(trained, options.split, options.seed, numbers, count, **facts)
-    print(f"step {trained.step}, {count} examples of {options.split}")
+    print(f"step {trained.step}, {count} example{'' if count == 1 else 's'} of {options.split}")
     for name, value in numbers.items():
-        print(f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}")
+        print(f"{name:20} {plus_minus(value)}")
     asked.run.write_json("evaluation.json", record)  # last: the folder may be read-only
 
 

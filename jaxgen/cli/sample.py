@@ -1,7 +1,10 @@
 """`jaxgen sample RUN`: pictures, arrays or text."""
 
+import hashlib
+import json
+import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +16,7 @@ from annotated_types import Ge, Le
 from jaxgen.cli.flags import Repeated
 from jaxgen.cli.options import Asked, Common, OnMesh, ask
 from jaxgen.core.capabilities import Continues, DrawsSound, Translates
+from jaxgen.core.configuration import to_json
 from jaxgen.core.keys import sample_keys
 from jaxgen.core.ranges import CheckpointStep, Depth, OptionalCount, OptionalDepth, OptionalSize, Samples, Seed, Size
 from jaxgen.errors import UserError
@@ -24,6 +28,7 @@ from jaxgen.inference.sampling import as_picture, draw, guided, in_rows, is_clip
 from jaxgen.inference.vocoding import save_sounds
 from jaxgen.models.diffusion import Diffusion
 from jaxgen.report import save_picture
+from jaxgen.runs.checkpoint import saved_steps
 from jaxgen.runs.folder import RunFolder
 from jaxgen.runs.restore import Trained, restore
 from jaxgen.runs.snapshots import restore_earlier
@@ -32,6 +37,8 @@ from jaxgen.runtime.reading import read_lines, user_path
 
 NUM = 64
 """Samples, where no number is given and no prompts."""
+PLAIN = ("num", "seed", "batch", "files", "device", "mesh", "compilation_cache", "trust")
+"""Flags that change no sample, or that a folder's name tells."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class SampleOptions(Edit, OnMesh, Drawing):
     captions go to metadata.jsonl beside them, as ImageFolder reads it."""
     out: str = ""
     """Folder for samples.png (samples.gif of clips) and samples.safetensors, and of sound 0.wav, 1.wav, ...;
-    RUN/samples/seedSEED-numNUM when empty."""
+    RUN/samples/seedSEED-numNUM when empty, with a further word that stands for other flags."""
 
     @property
     def guided(self) -> bool:
@@ -109,7 +116,8 @@ class WriteOptions(Common):
     draft_tokens: Depth = 4
     """Tokens that the draft proposes at a time."""
     out: str = ""
-    """Folder for samples.txt; RUN/samples/seedSEED-numNUM when empty."""
+    """Folder for samples.txt; RUN/samples/seedSEED-numNUM when empty, with a further word that stands for other
+    flags."""
 
 
 def command(args: list[str]) -> None:
@@ -190,6 +198,7 @@ def sample(asked: Asked) -> None:
     if translates:
         images.save_each(out, raw, origin)
     write_tensors(out / "samples.safetensors", {"x": raw})
+    shutil.rmtree(out / "files", ignore_errors=True)  # an earlier draw's, which would stay beside these samples
     if options.files:
         images.save_files(out / "files", raw, cond, asked_texts(trained, cond), origin)
     print(f"{len(raw)} samples of step {trained.step}: {out / file}, {out / 'samples.safetensors'}")
@@ -250,10 +259,21 @@ def _later(trained: Trained, options: SampleOptions) -> list[Trained]:
 
 
 def _folder(asked: Asked, num: int) -> Path:
-    """Where the results go."""
+    """Where the results go. Of a run's own folders, those of other flags than `PLAIN` have a name of their own."""
     options = asked.options
-    own = asked.run.path / "samples" / f"seed{options.seed}-num{num}"
-    return user_path(options.out) if options.out else own
+    if options.out:
+        return user_path(options.out)
+    plain = type(options)()
+    given = {f.name: v for f in fields(options) if (v := getattr(options, f.name)) != getattr(plain, f.name)}
+    flags = {name: value for name, value in given.items() if name not in PLAIN}
+    if flags.get("step") == max(saved_steps(asked.run.checkpoints), default=None):
+        del flags["step"]  # the newest, which was told
+    if (experiment := to_json(asked.experiment)) != to_json(asked.run.experiment()):
+        flags["experiment"] = experiment
+    name = f"seed{options.seed}-num{num}"
+    if flags:
+        name += "-" + hashlib.sha256(json.dumps(flags, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return asked.run.path / "samples" / name
 
 
 def _given(asked: Asked) -> tuple[np.ndarray, np.ndarray | None]:

@@ -30,7 +30,7 @@ def held_out_numbers(
     limit: int | None = None,
     batch: int = 200,
     distances: Mapping[str, Distance] | None = None,
-) -> tuple[dict[str, dict[str, float]], int]:
+) -> tuple[dict[str, dict[str, Any]], int]:
     """`mean` and `stderr` of each number of the model's `evaluate`, and over how many examples of the split that count.
 
     limit: only the first so many. distances: further numbers, between what is sampled under each example's condition,
@@ -67,15 +67,21 @@ def evaluation(
     return {**said, "metrics": dict(numbers), "environment": environment()}
 
 
-def mean_and_error(values: np.ndarray) -> dict[str, float]:
-    """`mean` and `stderr`, its standard error, of f64[N]; of f64[N, 2], those of the first column's sum over the
-    second's, the error to first order."""
+def mean_and_error(values: np.ndarray) -> dict[str, Any]:
+    """`mean` and `stderr`, its standard error, of f64[N], None of a single one; of f64[N, 2], those of the first
+    column's sum over the second's, the error to first order."""
     if values.ndim == 2:
         over, under = values.T
         mean = over.sum() / max(under.sum(), 1e-12)
         values = mean + (over - mean * under) / max(under.mean(), 1e-12)
-    stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+    stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
     return {"mean": float(values.mean()), "stderr": stderr}
+
+
+def plus_minus(value: Mapping[str, Any]) -> str:
+    """`mean_and_error` in words."""
+    error = value["stderr"]
+    return f"{value['mean']:.6g} " + (f"+- {error:.2g}" if error is not None else "of one example, error unknown")
 
 
 def _answers(trained: Trained, keys: jax.Array, raw: Batch) -> jax.Array:

@@ -153,7 +153,8 @@ def _check_size(file: Path, picture: "Image", shape: tuple[int, ...]) -> None:
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise UserError(f"the model's data is {list(shape)}, which no picture in a file is: [H, W, 1 or 3] is expected")
     if (picture.height, picture.width) != tuple(shape[:2]):
-        raise UserError(f"{file} is {picture.width} x {picture.height}, the model draws {shape[1]} x {shape[0]}")
+        size = f"{picture.width} x {picture.height}"
+        raise UserError(f"{file} is {size}, the model draws {shape[1]} x {shape[0]}: resize it")
 
 
 def _pixels(image: "Image", shape: tuple[int, ...]) -> np.ndarray:

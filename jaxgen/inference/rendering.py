@@ -18,7 +18,7 @@ from jaxgen.data.rays import PosedViews, Views, composite
 from jaxgen.data.whole_views import cameras_of
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
-from jaxgen.inference.held_out import mean_and_error
+from jaxgen.inference.held_out import mean_and_error, plus_minus
 from jaxgen.inference.images import save_image
 from jaxgen.metrics.image import SSIM_SMALLEST, psnr, ssim
 from jaxgen.ops.cameras import columns, view_rays
@@ -144,7 +144,7 @@ def render_run(trained: Trained, options: Rendering, out: Path, lpips: Any = Non
     each = [{name: float(v[i]) for name, v in numbers.items()} for i in range(count)]
     RunFolder(out).write_json("views.json", {**facts, "views": each})
     lines = [f"step {step}, {count} views of {options.split}: {out}"]
-    lines += [f"{name:20} {value['mean']:.6g} +- {value['stderr']:.2g}" for name, value in said.items()]
+    lines += [f"{name:20} {plus_minus(value)}" for name, value in said.items()]
     if options.turntable:
         film = turntable(trained, options.turntable, options.size)
         for folder in (out, pictures):

@@ -16,7 +16,7 @@ from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import Depth, NonNegative, Samples, Shape, Size
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import check_shape
+from jaxgen.models.shared import check_shape, in_pairs
 from jaxgen.nets.apply import apply
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import Mixture, fit_mixture
@@ -102,10 +102,10 @@ class Autoencoder(LossModel):
         """Reconstructions below their originals, interpolations between pairs."""
         params, x = state.sampling_params, batch["x"][:20]
         z = self.encode(params, x)
-        pairs = min(6, len(x) // 2)
+        first, second = in_pairs(len(x))
         weight = jnp.linspace(0, 1, 11)[None, :, None]
-        between = (1 - weight) * z[:pairs, None] + weight * z[pairs : 2 * pairs, None]
-        shown = self.decode(params, between.reshape(-1, self.latent)).reshape(pairs, 11, *self.shape)
+        between = (1 - weight) * z[first, None] + weight * z[second, None]
+        shown = self.decode(params, between.reshape(-1, self.latent)).reshape(-1, 11, *self.shape)
         return {
             "reconstruction.png": jnp.stack([x[:10], self.decode(params, z[:10])]),
             "interpolation.png": shown,

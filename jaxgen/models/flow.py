@@ -23,7 +23,7 @@ from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import NonNegative, OptionalSize, Shape, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, density_picture
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, density_picture, in_pairs
 from jaxgen.nets.apply import apply
 from jaxgen.nets.flows import Identity, MultiScale, sum_each
 from jaxgen.nets.marginal import Marginal
@@ -178,10 +178,11 @@ class Flow(ClassConditionalModel, LossModel):
         eps = normal_each(keys, self.shape)
         rows = jax.lax.map(lambda t: self.decode(params, t * eps, y), jnp.asarray(TEMPERATURES))
 
-        pairs = min(6, len(x) // 2)
-        z, _ = self.encode(params, x[: 2 * pairs], y if y is None else self._one_hot(batch["cond"][: 2 * pairs]))
+        first, second = in_pairs(len(x))
+        num = max(second) + 1
+        z, _ = self.encode(params, x[:num], y if y is None else self._one_hot(batch["cond"][:num]))
         weight = jnp.linspace(0, 1, 11).reshape(-1, *(1,) * z.ndim)
-        between = (1 - weight) * z[None, :pairs] + weight * z[None, pairs:]
-        y = y if y is None else self._one_hot(batch["cond"][:pairs])
+        between = (1 - weight) * z[None, first] + weight * z[None, second]
+        y = y if y is None else self._one_hot(batch["cond"][first])
         shown = jax.lax.map(lambda z: self.decode(params, z, y), between)
         return {"temperature.png": rows, "interpolation.png": jnp.swapaxes(shown, 0, 1)}

@@ -22,7 +22,7 @@ from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, slerp, slerp_unit
 from jaxgen.models.adversarial import AdversarialModel
-from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, in_pairs
 from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.gan import MLPCritic, MLPGenerator
 from jaxgen.ops import gan as ops
@@ -256,19 +256,20 @@ class GAN(ClassConditionalModel, AdversarialModel):
         if len(self.shape) != 3:
             return {}
         z = normal_each(keys[:12], (self.latent,))
-        rows = min(6, len(z) // 2)
+        first, second = in_pairs(len(z))
+        rows = len(first)
         # Along an ellipse: the straight line between two independent normals passes nearer to 0 than normals lie.
         angle = jnp.linspace(0, jnp.pi / 2, 11)[None, :, None]
-        walks = jnp.cos(angle) * z[:rows, None] + jnp.sin(angle) * z[rows : 2 * rows, None]
-        first = jnp.repeat(jnp.arange(rows) % max(1, self.num_classes), 11)
+        walks = jnp.cos(angle) * z[first, None] + jnp.sin(angle) * z[second, None]
+        labels = jnp.repeat(jnp.arange(rows) % max(1, self.num_classes), 11)
 
         def show(z: jax.Array, cond: jax.Array) -> jax.Array:
             x = self.decode(state, z.reshape(-1, self.latent), self._one_hot(cond))
             return x.reshape(rows, -1, *self.shape)
 
-        shown = {"interpolation.png": show(walks, first)}
+        shown = {"interpolation.png": show(walks, labels)}
         if self.num_classes:
             columns = min(10, self.num_classes)
             classes = jnp.tile(jnp.arange(columns), rows)
-            shown["classes.png"] = show(jnp.repeat(z[:rows], columns, axis=0), classes)
+            shown["classes.png"] = show(jnp.repeat(z[first], columns, axis=0), classes)
         return shown

@@ -51,7 +51,7 @@ class Pix2Pix(Translator):
     """Keep dropout in sampling, the only source of randomness, as in the paper. Without it a source has one output."""
 
     def check(self, batch: Batch) -> None:
-        self.check_sizes(batch, "pairs of images of one size are expected, as EmojiEdges and PairFolder give them")
+        self.check_sizes(batch, "pairs of images of one size are expected, as `pix2pix folder --data.folder DIR`")
         self.generator.check(batch["x"].shape[1:])
         self.critic.check(batch["x"].shape[1:])
 

@@ -21,6 +21,12 @@ def check_shape(shape: tuple[int, ...], batch: Batch) -> None:
         raise UserError(f"examples have shape {given}, model.shape is {tuple(shape)}: pass --model.shape {flag}")
 
 
+def in_pairs(num: int, most: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `num` examples are the first and the second of up to `most` pairs; of one example, it and itself."""
+    first = np.arange(max(1, min(most, num // 2)))
+    return first, (first + len(first)) % num
+
+
 def check_classes(num_classes: int, batch: Batch) -> None:
     """Raises UserError when a conditional model gets data without labels, or with concrete labels out of range."""
     if num_classes and "cond" not in batch:

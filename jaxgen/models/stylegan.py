@@ -22,6 +22,7 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.ppl import Interpolate, lerp
 from jaxgen.models.gan import GAN
 from jaxgen.models.projector import Noise, Projection, Projector, StyleSpace, pixel_distance, project
+from jaxgen.models.shared import in_pairs
 from jaxgen.nets.apply import apply, apply_mutable
 from jaxgen.nets.stylegan import doublings
 from jaxgen.nets.stylegan2 import StyleGAN2Critic, StyleGAN2Generator
@@ -342,7 +343,7 @@ class StyleGAN(GAN):
         num = z.shape[0]
         y = self._one_hot(jnp.arange(num) % max(1, self.num_classes))
         w = self.style_of(state, z, y)
-        psi, rows = jnp.linspace(-0.5, 1.0, 7), num // 2
+        psi, (first, second) = jnp.linspace(-0.5, 1.0, 7), in_pairs(num)
 
         def show(ws: jax.Array) -> jax.Array:
             """Images of ws [rows, cols, layers, style], one row at a time to save memory."""
@@ -351,14 +352,14 @@ class StyleGAN(GAN):
         def column(w: jax.Array) -> jax.Array:
             return jax.vmap(lambda psi: self.truncated(state, w[None], psi)[0])(psi)
 
-        shown["truncation.png"] = show(jax.vmap(column)(w[:rows]))
+        shown["truncation.png"] = show(jax.vmap(column)(w[first]))
         # The usual division: maps of up to 8 pixels determine pose and shape, the others detail and colour.
         styles, coarse = self._repeated(w), jnp.arange(self.generator.layers(self.shape)) < 4
-        mixed = jnp.where(coarse[None, None, :, None], styles[:rows, None], styles[None, rows:])
+        mixed = jnp.where(coarse[None, None, :, None], styles[first, None], styles[None, second])
         shown["mixing.png"] = show(mixed)
         # Each row walks around the circle through two latents.
         angle = jnp.linspace(0, 2 * jnp.pi, 48, endpoint=False)[:, None, None]
-        z = jnp.cos(angle) * z[None, :rows] + jnp.sin(angle) * z[None, rows : 2 * rows]
-        labels = None if y is None else y[:rows]
+        z = jnp.cos(angle) * z[None, first] + jnp.sin(angle) * z[None, second]
+        labels = None if y is None else y[first]
         shown["walk.gif"] = jax.lax.map(lambda z: self.decode(state, z, labels), z)
         return shown

@@ -20,7 +20,7 @@ from jaxgen.core.model import LossModel
 from jaxgen.core.ranges import NonNegative, OptionalCount, OptionalSize, Shape, Size, Steps
 from jaxgen.core.types import Batch, Metrics, PyTree, TrainState
 from jaxgen.errors import UserError
-from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape
+from jaxgen.models.shared import ClassConditionalModel, check_classes, check_shape, in_pairs
 from jaxgen.nets.apply import apply
 from jaxgen.nets.mlp import MLP
 from jaxgen.ops.gaussian import kl_standard_normal, log_normal, off_shell
@@ -172,17 +172,17 @@ class VAE(ClassConditionalModel, LossModel):
         values = jnp.linspace(-3, 3, 11)
         moved = jax.vmap(lambda d: jax.vmap(lambda v: mu[0].at[d].set(v))(values))(used)
 
-        pairs = min(6, len(x) // 2)
+        first, second = in_pairs(len(x))
         weight = jnp.linspace(0, 1, 11)[None, :, None]
-        between = (1 - weight) * mu[:pairs, None] + weight * mu[pairs : 2 * pairs, None]
+        between = (1 - weight) * mu[first, None] + weight * mu[second, None]
 
         def show(z: jax.Array, y: jax.Array | None) -> jax.Array:
             flat = None if y is None else jnp.repeat(y, z.shape[1], axis=0)
             return self._mean(state, z.reshape(-1, self.latent), flat).reshape(*z.shape[:2], *self.shape)
 
-        first = None if y is None else jnp.repeat(y[:1], len(moved), axis=0)
+        told = None if y is None else jnp.repeat(y[:1], len(moved), axis=0)
         return {
             "reconstruction.png": jnp.stack([x[:shown], rebuilt[:shown]]),
-            "traversal.png": show(moved, first),
-            "interpolation.png": show(between, None if y is None else y[:pairs]),
+            "traversal.png": show(moved, told),
+            "interpolation.png": show(between, None if y is None else y[first]),
         }

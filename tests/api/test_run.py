@@ -116,6 +116,13 @@ def test_the_sampler_is_exported(runs, tmp_path):
         (lambda run: jaxgen.fit(MODEL, Digits(), steps="100"), "steps is '100'"),
         (lambda run: jaxgen.fit(MODEL, Digits(), steps=10, steps_per_call="5"), "steps_per_call is '5'"),
         (lambda run: jaxgen.load(run.folder.path, step=20, best=True), "step 20 and the best checkpoint were asked"),
+        (lambda run: jaxgen.fit(VAE, Digits(), steps=2), r"VAE'>: one with its settings is expected"),  # pyright: ignore
+        (lambda run: jaxgen.fit(MODEL, Digits, steps=2), "data is Digits: a data set with its settings"),  # pyright: ignore
+        (lambda run: jaxgen.fit(MODEL, np.zeros((9, 8, 8, 1)), steps=2), "data is ndarray: .*class Mine"),  # pyright: ignore
+        (lambda run: jaxgen.fit(MODEL, Digits(), steps=2, batchsize=4), "unknown .did you mean batch_size"),
+        (lambda run: jaxgen.load(run.folder.path, changes={"modle": 1}), "'modle' is unknown .did you mean model"),
+        (lambda run: run.edit([[1]]), r"the picture has shape \(1, 1\), the model draws"),
+        (lambda run: run.edit(np.zeros((8, 8, 1), np.uint8), [[True]]), r"the mask is bool\(1, 1\): bool"),
         (lambda run: jaxgen.fit(replace(MODEL, shape=(28, 28, 1)), Digits(), steps=10), "examples have shape"),
         (lambda run: jaxgen.fit(VAE(shape=(16, 16, 3)), Emoji(size=16), steps=10), "have 3 channels: pass likelihood"),
     ],

@@ -55,7 +55,12 @@ def test_the_command_draws_the_same_pixels(words, names, folder, tmp_path, monke
     shape = RunFolder(folder / words[0]).experiment().model.shape
     Image.fromarray(np.full((*shape[:2],), 90, np.uint8)).save("given.png")
     commands.call(["sample", *words])
-    out = folder / "it's here" if "--out" in words else max((folder / words[0] / "samples").iterdir())
+    samples = folder / words[0] / "samples"
+
+    def drawn():
+        return folder / "it's here" if "--out" in words else max(samples.iterdir(), key=lambda f: f.stat().st_mtime)
+
+    out = drawn()
     first = {name: read_picture(out / name) for name in names}
     lines = {name: inspected(out / name, capsys)[1] for name in names}
     shutil.rmtree(out)
@@ -63,7 +68,7 @@ def test_the_command_draws_the_same_pixels(words, names, folder, tmp_path, monke
         program, *rest = shlex.split(line)
         assert program == "jaxgen" and rest[: len(words) + 1] == ["sample", *words]
         commands.call(rest)
-        np.testing.assert_array_equal(read_picture(out / name), first[name])
+        np.testing.assert_array_equal(read_picture(drawn() / name), first[name])
     commands.call([*rest, "--seed", "8", "--out", str(tmp_path)])
     assert not np.array_equal(read_picture(tmp_path / names[0]), first[names[0]])
 
@@ -71,7 +76,7 @@ def test_the_command_draws_the_same_pixels(words, names, folder, tmp_path, monke
 def test_what_a_picture_says(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands.call(["sample", "my runs/cvae", "--num", "4", "--seed", "7", "--step", "10", "--files"])
-    out = folder / "my runs" / "cvae" / "samples" / "seed7-num4"
+    (out,) = (folder / "my runs" / "cvae" / "samples").glob("seed7-num4-*")
     facts, _ = inspected(out / "files" / "2.png", capsys)
     weights = tree_hash(restore(RunFolder(folder / "my runs" / "cvae"), step=10).state.params)
     wanted = {"picture": "2.png", "sample": "2", "run": "cvae", "model": "VAE", "seed": "7", "num": "4", "step": "10"}

@@ -56,7 +56,8 @@ def test_a_draft_writes_what_its_model_would(text_run):
 def test_a_guide_moves_samples_away_from_its_own(diffusion_run):
     flags = ["--num", "4", "--run.model.guidance.scale", "3", "--guide-step", "10"]
     commands.call(["sample", str(diffusion_run), "--guide", str(diffusion_run), *flags])
-    found = load_file(diffusion_run / "samples" / "seed0-num4" / "samples.safetensors")["x"]
+    (file,) = (diffusion_run / "samples").glob("seed0-num4-*/samples.safetensors")  # not that of plain samples
+    found = load_file(file)["x"]
     trained, early = restore(RunFolder(diffusion_run)), restore(RunFolder(diffusion_run), step=10)
     model = trained.experiment.model
     strong = trained.to(replace(trained.experiment, model=replace(model, guidance=replace(model.guidance, scale=3.0))))

@@ -149,8 +149,8 @@ def test_samples_are_guided_by_an_earlier_snapshot(folder):
     assert same(restore_earlier(RunFolder(folder), None).state.ema, restore(RunFolder(folder)).state.ema)
 
     def drawn(*flags):
-        commands.call(["sample", str(folder), "--num", "8", *flags])
-        return load_file(folder / "samples" / "seed0-num8" / "samples.safetensors")["x"]
+        commands.call(["sample", str(folder), "--num", "8", "--out", str(folder / "drawn"), *flags])
+        return load_file(folder / "drawn" / "samples.safetensors")["x"]
 
     plain = drawn()
     guided = drawn("--guide-step", "100", "--guidance", "2")

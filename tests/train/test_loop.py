@@ -148,6 +148,23 @@ def test_samples_are_kept_as_safetensors(finished, capsys):
     assert str(folder) in capsys.readouterr().out
 
 
+def test_other_flags_draw_into_another_folder(finished):
+    from jaxgen.cli.sample import command as sample
+
+    sample([str(finished), "--num", "3", "--files"])
+    first = finished / "samples" / "seed0-num3"
+    kept = (first / "samples.safetensors").read_bytes()
+    for flags in (["--step", "10"], ["--run.seed", "5"]):
+        before = set((finished / "samples").iterdir())
+        sample([str(finished), "--num", "3", *flags])
+        (new,) = set((finished / "samples").iterdir()) - before
+        assert new.name.startswith("seed0-num3-")
+    assert (first / "samples.safetensors").read_bytes() == kept and (first / "files" / "2.png").is_file()
+    # What is drawn there anew leaves no single files of the draw before.
+    sample([str(finished), "--num", "3", "--batch", "2"])
+    assert not (first / "files").exists()
+
+
 def test_evaluate_covers_every_held_out_example_once(finished):
     from jaxgen.cli.evaluate import command as evaluate
 
