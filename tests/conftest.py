@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -96,6 +97,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         group = f"{item.path.name} {script}" if item.path.name in BY_SCRIPT else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+TESTS = itertools.count()
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 25_000
+"""Memory maps, of which a process has 65,530: each compiled program takes several, and a worker compiles thousands."""
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Lets go of compiled programs before they are too many, which ends a process by a segmentation fault."""
+    if next(TESTS) % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
