@@ -56,7 +56,8 @@ class Options:
 def base(options: Options) -> Experiment:
     """Of the first text, read byte by byte, so that both texts have the same tokens."""
     network = TokenTransformer(window=64, body=Transformer(width=128, depth=4, heads=4, causal=True))
-    adam = Adam(lr=2e-3, b2=0.99, weight_decay=0.1, clip=1.0, warmup=100, decay_steps=options.steps, final=0.1)
+    warmup = min(100, options.steps // 2)
+    adam = Adam(lr=2e-3, b2=0.99, weight_decay=0.1, clip=1.0, warmup=warmup, decay_steps=options.steps, final=0.1)
     return Experiment(
         model=GPT(network=network, optimizer=adam), codec=Identity(),
         data=Text(source=options.text, tokenizer="bytes"), batch_size=16, steps=options.steps, steps_per_call=50,

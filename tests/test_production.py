@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from production_process import run_python
 
 from jaxgen import core
 from jaxgen.core.configuration import to_json
+from jaxgen.core.model import with_field
+from jaxgen.models.splats import Splats
 from jaxgen.runtime import compiler
 
 FLAGS = os.environ.get("JAXGEN_PRODUCTION_FLAGS")
@@ -38,6 +41,8 @@ def test_production_equals_the_unoptimised_program(smoke, tmp_path):
     """Three steps of training from one state, and samples of one trained state, to rounding: the root mean square of
     what differs in each array beside that of the array. Of a state 5e-3, as Adam makes whole steps of gradients near
     0."""
+    if isinstance(smoke.model, Splats):  # balls at first, whose turns have gradients of rounding alone
+        smoke = replace(smoke, model=with_field(smoke.model, "eps", 1e-3))
     one = jax.tree.map(lambda a: a[0], production.batches(smoke))
     start = core.init(smoke.compute_model, core.run_key(smoke.seed, core.INIT), one, smoke.codec.load())
     state, metrics = production.trained(smoke, jax.device_get(start))
