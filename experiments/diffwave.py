@@ -76,10 +76,10 @@ PRESETS = {
     "digits": Experiment(
         model=DiffWave(
             network=DiffWaveNet(width=48, layers=18, cycle=9, hidden=256), shape=(6144,), num_classes=10, mel=EIGHT,
-            schedule=TWO_HUNDRED, optimizer=adam(1200),
+            schedule=TWO_HUNDRED, optimizer=adam(800),
         ),
-        codec=Identity(), data=SpokenWords(), batch_size=4, steps=1200, steps_per_call=10, log_every=20,
-        save_every=100, sample_every=600, num_samples=10,
+        codec=Identity(), data=SpokenWords(), batch_size=4, steps=800, steps_per_call=10, log_every=20,
+        save_every=100, sample_every=400, num_samples=10,
     ),
     "spoken": SPOKEN,
     # Clips of a reader, from the run of `spoken`.

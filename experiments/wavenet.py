@@ -66,10 +66,10 @@ PRESETS = {
     "digits": Experiment(
         model=WaveNet(
             network=WaveNetNet(width=48, skip=96, layers=18, cycle=9), shape=(6144,), num_classes=10, mel=EIGHT,
-            optimizer=adam(1200),
+            optimizer=adam(800),
         ),
-        codec=Identity(), data=SpokenWords(), batch_size=4, steps=1200, steps_per_call=10, log_every=20,
-        save_every=100, sample_every=600, num_samples=10,
+        codec=Identity(), data=SpokenWords(), batch_size=4, steps=800, steps_per_call=10, log_every=20,
+        save_every=100, sample_every=400, num_samples=10,
     ),
     "spoken": SPOKEN,
     # Clips of a reader, from the run of `spoken`.
