@@ -3,8 +3,8 @@
     python experiments/pixelcnn_pp.py digits      # 17 grey levels, by class
     python experiments/pixelcnn_pp.py sprites --data.folder DIR     # 16 px, by the class of the folder
 
-CPU minutes (docs/presets.md): digits 7, sprites 27. Not yet run to the end: mnist, cifar10. The paper: CIFAR-10
-2.92 bits/dim.
+CPU minutes (docs/presets.md): digits 7, sprites 27, mnist 13. Not yet run to the end: cifar10. The paper: CIFAR-10 2.92
+bits/dim.
 """
 
 from jaxgen.cli.train import main

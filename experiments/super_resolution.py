@@ -3,8 +3,8 @@
     python experiments/super_resolution.py digits    # 4 x 4 to 8 x 8
     python experiments/super_resolution.py mnist --data.data-dir DIR    # 7 x 7 to 28 x 28
 
-Of captioned pictures, the second stage of cascade.py. CPU minutes (docs/presets.md): digits 7. Not yet run to the end:
-mnist (7 to 28), cifar10 (8 to 32), imagenet64 (16 to 64).
+Of captioned pictures, the second stage of cascade.py. CPU minutes (docs/presets.md): digits 7, mnist 12. Not yet run to
+the end: cifar10 (8 to 32), imagenet64 (16 to 64).
 """
 
 from jaxgen.cli.train import main

@@ -9,8 +9,8 @@ about 35 minutes of one core. space_time and space_time_dit have layers over tim
 at 0.8 s of one core a step. With --model.given 0, clips are learnt whole and continued by reconstruction guidance. A
 network of clips may start from one of images of the same widths: `--init RUN`.
 
-Not yet run to the end: space_time, space_time_dit. For a GPU, not run here: two_digits_large (64 x 64, 71 M
-parameters).
+For a GPU, not run here: two_digits_large (64 x 64, 71 M parameters). CPU minutes (docs/presets.md): space_time 8,
+space_time_dit 4.
 """
 
 from jaxgen.cli.train import main

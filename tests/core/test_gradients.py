@@ -26,6 +26,7 @@ REFUSED = {
     **dict.fromkeys(("dcgan", "sngan", "tacotron2", "wgan_gp"), "batch normalization mixes the examples"),
     "ngp": "share one budget",
     "clip": "each example is compared with all others",
+    "cyclegan": "keeps a history of whole batches",
 }
 
 
