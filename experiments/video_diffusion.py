@@ -6,8 +6,10 @@
 
 moving_digits sees six frames at once as the channels of a U-Net, and goes on from the last four (arXiv:2205.09853);
 about 35 minutes of one core. space_time and space_time_dit have layers over time between those of a U-Net and of a DiT,
-at 0.8 s of one core a step. With --model.given 0, clips are learnt whole and continued by reconstruction guidance. A
-network of clips may start from one of images of the same widths: `--init RUN`.
+at 0.3 s of one core a step; after their 1,500 steps the first draws soft digits that move, those of the DiT break into
+dots, and neither continues a clip much better than its last frame does. With --model.given 0, clips are learnt whole
+and continued by reconstruction guidance. A network of clips may start from one of images of the same widths: `--init
+RUN`.
 
 For a GPU, not run here: two_digits_large (64 x 64, 71 M parameters). CPU minutes (docs/presets.md): space_time 8,
 space_time_dit 4.
