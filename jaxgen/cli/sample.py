@@ -266,7 +266,7 @@ def _folder(asked: Asked, num: int) -> Path:
     plain = type(options)()
     given = {f.name: v for f in fields(options) if (v := getattr(options, f.name)) != getattr(plain, f.name)}
     flags = {name: value for name, value in given.items() if name not in PLAIN}
-    if flags.get("step") == max(saved_steps(asked.run.checkpoints), default=None):
+    if "step" in flags and flags["step"] == max(saved_steps(asked.run.checkpoints), default=-1):
         del flags["step"]  # the newest, which was told
     if (experiment := to_json(asked.experiment)) != to_json(asked.run.experiment()):
         flags["experiment"] = experiment
