@@ -1,4 +1,5 @@
-"""A diffusion model of a linear network, for tests of what is told to it and what is done with its answers."""
+"""A diffusion model of a linear network, for tests of what is told to it and what is done with its answers, and one of
+a small U-Net."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.models.ddpm import DDPM
-from jaxgen.nets.unet import time_embedding
+from jaxgen.nets.unet import UNet, time_embedding
 from jaxgen.ops.samplers import DDIM
 from jaxgen.ops.schedules import Linear
 
@@ -29,6 +30,10 @@ class Tiny(nn.Module):
 
 MODEL = DDPM(
     network=Tiny(), schedule=Linear(100), sampler=DDIM(5, clip=0.0), shape=(4, 2), num_classes=3, class_dropout=0.5,
+    ema_decay=0.0,
+)  # fmt: skip
+IMAGES = DDPM(
+    network=UNet(width=8, mults=(1, 2), blocks=1, attention=()), schedule=Linear(100), shape=(4, 4, 1), num_classes=3,
     ema_decay=0.0,
 )  # fmt: skip
 BATCH = {"x": jnp.zeros((6, 4, 2)), "cond": jnp.array([0, 1, 2, 0, 1, 2])}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """To be raised when decoding changes."""
+FEW = 10
+"""Held-out pictures that numbers of them should be of at least."""
 SHOWN = 10
 """Corrupt pictures that an error names."""
 
@@ -73,6 +75,8 @@ class ImageFolder(Dataset):
         if names := self.class_names:
             labels = dict(zip((e.name for e in self._index), self._classes))
             cond = np.array([names.index(labels[e.name]) for e in entries], np.int32)
+        if split == "test" and len(entries) < FEW <= len(self._index):
+            say(f"{self.folder}: {len(entries)} of {len(self._index)} are held out; a folder test chooses them")
         if isinstance(pixels, PictureFile):
             return Streamed(pixels, cond)
         arrays = {"x": pixels} if cond is None else {"x": pixels, "cond": cond}

@@ -21,14 +21,11 @@ from typing import Any
 from jaxgen.data.dataset import held_out_tenth
 from jaxgen.errors import UserError, nearest
 from jaxgen.runtime.picture import ENDINGS
-from jaxgen.runtime.progress import say
 from jaxgen.runtime.reading import read_records, read_text
 
 TRAIN = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval")
 """Names of the folder of held-out pictures, the first that there is."""
-FEW = 10
-"""Held-out pictures that numbers of them should be of at least."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 NO_CLASS = ("file_name", "text")
 
@@ -70,8 +67,6 @@ def index(root: Path) -> tuple[Entry, ...]:
     if len(parts) == 1:
         tenth = held_out_tenth(entry.name for entry in found)
         found = [replace(entry, held_out=entry.name in tenth) for entry in found]
-        if len(tenth) < FEW <= len(found):
-            say(f"{root}: {len(tenth)} of {len(found)} pictures are held out, by their names: a folder test chooses")
     held_out = sum(entry.held_out for entry in found)
     if not 0 < held_out < len(found):
         raise UserError(

@@ -207,3 +207,12 @@ def test_two_files_that_differ_in_spelling_alone_are_two(tmp_path):
     rows = [{"file_name": name, "text": str(i)} for i, name in enumerate(names)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [columns(tmp_path)[name]["text"] for name in names] == ["0", "1"]
+
+
+def test_few_held_out_pictures_are_told_when_they_are_read(tmp_path, capsys):
+    pictures(tmp_path, *(f"test/{i}.png" for i in range(3)), *(f"train/{i}.png" for i in range(9)))
+    data = ImageFolder(folder=str(tmp_path), size=8)
+    data.load("train")
+    assert capsys.readouterr().err == ""
+    data.load("test")
+    assert capsys.readouterr().err == f"{tmp_path}: 3 of 12 are held out; a folder test chooses them\n"
