@@ -39,11 +39,30 @@ def test_a_rate_is_tuned_on_a_seed_of_its_own(tmp_path, monkeypatch):
     words = ["gpt", "--optimizers", "muon", "--seeds", "2", "--folder", str(tmp_path / "runs"), "--out", str(out)]
     optimizers.main(words)
     (row,) = json.loads(out.read_text())["results"]
-    assert len(row["grid"]) == 3 and row["numbers"]["test/nelbo"]["num_seeds"] == 2
+    assert len(row["grid"]) >= 3 and row["numbers"]["test/nelbo"]["num_seeds"] == 2
     least = min(row["grid"], key=row["grid"].get)
     assert float(least) == pytest.approx(row["rate"], rel=1e-3)
     place = tmp_path / "runs" / "gpt-muon-20"
-    assert len(list(place.glob("tuning/*/seed1000"))) == 3 and len(list(place.glob("seeds/*/seed[01]"))) == 2
+    assert (
+        len(list(place.glob("tuning-*/*/seed1000"))) == len(row["grid"])
+        and len(list(place.glob("seeds/*/seed[01]"))) == 2
+    )
+
+
+@pytest.mark.parametrize(("best", "tried", "edge"), [
+    (1e-3, 3, False), (3e-3, 4, False), (9e-3, 5, False), (1e-4, 5, False), (1.0, 6, True),
+])  # fmt: skip
+def test_the_grid_grows_while_its_end_is_the_best(best, tried, edge, tmp_path, monkeypatch):
+    def swept(experiment, rates, seeds, out, facts):
+        assert seeds == 1 and experiment.seed == optimizers.TUNING
+        return [{"metrics": {"test/nats_per_token": {"mean": abs(np.log(rate / best))}}} for rate in rates]
+
+    monkeypatch.setattr(optimizers, "swept", swept)
+    options = optimizers.Options(source="docs", folder=str(tmp_path))
+    lr = 1e-3 / optimizers.experiment_of("gpt", "adam", options).model.optimizer.lr
+    monkeypatch.setattr(optimizers, "GRID", tuple(lr * factor for factor in optimizers.GRID))
+    found = optimizers.tuned(optimizers.experiment_of("gpt", "adam", options), "test/nats_per_token", tmp_path, {})
+    assert len(found) == tried and optimizers.is_end(min(found, key=found.get), found) == edge
 
 
 def _without_source(value, changes):
