@@ -5,8 +5,8 @@
     python experiments/dcgan.py mnist
 
 Weights start from N(0, 0.02); Adam 2e-4 with beta_1 = 0.5, batch 128, as in section 4 of the paper. mnist: 15 minutes
-of CPU, fd_mnist_cnn 2.98 of 10,000 samples (seed 0), the rarest digit 6.6 %. CPU minutes (docs/presets.md): digits 0.8.
-Not yet run to the end: emoji, cifar10, imagenet64. For a GPU, not run here: emoji64.
+of CPU, fd_mnist_cnn 2.98 of 10,000 samples (seed 0), the rarest digit 6.6 %. CPU minutes (docs/presets.md): digits 0.8,
+emoji 6. Not yet run to the end: cifar10, imagenet64. For a GPU, not run here: emoji64.
 """
 
 from jaxgen.cli.train import main

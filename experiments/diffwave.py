@@ -8,7 +8,7 @@
     jaxgen sample runs/diffwave-digits-0 --num 10 --run.model.sampler.steps 20
 
 toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. ljspeech and large: BASE and
-LARGE of the paper, batches of 16 segments of 62 frames, a million steps. Not yet run to the end: toy, digits, prompts,
+LARGE of the paper, batches of 16 segments of 62 frames, a million steps. Not yet run to the end: digits, prompts,
 ljspeech, large.
 """
 

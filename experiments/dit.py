@@ -4,9 +4,9 @@
     python experiments/dit.py digits_repa    # its tokens aligned to features of runs/classifier-digits-0 (REPA)
 
 digits_repa is digits aligned to a frozen run (arXiv:2410.06940), that of experiments/classifier.py digits; another by
---codec.run. CPU minutes (docs/presets.md): digits 11, mnist 7. Not yet run to the end: digits_repa, cifar10 (DiT-S/2),
-imagenet64 (DiT-XL/4, 675 M). For a GPU, not run here: emoji_large (DiT-S/2, 32 M). The paper: FID 2.27, DiT-XL/2 on
-ImageNet-256 latents.
+--codec.run. CPU minutes (docs/presets.md): digits 11, mnist 7, digits_repa 7. Not yet run to the end: cifar10
+(DiT-S/2), imagenet64 (DiT-XL/4, 675 M). For a GPU, not run here: emoji_large (DiT-S/2, 32 M). The paper: FID 2.27,
+DiT-XL/2 on ImageNet-256 latents.
 """
 
 from dataclasses import replace

@@ -8,7 +8,7 @@
 A fraction of captions is dropped, so that guidance can lead away from no caption, or from a negative one. sprites goes
 on from the run of emoji. ldm_kl8 and sd15 take captioned pictures by --images DIR, CLIP's vocabulary by
 --data.vocabulary FOLDER, and a first stage of autoencoder_kl.py or `jaxgen weights import-vae`. emoji draws what half
-of its held-out captions say, sprites fewer. Not yet run: emoji_mmdit, emoji_t5, ldm_kl8, sd15.
+of its held-out captions say, sprites fewer. Not yet run: emoji_t5, ldm_kl8, sd15.
 """
 
 from jaxgen.cli.train import main

@@ -4,9 +4,9 @@
     python experiments/vit_vqgan_prior.py emoji       # then: the second stage, images of a class
     python experiments/vit_vqgan.py imagenet --model.perceptual-weight 0.1 --model.perceptual VGG16 HEADS
 
-A perceptual loss needs weights that `jaxgen weights convert vgg16` and `lpips_vgg` wrote; without, there is none.
-emoji takes 19 minutes of one core: 21.5 dB on held-out images. Not yet run: emoji_conv, imagenet.
-The paper: FID of reconstructions 1.28 on ImageNet-256, ViT-VQGAN base.
+A perceptual loss needs weights that `jaxgen weights convert vgg16` and `lpips_vgg` wrote; without, there is none. emoji
+takes 19 minutes of one core: 21.5 dB on held-out images. CPU minutes (docs/presets.md): emoji_conv 4. Not yet run:
+imagenet. The paper: FID of reconstructions 1.28 on ImageNet-256, ViT-VQGAN base.
 """
 
 from jaxgen.cli.train import main

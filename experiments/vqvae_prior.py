@@ -8,8 +8,8 @@
     python experiments/vqvae_prior.py mnist --data.data-dir DIR
 
 Of another first stage: --codec.run RUN, with --model.network.vocab and --model.network.window as many codes and places
-as it has. mnist takes 40 minutes of one core beside other load; fd_mnist_cnn 0.53. Run, but not scored: emoji. CPU
-minutes (docs/presets.md): emoji_two_levels 5, emoji_maskgit 4, emoji_pixelcnn 2.
+as it has. mnist takes 40 minutes of one core beside other load; fd_mnist_cnn 0.53. CPU minutes (docs/presets.md):
+emoji_two_levels 5, emoji_maskgit 4, emoji_pixelcnn 2, emoji 4.
 """
 
 from jaxgen.cli.train import main

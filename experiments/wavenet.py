@@ -8,8 +8,8 @@
     jaxgen sample runs/wavenet-digits-0 --num 10 --run.model.temperature 0.9
 
 toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. mixture is toy by a mixture of
-logistics in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over 256 levels. Not yet run to
-the end: toy, mixture, digits, prompts, ljspeech.
+logistics in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over 256 levels. CPU minutes
+(docs/presets.md): mixture 3, toy 3, digits 7. Not yet run to the end: prompts, ljspeech.
 """
 
 from dataclasses import replace

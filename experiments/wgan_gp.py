@@ -8,8 +8,8 @@ Algorithm 1 of the paper: lambda 10, Adam 1e-4 with betas 0 and 0.9, five steps 
 for one of the generator; batch_size counts all five. `real_logit` less `fake_logit` estimates the distance. For points
 lambda is 0.1 and the learning rate falls from 1e-3: 25 of 25 modes and 91.4 +- 1.3 % good of 2,500 samples (seeds 0 to
 4), 44 minutes for all five beside other runs on two cores. mnist: 15 minutes of CPU, fd_mnist_cnn 4.51 of 10,000
-samples (seed 0), the rarest digit 7.4 %. CPU minutes (docs/presets.md): toy 4, digits 0.9. Not yet run to the end:
-emoji, cifar10.
+samples (seed 0), the rarest digit 7.4 %. CPU minutes (docs/presets.md): toy 4, digits 0.9, emoji 7. Not yet run to the
+end: cifar10.
 """
 
 from jaxgen.cli.train import main
