@@ -45,8 +45,8 @@ PRESETS = {
         ),
         data=Digits(), batch_size=128, steps=4000, log_every=100, sample_every=1000, save_every=500, num_samples=80,
     ),
-    # The longest step learns from averages of averages, as many times as there are halvings: by a long average and seven
-    # of them it is far behind after 3,000 steps.
+    # The longest step learns from averages of averages, as many times over as there are halvings: with long averages
+    # and seven halvings it is far behind after 3,000 steps.
     "mnist": Experiment(
         model=Shortcut(
             shape=(28, 28, 1), network=DiT(width=128, depth=4, heads=4, patch=4), num_classes=10, class_dropout=0.1,
