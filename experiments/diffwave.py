@@ -7,9 +7,9 @@
     python experiments/diffwave.py ljspeech --data.data.folder LJSpeech-1.1
     jaxgen sample runs/diffwave-digits-0 --num 10 --run.model.sampler.steps 20
 
-toy and notes are sized for ten minutes of a core, spoken for twenty, digits for thirty. ljspeech and large: BASE and
-LARGE of the paper, batches of 16 segments of 62 frames, a million steps. Not yet run to the end: digits, prompts,
-ljspeech, large.
+toy and notes are sized for ten minutes of a core, spoken for twenty. ljspeech and large: BASE and
+LARGE of the paper, batches of 16 segments of 62 frames, a million steps. CPU minutes (docs/presets.md): digits 15. Not
+yet run to the end: prompts, ljspeech, large.
 """
 
 from dataclasses import replace

@@ -17,8 +17,6 @@ HERE = (
     data.AnalyticScene, data.Cameras, data.Digits, data.Emoji, data.EmojiEdges, data.Energy2D, data.Factors,
     data.MovingDigits, data.Notes, data.ShrunkPairs, data.SpokenWords, data.Tones, data.Toy2D,
 )  # fmt: skip
-LEFT: dict[str, set[str]] = {"diffwave": {"digits"}}
-"""Presets that are still to be run, which their scripts say."""
 LIST = r":\s((?:[^.()]|\([^()]*\))*)\."
 """The names after a colon, up to the full stop; what is in parentheses may hold some."""
 
@@ -48,7 +46,7 @@ def committed(script: str) -> set[str]:
 
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_each_preset_has_a_result_or_is_said_to_have_none(script):
-    """Of embedded data and MNIST, each but those of `LEFT` has one, or is for a GPU; of other data, none is both."""
+    """Of embedded data and MNIST, each has one, or is for a GPU; of other data, none is both."""
     text = ast.get_docstring(ast.parse(EXPERIMENTS[script].read_text())) or ""
     known, results = presets(EXPERIMENTS[script]), committed(script)
     untried = listed(text, r"[Nn]ot\s+yet\s+run(?:\s+to\s+the\s+end)?") | listed(text, "[Rr]un, but not scored")
@@ -57,9 +55,7 @@ def test_each_preset_has_a_result_or_is_said_to_have_none(script):
     assert without <= known.keys(), "the docstring names what is no preset"
     assert not without & results, "these have results: say what they are instead"
     mine = {name for name, experiment in known.items() if of_data_here(experiment)}
-    left = LEFT.get(script, set())
-    assert left <= untried, "these have results"
-    assert mine - {"smoke"} - left <= for_gpus | results, "no result"
+    assert mine - {"smoke"} <= for_gpus | results, "no result"
 
 
 def test_lists_are_read():
