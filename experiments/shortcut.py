@@ -4,7 +4,7 @@
     python experiments/shortcut.py digits
     jaxgen sample runs/shortcut-digits-0 --run.model.sampler.steps 4
 
-CPU minutes (docs/presets.md): digits 15, toy 0.8, mnist 10. imagenet has the paper's setting for DiT-B/2: FID 40.3 in
+CPU minutes (docs/presets.md): digits 15, toy 0.8, mnist 11. imagenet has the paper's setting for DiT-B/2: FID 40.3 in
 one step, 28.3 in four, 15.5 in 128 (table 1).
 """
 

@@ -7,9 +7,9 @@
     python experiments/wavenet.py ljspeech --data.data.folder LJSpeech-1.1
     jaxgen sample runs/wavenet-digits-0 --num 10 --run.model.temperature 0.9
 
-toy and notes are sized for ten minutes of a core, spoken for twenty. mixture is toy by a mixture of
-logistics in the place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over 256 levels. CPU minutes
-(docs/presets.md): mixture 3, toy 3, digits 7. Not yet run to the end: prompts, ljspeech.
+toy and notes are sized for ten minutes of a core, spoken for twenty. mixture is toy by a mixture of logistics in the
+place of the softmax over mu-law levels. ljspeech: 30 layers, softmax over 256 levels. CPU minutes (docs/presets.md):
+mixture 3, toy 3, digits 7. Not yet run to the end: prompts, ljspeech.
 """
 
 from dataclasses import replace
