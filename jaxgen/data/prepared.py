@@ -3,6 +3,7 @@
 The disk is looked at first, for which neither the network nor tensorflow_datasets is needed.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -83,6 +84,9 @@ def prepared(name: str, data_dir: str | None, download: bool, embedded: str = EM
     base, config, version = match[1], match[2].lstrip("/"), match[3]
     root = user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
+        # Since Python 3.13, `glob` passes over what it cannot read.
+        with contextlib.suppress(FileNotFoundError):
+            os.listdir(root)
         versions = [
             tuple(map(int, info.parent.name.split(".")))
             for info in (root / base / config).glob("*/dataset_info.json")

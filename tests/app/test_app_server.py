@@ -257,7 +257,7 @@ GOOD = {"run": 0, "task": "draw", "values": {}, "pictures": {}}
     [
         (b"\xff{}", "no text in UTF-8"),
         (b"{", "cannot be read as JSON"),
-        (b"[" * 5000, "lists within lists"),
+        pytest.param(b"[" * 1_000_000, "lists within lists", id="deep"),
         ([], "names no run"),
         (GOOD | {"run": 9}, "there is no run 9"),
         (GOOD | {"run": -1}, "there is no run -1"),

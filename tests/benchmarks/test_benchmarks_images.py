@@ -2,7 +2,6 @@
 
 import json
 
-import first_stages
 import image_stream
 import pytest
 from conftest import EXPERIMENTS
@@ -28,6 +27,7 @@ def test_a_published_autoencoder_is_compared(shared_data, tmp_path):
     if not (shared_data / "taef2").is_dir():
         pytest.skip("needs the weights of TAEF2")
     out = tmp_path / "out.json"
+    first_stages = pytest.importorskip("first_stages")
     first_stages.main([str(shared_data / "taef2"), "--num", "8", "--out", str(out)])
     (row,) = json.loads(out.read_text())["results"]
     assert row["num"] == 8 and row["psnr"] == pytest.approx(row["psnr_torch"], abs=0.01) and row["psnr"] > 25

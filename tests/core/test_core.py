@@ -57,6 +57,14 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+def assert_alike(a, b):
+    """Programs of other forms: to the bit on CPUs by the jax of the constraints, to a unit in the last place by later
+    ones."""
+    if jax.__version_info__ < (0, 11):
+        assert_equal(a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+
+
 # --- keys ---
 
 
@@ -137,8 +145,8 @@ def test_no_average_is_none_and_not_an_alias():
 def test_k_steps_in_one_call_are_k_calls_of_one_step(codec):
     data = DATA if codec is None else np.arange(60, dtype=np.uint8).reshape(20, 3)
     one, together = train(calls=(6,), codec=codec, data=data), train(calls=(1,) * 6, codec=codec, data=data)
-    assert_equal(one, together)
-    assert_equal(one, train(calls=(2, 4), codec=codec, data=data))
+    assert_alike(one, together)
+    assert_alike(one, train(calls=(2, 4), codec=codec, data=data))
     assert int(one[0].step) == 6
 
 
