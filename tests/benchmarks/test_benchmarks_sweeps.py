@@ -43,10 +43,8 @@ def test_a_rate_is_tuned_on_a_seed_of_its_own(tmp_path, monkeypatch):
     least = min(row["grid"], key=row["grid"].get)
     assert float(least) == pytest.approx(row["rate"], rel=1e-3)
     place = tmp_path / "runs" / "gpt-muon-20"
-    assert (
-        len(list(place.glob("tuning-*/*/seed1000"))) == len(row["grid"])
-        and len(list(place.glob("seeds/*/seed[01]"))) == 2
-    )
+    assert len(list(place.glob("tuning-*/*/seed1000"))) == len(row["grid"])
+    assert len(list(place.glob("seeds/*/seed[01]"))) == 2
 
 
 @pytest.mark.parametrize(("best", "tried", "edge"), [
